@@ -1,0 +1,2 @@
+//! The litemesh program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! HTTP transport of Litemesh: server-sent events and POST, client and server.

@@ -1,0 +1,1 @@
+//! Peer-to-peer, conflict-free sync for SQLite.

@@ -1,0 +1,504 @@
+//! Wire v1 JSON to messages. Everything here reads a stranger's bytes: no panic, no recursion, memory in proportion to the
+//! input.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::limits::CURSOR_SITES_MAX;
+use crate::verify::Reason;
+use crate::{
+    CausalLength, Change, ColVersion, Column, Cursor, DbVersion, DecodeError, PackedKey, PeerMessage, Progress, Seq, SiteId,
+    SyncRequest, Unverified, Value, VerifyError,
+};
+
+/// The parts of one transport message, still JSON inside.
+#[derive(Debug, Default)]
+pub struct Envelope<'a> {
+    kind: Option<Cow<'a, str>>,
+    peer_id: Option<Cow<'a, str>>,
+    error: Option<Cow<'a, str>>,
+    cursor: Option<&'a RawValue>,
+    data: Option<&'a RawValue>,
+    litemesh: Option<&'a RawValue>,
+}
+
+impl<'a> Envelope<'a> {
+    /// Finds the parts of a message. A JSON value that is no object has none.
+    ///
+    /// # Errors
+    ///
+    /// Not JSON; the key `__proto__` anywhere (an original server refuses it, too); `null`.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        refuse_proto_key(bytes)?;
+        let mut envelope = Self::default();
+        let object: Object<'a> = from_json(bytes)?;
+        for (key, value) in object.0 {
+            match &*key {
+                "type" => envelope.kind = text(value),
+                "peerId" => envelope.peer_id = text(value).filter(|id| !id.is_empty()),
+                "error" => envelope.error = text(value),
+                "cursor" => envelope.cursor = not_null(value),
+                "data" => envelope.data = not_null(value),
+                "litemesh" => envelope.litemesh = not_null(value),
+                _ => {}
+            }
+        }
+        Ok(envelope)
+    }
+
+    /// `connect`, `sync`, `data`, `ping`, `error` or something unknown; empty where there is none.
+    pub fn kind(&self) -> &str {
+        self.kind.as_deref().unwrap_or_default()
+    }
+
+    /// The sender's id as text; `None` where it is missing or empty.
+    pub fn peer_id(&self) -> Option<&str> {
+        self.peer_id.as_deref()
+    }
+
+    /// The code of an `error` message.
+    pub fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
+
+    /// Whether there is a `cursor`.
+    pub fn has_cursor(&self) -> bool {
+        self.cursor.is_some()
+    }
+
+    /// Whether there is a `data`.
+    pub fn has_data(&self) -> bool {
+        self.data.is_some()
+    }
+
+    /// Whether the sender announced itself as a Litemesh peer.
+    pub fn is_litemesh(&self) -> bool {
+        self.litemesh.is_some()
+    }
+
+    /// Reads the `cursor` of a `sync` message.
+    ///
+    /// Entries that are no site ids are left out: no site can have them, and a v1 server answers 200 to them.
+    ///
+    /// # Errors
+    ///
+    /// No object, no `peers`, or too many sites.
+    pub fn sync_request(&self) -> Result<SyncRequest, DecodeError> {
+        let Some(cursor) = self.cursor else {
+            return Err(DecodeError::Shape { what: "cursor", expected: "an object" });
+        };
+        let position = self.litemesh.and_then(|extra| field(extra, "position")).and_then(count).map(DbVersion::new);
+        Ok(SyncRequest { cursor: read_cursor(cursor)?, position })
+    }
+
+    /// Reads the `data` of a `data` message.
+    ///
+    /// # Errors
+    ///
+    /// No object, or `changes` without an array of objects. A change that breaks a rule is no error yet: see
+    /// [`Unverified::verify`].
+    pub fn message(&self) -> Result<Unverified, DecodeError> {
+        match self.data {
+            Some(data) => read_message(data),
+            None => Err(DecodeError::Shape { what: "data", expected: "an object" }),
+        }
+    }
+}
+
+/// The seed's `deserializeCursor`.
+///
+/// # Errors
+///
+/// No object with `peers`.
+pub(super) fn read_cursor(raw: &RawValue) -> Result<Cursor, DecodeError> {
+    let wrong = DecodeError::Shape { what: "cursor.peers", expected: "an object of site ids and versions" };
+    let Some(peers) = field(raw, "peers").and_then(not_null) else { return Err(wrong) };
+    let entries: Object<'_> = from_json(peers.get().as_bytes())?;
+    if entries.0.len() > CURSOR_SITES_MAX {
+        return Err(DecodeError::CursorTooLarge { sites: entries.0.len(), max: CURSOR_SITES_MAX });
+    }
+    let known = entries.0.into_iter().filter_map(|(site, version)| {
+        // A version that cannot be read counts as zero: the sender then gets more than it needs, never less.
+        Some((site.parse::<SiteId>().ok()?, DbVersion::new(count(version).unwrap_or_default())))
+    });
+    Ok(known.collect())
+}
+
+fn read_message(raw: &RawValue) -> Result<Unverified, DecodeError> {
+    let object: Object<'_> = from_json(raw.get().as_bytes())?;
+    let (mut kind, mut data, mut schema_version, mut progress) = (None, None, 0, Progress::default());
+    for (key, value) in object.0 {
+        match &*key {
+            "type" => kind = text(value),
+            "data" => data = Some(value),
+            "schemaVersion" => schema_version = count(value).unwrap_or_default(),
+            "litemesh" => progress = read_progress(value)?,
+            _ => {}
+        }
+    }
+    match kind.as_deref() {
+        Some("eose") => Ok(Unverified::new(PeerMessage::Eose { progress })),
+        Some("changes") => {
+            let Some(data) = data else {
+                return Err(DecodeError::Shape { what: "data.data", expected: "an array of changes" });
+            };
+            let ChangeList { changes, invalid } = from_json(data.get().as_bytes())?;
+            Ok(Unverified { message: PeerMessage::Changes { changes, schema_version, progress }, invalid })
+        }
+        _ => Ok(Unverified::new(PeerMessage::Unknown)),
+    }
+}
+
+fn read_progress(raw: &RawValue) -> Result<Progress, DecodeError> {
+    Ok(Progress {
+        position: field(raw, "position").and_then(count).map(DbVersion::new),
+        cursor: field(raw, "cursor").and_then(not_null).map(read_cursor).transpose()?,
+    })
+}
+
+fn from_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, DecodeError> {
+    serde_json::from_slice(bytes).map_err(|error| DecodeError::Json { reason: error.to_string() })
+}
+
+/// An object that sets `__proto__` can change what JavaScript code sees; an original server answers 400 to it.
+fn refuse_proto_key(bytes: &[u8]) -> Result<(), DecodeError> {
+    if memchr::memmem::find(bytes, b"\"__proto__\"").is_none() {
+        return Ok(());
+    }
+    // The string may be a value or a part of one. Only now is it worth a second pass.
+    let mut rest = bytes;
+    while let Some(at) = memchr::memmem::find(rest, b"\"__proto__\"") {
+        rest = &rest[at + b"\"__proto__\"".len()..];
+        let next = rest.iter().find(|byte| !byte.is_ascii_whitespace());
+        if next == Some(&b':') {
+            return Err(DecodeError::ForbiddenKey);
+        }
+    }
+    Ok(())
+}
+
+/// A JSON object as a list of its entries; where a key comes twice the later one counts, as in JavaScript. Any other JSON
+/// value but `null` is an object without entries.
+struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Object<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = <&RawValue>::deserialize(deserializer)?;
+        match raw.get().as_bytes().first() {
+            Some(b'{') => {}
+            Some(b'n') => return Err(serde::de::Error::custom("null instead of an object")),
+            _ => return Ok(Self(Vec::new())),
+        }
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Object<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = Vec::new();
+                while let Some((Text(key), value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
+                    entries.push((key, value));
+                }
+                Ok(Object(entries))
+            }
+        }
+        serde_json::Deserializer::from_str(raw.get()).deserialize_map(Entries).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A string, borrowed where it has no escapes.
+struct Text<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = Text<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(TextVisitor)
+    }
+}
+
+fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
+    serde_json::from_str::<Text<'_>>(raw.get()).ok().map(|text| text.0)
+}
+
+fn not_null(raw: &RawValue) -> Option<&RawValue> {
+    (raw.get() != "null").then_some(raw)
+}
+
+fn field<'a>(raw: &'a RawValue, name: &str) -> Option<&'a RawValue> {
+    let object: Object<'a> = serde_json::from_str(raw.get()).ok()?;
+    object.0.into_iter().rev().find(|(key, _)| key == name).map(|(_, value)| value)
+}
+
+/// A non-negative integer; integral floats such as `3.0` and digits in a string pass, as they do in JavaScript.
+fn count(raw: &RawValue) -> Option<i64> {
+    let text = raw.get().trim_matches('"');
+    integral(text).filter(|value| *value >= 0)
+}
+
+fn integral(text: &str) -> Option<i64> {
+    text.parse::<i64>().ok().or_else(|| {
+        let value = text.parse::<f64>().ok()?;
+        // The cast saturates, and verification refuses what lies beyond the bounds.
+        (value.is_finite() && value.fract() == 0.0).then_some(value as i64)
+    })
+}
+
+struct ChangeList {
+    changes: Vec<Change>,
+    invalid: Option<VerifyError>,
+}
+
+impl<'de> Deserialize<'de> for ChangeList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ListVisitor;
+        impl<'de> Visitor<'de> for ListVisitor {
+            type Value = ChangeList;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of changes")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut names = Names::default();
+                let (mut changes, mut invalid) = (Vec::new(), None);
+                let mut index = 0;
+                while let Some(fields) = seq.next_element::<Fields<'de>>()? {
+                    // After the first bad change only the syntax of the rest matters: nothing of it will be used.
+                    if invalid.is_none() {
+                        match fields.into_change(&mut names) {
+                            Ok(change) => changes.push(change),
+                            Err(reason) => {
+                                invalid = Some(VerifyError::Change { index, reason: reason.to_string() });
+                            }
+                        }
+                    }
+                    index += 1;
+                }
+                Ok(ChangeList { changes, invalid })
+            }
+        }
+        deserializer.deserialize_seq(ListVisitor)
+    }
+}
+
+/// Names of tables and columns come in every change; each distinct one is stored once a message.
+#[derive(Default)]
+struct Names {
+    known: HashSet<Arc<str>>,
+    last: [Option<Arc<str>>; 2],
+}
+
+impl Names {
+    fn intern(&mut self, slot: usize, name: &str) -> Arc<str> {
+        if let Some(last) = self.last[slot].as_ref().filter(|last| ***last == *name) {
+            return last.clone();
+        }
+        let interned = match self.known.get(name) {
+            Some(known) => known.clone(),
+            None => {
+                let name: Arc<str> = name.into();
+                self.known.insert(name.clone());
+                name
+            }
+        };
+        self.last[slot] = Some(interned.clone());
+        interned
+    }
+}
+
+/// The fields of one change object as they came.
+#[derive(Default)]
+struct Fields<'a> {
+    table: Scalar<'a>,
+    pk: Scalar<'a>,
+    cid: Scalar<'a>,
+    val: Option<&'a RawValue>,
+    col_version: Scalar<'a>,
+    db_version: Scalar<'a>,
+    site_id: Scalar<'a>,
+    cl: Scalar<'a>,
+    seq: Scalar<'a>,
+}
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FieldsVisitor;
+        impl<'de> Visitor<'de> for FieldsVisitor {
+            type Value = Fields<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a change object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Fields::default();
+                while let Some(Text(key)) = map.next_key::<Text<'de>>()? {
+                    match &*key {
+                        "table" => fields.table = map.next_value()?,
+                        "pk" => fields.pk = map.next_value()?,
+                        "cid" => fields.cid = map.next_value()?,
+                        "val" => fields.val = Some(map.next_value()?),
+                        "col_version" => fields.col_version = map.next_value()?,
+                        "db_version" => fields.db_version = map.next_value()?,
+                        "site_id" => fields.site_id = map.next_value()?,
+                        "cl" => fields.cl = map.next_value()?,
+                        "seq" => fields.seq = map.next_value()?,
+                        _ => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(fields)
+            }
+        }
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+impl Fields<'_> {
+    fn into_change(self, names: &mut Names) -> Result<Change, Reason> {
+        let table = self.table.name("table")?;
+        let key = PackedKey::from_bytes(self.pk.hex("pk")?);
+        let column = match self.cid.name("cid")? {
+            Column::ROW_NAME => Column::Row,
+            name => Column::Cell(names.intern(1, name)),
+        };
+        let col_version = ColVersion::new(self.col_version.count("col_version")?);
+        let db_version = DbVersion::new(self.db_version.count("db_version")?);
+        let site = SiteId::from_slice(&self.site_id.hex("site_id")?).ok_or(Reason::NotASite)?;
+        Ok(Change {
+            table: names.intern(0, table),
+            key,
+            column,
+            value: self.val.map_or(Ok(Value::Null), read_value)?,
+            col_version,
+            db_version,
+            site,
+            causal_length: CausalLength::new(self.cl.count("cl")?),
+            seq: Seq::new(self.seq.count("seq")?),
+        })
+    }
+}
+
+#[derive(Default)]
+enum Scalar<'a> {
+    #[default]
+    Missing,
+    Text(Cow<'a, str>),
+    Integer(i64),
+    /// Anything else: a fraction, null, an object. No field may be that.
+    Other,
+}
+
+impl Scalar<'_> {
+    fn name(&self, field: &'static str) -> Result<&str, Reason> {
+        match self {
+            Self::Text(text) if !text.trim().is_empty() => Ok(text),
+            _ => Err(Reason::NotAName(field)),
+        }
+    }
+
+    fn hex(&self, field: &'static str) -> Result<Vec<u8>, Reason> {
+        let Self::Text(text) = self else { return Err(Reason::NotHexText(field)) };
+        // The check comes before the decoder's, which would take a `0x` prefix.
+        if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(Reason::NotHex(field));
+        }
+        const_hex::decode(&**text).map_err(|_| Reason::OddHex(field))
+    }
+
+    fn count(&self, field: &'static str) -> Result<i64, Reason> {
+        match self {
+            Self::Integer(value) if *value >= 0 => Ok(*value),
+            _ => Err(Reason::NotACount(field)),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Scalar<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ScalarVisitor;
+        impl<'de> Visitor<'de> for ScalarVisitor {
+            type Value = Scalar<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any JSON value")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Scalar::Text(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Scalar::Text(Cow::Owned(text.to_owned())))
+            }
+            fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
+                Ok(Scalar::Integer(value))
+            }
+            fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
+                Ok(Scalar::Integer(i64::try_from(value).unwrap_or(i64::MAX)))
+            }
+            fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
+                // `3.0` passes, `3.5` does not; the cast saturates.
+                Ok(if value.fract() == 0.0 { Scalar::Integer(value as i64) } else { Scalar::Other })
+            }
+            fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+                Ok(Scalar::Other)
+            }
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(Scalar::Other)
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Scalar::Other)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Scalar::Other)
+            }
+        }
+        deserializer.deserialize_any(ScalarVisitor)
+    }
+}
+
+/// `wire-protocol.md` 1.3: integers keep 64 bits, a fraction or an exponent means REAL, and both spellings of a BLOB are read.
+fn read_value(raw: &RawValue) -> Result<Value, Reason> {
+    let json = raw.get();
+    match json.as_bytes().first() {
+        Some(b'n') => Ok(Value::Null),
+        Some(b't') => Ok(Value::Integer(1)),
+        Some(b'f') => Ok(Value::Integer(0)),
+        Some(b'"') => Ok(Value::text(text(raw).ok_or(Reason::NotAValue)?)),
+        Some(b'{') => read_blob(raw).ok_or(Reason::NotAValue),
+        Some(b'-' | b'0'..=b'9') => match json.parse::<i64>() {
+            Ok(value) => Ok(Value::Integer(value)),
+            // A fraction, an exponent, or too large for 64 bits: what JavaScript would make of it. `9e999` is infinity.
+            Err(_) => json.parse::<f64>().map(Value::from).map_err(|_| Reason::NotAValue),
+        },
+        _ => Err(Reason::NotAValue),
+    }
+}
+
+/// `{"type":"Buffer","data":[0,255]}` from node, `{"0":0,"1":255}` from a browser's `Uint8Array`.
+fn read_blob(raw: &RawValue) -> Option<Value> {
+    if let Some(data) = field(raw, "data")
+        && field(raw, "type").and_then(text).as_deref() == Some("Buffer")
+    {
+        return serde_json::from_str::<Vec<u8>>(data.get()).ok().map(Value::blob);
+    }
+    let object: Object<'_> = serde_json::from_str(raw.get()).ok()?;
+    let byte = |(index, (key, value)): (usize, (Cow<'_, str>, &RawValue))| {
+        (key.parse() == Ok(index)).then(|| value.get().parse::<u8>().ok()).flatten()
+    };
+    object.0.into_iter().enumerate().map(byte).collect::<Option<Vec<u8>>>().map(Value::blob)
+}

@@ -1,0 +1,75 @@
+//! Every bound on what a remote may make us hold or do, with its unit and its reason.
+//!
+//! The numbers of this file are part of the protocol: all peers share them. What a process may choose for itself is in
+//! [`Limits`].
+
+use std::time::Duration;
+
+/// Largest version, column version, causal length or sequence number that is accepted: 2^53 - 1.
+///
+/// The largest integer that every JSON implementation carries exactly. It also leaves the engine's clock 2^63 - 2^53 steps
+/// before its end, so that no remote can push it there (`crsqlite-compat.md` BUG-29, `known-failures.md` C3).
+pub const VERSION_MAX: i64 = (1 << 53) - 1;
+
+/// How far an accepted version may lie above everything that the receiver knows: 2^40.
+///
+/// A database that commits a thousand transactions a second needs 34 years for so many. One forged message can therefore
+/// use up only a small part of the range below [`VERSION_MAX`].
+pub const VERSION_JUMP_MAX: i64 = 1 << 40;
+
+/// Longest name of a table or a column, in bytes (`crsqlite-compat.md` MRG-2).
+pub const NAME_BYTES_MAX: usize = 2048;
+
+/// Most sites that a remote's cursor may name. Bounds the work that one sync request can cause.
+pub const CURSOR_SITES_MAX: usize = 1_000_000;
+
+/// Body limit of an original server, in bytes: what one POST to a wire v1 server may hold (`wire-protocol.md` 5.2).
+pub const V1_BODY_BYTES_MAX: usize = 1024 * 1024;
+
+/// Most changes in one batch that we send.
+///
+/// Ten thousand is the page of an original peer (`wire-protocol.md` 4.4), so every receiver is known to take that many.
+pub const BATCH_CHANGES_MAX: usize = 10_000;
+
+/// About how many bytes of JSON one batch that we send may take.
+///
+/// Large enough that a request costs little beside its changes, small enough that reading, encoding and merging of
+/// neighbouring batches overlap. A single change may be larger: a batch always holds at least one.
+pub const BATCH_BYTES_MAX: usize = 768 * 1024;
+
+/// Silence on a live connection after which the server sends a ping (`wire-protocol.md` 5.3).
+pub const PING_INTERVAL: Duration = Duration::from_secs(30);
+
+/// First delay before a client dials again (`wire-protocol.md` 5.6).
+pub const RECONNECT_DELAY_MIN: Duration = Duration::from_secs(1);
+
+/// Longest delay before a client dials again.
+pub const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(30);
+
+// A batch must always fit a wire v1 body with room for its envelope.
+const _: () = assert!(BATCH_BYTES_MAX + 64 * 1024 < V1_BODY_BYTES_MAX);
+
+/// What one process accepts from remotes. The defaults suit a hub on 2 cores.
+///
+/// ```
+/// let limits = litemesh_proto::Limits { message_bytes_max: 4 << 20, ..Default::default() };
+/// assert_eq!(limits.change_value_bytes_max, 16 << 20);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest message that is read, in bytes after decompression.
+    ///
+    /// An original peer sends a local burst as one message of any size (`known-failures.md` A1), so this is well above
+    /// the 1 MiB of an original server.
+    pub message_bytes_max: usize,
+    /// Largest value of one change, in bytes.
+    pub change_value_bytes_max: usize,
+    /// Most connections that a server keeps open at once.
+    pub connections_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { message_bytes_max: 32 << 20, change_value_bytes_max: 16 << 20, connections_max: 1024 }
+    }
+}

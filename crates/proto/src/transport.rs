@@ -1,0 +1,106 @@
+//! The contract between a peer and what connects it: [`Transport`] below, [`PeerCallbacks`] above.
+//!
+//! # Contract
+//!
+//! Written for the worst of them, Nostr, whose relays reorder, repeat, delay and drop.
+//!
+//! 1. A transport makes *connections*. For each it calls [`PeerCallbacks::connect`] once, before anything else, with a
+//!    [`Remote`] whose `connection` number is fresh, and [`PeerCallbacks::disconnect`] once, after everything else.
+//! 2. Messages of one connection reach the peer whole, one after another, in the order in which the remote sent them; the
+//!    next call to [`PeerCallbacks::receive`] is made after the last one resolved. A transport whose carrier reorders must
+//!    restore the order or end the connection. Repeats are harmless.
+//! 3. When `receive` resolves with `Ok`, the changes are committed. An acknowledgement, where the carrier has one, is given
+//!    then and not earlier.
+//! 4. [`Transport::send`] resolves when the carrier took the message, and waits while it cannot: that is the backpressure.
+//!    A peer has at most one `send` a connection under way. An error means that the connection is of no more use: the peer
+//!    gives it up, and everything not yet acknowledged is asked for again over the next one.
+//! 5. A transport keeps no protocol state: no retries of content, no cursors, no filters. It dials again by itself.
+//!
+//! # Futures
+//!
+//! Boxed, because transports are chosen at run time. Dropping one abandons the call: the connection must then be treated
+//! as lost, since the message may or may not have left.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::{PeerMessage, Refusal, Remote, SiteId, SyncRequest, TransportError, Unverified};
+
+/// A boxed future that can move between threads.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Something that connects this peer to others: the seed's `Transport`.
+pub trait Transport: Send + Sync + 'static {
+    /// A word for logs and events, such as `http`.
+    fn name(&self) -> &str;
+
+    /// Begins to dial or to accept, in tasks of its own, and reports to `peer` from then on. Called once.
+    ///
+    /// # Errors
+    ///
+    /// Only what will not mend by itself, such as an address that cannot be used. A remote that is not there (yet) is no
+    /// error: the transport goes on dialling.
+    fn start(&self, peer: Arc<dyn PeerCallbacks>) -> BoxFuture<'_, Result<(), TransportError>>;
+
+    /// Asks the remote for everything that `request` does not cover.
+    ///
+    /// # Errors
+    ///
+    /// The connection is lost.
+    fn sync(&self, remote: Remote, request: SyncRequest) -> BoxFuture<'_, Result<(), TransportError>>;
+
+    /// Sends one message; see the contract, 4.
+    ///
+    /// # Errors
+    ///
+    /// The connection is lost, or the message can never be carried ([`TransportError::TooLarge`]).
+    fn send(&self, remote: Remote, message: PeerMessage) -> BoxFuture<'_, Result<(), TransportError>>;
+
+    /// Ends one connection. `disconnect` is *not* reported for it. Unknown connections are ignored.
+    fn close(&self, remote: Remote) -> BoxFuture<'_, ()>;
+
+    /// Ends all connections and all tasks. After it resolves nothing is reported any more.
+    fn stop(&self) -> BoxFuture<'_, ()>;
+
+    /// About how many bytes of JSON one message to this remote may take.
+    fn message_bytes_max(&self, _remote: Remote) -> usize {
+        crate::limits::BATCH_BYTES_MAX
+    }
+}
+
+/// What a transport tells the peer above it: the seed's `TransportConfig` and `TransportCallbacks`.
+pub trait PeerCallbacks: Send + Sync + 'static {
+    /// The site id of this peer.
+    fn site(&self) -> SiteId;
+
+    /// What this process accepts from remotes.
+    fn limits(&self) -> &crate::Limits;
+
+    /// A connection stands.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] where the peer does not want it (it is stopping, or the remote claims our own site id).
+    fn connect(&self, remote: Remote) -> BoxFuture<'_, Result<(), Refusal>>;
+
+    /// The remote asks for what it lacks. Resolves when the answer has *started*.
+    ///
+    /// # Errors
+    ///
+    /// The remote is unknown.
+    fn sync(&self, remote: Remote, request: SyncRequest) -> BoxFuture<'_, Result<(), Refusal>>;
+
+    /// The remote sent a message. Resolves when its changes are committed.
+    ///
+    /// # Errors
+    ///
+    /// Nothing of the message was applied; the text says why. The connection may go on: the peer moves no cursor over
+    /// what it refused.
+    fn receive(&self, remote: Remote, message: Unverified) -> BoxFuture<'_, Result<(), Refusal>>;
+
+    /// The remote's message could not even be read (too large, cut off, no JSON): what it held may be missing.
+    fn garbled(&self, remote: Remote, reason: String) -> BoxFuture<'_, ()>;
+
+    /// The connection is gone.
+    fn disconnect(&self, remote: Remote, reason: String) -> BoxFuture<'_, ()>;
+}

@@ -1,0 +1,1 @@
+//! Test support for Litemesh: the model, the checkers, the memory transport.
