@@ -1,1 +1,40 @@
-//! Conflict-free replicated tables for SQLite, compatible with CRSqlite: the merge engine of Litemesh.
+//! Conflict-free replicated tables for SQLite: the merge engine of Litemesh, compatible with CRSqlite 0.16.
+//!
+//! An [`Engine`] is one connection. It makes tables replicated ([`Engine::replicate`]), reads what a peer lacks, and merges
+//! what a peer sent ([`Engine::merge`]). The same engine answers the SQL of CRSqlite: `crsql_changes`, `crsql_as_crr()` and the
+//! others.
+//!
+//! The way of a change, and the room for each step:
+//!
+//! 1. `capture`: a trigger records the clocks of a local write, in its transaction.
+//! 2. `transaction`: SQLite tells us that it committed; [`Engine::on_commit`] passes that on. No data goes this way.
+//! 3. `read`: cursor -> ordered changes.
+//! 4. `merge`: changes of others -> one transaction of rows, clocks and cursor. Who wins is decided in `resolve`.
+//!
+//! What it does not do: network, threads, retries. Those are `litemesh`'s.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
+mod affinity;
+mod bootstrap;
+mod capture;
+mod changes_table;
+mod core;
+mod cursor;
+mod engine;
+mod error;
+mod functions;
+mod merge;
+mod read;
+mod replicate;
+mod resolve;
+mod schema;
+mod sql;
+mod statement;
+mod transaction;
+
+pub use engine::{Changesets, Engine};
+pub use error::{MergeError, OpenError, ReplicateError, StorageError};
+pub use litemesh_proto as proto;
+pub use merge::{MergeProgress, Merged};
+pub use read::{LocalFilter, LocalPage, LocalPlace, PageLimits, SiteBounds, SitePlan};
+pub use rusqlite;

@@ -1,0 +1,149 @@
+//! Creates the engine's tables, or recognises a layout that is not ours before anything is written.
+
+use litemesh_proto::SiteId;
+
+use crate::error::OpenError;
+use crate::statement::{Bind, Handle};
+
+/// The layout that we read and write, as CRSqlite 0.16.3 stamps it (DSK-2).
+const LAYOUT_VERSION: i64 = 160_300;
+/// The oldest number that CRSqlite 0.16 opens (TX-3).
+const LAYOUT_VERSION_MIN: i64 = 150_000;
+
+/// What opening found out.
+pub(crate) struct Bootstrap {
+    pub(crate) site: SiteId,
+    pub(crate) merge_equal_values: i64,
+    pub(crate) has_litemesh_tables: bool,
+}
+
+/// Makes the global tables that are missing. Writes nothing where all is there, so that a read-only file opens (TX-2).
+pub(crate) fn bootstrap(db: Handle) -> Result<Bootstrap, OpenError> {
+    refuse_foreign_layout(db)?;
+    if !is_complete(db)? {
+        if is_read_only(db) {
+            return Ok(Bootstrap { site: SiteId::default(), merge_equal_values: 0, has_litemesh_tables: false });
+        }
+        create(db)?;
+    }
+    let site = {
+        let statement = db.prepare("SELECT site_id FROM crsql_site_id WHERE ordinal = 0")?;
+        let rows = statement.query(&[])?;
+        rows.next()?;
+        SiteId::from_slice(rows.bytes(0)).unwrap_or_default()
+    };
+    // A value that is no integer counts as the default (CFG-4): the file must stay openable.
+    let config = "SELECT value FROM crsql_master WHERE key = 'config.merge-equal-values' AND typeof(value) = 'integer'";
+    let merge_equal_values = db.query_integer(config, &[])?.unwrap_or_default();
+    Ok(Bootstrap { site, merge_equal_values, has_litemesh_tables: true })
+}
+
+fn exists(db: Handle, table: &str) -> rusqlite::Result<bool> {
+    let sql = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?1";
+    Ok(db.query_integer(sql, &[table.into()])?.unwrap_or_default() > 0)
+}
+
+fn is_complete(db: Handle) -> rusqlite::Result<bool> {
+    let tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('crsql_tracked_peers',
+        'crsql_master', 'crsql_site_id', 'litemesh_origin', 'litemesh_cursor', 'litemesh_position', 'litemesh_meta')";
+    Ok(db.query_integer(tables, &[])? == Some(7)
+        && db.query_integer("SELECT length(site_id) FROM crsql_site_id WHERE ordinal = 0", &[])? == Some(16))
+}
+
+fn is_read_only(db: Handle) -> bool {
+    // SAFETY: the connection is open and the name terminated.
+    unsafe { rusqlite::ffi::sqlite3_db_readonly(db.as_ptr(), c"main".as_ptr()) != 0 }
+}
+
+/// TX-4: decided by the tables, not by the number, and before anything is stamped.
+fn refuse_foreign_layout(db: Handle) -> Result<(), OpenError> {
+    let list = db.prepare(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND substr(name, -13) = '__crsql_clock'
+         UNION ALL SELECT name FROM sqlite_master WHERE name IN ('__crsql_siteid', 'crsql_db_versions')",
+    )?;
+    let rows = list.query(&[])?;
+    while rows.next()? {
+        let table = rows.text(0).into_owned();
+        let found = match table.as_str() {
+            "__crsql_siteid" => Some("0.15 or older"),
+            "crsql_db_versions" => Some("the 0.17 fork"),
+            _ => {
+                let columns = "SELECT count(*), sum(name = 'ts') FROM pragma_table_info(?1)
+                               WHERE name IN ('key', 'col_name', 'col_version', 'db_version', 'site_id', 'seq', 'ts')";
+                let statement = db.prepare(columns)?;
+                let counts = statement.query(&[table.as_str().into()])?;
+                counts.next()?;
+                match (counts.integer(0), counts.integer(1)) {
+                    (6, 0) => None,
+                    (_, 1) => Some("the 0.17 fork"),
+                    _ => Some("0.15 or older"),
+                }
+            }
+        };
+        if let Some(found) = found {
+            return Err(OpenError::ForeignLayout { table, found });
+        }
+    }
+    if exists(db, "crsql_master")? {
+        let version = "SELECT value FROM crsql_master WHERE key = 'crsqlite_version'";
+        let version = db.query_integer(version, &[])?.unwrap_or_default();
+        if version < LAYOUT_VERSION_MIN && exists(db, "crsql_site_id")? {
+            return Err(OpenError::OldLayout { version });
+        }
+    }
+    Ok(())
+}
+
+fn create(db: Handle) -> rusqlite::Result<()> {
+    db.execute("SAVEPOINT litemesh_bootstrap")?;
+    let created = create_tables(db);
+    if created.is_err() {
+        db.execute("ROLLBACK TO litemesh_bootstrap")?;
+    }
+    db.execute("RELEASE litemesh_bootstrap")?;
+    created
+}
+
+fn create_tables(db: Handle) -> rusqlite::Result<()> {
+    for sql in [
+        // DSK-1 to DSK-3: CRSqlite's own.
+        "CREATE TABLE IF NOT EXISTS crsql_tracked_peers (site_id BLOB NOT NULL, version INTEGER NOT NULL,
+         seq INTEGER DEFAULT 0, tag INTEGER, event INTEGER, PRIMARY KEY (site_id, tag, event)) STRICT",
+        "CREATE TABLE IF NOT EXISTS crsql_master (key TEXT PRIMARY KEY, value ANY)",
+        "CREATE TABLE IF NOT EXISTS crsql_site_id (site_id BLOB NOT NULL, ordinal INTEGER PRIMARY KEY)",
+        "CREATE UNIQUE INDEX IF NOT EXISTS crsql_site_id_site_id ON crsql_site_id (site_id)",
+        // Ours; what they mean stands in docs/storage.md.
+        "CREATE TABLE IF NOT EXISTS litemesh_origin (local_version INTEGER NOT NULL, site INTEGER NOT NULL,
+         version INTEGER NOT NULL, PRIMARY KEY (local_version, site)) WITHOUT ROWID, STRICT",
+        "CREATE INDEX IF NOT EXISTS litemesh_origin_site ON litemesh_origin (site, version)",
+        "CREATE TABLE IF NOT EXISTS litemesh_cursor (site_id BLOB NOT NULL PRIMARY KEY, version INTEGER NOT NULL)
+         WITHOUT ROWID, STRICT",
+        "CREATE TABLE IF NOT EXISTS litemesh_position (site_id BLOB NOT NULL PRIMARY KEY, position INTEGER NOT NULL)
+         WITHOUT ROWID, STRICT",
+        "CREATE TABLE IF NOT EXISTS litemesh_meta (key TEXT NOT NULL PRIMARY KEY, value ANY) WITHOUT ROWID, STRICT",
+    ] {
+        db.execute(sql)?;
+    }
+    let stamp = "INSERT INTO crsql_master (key, value) VALUES ('crsqlite_version', ?1)
+                 ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";
+    db.prepare(stamp)?.run(&[LAYOUT_VERSION.into()])?;
+    let has_site = db.query_integer("SELECT length(site_id) FROM crsql_site_id WHERE ordinal = 0", &[])?;
+    if has_site != Some(16) {
+        let site = new_site_id(db)?;
+        db.prepare("INSERT OR REPLACE INTO crsql_site_id (site_id, ordinal) VALUES (?1, 0)")?
+            .run(&[Bind::Blob(site.as_bytes())])?;
+    }
+    Ok(())
+}
+
+/// 16 random bytes from SQLite's generator, shaped as a UUID version 4 (VER-16).
+fn new_site_id(db: Handle) -> rusqlite::Result<SiteId> {
+    let random = db.prepare("SELECT randomblob(16)")?;
+    let rows = random.query(&[])?;
+    rows.next()?;
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(rows.bytes(0));
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    Ok(SiteId::from_bytes(bytes))
+}

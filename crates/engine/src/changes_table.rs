@@ -1,0 +1,448 @@
+//! The virtual table `crsql_changes`: reading it gives one row for each clock, writing to it merges
+//! (`crsqlite-compat.md` section 6).
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::{CStr, c_int};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use litemesh_proto::{CausalLength, Change, ColVersion, Column, DbVersion, PackedKey, Seq, SiteId, Value};
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::vtab::{
+    Context, CreateVTab, Filters, IndexConstraintOp, IndexInfo, Inserts, Module, UpdateVTab, Updates, VTab, VTabConnection,
+    VTabCursor, VTabKind, sqlite3_vtab, sqlite3_vtab_cursor,
+};
+use rusqlite::{Connection, Error, Result};
+
+use crate::core::{Shared, module_error};
+use crate::error::{MergeError, to_sql};
+use crate::merge::{Author, merge_row, row_keys};
+use crate::schema::{KEY_COLUMN, Table};
+use crate::statement::{Bind, Handle, Statement};
+
+const SCHEMA: &CStr = c"CREATE TABLE crsql_changes (
+    \"table\" TEXT NOT NULL, pk BLOB NOT NULL, cid TEXT NOT NULL, val ANY, col_version INTEGER NOT NULL,
+    db_version INTEGER NOT NULL, site_id BLOB NOT NULL, cl INTEGER NOT NULL, seq INTEGER NOT NULL)";
+
+const TABLE: c_int = 0;
+const PK: c_int = 1;
+const CID: c_int = 2;
+const VAL: c_int = 3;
+const COL_VERSION: c_int = 4;
+const DB_VERSION: c_int = 5;
+const SITE_ID: c_int = 6;
+const CL: c_int = 7;
+const SEQ: c_int = 8;
+
+/// Rowids of one table lie this far apart (VT-12).
+const ROWID_SLAB: i64 = 10_000_000_000_000;
+
+/// Longest name and site id that a merge takes (MRG-2).
+const NAME_BYTES_MAX: usize = 2048;
+const SITE_BYTES_MAX: usize = 16;
+
+pub(crate) fn register(connection: &Connection, shared: &Arc<Shared>) -> Result<()> {
+    const MODULE: Module<'static, ChangesTable> = Module::update_module();
+    connection.create_module(c"crsql_changes", &MODULE, Some(shared.clone()))
+}
+
+/// Keeps panics from unwinding into SQLite.
+fn guard<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(body))
+        .unwrap_or_else(|_| Err(module_error("litemesh: internal error in crsql_changes, please report it")))
+}
+
+#[repr(C)]
+struct ChangesTable {
+    base: sqlite3_vtab,
+    shared: Arc<Shared>,
+}
+
+// SAFETY: `repr(C)`, and the base comes first.
+unsafe impl VTab<'_> for ChangesTable {
+    type Aux = Arc<Shared>;
+    type Cursor = ChangesCursor;
+
+    fn connect(
+        _: &mut VTabConnection,
+        aux: Option<&Self::Aux>,
+        _module: &[u8],
+        _database: &[u8],
+        _table: &[u8],
+        _arguments: &[&[u8]],
+    ) -> Result<(Cow<'static, CStr>, Self)> {
+        let shared = aux.cloned().ok_or_else(|| module_error("crsql_changes was registered without its state"))?;
+        Ok((Cow::Borrowed(SCHEMA), Self { base: sqlite3_vtab::default(), shared }))
+    }
+
+    /// Pushes down equality and ranges of `db_version`, and equality of `table`, `pk` and `site_id`. Nothing is omitted:
+    /// SQLite checks again, so every constraint gives the right rows (VT-8).
+    fn best_index(&self, info: &mut IndexInfo) -> Result<bool> {
+        let mut plan = String::new();
+        let (mut has_version, mut has_site) = (false, false);
+        for (constraint, mut usage) in info.constraints_and_usages() {
+            let letter = match (constraint.column(), constraint.operator()) {
+                (DB_VERSION, IndexConstraintOp::SQLITE_INDEX_CONSTRAINT_EQ) => '=',
+                (DB_VERSION, IndexConstraintOp::SQLITE_INDEX_CONSTRAINT_GT) => '>',
+                (DB_VERSION, IndexConstraintOp::SQLITE_INDEX_CONSTRAINT_GE) => 'g',
+                (DB_VERSION, IndexConstraintOp::SQLITE_INDEX_CONSTRAINT_LT) => '<',
+                (DB_VERSION, IndexConstraintOp::SQLITE_INDEX_CONSTRAINT_LE) => 'l',
+                (SITE_ID, IndexConstraintOp::SQLITE_INDEX_CONSTRAINT_EQ | IndexConstraintOp::SQLITE_INDEX_CONSTRAINT_IS) => 's',
+                (TABLE, IndexConstraintOp::SQLITE_INDEX_CONSTRAINT_EQ) => 't',
+                _ => continue,
+            };
+            if !constraint.is_usable() {
+                continue;
+            }
+            has_version |= constraint.column() == DB_VERSION;
+            has_site |= constraint.column() == SITE_ID;
+            plan.push(letter);
+            usage.set_argv_index(i32::try_from(plan.len()).unwrap_or(i32::MAX));
+        }
+        let ascending: Vec<_> = info.order_bys().map(|by| (by.column(), by.is_order_by_desc())).collect();
+        // VT-10: only what is really produced.
+        let is_ours = matches!(ascending.as_slice(), [(DB_VERSION, false)] | [(DB_VERSION, false), (SEQ, false)]);
+        info.set_order_by_consumed(is_ours);
+        let (cost, rows) = match (has_version, has_site) {
+            (true, true) => (1.0, 1),
+            (true, false) => (10.0, 10),
+            _ => (2_147_483_647.0, 2_147_483_647),
+        };
+        info.set_estimated_cost(cost);
+        info.set_estimated_rows(rows);
+        info.set_idx_str(&plan);
+        Ok(true)
+    }
+
+    fn open(&mut self) -> Result<Self::Cursor> {
+        Ok(ChangesCursor {
+            base: sqlite3_vtab_cursor::default(),
+            shared: self.shared.clone(),
+            scans: Vec::new(),
+            current: None,
+            cells: RefCell::default(),
+            db: self.shared.lock()?.db,
+        })
+    }
+}
+
+impl CreateVTab<'_> for ChangesTable {
+    const KIND: VTabKind = VTabKind::EponymousOnly;
+}
+
+impl UpdateVTab<'_> for ChangesTable {
+    /// VT-13.
+    fn delete(&mut self, _: ValueRef<'_>) -> Result<()> {
+        Err(read_only())
+    }
+
+    fn insert(&mut self, arguments: &Inserts<'_>) -> Result<i64> {
+        guard(|| insert(&self.shared, arguments))
+    }
+
+    fn update(&mut self, _: &Updates<'_>) -> Result<()> {
+        Err(read_only())
+    }
+}
+
+fn read_only() -> Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_MISUSE);
+    Error::SqliteFailure(code, Some("crsql_changes: only INSERT and SELECT are allowed".to_owned()))
+}
+
+/// The bytes of TEXT or BLOB, none of anything else (MRG-4).
+fn bytes_of<'a>(value: &ValueRef<'a>) -> Option<&'a [u8]> {
+    match value {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(bytes),
+        _ => None,
+    }
+}
+
+/// SQLite's integer conversion (MRG-4).
+fn integer_of(value: &ValueRef<'_>) -> i64 {
+    match value {
+        ValueRef::Integer(value) => *value,
+        ValueRef::Real(value) => *value as i64,
+        ValueRef::Text(bytes) => {
+            let text = String::from_utf8_lossy(bytes);
+            let text = text.trim();
+            let digits = text.find(|c: char| !c.is_ascii_digit() && c != '-' && c != '+').unwrap_or(text.len());
+            text[..digits].parse().unwrap_or_default()
+        }
+        _ => 0,
+    }
+}
+
+/// Merges one change (MRG-1 to MRG-16). The rowid is 0 where nothing changed (VT-12).
+fn insert(shared: &Shared, arguments: &Inserts<'_>) -> Result<i64> {
+    let values: Vec<ValueRef<'_>> = arguments.iter().skip(2).collect();
+    let [table, pk, cid, val, col_version, db_version, site_id, cl, seq] = values.as_slice() else {
+        return Err(module_error("crsql_changes takes nine values"));
+    };
+    for (value, max, gist) in [
+        (table, NAME_BYTES_MAX, "table name exceeded max length"),
+        (cid, NAME_BYTES_MAX, "column name exceeded max length"),
+        (site_id, SITE_BYTES_MAX, "site id exceeded max length"),
+    ] {
+        if bytes_of(value).is_some_and(|bytes| bytes.len() > max) {
+            return Err(module_error(format!("{gist} ({max} bytes)")));
+        }
+    }
+    let name = String::from_utf8_lossy(bytes_of(table).unwrap_or_default());
+    let column = String::from_utf8_lossy(bytes_of(cid).unwrap_or_default());
+    let site = bytes_of(site_id);
+    let change = Change {
+        table: (&*name).into(),
+        key: PackedKey::from_bytes(bytes_of(pk).unwrap_or_default()),
+        column: Column::from(&*column),
+        value: crate::statement::to_value(*val),
+        col_version: ColVersion::new(integer_of(col_version)),
+        db_version: DbVersion::new(integer_of(db_version)),
+        site: site.and_then(SiteId::from_slice).unwrap_or_default(),
+        causal_length: CausalLength::new(integer_of(cl)),
+        seq: Seq::new(integer_of(seq)),
+    };
+    let mut core = shared.lock()?;
+    core.enlist()?;
+    core.refresh_config()?;
+    let table = core
+        .table(&name)
+        .ok_or_else(|| module_error(format!("could not find the schema information for table {name}")))?;
+    let mut author = Author::new(site.filter(|site| !site.is_empty()), change.db_version.get(), false);
+    author.check(&core, 0).map_err(vtab_error)?;
+    let keys = row_keys(&core, &table, &change, 0).map_err(vtab_error)?;
+    let won = merge_row(shared, &mut core, &table, &keys, std::slice::from_ref(&change), &mut author, 0)
+        .map_err(vtab_error)?;
+    if won == 0 {
+        return Ok(0);
+    }
+    core.rows_impacted += i64::try_from(won).unwrap_or(i64::MAX);
+    let binds: Vec<Bind<'_>> = keys.iter().map(Bind::from).collect();
+    let key = crate::capture::find_key(&core, &table, &binds)?.unwrap_or_default();
+    Ok(rowid(core.table_index(&name).unwrap_or_default(), key))
+}
+
+fn vtab_error(error: MergeError) -> Error {
+    match error {
+        MergeError::Storage(error) => error.0,
+        MergeError::Constraint { source, .. } => source,
+        error => to_sql(error),
+    }
+}
+
+fn rowid(table_index: usize, key: i64) -> i64 {
+    i64::try_from(table_index).unwrap_or_default().saturating_mul(ROWID_SLAB).saturating_add(key % ROWID_SLAB)
+}
+
+/// One clock table being read in the order `(db_version, seq)`. The statement belongs to this cursor alone.
+struct Scan {
+    table: Arc<Table>,
+    index: usize,
+    statement: Statement,
+    head: Option<Head>,
+}
+
+/// A clock row and what goes with it.
+struct Head {
+    db_version: i64,
+    seq: i64,
+    key: i64,
+    name: Box<str>,
+    col_version: i64,
+    ordinal: i64,
+    causal_length: i64,
+    keys: Vec<Value>,
+}
+
+impl Scan {
+    fn advance(&mut self) -> Result<()> {
+        let rows = std::mem::ManuallyDrop::new(self.statement.start());
+        self.head = if rows.next()? {
+            let keys = (0..self.table.keys.len()).filter_map(|i| i32::try_from(7 + i).ok());
+            Some(Head {
+                db_version: rows.integer(0),
+                seq: rows.integer(1),
+                key: rows.integer(2),
+                name: rows.text(3).into(),
+                col_version: rows.integer(4),
+                ordinal: rows.integer(5),
+                causal_length: if rows.is_null(6) { 1 } else { rows.integer(6) },
+                keys: keys.map(|column| rows.value(column)).collect(),
+            })
+        } else {
+            None
+        };
+        Ok(())
+    }
+}
+
+/// The row under the cursor.
+struct Current {
+    table: Arc<Table>,
+    index: usize,
+    head: Head,
+    /// `-1` also where the base row is gone (VT-2).
+    cid: Box<str>,
+    value: Value,
+}
+
+#[repr(C)]
+struct ChangesCursor {
+    base: sqlite3_vtab_cursor,
+    shared: Arc<Shared>,
+    scans: Vec<Scan>,
+    current: Option<Current>,
+    cells: RefCell<HashMap<(usize, usize), Statement>>,
+    db: Handle,
+}
+
+// SAFETY: `repr(C)`, and the base comes first.
+unsafe impl VTabCursor for ChangesCursor {
+    fn filter(&mut self, _: c_int, plan: Option<&str>, arguments: &Filters<'_>) -> Result<()> {
+        guard(|| {
+            self.start(plan.unwrap_or_default(), arguments)?;
+            self.step()
+        })
+    }
+
+    fn next(&mut self) -> Result<()> {
+        guard(|| self.step())
+    }
+
+    fn eof(&self) -> bool {
+        self.current.is_none()
+    }
+
+    fn column(&self, context: &mut Context, column: c_int) -> Result<()> {
+        guard(|| self.result(context, column))
+    }
+
+    fn rowid(&self) -> Result<i64> {
+        Ok(self.current.as_ref().map_or(0, |row| rowid(row.index, row.head.key)))
+    }
+}
+
+impl ChangesCursor {
+    fn start(&mut self, plan: &str, arguments: &Filters<'_>) -> Result<()> {
+        (self.scans, self.current) = (Vec::new(), None);
+        self.cells.borrow_mut().clear();
+        let mut core = self.shared.lock()?;
+        core.refresh()?;
+        let (mut conditions, mut binds, mut only_table) = (String::new(), Vec::new(), None);
+        for (letter, value) in plan.chars().zip(arguments.iter()) {
+            let condition = match letter {
+                '=' => "c.db_version = ?",
+                '>' => "c.db_version > ?",
+                'g' => "c.db_version >= ?",
+                '<' => "c.db_version < ?",
+                'l' => "c.db_version <= ?",
+                's' => {
+                    let ordinal = bytes_of(&value).map(|site| core.find_ordinal(site)).transpose()?.flatten();
+                    binds.push(Value::Integer(ordinal.unwrap_or(-1)));
+                    conditions.push_str(" AND c.site_id = ?");
+                    continue;
+                }
+                _ => {
+                    only_table = Some(bytes_of(&value).unwrap_or_default().to_vec());
+                    continue;
+                }
+            };
+            conditions.push_str(" AND ");
+            conditions.push_str(condition);
+            binds.push(crate::statement::to_value(value));
+        }
+        for (index, table) in core.tables().iter().enumerate() {
+            if only_table.as_ref().is_some_and(|only| only != table.name.as_bytes()) {
+                continue;
+            }
+            let statement = self.db.prepare(&sql_scan(table, &conditions))?;
+            for (parameter, value) in (1..).zip(&binds) {
+                statement.bind(parameter, value.into())?;
+            }
+            let mut scan = Scan { table: table.clone(), index, statement, head: None };
+            scan.advance()?;
+            self.scans.push(scan);
+        }
+        Ok(())
+    }
+
+    /// Moves to the next row in the order `(db_version, seq)` (VT-9).
+    fn step(&mut self) -> Result<()> {
+        self.current = None;
+        while self.current.is_none() {
+            let heads = self.scans.iter_mut().filter(|scan| scan.head.is_some());
+            let Some(scan) = heads.min_by_key(|scan| scan.head.as_ref().map(|head| (head.db_version, head.seq))) else {
+                return Ok(());
+            };
+            let Some(head) = scan.head.take() else { return Ok(()) };
+            let (table, index) = (scan.table.clone(), scan.index);
+            scan.advance()?;
+            self.current = self.load(table, index, head)?;
+        }
+        Ok(())
+    }
+
+    /// Finds the value of a clock. `None` where its column is gone (VT-5).
+    fn load(&self, table: Arc<Table>, index: usize, head: Head) -> Result<Option<Current>> {
+        if &*head.name == Column::ROW_NAME {
+            return Ok(Some(Current { table, index, head, cid: Column::ROW_NAME.into(), value: Value::Null }));
+        }
+        let Some(cell) = table.cell_index(&head.name) else { return Ok(None) };
+        let mut cells = self.cells.borrow_mut();
+        let statement = match cells.entry((index, cell)) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(entry) => entry.insert(self.db.prepare(&table.sql_read_cell(cell))?),
+        };
+        let row = statement.query(&[head.key.into()])?;
+        let has_base = row.next()? && row.integer(1) != 0;
+        let value = if has_base { row.value(i32::try_from(2 + table.keys.len()).unwrap_or(i32::MAX)) } else { Value::Null };
+        drop(row);
+        drop(cells);
+        let cid = if has_base { head.name.clone() } else { Column::ROW_NAME.into() };
+        Ok(Some(Current { table, index, head, cid, value }))
+    }
+
+    fn result(&self, context: &mut Context, column: c_int) -> Result<()> {
+        let Some(row) = &self.current else { return Ok(()) };
+        match column {
+            TABLE => context.set_result(&*row.table.name),
+            PK => context.set_result(PackedKey::pack(&row.head.keys).map_err(to_sql)?.as_bytes()),
+            CID => context.set_result(&*row.cid),
+            VAL => context.set_result(ToSqlOutput::Borrowed(value_ref(&row.value))),
+            COL_VERSION => context.set_result(row.head.col_version),
+            DB_VERSION => context.set_result(row.head.db_version),
+            SITE_ID => match self.shared.lock()?.site_bytes(row.head.ordinal)? {
+                Some(bytes) => context.set_result(bytes),
+                None => Ok(()),
+            },
+            CL => context.set_result(row.head.causal_length),
+            SEQ => context.set_result(row.head.seq),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn value_ref(value: &Value) -> ValueRef<'_> {
+    match value {
+        Value::Null => ValueRef::Null,
+        Value::Integer(value) => ValueRef::Integer(*value),
+        Value::Real(value) => ValueRef::Real(*value),
+        Value::Text(bytes) => ValueRef::Text(bytes),
+        Value::Blob(bytes) => ValueRef::Blob(bytes),
+    }
+}
+
+/// Clocks with their keys and causal lengths.
+fn sql_scan(table: &Table, conditions: &str) -> String {
+    let keys: Vec<_> = table.keys.iter().map(|column| format!("p.{}", crate::sql::quote(&column.name))).collect();
+    format!(
+        "SELECT c.db_version, c.seq, c.key, c.col_name, c.col_version, c.site_id,
+         (SELECT s.col_version FROM {clock} s WHERE s.key = c.key AND s.col_name = '-1'), {keys}
+         FROM {clock} c JOIN {pks} p ON p.{KEY_COLUMN} = c.key WHERE 1{conditions} ORDER BY c.db_version, c.seq",
+        clock = table.clock(),
+        keys = keys.join(", "),
+        pks = table.keys_table()
+    )
+}

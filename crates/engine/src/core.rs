@@ -1,0 +1,401 @@
+//! [`Core`]: the engine's state of one connection, and how it follows transactions and schema changes.
+//!
+//! SQL functions, the virtual table and the native API all work on the same `Core`, behind one mutex. A user's trigger can
+//! call back into the engine while a merge writes; the mutex is then taken, and the call fails with an error instead of
+//! waiting for itself.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+
+use litemesh_proto::{DbVersion, SiteId};
+
+use crate::schema::{Table, load_tables};
+use crate::statement::{Handle, Statement};
+use crate::transaction::{Ended, STATEMENTS_TABLE, TRANSACTION_TABLE, TransactionFlags};
+
+/// What one connection's functions, virtual tables and native handle share.
+pub(crate) struct Shared {
+    core: Mutex<Core>,
+    pub(crate) flags: Arc<TransactionFlags>,
+    /// Non-zero while the engine itself writes base tables: the triggers do nothing then (MRG-13). Outside of the mutex,
+    /// because triggers read it while a merge holds that.
+    pub(crate) sync_bit: AtomicI64,
+}
+
+impl Shared {
+    pub(crate) fn new(core: Core, flags: Arc<TransactionFlags>) -> Self {
+        Self { core: Mutex::new(core), flags, sync_bit: AtomicI64::new(0) }
+    }
+
+    /// Takes the state for one operation.
+    pub(crate) fn lock(&self) -> rusqlite::Result<MutexGuard<'_, Core>> {
+        match self.core.try_lock() {
+            Ok(core) => Ok(core),
+            // A panic inside an operation is a bug, but the state that it left is only a cache of the database.
+            Err(TryLockError::Poisoned(poisoned)) => {
+                let mut core = poisoned.into_inner();
+                core.forget_everything();
+                self.core.clear_poison();
+                Ok(core)
+            }
+            Err(TryLockError::WouldBlock) => Err(module_error(
+                "litemesh: the engine is busy with a merge on this connection; a trigger must not call it from there",
+            )),
+        }
+    }
+
+    /// Drops every prepared statement, so that the connection can close.
+    pub(crate) fn finalize_statements(&self) {
+        if let Ok(mut core) = self.lock() {
+            core.finalize_statements();
+        }
+    }
+
+    pub(crate) fn is_syncing(&self) -> bool {
+        self.sync_bit.load(Ordering::Relaxed) != 0
+    }
+
+    /// Sets the sync bit until the guard is dropped, whatever happens in between (MRG-15).
+    pub(crate) fn sync_guard(&self) -> SyncGuard<'_> {
+        SyncGuard { shared: self, before: self.sync_bit.swap(1, Ordering::Relaxed) }
+    }
+}
+
+pub(crate) struct SyncGuard<'a> {
+    shared: &'a Shared,
+    before: i64,
+}
+
+impl Drop for SyncGuard<'_> {
+    fn drop(&mut self) {
+        self.shared.sync_bit.store(self.before, Ordering::Relaxed);
+    }
+}
+
+pub(crate) fn module_error(message: impl Into<String>) -> rusqlite::Error {
+    rusqlite::Error::ModuleError(message.into())
+}
+
+/// The state.
+pub(crate) struct Core {
+    pub(crate) db: Handle,
+    pub(crate) site: SiteId,
+    flags: Arc<TransactionFlags>,
+    /// Last committed version as far as this connection knows (VER-2).
+    committed: Option<i64>,
+    /// What the running transaction will commit as, once it has written a clock (VER-3, VER-6).
+    pending: Option<i64>,
+    seq: i64,
+    pub(crate) rows_impacted: i64,
+    data_version: i64,
+    schema_version: i64,
+    tables: Vec<Arc<Table>>,
+    by_name: HashMap<Arc<str>, usize>,
+    /// Ordinals of sites, both ways.
+    pub(crate) ordinals: HashMap<Vec<u8>, i64>,
+    pub(crate) sites: HashMap<i64, Option<SiteId>>,
+    /// The origin row written last: `(local version, ordinal, author's version)`.
+    pub(crate) last_origin: Option<(i64, i64, i64)>,
+    pub(crate) merge_equal_values: i64,
+    statements: HashMap<&'static str, Arc<Statement>>,
+    has_statements: bool,
+    /// Whether Litemesh's own tables are there. They are missing in a file that could only be opened for reading.
+    pub(crate) has_litemesh_tables: bool,
+}
+
+impl Core {
+    pub(crate) fn new(db: Handle, site: SiteId, flags: Arc<TransactionFlags>, merge_equal_values: i64) -> Self {
+        Self {
+            db,
+            site,
+            flags,
+            committed: None,
+            pending: None,
+            seq: 0,
+            rows_impacted: 0,
+            data_version: -1,
+            schema_version: -1,
+            tables: Vec::new(),
+            by_name: HashMap::new(),
+            ordinals: HashMap::new(),
+            sites: HashMap::new(),
+            last_origin: None,
+            merge_equal_values,
+            statements: HashMap::new(),
+            has_statements: false,
+            has_litemesh_tables: true,
+        }
+    }
+
+    /// A cached statement of fixed text.
+    pub(crate) fn statement(&mut self, sql: &'static str) -> rusqlite::Result<Arc<Statement>> {
+        if let Some(statement) = self.statements.get(sql) {
+            return Ok(statement.clone());
+        }
+        self.connect_statements_table()?;
+        let statement = Arc::new(self.db.prepare(sql)?);
+        self.statements.insert(sql, statement.clone());
+        Ok(statement)
+    }
+
+    /// Before the first statement is kept, the table must be connected whose end finalizes it.
+    fn connect_statements_table(&mut self) -> rusqlite::Result<()> {
+        if !self.has_statements {
+            drop(self.db.prepare(&format!("SELECT 1 FROM {STATEMENTS_TABLE}"))?);
+            self.has_statements = true;
+        }
+        Ok(())
+    }
+
+    /// Finalizes all statements. They are prepared again when needed (FN-9).
+    pub(crate) fn finalize_statements(&mut self) {
+        self.statements.clear();
+        self.tables.clear();
+        self.by_name.clear();
+        self.schema_version = -1;
+        self.has_statements = false;
+    }
+
+    /// Forgets what was read from the database.
+    pub(crate) fn forget_everything(&mut self) {
+        self.finalize_statements();
+        self.committed = None;
+        self.pending = None;
+        self.forget_sites();
+    }
+
+    fn forget_sites(&mut self) {
+        self.ordinals.clear();
+        self.sites.clear();
+        self.last_origin = None;
+    }
+
+    /// Catches up with transactions and schema changes that happened since the last call. Every operation begins here.
+    pub(crate) fn refresh(&mut self) -> rusqlite::Result<()> {
+        match self.flags.take_ended() {
+            Ended::No => {}
+            Ended::Committed => {
+                if self.pending.is_some() {
+                    self.committed = self.pending.take();
+                }
+                self.begin_counting();
+                self.last_origin = None;
+            }
+            Ended::RolledBack => {
+                self.pending = None;
+                self.begin_counting();
+                self.forget_sites();
+            }
+        }
+        if self.flags.take_savepoint_rolled_back() {
+            self.forget_sites();
+        }
+        let schema_version = self.statement("PRAGMA schema_version")?.query_integer(&[])?.unwrap_or_default();
+        // Not equal, rather than larger: a restored file may be older (TX-11).
+        if schema_version != self.schema_version {
+            self.reload_tables()?;
+            self.schema_version = schema_version;
+        }
+        Ok(())
+    }
+
+    fn begin_counting(&mut self) {
+        self.seq = 0;
+        self.rows_impacted = 0;
+    }
+
+    fn reload_tables(&mut self) -> rusqlite::Result<()> {
+        self.connect_statements_table()?;
+        self.tables = load_tables(self.db)?.into_iter().map(Arc::new).collect();
+        self.by_name = self.tables.iter().enumerate().map(|(index, table)| (table.name.clone(), index)).collect();
+        // A table that left or came may change the stored version.
+        if self.pending.is_none() {
+            self.committed = None;
+        }
+        Ok(())
+    }
+
+    /// Begins to write: like [`refresh`](Self::refresh), and SQLite will tell us how the transaction ends.
+    pub(crate) fn enlist(&mut self) -> rusqlite::Result<()> {
+        self.refresh()?;
+        if self.flags.is_enlisted() {
+            return Ok(());
+        }
+        const ENLIST: &str = "INSERT INTO litemesh_transaction (enlisted) VALUES (1)";
+        debug_assert!(ENLIST.contains(TRANSACTION_TABLE));
+        self.statement(ENLIST)?.run(&[])?;
+        self.pending = None;
+        self.begin_counting();
+        self.refresh_committed()
+    }
+
+    /// Reads the version again if another connection may have moved it (TX-9).
+    fn refresh_committed(&mut self) -> rusqlite::Result<()> {
+        let data_version = self.statement("PRAGMA data_version")?.query_integer(&[])?.unwrap_or_default();
+        if data_version != self.data_version {
+            self.data_version = data_version;
+            self.committed = None;
+            self.forget_sites();
+        }
+        if self.committed.is_none() {
+            self.committed = Some(self.stored_version()?);
+        }
+        Ok(())
+    }
+
+    /// VER-1: the largest version in any clock table, or the floor left by removed ones.
+    fn stored_version(&mut self) -> rusqlite::Result<i64> {
+        const FLOOR: &str = "SELECT value FROM crsql_master WHERE key = 'pre_compact_dbversion'";
+        let mut version = self.statement(FLOOR)?.query_integer(&[])?.unwrap_or_default();
+        for table in self.tables.clone() {
+            let newest = table.statement(self.db, |s| &s.newest, |t| t.sql_newest())?;
+            version = version.max(newest.query_integer(&[])?.unwrap_or_default());
+        }
+        Ok(version)
+    }
+
+    /// VER-2.
+    pub(crate) fn db_version(&mut self) -> rusqlite::Result<i64> {
+        self.refresh()?;
+        if !self.flags.is_enlisted() {
+            self.refresh_committed()?;
+        }
+        Ok(self.committed.unwrap_or_default())
+    }
+
+    /// VER-3, and marks the version as used: call it only when a clock row is about to be written (VER-6).
+    pub(crate) fn next_version(&mut self, at_least: i64) -> i64 {
+        let next = self.peek_version(at_least);
+        self.pending = Some(next);
+        next
+    }
+
+    /// What [`next_version`](Self::next_version) would give, without using it up.
+    pub(crate) fn peek_version(&self, at_least: i64) -> i64 {
+        let after_committed = self.committed.unwrap_or_default().saturating_add(1);
+        after_committed.max(self.pending.unwrap_or_default()).max(at_least)
+    }
+
+    /// A version that no clock row has yet: each foreign changeset gets one of its own.
+    pub(crate) fn fresh_version(&mut self, at_least: i64) -> i64 {
+        let after_pending = self.pending.map_or(0, |pending| pending.saturating_add(1));
+        self.next_version(at_least.max(after_pending))
+    }
+
+    /// The highest version known here, used or about to be.
+    pub(crate) fn newest_version(&self) -> i64 {
+        self.committed.unwrap_or_default().max(self.pending.unwrap_or_default())
+    }
+
+    /// Takes the next sequence number (VER-9).
+    pub(crate) fn take_seq(&mut self) -> i64 {
+        let seq = self.seq;
+        self.seq += 1;
+        seq
+    }
+
+    pub(crate) fn seq(&self) -> i64 {
+        self.seq
+    }
+
+    /// The replicated table of exactly this name.
+    pub(crate) fn table(&self, name: &str) -> Option<Arc<Table>> {
+        self.by_name.get(name).map(|index| self.tables[*index].clone())
+    }
+
+    /// The position of a table in discovery order, and how many there are.
+    pub(crate) fn table_index(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    /// All replicated tables, in discovery order (DSK-9).
+    pub(crate) fn tables(&self) -> &[Arc<Table>] {
+        &self.tables
+    }
+
+    /// The site of an ordinal; `None` where it is not one of 16 bytes or not there.
+    pub(crate) fn site_of(&mut self, ordinal: i64) -> rusqlite::Result<Option<SiteId>> {
+        if ordinal == 0 {
+            return Ok(Some(self.site));
+        }
+        if let Some(site) = self.sites.get(&ordinal) {
+            return Ok(*site);
+        }
+        let statement = self.statement("SELECT site_id FROM crsql_site_id WHERE ordinal = ?1")?;
+        let rows = statement.query(&[ordinal.into()])?;
+        let site = if rows.next()? { SiteId::from_slice(rows.bytes(0)) } else { None };
+        drop(rows);
+        self.sites.insert(ordinal, site);
+        Ok(site)
+    }
+
+    /// Every site that a change was merged from, and this one.
+    pub(crate) fn known_sites(&mut self) -> rusqlite::Result<Vec<SiteId>> {
+        let statement = self.statement("SELECT site_id FROM crsql_site_id")?;
+        let rows = statement.query(&[])?;
+        let mut sites = Vec::new();
+        while rows.next()? {
+            sites.extend(SiteId::from_slice(rows.bytes(0)));
+        }
+        Ok(sites)
+    }
+
+    /// The bytes of a site as stored, whatever their number.
+    pub(crate) fn site_bytes(&mut self, ordinal: i64) -> rusqlite::Result<Option<Vec<u8>>> {
+        if let Some(site) = self.site_of(ordinal)? {
+            return Ok(Some(site.as_bytes().to_vec()));
+        }
+        let statement = self.statement("SELECT site_id FROM crsql_site_id WHERE ordinal = ?1")?;
+        let rows = statement.query(&[ordinal.into()])?;
+        Ok(if rows.next()? { Some(rows.bytes(0).to_vec()) } else { None })
+    }
+
+    /// CFG-3: another connection may have changed the setting.
+    pub(crate) fn refresh_config(&mut self) -> rusqlite::Result<()> {
+        const GET: &str = "SELECT value FROM crsql_master
+             WHERE key = 'config.merge-equal-values' AND typeof(value) = 'integer'";
+        self.merge_equal_values = self.statement(GET)?.query_integer(&[])?.unwrap_or_default();
+        Ok(())
+    }
+
+    /// The ordinal of a site, given by its bytes (16, except where plain SQL said otherwise: MRG-2). Adds it if it is new.
+    pub(crate) fn ordinal_of(&mut self, site: &[u8]) -> rusqlite::Result<i64> {
+        if let Some(ordinal) = self.find_ordinal(site)? {
+            return Ok(ordinal);
+        }
+        self.statement("INSERT INTO crsql_site_id (site_id) VALUES (?1)")?.run(&[crate::statement::Bind::Blob(site)])?;
+        let ordinal = self.db.last_insert_rowid();
+        self.ordinals.insert(site.to_vec(), ordinal);
+        self.sites.remove(&ordinal);
+        Ok(ordinal)
+    }
+
+    /// The ordinal of a site that is known already.
+    pub(crate) fn find_ordinal(&mut self, site: &[u8]) -> rusqlite::Result<Option<i64>> {
+        if site == self.site.as_bytes() {
+            return Ok(Some(0));
+        }
+        if let Some(ordinal) = self.ordinals.get(site) {
+            return Ok(Some(*ordinal));
+        }
+        let statement = self.statement("SELECT ordinal FROM crsql_site_id WHERE site_id = ?1")?;
+        let found = statement.query_integer(&[crate::statement::Bind::Blob(site)])?;
+        if let Some(ordinal) = found {
+            self.ordinals.insert(site.to_vec(), ordinal);
+        }
+        Ok(found)
+    }
+
+    /// VER-7: the version never falls, also when clock rows are removed.
+    pub(crate) fn raise_floor(&mut self) -> rusqlite::Result<()> {
+        let version = self.db_version()?.max(self.newest_version());
+        const RAISE: &str = "INSERT INTO crsql_master (key, value) VALUES ('pre_compact_dbversion', ?1)
+             ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";
+        self.statement(RAISE)?.run(&[version.into()])
+    }
+
+    pub(crate) fn version(&mut self) -> rusqlite::Result<DbVersion> {
+        self.db_version().map(DbVersion::new)
+    }
+}

@@ -1,0 +1,113 @@
+//! What this database holds of every site, how far we have read each sender, and the upkeep of origins.
+
+use litemesh_proto::{Cursor, DbVersion, SiteId};
+
+use crate::core::Core;
+use crate::merge::MergeProgress;
+use crate::schema::Table;
+use crate::statement::Bind;
+
+/// The cursor: `litemesh_cursor` and our own version. Everything that we wrote, we hold.
+pub(crate) fn read_cursor(core: &mut Core) -> rusqlite::Result<Cursor> {
+    let version = core.version()?;
+    let mut cursor = Cursor::new();
+    if core.has_litemesh_tables {
+        let statement = core.statement("SELECT site_id, version FROM litemesh_cursor")?;
+        let rows = statement.query(&[])?;
+        while rows.next()? {
+            if let Some(site) = SiteId::from_slice(rows.bytes(0)) {
+                cursor.advance(site, DbVersion::new(rows.integer(1)));
+            }
+        }
+    }
+    if version > DbVersion::ZERO {
+        cursor.advance(core.site, version);
+    }
+    Ok(cursor)
+}
+
+/// The position reached in what `sender` has, zero where nothing was merged from it yet.
+pub(crate) fn read_position(core: &mut Core, sender: SiteId) -> rusqlite::Result<DbVersion> {
+    if !core.has_litemesh_tables {
+        return Ok(DbVersion::ZERO);
+    }
+    let statement = core.statement("SELECT position FROM litemesh_position WHERE site_id = ?1")?;
+    Ok(DbVersion::new(statement.query_integer(&[Bind::Blob(sender.as_bytes())])?.unwrap_or_default()))
+}
+
+/// Stores how far a batch brought us, in the transaction that merges it: saved afterwards, a crash in between would lose no
+/// data but repeat work; saved before, it would make us claim what we do not hold.
+pub(crate) fn store_progress(core: &mut Core, progress: &MergeProgress) -> rusqlite::Result<()> {
+    const CURSOR: &str = "INSERT INTO litemesh_cursor (site_id, version) VALUES (?1, ?2)
+         ON CONFLICT (site_id) DO UPDATE SET version = max(version, excluded.version)";
+    for (site, version) in progress.cursor.iter() {
+        if *site != core.site {
+            core.statement(CURSOR)?.run(&[Bind::Blob(site.as_bytes()), version.get().into()])?;
+        }
+    }
+    if let Some((sender, position)) = progress.position {
+        const POSITION: &str = "INSERT INTO litemesh_position (site_id, position) VALUES (?1, ?2)
+             ON CONFLICT (site_id) DO UPDATE SET position = excluded.position";
+        core.statement(POSITION)?.run(&[Bind::Blob(sender.as_bytes()), position.get().into()])?;
+    }
+    Ok(())
+}
+
+/// Gives an origin of version zero, *unknown*, to merged cells that have none: CRSqlite itself merged them. They are sent
+/// to everybody, under a version that we hold completely.
+pub(crate) fn record_unknown_origins(core: &mut Core) -> rusqlite::Result<()> {
+    const COMPLETE: &str = "SELECT value FROM litemesh_meta WHERE key = 'origins_complete_until'";
+    let until = core.db_version()?;
+    let since = core.statement(COMPLETE)?.query_integer(&[])?.unwrap_or_default();
+    if until <= since {
+        return Ok(());
+    }
+    core.db.execute("SAVEPOINT litemesh_origins")?;
+    let recorded = fill(core, since, until);
+    if recorded.is_err() {
+        core.db.execute("ROLLBACK TO litemesh_origins")?;
+    }
+    core.db.execute("RELEASE litemesh_origins")?;
+    recorded
+}
+
+fn fill(core: &mut Core, since: i64, until: i64) -> rusqlite::Result<()> {
+    for table in core.tables().to_vec() {
+        let fill = format!(
+            "INSERT INTO litemesh_origin (local_version, site, version)
+             SELECT DISTINCT db_version, site_id, 0 FROM {} WHERE db_version > ?1 AND site_id <> 0
+             ON CONFLICT DO NOTHING",
+            table.clock()
+        );
+        core.db.prepare(&fill)?.run(&[since.into()])?;
+    }
+    const SET: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('origins_complete_until', ?1)
+         ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    core.statement(SET)?.run(&[until.into()])
+}
+
+/// Removes origins that no clock row needs any more, looking at no more than `limit` of them after `after`. Gives the local
+/// version to go on from, zero when the end was reached.
+pub(crate) fn prune_origins(core: &mut Core, after: i64, limit: usize) -> rusqlite::Result<i64> {
+    const LIST: &str = "SELECT local_version, site FROM litemesh_origin WHERE local_version > ?1 ORDER BY local_version LIMIT ?2";
+    let statement = core.statement(LIST)?;
+    let rows = statement.query(&[after.into(), i64::try_from(limit).unwrap_or(i64::MAX).into()])?;
+    let mut candidates = Vec::new();
+    while rows.next()? {
+        candidates.push((rows.integer(0), rows.integer(1)));
+    }
+    drop(rows);
+    let tables = core.tables().to_vec();
+    for (local, ordinal) in &candidates {
+        let mut is_used = false;
+        for table in &tables {
+            let scan = table.statement(core.db, |s| &s.scan_version, Table::sql_scan_version)?;
+            is_used |= scan.query(&[(*local).into(), i64::MIN.into(), (*ordinal).into()])?.next()?;
+        }
+        if !is_used {
+            const DELETE: &str = "DELETE FROM litemesh_origin WHERE local_version = ?1 AND site = ?2";
+            core.statement(DELETE)?.run(&[(*local).into(), (*ordinal).into()])?;
+        }
+    }
+    Ok(if candidates.len() < limit { 0 } else { candidates.last().map_or(0, |(local, _)| *local) })
+}

@@ -1,0 +1,349 @@
+//! [`Engine`]: the native way in.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, MutexGuard};
+
+use litemesh_proto::{Change, Changeset, Cursor, DbVersion, SiteId};
+use rusqlite::Connection;
+
+use crate::bootstrap::bootstrap;
+use crate::core::{Core, Shared};
+use crate::error::{MergeError, OpenError, ReplicateError, StorageError};
+use crate::merge::{MergeProgress, Merged, merge_batch};
+use crate::read::{LocalFilter, LocalPage, LocalPlace, PageLimits, SiteBounds, SitePlan};
+use crate::statement::Handle;
+use crate::transaction::TransactionFlags;
+use crate::{changes_table, cursor, functions, read, replicate, transaction};
+
+/// One connection to a database whose tables can replicate.
+///
+/// Ordinary SQL goes through [`connection`](Self::connection), with the SQL surface of CRSqlite loaded. Writes to replicated
+/// tables are recorded by triggers, in the transaction that makes them.
+///
+/// ```
+/// use litemesh_engine::Engine;
+///
+/// let mut engine = Engine::open_in_memory()?;
+/// engine.connection().execute_batch("CREATE TABLE todo (id TEXT PRIMARY KEY NOT NULL, title TEXT)")?;
+/// engine.replicate("todo")?;
+/// engine.connection().execute("INSERT INTO todo VALUES ('a', 'write docs')", [])?;
+///
+/// let mut other = Engine::open_in_memory()?;
+/// other.connection().execute_batch("CREATE TABLE todo (id TEXT PRIMARY KEY NOT NULL, title TEXT)")?;
+/// other.replicate("todo")?;
+/// for changeset in engine.changes_since(&other.cursor()?) {
+///     other.merge(&changeset?.changes, &Default::default())?;
+/// }
+/// let title: String = other.connection().query_row("SELECT title FROM todo", [], |row| row.get(0))?;
+/// assert_eq!(title, "write docs");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Engine {
+    connection: Connection,
+    shared: Arc<Shared>,
+}
+
+impl Engine {
+    /// Opens a file with the settings that sync wants: WAL, `synchronous=NORMAL`, a busy timeout of 10 s.
+    ///
+    /// # Errors
+    ///
+    /// SQLite cannot open it, or its layout is not one that we may touch ([`OpenError`]).
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        let connection = Connection::open(path)?;
+        configure(&connection)?;
+        Self::attach(connection)
+    }
+
+    /// A database that lives as long as the engine.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_in_memory() -> Result<Self, OpenError> {
+        Self::attach(Connection::open_in_memory()?)
+    }
+
+    /// Loads the engine into a connection, whose settings are left alone.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn attach(connection: Connection) -> Result<Self, OpenError> {
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        // SAFETY: the state that keeps the handle is owned by the connection's functions and virtual tables, which SQLite
+        // drops on close, and by this engine, which drops its connection with it.
+        let db = unsafe { Handle::new(connection.handle()) };
+        let found = bootstrap(db)?;
+        let flags = Arc::new(TransactionFlags::default());
+        let mut core = Core::new(db, found.site, flags.clone(), found.merge_equal_values);
+        core.has_litemesh_tables = found.has_litemesh_tables;
+        let shared = Arc::new(Shared::new(core, flags));
+        transaction::register(db, &shared)?;
+        functions::register(&connection, &shared)?;
+        changes_table::register(&connection, &shared)?;
+        let engine = Self { connection, shared };
+        if found.has_litemesh_tables && !engine.connection.is_readonly(rusqlite::MAIN_DB)? {
+            cursor::record_unknown_origins(&mut *engine.core()?)?;
+        }
+        Ok(engine)
+    }
+
+    fn core(&self) -> rusqlite::Result<MutexGuard<'_, Core>> {
+        self.shared.lock()
+    }
+
+    /// The connection, for ordinary SQL.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// The connection, for [`Connection::transaction`].
+    pub fn connection_mut(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
+    /// The site id of this database.
+    pub fn site(&self) -> Result<SiteId, StorageError> {
+        Ok(self.core()?.site)
+    }
+
+    /// The version of the last committed write or merge; `crsql_db_version()`.
+    pub fn db_version(&self) -> Result<DbVersion, StorageError> {
+        Ok(self.core()?.version()?)
+    }
+
+    /// `PRAGMA user_version`: the application's schema version.
+    pub fn schema_version(&self) -> Result<i64, StorageError> {
+        Ok(self.connection.query_row("PRAGMA user_version", [], |row| row.get(0))?)
+    }
+
+    /// Makes a table replicated. Does nothing where it is already.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplicateError`] says which rule the table breaks, and what to write instead.
+    pub fn replicate(&self, table: &str) -> Result<(), ReplicateError> {
+        replicate::replicate(&self.shared, table)
+    }
+
+    /// Makes a replicated table ordinary again. Its rows stay, its history goes.
+    ///
+    /// # Errors
+    ///
+    /// SQLite fails.
+    pub fn unreplicate(&self, table: &str) -> Result<(), ReplicateError> {
+        replicate::unreplicate(&self.shared, table)
+    }
+
+    /// Names of the replicated tables.
+    pub fn tables(&self) -> Result<Vec<Arc<str>>, StorageError> {
+        let mut core = self.core()?;
+        core.refresh()?;
+        Ok(core.tables().iter().map(|table| table.name.clone()).collect())
+    }
+
+    /// Calls `wake` after each commit of this connection that changed a replicated table. It carries no data, must be quick,
+    /// and must not use the connection.
+    pub fn on_commit(&self, wake: impl Fn() + Send + Sync + 'static) {
+        self.shared.flags.set_wake(Some(Box::new(wake)));
+    }
+
+    /// What this database holds of every site.
+    pub fn cursor(&self) -> Result<Cursor, StorageError> {
+        Ok(cursor::read_cursor(&mut *self.core()?)?)
+    }
+
+    /// Up to which of `sender`'s local versions everything was merged from it.
+    pub fn position(&self, sender: SiteId) -> Result<DbVersion, StorageError> {
+        Ok(cursor::read_position(&mut *self.core()?, sender)?)
+    }
+
+    /// Merges changes and stores the progress, in one transaction.
+    ///
+    /// `&mut self`: two merges on one connection would share a transaction. Changes of one author's transaction, and of one
+    /// row, should stand together: each run of them is handled at once.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was applied; [`MergeError::is_content`] tells bad changes from a database that is busy, full or broken.
+    pub fn merge(&mut self, changes: &[Change], progress: &MergeProgress) -> Result<Merged, MergeError> {
+        if changes.is_empty() && progress.is_empty() {
+            return Ok(Merged::default());
+        }
+        let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let merged = {
+            let mut core = self.shared.lock()?;
+            core.enlist()?;
+            core.refresh_config()?;
+            let merged = merge_batch(&self.shared, &mut core, changes)?;
+            cursor::store_progress(&mut core, progress)?;
+            merged
+        };
+        transaction.commit()?;
+        Ok(merged)
+    }
+
+    /// Reads the next page of what a Litemesh peer lacks, in the order of our own versions.
+    ///
+    /// # Errors
+    ///
+    /// SQLite fails.
+    pub fn read_local(
+        &self,
+        place: &LocalPlace,
+        filter: &LocalFilter<'_>,
+        limits: PageLimits,
+    ) -> Result<LocalPage, StorageError> {
+        self.snapshot(|core| read::read_local(core, place, filter, limits))
+    }
+
+    /// Decides what a wire v1 peer is to be sent.
+    ///
+    /// # Errors
+    ///
+    /// SQLite fails.
+    pub fn plan_sites(&self, bounds: &SiteBounds) -> Result<SitePlan, StorageError> {
+        self.snapshot(|core| read::plan_sites(core, bounds))
+    }
+
+    /// Reads the next page of a plan; the flag says whether there is more.
+    ///
+    /// # Errors
+    ///
+    /// SQLite fails.
+    pub fn read_sites(&self, plan: &mut SitePlan, limits: PageLimits) -> Result<(Vec<Change>, bool), StorageError> {
+        self.snapshot(|core| read::read_sites(core, plan, limits))
+    }
+
+    /// Runs reads that must see one state of the database.
+    fn snapshot<T>(&self, read: impl FnOnce(&mut Core) -> rusqlite::Result<T>) -> Result<T, StorageError> {
+        let transaction = self.connection.is_autocommit().then(|| self.connection.unchecked_transaction()).transpose()?;
+        let result = read(&mut *self.core()?)?;
+        if let Some(transaction) = transaction {
+            transaction.finish()?;
+        }
+        Ok(result)
+    }
+
+    /// Every change that `since` does not cover: site by site, ascending versions, one changeset for each.
+    ///
+    /// A site's superseded changes are not there any more: the newest version of each cell is what is kept. Memory: a page
+    /// and one changeset at a time.
+    pub fn changes_since(&self, since: &Cursor) -> Changesets<'_> {
+        Changesets { engine: self, since: Some(since.clone()), plan: SitePlan::default(), pages: Vec::new(), open: None, more: true }
+    }
+
+    /// The replicated tables with changes newer than `since`.
+    ///
+    /// # Errors
+    ///
+    /// SQLite fails.
+    pub fn tables_changed_since(&self, since: DbVersion) -> Result<BTreeSet<Arc<str>>, StorageError> {
+        let mut core = self.core()?;
+        core.refresh()?;
+        let mut changed = BTreeSet::new();
+        for table in core.tables().to_vec() {
+            let newest = table.statement(core.db, |s| &s.newest, crate::schema::Table::sql_newest)?;
+            if newest.query_integer(&[])?.unwrap_or_default() > since.get() {
+                changed.insert(table.name.clone());
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Removes origins that no change needs any more, looking at no more than `limit` of them after `after`; gives where to
+    /// go on, zero at the end. Cheap upkeep, to be called now and then.
+    ///
+    /// # Errors
+    ///
+    /// SQLite fails.
+    pub fn prune_origins(&mut self, after: DbVersion, limit: usize) -> Result<DbVersion, StorageError> {
+        let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let next = {
+            let mut core = self.shared.lock()?;
+            core.refresh()?;
+            cursor::prune_origins(&mut core, after.get(), limit)?
+        };
+        transaction.commit()?;
+        Ok(DbVersion::new(next))
+    }
+}
+
+/// How long a statement waits for another connection's write lock.
+const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    // A file that is read-only, or on a file system without shared memory, stays in the mode it has.
+    if !connection.is_readonly(rusqlite::MAIN_DB)? {
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+    }
+    Ok(())
+}
+
+/// Iterator of [`Engine::changes_since`].
+pub struct Changesets<'a> {
+    engine: &'a Engine,
+    since: Option<Cursor>,
+    plan: SitePlan,
+    pages: Vec<Changeset>,
+    /// The last changeset of a page: the next page may go on with it.
+    open: Option<Changeset>,
+    more: bool,
+}
+
+/// Page size of [`Engine::changes_since`].
+const PAGE: PageLimits = PageLimits { changes_max: 4096, bytes_max: 1 << 20 };
+
+impl Changesets<'_> {
+    fn fill(&mut self) -> Result<(), StorageError> {
+        if let Some(sent) = self.since.take() {
+            let held = |(site, _): (&SiteId, DbVersion)| (*site, DbVersion::new(i64::MAX));
+            let mut until: Cursor = self.engine.cursor()?.iter().map(held).collect();
+            let sites = self.engine.core()?.known_sites()?;
+            until.update(sites.into_iter().map(|site| (site, DbVersion::new(i64::MAX))));
+            let since_local = self.engine.db_version()?;
+            self.plan = self.engine.plan_sites(&SiteBounds { sent, inclusive: false, since_local, until })?;
+        }
+        let (changes, more) = self.engine.read_sites(&mut self.plan, PAGE)?;
+        self.more = more;
+        let mut groups = Changeset::group(changes);
+        if let Some(mut open) = self.open.take() {
+            match groups.first_mut().filter(|first| first.site == open.site && first.version == open.version) {
+                Some(first) => {
+                    open.changes.append(&mut first.changes);
+                    *first = open;
+                }
+                None => groups.insert(0, open),
+            }
+        }
+        if more {
+            self.open = groups.pop();
+        }
+        groups.reverse();
+        self.pages = groups;
+        Ok(())
+    }
+}
+
+impl Iterator for Changesets<'_> {
+    type Item = Result<Changeset, StorageError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(changeset) = self.pages.pop() {
+                return Some(Ok(changeset));
+            }
+            if !self.more {
+                return None;
+            }
+            if let Err(error) = self.fill() {
+                self.more = false;
+                return Some(Err(error));
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Errors of the engine: one enum for each family of operations.
+
+use litemesh_proto::KeyError;
+
+/// SQLite itself failed: busy, full, corrupt, read-only, interrupted.
+#[derive(Debug, thiserror::Error)]
+#[error("SQLite: {0}")]
+pub struct StorageError(#[from] pub rusqlite::Error);
+
+impl StorageError {
+    /// Whether the same call may succeed later without anybody doing anything.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self.0.sqlite_error_code(),
+            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked | rusqlite::ErrorCode::OperationInterrupted)
+        )
+    }
+}
+
+/// Why a database cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages explain the fields
+pub enum OpenError {
+    /// TX-3.
+    #[error(
+        "opening a db created with version {version} of CRSqlite is not supported: its layout is older than 0.16. Copy its \
+         tables into a new file and replicate them there"
+    )]
+    OldLayout { version: i64 },
+    /// TX-4: recognised by its tables, whatever number it carries.
+    #[error(
+        "table {table} has the layout of another CRSqlite version ({found}): 0.16 is the one that is read. The file was left \
+         as it is"
+    )]
+    ForeignLayout { table: String, found: &'static str },
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl From<rusqlite::Error> for OpenError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Storage(StorageError(error))
+    }
+}
+
+/// Why a table cannot replicate (CRR-2). The message says what to write instead.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages explain the fields
+pub enum ReplicateError {
+    #[error("Table {table} does not exist")]
+    NoSuchTable { table: String },
+    #[error("{table} is a view or a virtual table; only ordinary tables can replicate")]
+    NotATable { table: String },
+    #[error("Table {table} is temporary; only tables of the main database can replicate")]
+    Temporary { table: String },
+    #[error("schema {schema} is not supported: only tables of the main database can replicate")]
+    OtherSchema { schema: String },
+    #[error(
+        "Table {table} has unique indices besides the primary key, not allowed for CRRs: two peers could each insert a row \
+         that the other's index refuses. Drop {index}, or make its columns the primary key"
+    )]
+    UniqueIndex { table: String, index: String },
+    /// The text is CRSqlite's, literally.
+    #[error("Table {table} has no primary key or primary key is nullable. CRRs must have a non nullable primary key")]
+    NoPrimaryKey { table: String },
+    #[error("Table {table} has a composite primary key part of which is nullable: declare {column} NOT NULL")]
+    NullablePrimaryKey { table: String, column: String },
+    #[error(
+        "Table {table} has an auto-increment primary key: two peers would give the same key to different rows. Use \
+         INTEGER PRIMARY KEY NOT NULL with random values, or a TEXT key such as a UUIDv7"
+    )]
+    Autoincrement { table: String },
+    #[error(
+        "Table {table} has checked foreign key constraints (to {other}), not allowed for CRRs: rows of one transaction may \
+         arrive before those they refer to. Leave out the REFERENCES clause"
+    )]
+    ForeignKey { table: String, other: String },
+    #[error(
+        "Table {table} has a NOT NULL column without a DEFAULT VALUE: {column}. Peers with an older or newer schema could not \
+         insert into it. Write {column} ... NOT NULL DEFAULT ..."
+    )]
+    NotNullWithoutDefault { table: String, column: String },
+    #[error("Table {table} has a column named {column}, which the engine uses itself: rename it")]
+    ReservedColumn { table: String, column: String },
+    #[error(
+        "Table {table} has the primary key column {column} with a collation other than BINARY: keys that it takes as equal \
+         would replicate as different rows. Declare it without COLLATE"
+    )]
+    KeyCollation { table: String, column: String },
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl From<rusqlite::Error> for ReplicateError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Storage(StorageError(error))
+    }
+}
+
+/// Why changes were refused. In every case the merge transaction was rolled back and nothing of the batch applied.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages explain the fields
+pub enum MergeError {
+    #[error("Invalid change at index {index}: could not find the schema information for table {table}")]
+    UnknownTable { index: usize, table: String },
+    #[error("Invalid change at index {index}: table {table} has no replicated column {column}")]
+    UnknownColumn { index: usize, table: String, column: String },
+    #[error("Invalid change at index {index}: primary key of table {table}: {source}")]
+    Key { index: usize, table: String, source: KeyError },
+    #[error("Invalid change at index {index}: table {table} has {expected} primary key columns, the change has {found}")]
+    KeyArity { index: usize, table: String, expected: usize, found: usize },
+    #[error("Invalid change at index {index}: NULL in the primary key of table {table}")]
+    NullKey { index: usize, table: String },
+    #[error("Invalid change at index {index}: db_version {version} is absurd, at most {max} is accepted now")]
+    AbsurdVersion { index: usize, version: i64, max: i64 },
+    #[error("Invalid change at index {index}: table {table}: {source}")]
+    Constraint { index: usize, table: String, source: rusqlite::Error },
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl MergeError {
+    /// Whether the change itself is at fault: sending it again will fail again.
+    pub fn is_content(&self) -> bool {
+        !matches!(self, Self::Storage(_))
+    }
+}
+
+impl From<rusqlite::Error> for MergeError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Storage(StorageError(error))
+    }
+}
+
+/// An engine error as SQLite sees it, inside a SQL function or a virtual table.
+pub(crate) fn to_sql(error: impl std::fmt::Display) -> rusqlite::Error {
+    rusqlite::Error::ModuleError(error.to_string())
+}

@@ -1,0 +1,157 @@
+//! The SQL functions (`crsqlite-compat.md` section 7). Each is a thin door to the room where the work is done.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use litemesh_proto::PackedKey;
+use rusqlite::functions::{Context, FunctionFlags};
+use rusqlite::types::{ToSqlOutput, Value as SqlValue, ValueRef};
+use rusqlite::{Connection, Result};
+
+use crate::core::{Shared, module_error};
+use crate::error::{ReplicateError, to_sql};
+use crate::statement::to_value;
+use crate::{capture, replicate};
+
+/// The commit of upstream whose behaviour is specified; what `crsql_sha()` answers there.
+const UPSTREAM_SHA: &str = "891fe9e0";
+
+pub(crate) fn register(connection: &Connection, shared: &Arc<Shared>) -> Result<()> {
+    let innocuous = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_INNOCUOUS;
+    let constant = innocuous | FunctionFlags::SQLITE_DETERMINISTIC;
+    let plain = FunctionFlags::SQLITE_UTF8;
+    let register = Registrar { connection, shared };
+
+    register.function("crsql_site_id", 0, constant, |shared, _| Ok(shared.lock()?.site.as_bytes().to_vec()))?;
+    register.function("crsql_db_version", 0, innocuous, |shared, _| shared.lock()?.db_version())?;
+    register.function("crsql_next_db_version", -1, innocuous, next_db_version)?;
+    register.function("crsql_get_seq", 0, innocuous, |shared, _| {
+        let mut core = shared.lock()?;
+        core.refresh()?;
+        Ok(core.seq())
+    })?;
+    register.function("crsql_increment_and_get_seq", 0, innocuous, |shared, _| {
+        let mut core = shared.lock()?;
+        core.enlist()?;
+        Ok(core.take_seq())
+    })?;
+    register.function("crsql_rows_impacted", 0, innocuous, |shared, _| {
+        let mut core = shared.lock()?;
+        core.refresh()?;
+        Ok(core.rows_impacted)
+    })?;
+    register.function("crsql_sha", 0, constant, |_, _| Ok(UPSTREAM_SHA))?;
+    register.function("crsql_as_crr", -1, plain, as_crr)?;
+    register.function("crsql_as_table", 1, plain, as_table)?;
+    register.function("crsql_finalize", -1, plain | FunctionFlags::SQLITE_DIRECTONLY, |shared, _| {
+        shared.lock()?.finalize_statements();
+        Ok("finalized")
+    })?;
+    register.function("crsql_pack_columns", -1, plain, pack_columns)?;
+    register.function("crsql_internal_sync_bit", -1, innocuous, sync_bit)?;
+    register.function("crsql_after_insert", -1, innocuous, capture::after_insert)?;
+    register.function("crsql_after_update", -1, innocuous, capture::after_update)?;
+    register.function("crsql_after_delete", -1, innocuous, capture::after_delete)?;
+    register.function("crsql_config_set", 2, plain, config_set)?;
+    register.function("crsql_config_get", 1, innocuous, config_get)?;
+    Ok(())
+}
+
+struct Registrar<'a> {
+    connection: &'a Connection,
+    shared: &'a Arc<Shared>,
+}
+
+impl Registrar<'_> {
+    fn function<T: rusqlite::functions::SqlFnOutput>(
+        &self,
+        name: &'static str,
+        arguments: i32,
+        flags: FunctionFlags,
+        body: impl Fn(&Shared, &Context<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<()> {
+        let shared = self.shared.clone();
+        self.connection.create_scalar_function(name, arguments, flags, move |context| body(&shared, context))
+    }
+}
+
+/// FN-3: with exactly one argument at least that; anything that is no integer counts as 0.
+fn next_db_version(shared: &Shared, context: &Context<'_>) -> Result<i64> {
+    let at_least = if context.len() == 1 { context.get_raw(0).as_i64().unwrap_or_default() } else { 0 };
+    let mut core = shared.lock()?;
+    core.db_version()?;
+    Ok(core.peek_version(at_least))
+}
+
+fn text<'a>(context: &'a Context<'_>, index: usize, what: &str) -> Result<&'a str> {
+    context.get_raw(index).as_str().map_err(|_| module_error(format!("{what} must be text")))
+}
+
+/// CRR-1: `(table)` or `('main', table)`.
+fn as_crr(shared: &Shared, context: &Context<'_>) -> Result<&'static str> {
+    let table = match context.len() {
+        0 => return Err(module_error("wrong number of args: give the table, or 'main' and the table")),
+        2 => {
+            let schema = text(context, 0, "the schema name")?;
+            if !schema.eq_ignore_ascii_case("main") {
+                return Err(to_sql(ReplicateError::OtherSchema { schema: schema.to_owned() }));
+            }
+            text(context, 1, "the table name")?
+        }
+        _ => text(context, 0, "the table name")?,
+    };
+    replicate::replicate(shared, table).map_err(to_sql)?;
+    Ok("OK")
+}
+
+fn as_table(shared: &Shared, context: &Context<'_>) -> Result<Option<i64>> {
+    replicate::unreplicate(shared, text(context, 0, "the table name")?).map_err(to_sql)?;
+    Ok(None)
+}
+
+/// FN-6.
+fn pack_columns(_: &Shared, context: &Context<'_>) -> Result<Vec<u8>> {
+    let values: Vec<_> = (0..context.len()).map(|index| to_value(context.get_raw(index))).collect();
+    Ok(PackedKey::pack(&values).map_err(|error| module_error(format!("failed to pack columns: {error}")))?.as_bytes().to_vec())
+}
+
+/// FN-7. Takes no lock: triggers call it while a merge holds it.
+fn sync_bit(shared: &Shared, context: &Context<'_>) -> Result<i64> {
+    if context.len() == 1 {
+        let bit = context.get_raw(0).as_i64().unwrap_or_default();
+        shared.sync_bit.store(bit, Ordering::Relaxed);
+    }
+    Ok(shared.sync_bit.load(Ordering::Relaxed))
+}
+
+const MERGE_EQUAL_VALUES: &str = "merge-equal-values";
+
+fn setting(context: &Context<'_>) -> Result<()> {
+    if context.get_raw(0).as_str() == Ok(MERGE_EQUAL_VALUES) {
+        return Ok(());
+    }
+    Err(module_error("Unknown setting name: the only setting is merge-equal-values"))
+}
+
+/// CFG-2, with the FIX of CFG-4 and CFG-5: only integers are stored.
+fn config_set(shared: &Shared, context: &Context<'_>) -> Result<i64> {
+    setting(context)?;
+    let ValueRef::Integer(value) = context.get_raw(1) else {
+        return Err(module_error("could not persist config: merge-equal-values takes 0 or 1"));
+    };
+    let mut core = shared.lock()?;
+    core.refresh()?;
+    const SET: &str = "INSERT OR REPLACE INTO crsql_master (key, value) VALUES ('config.merge-equal-values', ?1)";
+    core.statement(SET)?.run(&[value.into()])?;
+    core.merge_equal_values = value;
+    Ok(value)
+}
+
+/// CFG-3, with its FIX: read from the database, so that all connections agree.
+fn config_get(shared: &Shared, context: &Context<'_>) -> Result<ToSqlOutput<'static>> {
+    setting(context)?;
+    let mut core = shared.lock()?;
+    core.refresh()?;
+    core.refresh_config()?;
+    Ok(ToSqlOutput::Owned(SqlValue::Integer(core.merge_equal_values)))
+}

@@ -1,0 +1,548 @@
+//! Cursor -> ordered changes, at the cost of what is sent.
+//!
+//! Two orders, for two kinds of receiver (design.md section 7):
+//!
+//! - [`LocalPlace`]: in the order of our own versions. For Litemesh peers, which remember how far they are and take over our
+//!   cursor once everything that we hold has arrived.
+//! - [`SitePlan`]: site by site, ascending versions. For wire v1 peers, whose cursor follows every message.
+//!
+//! Both are read page by page, each page in a read transaction of its own: a slow receiver never holds back a checkpoint. A
+//! cell that is written between two pages moves to a newer local version, and so into a later page.
+
+use std::sync::Arc;
+
+use litemesh_proto::{CausalLength, Change, ColVersion, Column, Cursor, DbVersion, PackedKey, Seq, SiteId};
+
+use crate::core::Core;
+use crate::schema::Table;
+use crate::statement::{Rows, Statement};
+
+/// How much one page may hold. A page always holds at least one row, whatever its size.
+#[derive(Clone, Copy, Debug)]
+pub struct PageLimits {
+    /// Most changes.
+    pub changes_max: usize,
+    /// About how many bytes of wire v1 JSON.
+    pub bytes_max: usize,
+}
+
+/// Most clock rows that one page looks at, sent or not. Bounds how long the engine is busy with one page.
+const ROWS_SCANNED_MAX: usize = 50_000;
+
+/// How far a reader in local order is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LocalPlace {
+    /// All local versions up to here were read.
+    version: i64,
+    /// Inside the next one that has changes: up to this key of this table, after all tables before it.
+    inside: Option<(i64, Arc<str>, i64)>,
+}
+
+impl LocalPlace {
+    /// Everything up to `position` was read.
+    pub fn after(position: DbVersion) -> Self {
+        Self { version: position.get(), inside: None }
+    }
+
+    /// The local version up to which everything was read.
+    pub fn position(&self) -> DbVersion {
+        DbVersion::new(self.version)
+    }
+}
+
+/// A page in local order.
+#[derive(Clone, Debug)]
+pub struct LocalPage {
+    /// The changes, whole rows together.
+    pub changes: Vec<Change>,
+    /// Where to go on.
+    pub place: LocalPlace,
+    /// Our cursor, where this page brings its reader to everything that we hold.
+    pub complete: Option<Cursor>,
+}
+
+/// What a page leaves out.
+#[derive(Clone, Debug, Default)]
+pub struct LocalFilter<'a> {
+    /// What the reader is known to hold.
+    pub covered: Cursor,
+    /// Local versions that came from the reader itself, as ranges.
+    pub echoes: &'a [(DbVersion, DbVersion)],
+}
+
+impl LocalFilter<'_> {
+    fn is_echo(&self, version: i64) -> bool {
+        self.echoes.iter().any(|(first, last)| first.get() <= version && version <= last.get())
+    }
+}
+
+/// Reads the next page in local order.
+pub(crate) fn read_local(
+    core: &mut Core,
+    place: &LocalPlace,
+    filter: &LocalFilter<'_>,
+    limits: PageLimits,
+) -> rusqlite::Result<LocalPage> {
+    let until = core.db_version()?;
+    let mut page = PageBuilder::new(limits);
+    let mut at = place.clone();
+    if at.inside.is_none() {
+        at.version = first_wanted(core, at.version, filter)?.min(until);
+    }
+    let mut labels = Labels::default();
+    let mut scans = open_scans(core, &at, until)?;
+    loop {
+        // The earliest version first, and within it tables in their order.
+        let Some(next) = (0..scans.len()).filter(|i| scans[*i].head.is_some()).min_by_key(|i| (scans[*i].version(), *i)) else {
+            let complete = crate::cursor::read_cursor(core)?;
+            let place = LocalPlace { version: until, inside: None };
+            return Ok(LocalPage { changes: page.changes, place, complete: Some(complete) });
+        };
+        let scan = &mut scans[next];
+        let (version, key) = (scan.version(), scan.key());
+        let row = scan.take_row()?;
+        page.scanned += row.len();
+        let mut wanted = Vec::with_capacity(row.len());
+        if !filter.is_echo(version) {
+            for clock in row {
+                if let Some((site, label)) = labels.of(core, version, clock.ordinal)?
+                    && (label.is_unknown || !filter.covered.covers(&site, label.version))
+                {
+                    wanted.push((clock, site, label.version));
+                }
+            }
+        }
+        page.read_row(core, &scans[next].table, key, wanted)?;
+        if page.is_full() {
+            let inside = Some((version, scans[next].table.name.clone(), key));
+            return Ok(LocalPage { changes: page.changes, place: LocalPlace { version: version - 1, inside }, complete: None });
+        }
+    }
+}
+
+/// Skips local versions that cannot hold anything for the reader: those before our own first version that it lacks, as far
+/// as their origins are covered. Looks at one small row a changeset instead of at their cells.
+fn first_wanted(core: &mut Core, after: i64, filter: &LocalFilter<'_>) -> rusqlite::Result<i64> {
+    let own = filter.covered.get(&core.site.clone()).get();
+    if own <= after || !core.has_litemesh_tables {
+        return Ok(after);
+    }
+    const ORIGINS: &str = "SELECT local_version, site, version FROM litemesh_origin
+         WHERE local_version > ?1 AND local_version <= ?2 ORDER BY local_version";
+    let statement = core.statement(ORIGINS)?;
+    let rows = statement.query(&[after.into(), own.into()])?;
+    while rows.next()? {
+        let (local, ordinal, version) = (rows.integer(0), rows.integer(1), rows.integer(2));
+        let site = core.site_of(ordinal)?;
+        let is_covered = site.is_none_or(|site| version > 0 && filter.covered.covers(&site, DbVersion::new(version)));
+        if !is_covered && !filter.is_echo(local) {
+            return Ok(local - 1);
+        }
+    }
+    Ok(own)
+}
+
+/// One clock row as scanned.
+struct ScannedClock {
+    name: Box<str>,
+    col_version: i64,
+    ordinal: i64,
+    seq: i64,
+}
+
+/// A running scan of one clock table. The statement is this scan's own: pages of several readers may interleave.
+struct Scan {
+    table: Arc<Table>,
+    statement: Arc<Statement>,
+    head: Option<(i64, i64, ScannedClock)>,
+}
+
+impl Scan {
+    fn version(&self) -> i64 {
+        self.head.as_ref().map_or(i64::MAX, |head| head.0)
+    }
+
+    fn key(&self) -> i64 {
+        self.head.as_ref().map_or(i64::MAX, |head| head.1)
+    }
+
+    /// Steps the statement without resetting it: it runs for as long as the scan lives.
+    fn advance(&mut self) -> rusqlite::Result<()> {
+        let rows = std::mem::ManuallyDrop::new(self.statement.start());
+        self.head = if rows.next()? { Some(read_clock(&rows)) } else { None };
+        Ok(())
+    }
+
+    /// The clocks of the row at the head that have its version.
+    fn take_row(&mut self) -> rusqlite::Result<Vec<ScannedClock>> {
+        let at = (self.version(), self.key());
+        let mut row = Vec::new();
+        while let Some((version, key, _)) = self.head
+            && (version, key) == at
+        {
+            row.extend(self.head.take().map(|(_, _, clock)| clock));
+            self.advance()?;
+        }
+        Ok(row)
+    }
+}
+
+impl Drop for Scan {
+    fn drop(&mut self) {
+        drop(self.statement.start());
+    }
+}
+
+fn read_clock(rows: &Rows<'_>) -> (i64, i64, ScannedClock) {
+    let clock = ScannedClock {
+        name: rows.text(2).into(),
+        col_version: rows.integer(3),
+        ordinal: rows.integer(4),
+        seq: rows.integer(5),
+    };
+    (rows.integer(0), rows.integer(1), clock)
+}
+
+fn open_scans(core: &Core, at: &LocalPlace, until: i64) -> rusqlite::Result<Vec<Scan>> {
+    // A table that is gone by now: the version is read again from its start, which only repeats.
+    let inside = at
+        .inside
+        .as_ref()
+        .and_then(|(version, table, key)| core.table_index(table).map(|index| (*version, index, *key)));
+    let mut scans = Vec::new();
+    for (index, table) in core.tables().iter().enumerate() {
+        let (version, key) = match inside {
+            Some((version, table, _)) if index < table => (version, i64::MAX),
+            Some((version, table, key)) if index == table => (version, key),
+            Some((version, ..)) => (version, i64::MIN),
+            None => (at.version, i64::MAX),
+        };
+        let statement = table.statement(core.db, |s| &s.scan, Table::sql_scan)?;
+        drop(statement.start());
+        for (parameter, value) in (1..).zip([version, key, until]) {
+            statement.bind(parameter, value.into())?;
+        }
+        let mut scan = Scan { table: table.clone(), statement, head: None };
+        scan.advance()?;
+        scans.push(scan);
+    }
+    Ok(scans)
+}
+
+/// Whose version a local version is.
+#[derive(Clone, Copy)]
+struct Label {
+    version: DbVersion,
+    /// Merged by somebody who kept no origin: the version is one that we hold completely, and covers nothing.
+    is_unknown: bool,
+}
+
+/// Labels of the version that was looked at last.
+#[derive(Default)]
+struct Labels {
+    last: Option<(i64, i64, Option<(SiteId, Label)>)>,
+}
+
+impl Labels {
+    /// `None` where the ordinal is no site that we could name.
+    fn of(&mut self, core: &mut Core, local: i64, ordinal: i64) -> rusqlite::Result<Option<(SiteId, Label)>> {
+        if ordinal == 0 {
+            return Ok(Some((core.site, Label { version: DbVersion::new(local), is_unknown: false })));
+        }
+        if let Some((last_local, last_ordinal, label)) = self.last
+            && (last_local, last_ordinal) == (local, ordinal)
+        {
+            return Ok(label);
+        }
+        let label = match core.site_of(ordinal)? {
+            None => None,
+            Some(site) => {
+                let version = origin(core, local, ordinal)?;
+                let label = match version {
+                    0 => Label { version: held_version(core, site)?, is_unknown: true },
+                    version => Label { version: DbVersion::new(version), is_unknown: false },
+                };
+                Some((site, label))
+            }
+        };
+        self.last = Some((local, ordinal, label));
+        Ok(label)
+    }
+}
+
+fn origin(core: &mut Core, local: i64, ordinal: i64) -> rusqlite::Result<i64> {
+    if !core.has_litemesh_tables {
+        return Ok(0);
+    }
+    const ORIGIN: &str = "SELECT version FROM litemesh_origin WHERE local_version = ?1 AND site = ?2";
+    Ok(core.statement(ORIGIN)?.query_integer(&[local.into(), ordinal.into()])?.unwrap_or_default())
+}
+
+fn held_version(core: &mut Core, site: SiteId) -> rusqlite::Result<DbVersion> {
+    let statement = core.statement("SELECT version FROM litemesh_cursor WHERE site_id = ?1")?;
+    let version = statement.query_integer(&[crate::statement::Bind::Blob(site.as_bytes())])?;
+    Ok(DbVersion::new(version.unwrap_or_default()))
+}
+
+/// Collects changes up to the limits.
+struct PageBuilder {
+    changes: Vec<Change>,
+    bytes: usize,
+    scanned: usize,
+    limits: PageLimits,
+}
+
+impl PageBuilder {
+    fn new(limits: PageLimits) -> Self {
+        Self { changes: Vec::new(), bytes: 0, scanned: 0, limits }
+    }
+
+    fn is_full(&self) -> bool {
+        self.changes.len() >= self.limits.changes_max
+            || self.bytes >= self.limits.bytes_max
+            || self.scanned >= ROWS_SCANNED_MAX
+    }
+
+    /// Turns clocks of one row into changes, with the values that the row has now.
+    fn read_row(
+        &mut self,
+        core: &Core,
+        table: &Arc<Table>,
+        key: i64,
+        clocks: Vec<(ScannedClock, SiteId, DbVersion)>,
+    ) -> rusqlite::Result<()> {
+        let Some((first, ..)) = clocks.first() else { return Ok(()) };
+        // One cell of many is read alone; reading the whole row would load what is not sent.
+        let single = if clocks.len() == 1 { table.cell_index(&first.name) } else { None };
+        let statement = match single {
+            Some(cell) => table.read_cell(core.db, cell)?,
+            None => table.statement(core.db, |s| &s.read_row, Table::sql_read_row)?,
+        };
+        let row = statement.query(&[key.into()])?;
+        if !row.next()? {
+            return Ok(());
+        }
+        let causal_length = if row.is_null(0) { CausalLength::FIRST } else { CausalLength::new(row.integer(0)) };
+        let has_base = row.integer(1) != 0;
+        let first_cell = 2 + table.keys.len();
+        let keys: Vec<_> = (2..first_cell).map(|column| row.value(as_column(column))).collect();
+        let Ok(packed) = PackedKey::pack(&keys) else { return Ok(()) };
+        for (clock, site, version) in clocks {
+            let (column, value) = if &*clock.name == Column::ROW_NAME {
+                (Column::Row, litemesh_proto::Value::Null)
+            } else {
+                // VT-2, VT-5: a clock without its row or its column has nothing to say; `crsql_check` is for those.
+                let Some(cell) = table.cell_index(&clock.name).filter(|_| has_base) else { continue };
+                let column = if single.is_some() { first_cell } else { first_cell + cell };
+                (Column::Cell(table.cells[cell].name.clone()), row.value(as_column(column)))
+            };
+            let change = Change {
+                table: table.name.clone(),
+                key: packed.clone(),
+                column,
+                value,
+                col_version: ColVersion::new(clock.col_version),
+                db_version: version,
+                site,
+                causal_length,
+                seq: Seq::new(clock.seq),
+            };
+            self.bytes += change.wire_bytes();
+            self.changes.push(change);
+        }
+        Ok(())
+    }
+}
+
+/// SQLite has at most 32,767 columns.
+fn as_column(index: usize) -> i32 {
+    i32::try_from(index).unwrap_or(i32::MAX)
+}
+
+/// What a wire v1 peer is to be sent, and how far that is.
+#[derive(Clone, Debug, Default)]
+pub struct SitePlan {
+    ranges: Vec<SiteRange>,
+    /// The range being read, and where in it.
+    range: usize,
+    inside: Option<SitePlace>,
+}
+
+#[derive(Clone, Debug)]
+struct SiteRange {
+    site: SiteId,
+    ordinal: i64,
+    from: i64,
+    until: i64,
+    /// The version to send under, where the changes' own is unknown.
+    label: Option<DbVersion>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum SitePlace {
+    Own(LocalPlace),
+    /// Author's version, local version, and in that one table and key; `None` after all of it.
+    Foreign(i64, i64, Option<(Arc<str>, i64)>),
+}
+
+/// What a [`SitePlan`] starts from.
+#[derive(Clone, Debug, Default)]
+pub struct SiteBounds {
+    /// Highest version of each site that the receiver holds or was sent.
+    pub sent: Cursor,
+    /// Whether the versions in `sent` are to be sent again: the receiver may hold the newest in part only
+    /// (`wire-protocol.md` 4.7).
+    pub inclusive: bool,
+    /// Whatever was merged after this local version is sent, also below `sent`.
+    pub since_local: DbVersion,
+    /// Versions up to which we hold everything, or are about to: nothing above is sent.
+    pub until: Cursor,
+}
+
+/// Decides which versions of which sites a v1 receiver lacks.
+///
+/// Sites with newer writes come first: a cell that was overwritten is gone from its author's list, and what it lost against
+/// must not be missing when the link breaks in between. The clock is Lamport's, so the winner is the newer one.
+pub(crate) fn plan_sites(core: &mut Core, bounds: &SiteBounds) -> rusqlite::Result<SitePlan> {
+    core.refresh()?;
+    let mut ranges = Vec::new();
+    for (site, until) in bounds.until.iter() {
+        let Some(ordinal) = core.find_ordinal(site.as_bytes())? else { continue };
+        let sent = bounds.sent.get(site).get();
+        let mut from = if bounds.inclusive { sent } else { sent.saturating_add(1) };
+        if ordinal != 0 {
+            const MERGED: &str = "SELECT min(version) FROM litemesh_origin
+                 WHERE local_version > ?1 AND site = ?2 AND version > 0";
+            let merged = core.statement(MERGED)?.query_integer(&[bounds.since_local.get().into(), ordinal.into()])?;
+            from = from.min(merged.unwrap_or(i64::MAX));
+        }
+        if from <= until.get() {
+            ranges.push(SiteRange { site: *site, ordinal, from: from.max(1), until: until.get(), label: None });
+        }
+        const UNKNOWN: &str = "SELECT 1 FROM litemesh_origin WHERE site = ?1 AND version = 0 AND local_version > ?2 LIMIT 1";
+        if ordinal != 0 && core.statement(UNKNOWN)?.query_integer(&[ordinal.into(), bounds.since_local.get().into()])?.is_some() {
+            ranges.push(SiteRange { site: *site, ordinal, from: 0, until: 0, label: Some(until) });
+        }
+    }
+    ranges.sort_by_key(|range| std::cmp::Reverse(range.until));
+    Ok(SitePlan { ranges, range: 0, inside: None })
+}
+
+/// Reads the next page of a plan; `false` with it when the plan is done.
+pub(crate) fn read_sites(core: &mut Core, plan: &mut SitePlan, limits: PageLimits) -> rusqlite::Result<(Vec<Change>, bool)> {
+    core.refresh()?;
+    let mut page = PageBuilder::new(limits);
+    while let Some(range) = plan.ranges.get(plan.range).cloned() {
+        let is_done = if range.ordinal == 0 {
+            read_own_range(core, &range, &mut plan.inside, &mut page)?
+        } else {
+            read_foreign_range(core, &range, &mut plan.inside, &mut page)?
+        };
+        if !is_done {
+            return Ok((page.changes, true));
+        }
+        plan.range += 1;
+        plan.inside = None;
+        if page.is_full() {
+            break;
+        }
+    }
+    Ok((page.changes, plan.range < plan.ranges.len()))
+}
+
+fn read_own_range(
+    core: &mut Core,
+    range: &SiteRange,
+    inside: &mut Option<SitePlace>,
+    page: &mut PageBuilder,
+) -> rusqlite::Result<bool> {
+    let at = match inside.take() {
+        Some(SitePlace::Own(place)) => place,
+        _ => LocalPlace::after(DbVersion::new(range.from - 1)),
+    };
+    let mut scans = open_scans(core, &at, range.until)?;
+    loop {
+        let Some(next) = (0..scans.len()).filter(|i| scans[*i].head.is_some()).min_by_key(|i| (scans[*i].version(), *i)) else {
+            return Ok(true);
+        };
+        let (version, key) = (scans[next].version(), scans[next].key());
+        let row = scans[next].take_row()?;
+        page.scanned += row.len();
+        let own = row.into_iter().filter(|clock| clock.ordinal == 0);
+        let clocks = own.map(|clock| (clock, range.site, DbVersion::new(version))).collect();
+        page.read_row(core, &scans[next].table, key, clocks)?;
+        if page.is_full() {
+            let place = LocalPlace { version: version - 1, inside: Some((version, scans[next].table.name.clone(), key)) };
+            *inside = Some(SitePlace::Own(place));
+            return Ok(false);
+        }
+    }
+}
+
+fn read_foreign_range(
+    core: &mut Core,
+    range: &SiteRange,
+    inside: &mut Option<SitePlace>,
+    page: &mut PageBuilder,
+) -> rusqlite::Result<bool> {
+    let (mut version, mut local, mut within) = match inside.take() {
+        Some(SitePlace::Foreign(version, local, within)) => (version, local, within),
+        _ => (range.from, -1, None),
+    };
+    loop {
+        if within.is_none() {
+            const NEXT: &str = "SELECT version, local_version FROM litemesh_origin
+                 WHERE site = ?1 AND (version, local_version) > (?2, ?3) AND version <= ?4
+                 ORDER BY version, local_version LIMIT 1";
+            let statement = core.statement(NEXT)?;
+            let rows = statement.query(&[range.ordinal.into(), version.into(), local.into(), range.until.into()])?;
+            if !rows.next()? {
+                return Ok(true);
+            }
+            (version, local) = (rows.integer(0), rows.integer(1));
+        }
+        let label = range.label.unwrap_or(DbVersion::new(version));
+        within = read_local_version(core, range, local, label, within, page)?;
+        if page.is_full() {
+            *inside = Some(SitePlace::Foreign(version, local, within));
+            return Ok(false);
+        }
+    }
+}
+
+/// Reads what one site has in one local version, table by table. Gives the place where the page filled up, if it did inside.
+fn read_local_version(
+    core: &Core,
+    range: &SiteRange,
+    local: i64,
+    label: DbVersion,
+    within: Option<(Arc<str>, i64)>,
+    page: &mut PageBuilder,
+) -> rusqlite::Result<Option<(Arc<str>, i64)>> {
+    let start = within.and_then(|(table, key)| core.table_index(&table).map(|index| (index, key)));
+    for (index, table) in core.tables().iter().enumerate() {
+        let after = match start {
+            Some((started, _)) if index < started => continue,
+            Some((started, key)) if index == started => key,
+            _ => i64::MIN,
+        };
+        let statement = table.statement(core.db, |s| &s.scan_version, Table::sql_scan_version)?;
+        drop(statement.start());
+        for (parameter, value) in (1..).zip([local, after, range.ordinal]) {
+            statement.bind(parameter, value.into())?;
+        }
+        let mut scan = Scan { table: table.clone(), statement, head: None };
+        scan.advance()?;
+        while scan.head.is_some() {
+            let key = scan.key();
+            let row = scan.take_row()?;
+            page.scanned += row.len();
+            let clocks = row.into_iter().map(|clock| (clock, range.site, label)).collect();
+            page.read_row(core, table, key, clocks)?;
+            if page.is_full() {
+                return Ok(Some((table.name.clone(), key)));
+            }
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,275 @@
+//! Which tables replicate, what they look like, and why a table cannot.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::affinity::Affinity;
+use crate::error::ReplicateError;
+use crate::statement::{Handle, Statement};
+
+pub(crate) const CLOCK_SUFFIX: &str = "__crsql_clock";
+pub(crate) const KEYS_SUFFIX: &str = "__crsql_pks";
+/// Key column of the keys table.
+pub(crate) const KEY_COLUMN: &str = "__crsql_key";
+
+/// One column of a replicated table.
+#[derive(Debug, Clone)]
+pub(crate) struct ColumnInfo {
+    pub(crate) name: Arc<str>,
+    pub(crate) affinity: Affinity,
+}
+
+/// A replicated table: its columns, and the statements on it that are worth keeping.
+pub(crate) struct Table {
+    pub(crate) name: Arc<str>,
+    /// Primary key columns, in PRIMARY KEY order.
+    pub(crate) keys: Vec<ColumnInfo>,
+    /// The other columns, in table order. Generated and hidden ones are not replicated (DSK-8).
+    pub(crate) cells: Vec<ColumnInfo>,
+    cell_index: HashMap<Arc<str>, usize>,
+    statements: Mutex<TableStatements>,
+}
+
+/// A statement that is prepared when it is first needed.
+pub(crate) type Slot = Mutex<Option<Arc<Statement>>>;
+
+/// Statements on one table. Each field is named after what it does; its text is the `sql_…` method of the same name.
+#[derive(Default)]
+pub(crate) struct Statements {
+    pub(crate) newest: Slot,
+    pub(crate) find_key: Slot,
+    pub(crate) add_key: Slot,
+    pub(crate) row_clocks: Slot,
+    pub(crate) clocks_of_new_row: Slot,
+    pub(crate) clocks_of_known_row: Slot,
+    pub(crate) count_cell: Slot,
+    pub(crate) insert_sentinel: Slot,
+    pub(crate) reinsert_sentinel: Slot,
+    pub(crate) delete_sentinel: Slot,
+    pub(crate) drop_cells: Slot,
+    pub(crate) delete_row: Slot,
+    pub(crate) zero_cells: Slot,
+    pub(crate) read_row: Slot,
+    pub(crate) scan: Slot,
+    pub(crate) scan_version: Slot,
+}
+
+#[derive(Default)]
+struct TableStatements {
+    /// Clock rows written together, by how many.
+    put_clocks: HashMap<usize, Arc<Statement>>,
+    /// Base rows written, by the kind of statement and the columns.
+    write_row: HashMap<(RowWrite, Vec<usize>), Arc<Statement>>,
+    /// Single cells read, by column.
+    read_cell: HashMap<usize, Arc<Statement>>,
+    fixed: Arc<Statements>,
+}
+
+/// How a base row is written.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum RowWrite {
+    Insert,
+    Update,
+}
+
+/// Most column sets of one table whose statements are kept. A table of n columns has 2^n sets; a few are in use.
+const COLUMN_SETS_MAX: usize = 64;
+
+impl Table {
+    pub(crate) fn cell_index(&self, name: &str) -> Option<usize> {
+        self.cell_index.get(name).copied()
+    }
+
+    pub(crate) fn is_keys_only(&self) -> bool {
+        self.cells.is_empty()
+    }
+
+    /// A kept statement of this table.
+    pub(crate) fn statement(
+        &self,
+        db: Handle,
+        slot: impl for<'a> Fn(&'a Statements) -> &'a Slot,
+        sql: impl Fn(&Self) -> String,
+    ) -> rusqlite::Result<Arc<Statement>> {
+        let fixed = self.statements.lock().unwrap_or_else(PoisonError::into_inner).fixed.clone();
+        let mut slot = slot(&fixed).lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(statement) = &*slot {
+            return Ok(statement.clone());
+        }
+        let statement = Arc::new(db.prepare(&sql(self))?);
+        *slot = Some(statement.clone());
+        Ok(statement)
+    }
+
+    /// The statement that writes `count` clock rows of one base row.
+    pub(crate) fn put_clocks(&self, db: Handle, count: usize) -> rusqlite::Result<Arc<Statement>> {
+        let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(statement) = statements.put_clocks.get(&count) {
+            return Ok(statement.clone());
+        }
+        let statement = Arc::new(db.prepare(&self.sql_put_clocks(count))?);
+        statements.put_clocks.insert(count, statement.clone());
+        Ok(statement)
+    }
+
+    /// The statement that writes these cells of a base row; the keys are its first parameters, the cells follow.
+    pub(crate) fn write_row(&self, db: Handle, kind: RowWrite, cells: &[usize]) -> rusqlite::Result<Arc<Statement>> {
+        let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (kind, cells.to_vec());
+        if let Some(statement) = statements.write_row.get(&key) {
+            return Ok(statement.clone());
+        }
+        if statements.write_row.len() >= COLUMN_SETS_MAX {
+            statements.write_row.clear();
+        }
+        let sql = match kind {
+            RowWrite::Insert => self.sql_insert_row(cells),
+            RowWrite::Update => self.sql_update_row(cells),
+        };
+        let statement = Arc::new(db.prepare(&sql)?);
+        statements.write_row.insert(key, statement.clone());
+        Ok(statement)
+    }
+
+    /// The statement that reads one cell by the key of its row.
+    pub(crate) fn read_cell(&self, db: Handle, cell: usize) -> rusqlite::Result<Arc<Statement>> {
+        let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(statement) = statements.read_cell.get(&cell) {
+            return Ok(statement.clone());
+        }
+        let statement = Arc::new(db.prepare(&self.sql_read_cell(cell))?);
+        statements.read_cell.insert(cell, statement.clone());
+        Ok(statement)
+    }
+}
+
+/// All replicated tables, in the order of `sqlite_master` (DSK-9, with its FIX: the literal suffix, and the base table must
+/// exist; a clock table that was left behind is ignored, BUG-1).
+pub(crate) fn load_tables(db: Handle) -> rusqlite::Result<Vec<Table>> {
+    let list = db.prepare(
+        "SELECT c.name, b.name FROM sqlite_master c JOIN sqlite_master b
+         ON b.type = 'table' AND b.name = substr(c.name, 1, length(c.name) - 13)
+         WHERE c.type = 'table' AND substr(c.name, -13) = '__crsql_clock' ORDER BY c.rowid",
+    )?;
+    let mut tables = Vec::new();
+    let rows = list.query(&[])?;
+    while rows.next()? {
+        let table = load_table(db, &rows.text(1))?;
+        if !table.keys.is_empty() {
+            tables.push(table);
+        }
+    }
+    Ok(tables)
+}
+
+pub(crate) fn load_table(db: Handle, name: &str) -> rusqlite::Result<Table> {
+    let columns = db.prepare("SELECT name, type, pk FROM pragma_table_info(?1) ORDER BY cid")?;
+    let rows = columns.query(&[name.into()])?;
+    let (mut keys, mut cells) = (Vec::new(), Vec::new());
+    while rows.next()? {
+        let column = ColumnInfo { name: rows.text(0).into(), affinity: Affinity::of_type(&rows.text(1)) };
+        match rows.integer(2) {
+            0 => cells.push(column),
+            position => keys.push((position, column)),
+        }
+    }
+    keys.sort_by_key(|(position, _)| *position);
+    let cell_index = cells.iter().enumerate().map(|(index, column)| (column.name.clone(), index)).collect();
+    Ok(Table {
+        name: name.into(),
+        keys: keys.into_iter().map(|(_, column)| column).collect(),
+        cells,
+        cell_index,
+        statements: Mutex::default(),
+    })
+}
+
+/// Why a table cannot replicate, if it cannot: CRR-2, in its order, with its FIXes.
+pub(crate) fn check_replicable(db: Handle, table: &str) -> Result<(), ReplicateError> {
+    let find = |sql: &str| -> rusqlite::Result<Option<String>> {
+        let statement = db.prepare(sql)?;
+        let rows = statement.query(&[table.into()])?;
+        Ok(if rows.next()? { Some(rows.text(0).into_owned()) } else { None })
+    };
+    let name = || table.to_owned();
+    match find("SELECT type FROM sqlite_master WHERE name = ?1 AND type IN ('table', 'view')")?.as_deref() {
+        Some("table") => {}
+        Some(_) => return Err(ReplicateError::NotATable { table: name() }),
+        None if find("SELECT name FROM sqlite_temp_master WHERE name = ?1")?.is_some() => {
+            return Err(ReplicateError::Temporary { table: name() });
+        }
+        None => return Err(ReplicateError::NoSuchTable { table: name() }),
+    }
+    if let Some(index) = find("SELECT name FROM pragma_index_list(?1) WHERE \"unique\" = 1 AND origin <> 'pk'")? {
+        return Err(ReplicateError::UniqueIndex { table: name(), index });
+    }
+    if find("SELECT name FROM pragma_table_info(?1) WHERE pk > 0 AND \"notnull\" > 0")?.is_none() {
+        return Err(ReplicateError::NoPrimaryKey { table: name() });
+    }
+    if let Some(column) = find("SELECT name FROM pragma_table_info(?1) WHERE pk > 0 AND \"notnull\" = 0")? {
+        return Err(ReplicateError::NullablePrimaryKey { table: name(), column });
+    }
+    // AUTOINCREMENT is real where SQLite keeps a sequence for the table; the word may also stand in a comment.
+    if has_autoincrement(&find("SELECT sql FROM sqlite_master WHERE name = ?1 AND type = 'table'")?.unwrap_or_default()) {
+        return Err(ReplicateError::Autoincrement { table: name() });
+    }
+    if let Some(other) = find("SELECT \"table\" FROM pragma_foreign_key_list(?1)")? {
+        return Err(ReplicateError::ForeignKey { table: name(), other });
+    }
+    let no_default = "SELECT name FROM pragma_table_xinfo(?1)
+                      WHERE pk = 0 AND \"notnull\" = 1 AND dflt_value IS NULL AND hidden = 0";
+    if let Some(column) = find(no_default)? {
+        return Err(ReplicateError::NotNullWithoutDefault { table: name(), column });
+    }
+    if let Some(column) = find("SELECT name FROM pragma_table_info(?1) WHERE name = '-1' OR (pk > 0 AND name = '__crsql_key')")? {
+        return Err(ReplicateError::ReservedColumn { table: name(), column });
+    }
+    let collation = "SELECT c.name FROM pragma_index_list(?1) l JOIN pragma_index_xinfo(l.name) c
+                     WHERE l.origin = 'pk' AND c.key = 1 AND c.coll <> 'BINARY' COLLATE NOCASE";
+    if let Some(column) = find(collation)? {
+        return Err(ReplicateError::KeyCollation { table: name(), column });
+    }
+    Ok(())
+}
+
+/// Whether the keyword stands in a CREATE TABLE text, outside of strings, quoted names and comments.
+fn has_autoincrement(sql: &str) -> bool {
+    let mut rest = sql;
+    let skip = |rest: &mut &str, open: usize, close: &str| {
+        let after = &rest[open..];
+        *rest = after.find(close).map_or("", |end| &after[end + close.len()..]);
+    };
+    while let Some(first) = rest.chars().next() {
+        match first {
+            '\'' => skip(&mut rest, 1, "'"),
+            '"' => skip(&mut rest, 1, "\""),
+            '`' => skip(&mut rest, 1, "`"),
+            '[' => skip(&mut rest, 1, "]"),
+            '-' if rest.starts_with("--") => skip(&mut rest, 2, "\n"),
+            '/' if rest.starts_with("/*") => skip(&mut rest, 2, "*/"),
+            _ if first.is_alphanumeric() || first == '_' => {
+                let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+                if rest[..end].eq_ignore_ascii_case("autoincrement") {
+                    return true;
+                }
+                rest = &rest[end..];
+            }
+            _ => rest = &rest[first.len_utf8()..],
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_autoincrement;
+
+    #[test]
+    fn autoincrement_counts_only_as_a_keyword() {
+        assert!(has_autoincrement("CREATE TABLE t (a INTEGER PRIMARY KEY AUTOINCREMENT)"));
+        assert!(has_autoincrement("CREATE TABLE t (a INTEGER PRIMARY KEY /* x */ autoincrement NOT NULL)"));
+        assert!(!has_autoincrement("CREATE TABLE t (a INTEGER PRIMARY KEY NOT NULL, \"autoincrement\" TEXT)"));
+        assert!(!has_autoincrement("CREATE TABLE t (a PRIMARY KEY NOT NULL -- no autoincrement\n)"));
+        assert!(!has_autoincrement("CREATE TABLE t (a PRIMARY KEY NOT NULL, b DEFAULT 'autoincrement', autoincrements)"));
+    }
+}

@@ -1,0 +1,229 @@
+//! The text of every statement on a replicated table and its shadow tables. Everything is quoted, whatever its name (CRR-6).
+//!
+//! Order of parameters: the key of the row first, or the primary key values; then what the method says.
+
+use crate::schema::{CLOCK_SUFFIX, KEY_COLUMN, KEYS_SUFFIX, Table};
+
+/// An identifier in double quotes.
+pub(crate) fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A string literal.
+pub(crate) fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+fn join(parts: impl IntoIterator<Item = String>, separator: &str) -> String {
+    parts.into_iter().collect::<Vec<_>>().join(separator)
+}
+
+/// `col_version` after an insert (4.5): even, that is dead, to the next odd; odd to the next odd.
+const INSERTED: &str = "col_version + 1 + (col_version % 2)";
+/// `col_version` after a delete (4.5 with its FIX): always the next even number.
+const DELETED: &str = "col_version + 2 - (col_version % 2)";
+
+impl Table {
+    pub(crate) fn clock(&self) -> String {
+        quote(&format!("{}{CLOCK_SUFFIX}", self.name))
+    }
+
+    pub(crate) fn keys_table(&self) -> String {
+        quote(&format!("{}{KEYS_SUFFIX}", self.name))
+    }
+
+    pub(crate) fn base(&self) -> String {
+        quote(&self.name)
+    }
+
+    pub(crate) fn key_names(&self) -> String {
+        join(self.keys.iter().map(|column| quote(&column.name)), ", ")
+    }
+
+    /// `?1, ?2` for the primary key values.
+    fn key_parameters(&self) -> String {
+        join((1..=self.keys.len()).map(|n| format!("?{n}")), ", ")
+    }
+
+    /// `"a" IS ?1 AND "b" IS ?2`.
+    fn keys_match(&self) -> String {
+        join(self.keys.iter().zip(1..).map(|(column, n)| format!("{} IS ?{n}", quote(&column.name))), " AND ")
+    }
+
+    pub(crate) fn sql_newest(&self) -> String {
+        format!("SELECT max(db_version) FROM {}", self.clock())
+    }
+
+    pub(crate) fn sql_find_key(&self) -> String {
+        format!("SELECT {KEY_COLUMN} FROM {} WHERE {}", self.keys_table(), self.keys_match())
+    }
+
+    /// Adds a primary key unless it is there; `changes()` tells.
+    pub(crate) fn sql_add_key(&self) -> String {
+        let (keys, names, values) = (self.keys_table(), self.key_names(), self.key_parameters());
+        format!("INSERT INTO {keys} ({names}) VALUES ({values}) ON CONFLICT DO NOTHING")
+    }
+
+    /// All clocks of one row: name, col_version, ordinal, db_version.
+    pub(crate) fn sql_row_clocks(&self) -> String {
+        format!("SELECT col_name, col_version, site_id, db_version FROM {} WHERE key = ?1", self.clock())
+    }
+
+    /// First clocks of a row inserted here: key, version, first seq. In the order of names, so that the B-tree is appended to;
+    /// the seqs follow table order (LW-4).
+    pub(crate) fn sql_clocks_of_new_row(&self) -> String {
+        let mut cells: Vec<_> = self.cells.iter().enumerate().collect();
+        cells.sort_by(|a, b| a.1.name.as_bytes().cmp(b.1.name.as_bytes()));
+        let row = |(index, name): (usize, String)| format!("(?1, {name}, 1, ?2, 0, ?3 + {index})");
+        let rows = join(cells.into_iter().map(|(index, column)| row((index, literal(&column.name)))), ", ");
+        format!("INSERT INTO {} (key, col_name, col_version, db_version, site_id, seq) VALUES {rows}", self.clock())
+    }
+
+    /// The same for a row whose key was known: counts on.
+    pub(crate) fn sql_clocks_of_known_row(&self) -> String {
+        format!(
+            "{} ON CONFLICT (key, col_name) DO UPDATE SET col_version = col_version + 1,
+             db_version = excluded.db_version, site_id = 0, seq = excluded.seq",
+            self.sql_clocks_of_new_row()
+        )
+    }
+
+    /// One cell written here: key, name, version, seq.
+    pub(crate) fn sql_count_cell(&self) -> String {
+        format!(
+            "INSERT INTO {} (key, col_name, col_version, db_version, site_id, seq) VALUES (?1, ?2, 1, ?3, 0, ?4)
+             ON CONFLICT (key, col_name) DO UPDATE SET col_version = col_version + 1,
+             db_version = excluded.db_version, site_id = 0, seq = excluded.seq",
+            self.clock()
+        )
+    }
+
+    fn sentinel_upsert(&self, first: i64, next: &str) -> String {
+        format!(
+            "INSERT INTO {} (key, col_name, col_version, db_version, site_id, seq) VALUES (?1, '-1', {first}, ?2, 0, ?3)
+             ON CONFLICT (key, col_name) DO UPDATE SET col_version = {next},
+             db_version = excluded.db_version, site_id = 0, seq = excluded.seq",
+            self.clock()
+        )
+    }
+
+    /// Sentinel of an insert that must leave one: key, version, seq (LW-2).
+    pub(crate) fn sql_insert_sentinel(&self) -> String {
+        self.sentinel_upsert(1, INSERTED)
+    }
+
+    /// Sentinel of an insert over a known key, where there is one: key, version, seq (LW-3).
+    pub(crate) fn sql_reinsert_sentinel(&self) -> String {
+        format!(
+            "UPDATE {} SET col_version = {INSERTED}, db_version = ?2, site_id = 0, seq = ?3
+             WHERE key = ?1 AND col_name = '-1'",
+            self.clock()
+        )
+    }
+
+    /// Sentinel of a delete: key, version, seq (LW-8).
+    pub(crate) fn sql_delete_sentinel(&self) -> String {
+        self.sentinel_upsert(2, DELETED)
+    }
+
+    pub(crate) fn sql_drop_cells(&self) -> String {
+        format!("DELETE FROM {} WHERE key = ?1 AND col_name <> '-1'", self.clock())
+    }
+
+    pub(crate) fn sql_delete_row(&self) -> String {
+        format!("DELETE FROM {} WHERE {}", self.base(), self.keys_match())
+    }
+
+    /// Cells of a row that came back without its values: key, version (MRG-9).
+    pub(crate) fn sql_zero_cells(&self) -> String {
+        format!("UPDATE {} SET col_version = 0, db_version = ?2 WHERE key = ?1 AND col_name <> '-1'", self.clock())
+    }
+
+    /// Merged clocks: key, version, ordinal; then name, col_version and seq of each.
+    pub(crate) fn sql_put_clocks(&self, count: usize) -> String {
+        let row = |n: usize| format!("(?1, ?{}, ?{}, ?2, ?3, ?{})", 4 + 3 * n, 5 + 3 * n, 6 + 3 * n);
+        format!(
+            "INSERT INTO {} (key, col_name, col_version, db_version, site_id, seq) VALUES {}
+             ON CONFLICT (key, col_name) DO UPDATE SET col_version = excluded.col_version,
+             db_version = excluded.db_version, site_id = excluded.site_id, seq = excluded.seq",
+            self.clock(),
+            join((0..count).map(row), ", ")
+        )
+    }
+
+    /// A row with these cells; on a row that is there all the same (written past the triggers), only the cells are set. The
+    /// conflict target is the primary key, so that any other constraint is an error (MRG-10).
+    pub(crate) fn sql_insert_row(&self, cells: &[usize]) -> String {
+        let names = cells.iter().map(|cell| quote(&self.cells[*cell].name)).collect::<Vec<_>>();
+        let columns = join([self.key_names()].into_iter().chain(names.iter().cloned()), ", ");
+        let values = join((1..=self.keys.len() + cells.len()).map(|n| format!("?{n}")), ", ");
+        let action = if names.is_empty() {
+            "NOTHING".to_owned()
+        } else {
+            format!("UPDATE SET {}", join(names.iter().map(|name| format!("{name} = excluded.{name}")), ", "))
+        };
+        format!(
+            "INSERT INTO {} ({columns}) VALUES ({values}) ON CONFLICT ({}) DO {action}",
+            self.base(),
+            self.key_names()
+        )
+    }
+
+    pub(crate) fn sql_update_row(&self, cells: &[usize]) -> String {
+        let set = |(cell, n): (&usize, usize)| format!("{} = ?{n}", quote(&self.cells[*cell].name));
+        let sets = join(cells.iter().zip(self.keys.len() + 1..).map(set), ", ");
+        format!("UPDATE {} SET {sets} WHERE {}", self.base(), self.keys_match())
+    }
+
+    /// Joins the base row to its key `p`.
+    fn base_of_key(&self) -> String {
+        let same = |name: String| format!("b.{name} = p.{name}");
+        format!("{} b ON {}", self.base(), join(self.keys.iter().map(|column| same(quote(&column.name))), " AND "))
+    }
+
+    /// Everything of one row by its key: causal length or NULL, whether the base row is there, primary key, all cells.
+    pub(crate) fn sql_read_row(&self) -> String {
+        let keys = self.keys.iter().map(|column| format!("p.{}", quote(&column.name)));
+        let cells = self.cells.iter().map(|column| format!("b.{}", quote(&column.name)));
+        format!(
+            "SELECT (SELECT col_version FROM {} WHERE key = ?1 AND col_name = '-1'), b.{} IS NOT NULL, {}
+             FROM {} p LEFT JOIN {} WHERE p.{KEY_COLUMN} = ?1",
+            self.clock(),
+            quote(&self.keys[0].name),
+            join(keys.chain(cells), ", "),
+            self.keys_table(),
+            self.base_of_key()
+        )
+    }
+
+    /// One cell by its key.
+    pub(crate) fn sql_read_cell(&self, cell: usize) -> String {
+        format!(
+            "SELECT b.{} FROM {} p JOIN {} WHERE p.{KEY_COLUMN} = ?1",
+            quote(&self.cells[cell].name),
+            self.keys_table(),
+            self.base_of_key()
+        )
+    }
+
+    /// Clocks after `(version ?1, key ?2)` in the order (db_version, key, name), up to version ?3:
+    /// db_version, key, name, col_version, ordinal, seq.
+    pub(crate) fn sql_scan(&self) -> String {
+        format!(
+            "SELECT db_version, key, col_name, col_version, site_id, seq FROM {clock}
+             INDEXED BY {index} WHERE (db_version, key) > (?1, ?2) AND db_version <= ?3 ORDER BY db_version, key, col_name",
+            clock = self.clock(),
+            index = quote(&format!("{}{CLOCK_SUFFIX}_dbv_idx", self.name))
+        )
+    }
+
+    /// Clocks of ordinal ?3 at exactly version ?1, after key ?2: as [`sql_scan`](Self::sql_scan).
+    pub(crate) fn sql_scan_version(&self) -> String {
+        format!(
+            "SELECT db_version, key, col_name, col_version, site_id, seq FROM {clock}
+             INDEXED BY {index} WHERE db_version = ?1 AND key > ?2 AND site_id = ?3 ORDER BY key, col_name",
+            clock = self.clock(),
+            index = quote(&format!("{}{CLOCK_SUFFIX}_dbv_idx", self.name))
+        )
+    }
+}

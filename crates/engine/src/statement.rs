@@ -1,0 +1,300 @@
+//! [`Statement`]: a prepared statement that outlives the call that made it.
+//!
+//! The engine runs inside SQL functions and virtual tables, where there is no `rusqlite::Connection` to borrow from, and it
+//! must not prepare anything twice: so it owns its statements. This is the one place that calls SQLite's statement API.
+//!
+//! Safety of the whole file rests on two rules. A statement is finalized before its connection closes (`transaction.rs` sees
+//! to that), and it is used by one thread at a time (it lives behind the mutex of [`crate::core::Shared`], or in a cursor that
+//! SQLite itself never shares).
+
+use std::ffi::{CStr, c_int};
+use std::ptr;
+
+use litemesh_proto::Value;
+use rusqlite::ffi;
+use rusqlite::types::ValueRef;
+
+/// A connection as SQLite knows it. Copied freely; valid as long as the engine's state, which SQLite drops on close.
+#[derive(Clone, Copy)]
+pub(crate) struct Handle(*mut ffi::sqlite3);
+
+// SAFETY: SQLite is built in serialized mode, and the handle moves between threads only together with its connection.
+unsafe impl Send for Handle {}
+
+impl Handle {
+    /// # Safety
+    ///
+    /// `db` must be an open connection that outlives every use of the handle.
+    pub(crate) unsafe fn new(db: *mut ffi::sqlite3) -> Self {
+        Self(db)
+    }
+
+    pub(crate) fn as_ptr(self) -> *mut ffi::sqlite3 {
+        self.0
+    }
+
+    pub(crate) fn prepare(self, sql: &str) -> rusqlite::Result<Statement> {
+        let mut raw = ptr::null_mut();
+        let bytes = c_int::try_from(sql.len()).map_err(|_| self.error(ffi::SQLITE_TOOBIG))?;
+        // SAFETY: the connection is open, and the text is passed with its length.
+        let code = unsafe {
+            ffi::sqlite3_prepare_v3(
+                self.0,
+                sql.as_ptr().cast(),
+                bytes,
+                ffi::SQLITE_PREPARE_PERSISTENT,
+                &raw mut raw,
+                ptr::null_mut(),
+            )
+        };
+        if code != ffi::SQLITE_OK || raw.is_null() {
+            return Err(self.error(code));
+        }
+        Ok(Statement { raw, db: self })
+    }
+
+    /// Prepares, runs and forgets.
+    pub(crate) fn execute(self, sql: &str) -> rusqlite::Result<()> {
+        self.prepare(sql)?.run(&[])
+    }
+
+    /// Runs a query of one row and one integer and forgets it. No row, or NULL, is `None`.
+    pub(crate) fn query_integer(self, sql: &str, binds: &[Bind<'_>]) -> rusqlite::Result<Option<i64>> {
+        self.prepare(sql)?.query_integer(binds)
+    }
+
+    /// How many rows the last statement changed.
+    pub(crate) fn changes(self) -> i64 {
+        // SAFETY: the connection is open.
+        unsafe { ffi::sqlite3_changes64(self.0) }
+    }
+
+    pub(crate) fn last_insert_rowid(self) -> i64 {
+        // SAFETY: the connection is open.
+        unsafe { ffi::sqlite3_last_insert_rowid(self.0) }
+    }
+
+    pub(crate) fn is_autocommit(self) -> bool {
+        // SAFETY: the connection is open.
+        unsafe { ffi::sqlite3_get_autocommit(self.0) != 0 }
+    }
+
+    fn error(self, code: c_int) -> rusqlite::Error {
+        // SAFETY: the connection is open; SQLite returns a terminated string that stays valid until its next call.
+        let (code, message) = unsafe {
+            let extended = ffi::sqlite3_extended_errcode(self.0);
+            let code = if extended & 0xff == code & 0xff { extended } else { code };
+            (code, CStr::from_ptr(ffi::sqlite3_errmsg(self.0)).to_string_lossy().into_owned())
+        };
+        rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some(message))
+    }
+}
+
+/// A value to bind, borrowed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bind<'a> {
+    Null,
+    Integer(i64),
+    Real(f64),
+    Text(&'a [u8]),
+    Blob(&'a [u8]),
+}
+
+impl<'a> From<&'a Value> for Bind<'a> {
+    fn from(value: &'a Value) -> Self {
+        match value {
+            Value::Null => Self::Null,
+            Value::Integer(value) => Self::Integer(*value),
+            Value::Real(value) => Self::Real(*value),
+            Value::Text(bytes) => Self::Text(bytes),
+            Value::Blob(bytes) => Self::Blob(bytes),
+        }
+    }
+}
+
+impl<'a> From<ValueRef<'a>> for Bind<'a> {
+    fn from(value: ValueRef<'a>) -> Self {
+        match value {
+            ValueRef::Null => Self::Null,
+            ValueRef::Integer(value) => Self::Integer(value),
+            ValueRef::Real(value) => Self::Real(value),
+            ValueRef::Text(bytes) => Self::Text(bytes),
+            ValueRef::Blob(bytes) => Self::Blob(bytes),
+        }
+    }
+}
+
+impl From<i64> for Bind<'_> {
+    fn from(value: i64) -> Self {
+        Self::Integer(value)
+    }
+}
+
+impl<'a> From<&'a str> for Bind<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Text(text.as_bytes())
+    }
+}
+
+/// One prepared statement.
+pub(crate) struct Statement {
+    raw: *mut ffi::sqlite3_stmt,
+    db: Handle,
+}
+
+// SAFETY: as for `Handle`.
+unsafe impl Send for Statement {}
+// SAFETY: shared references are used by one thread at a time, the one that holds the engine's mutex or runs the cursor.
+unsafe impl Sync for Statement {}
+
+impl Drop for Statement {
+    fn drop(&mut self) {
+        // SAFETY: the statement was prepared here, is finalized once, and its connection is still open.
+        unsafe { ffi::sqlite3_finalize(self.raw) };
+    }
+}
+
+impl Statement {
+    /// Runs to the end, ignoring rows.
+    pub(crate) fn run(&self, binds: &[Bind<'_>]) -> rusqlite::Result<()> {
+        let rows = self.query(binds)?;
+        while rows.next()? {}
+        Ok(())
+    }
+
+    /// The first column of the first row.
+    pub(crate) fn query_integer(&self, binds: &[Bind<'_>]) -> rusqlite::Result<Option<i64>> {
+        let rows = self.query(binds)?;
+        Ok(if rows.next()? && !rows.is_null(0) { Some(rows.integer(0)) } else { None })
+    }
+
+    /// Starts the statement; it is reset when the rows are dropped.
+    pub(crate) fn query(&self, binds: &[Bind<'_>]) -> rusqlite::Result<Rows<'_>> {
+        let rows = self.start();
+        for (index, bind) in (1..).zip(binds) {
+            self.bind(index, *bind)?;
+        }
+        Ok(rows)
+    }
+
+    /// Starts the statement with whatever is bound by [`bind`](Self::bind).
+    pub(crate) fn start(&self) -> Rows<'_> {
+        Rows { statement: self }
+    }
+
+    /// Binds one parameter, counted from 1. The bytes are copied.
+    pub(crate) fn bind(&self, index: c_int, value: Bind<'_>) -> rusqlite::Result<()> {
+        // SAFETY: the statement is valid; SQLITE_TRANSIENT makes SQLite copy the bytes, whose length is given.
+        let code = unsafe {
+            match value {
+                Bind::Null => ffi::sqlite3_bind_null(self.raw, index),
+                Bind::Integer(value) => ffi::sqlite3_bind_int64(self.raw, index, value),
+                Bind::Real(value) => ffi::sqlite3_bind_double(self.raw, index, value),
+                Bind::Text(bytes) => ffi::sqlite3_bind_text64(
+                    self.raw,
+                    index,
+                    non_null(bytes).cast(),
+                    bytes.len() as u64,
+                    ffi::SQLITE_TRANSIENT(),
+                    // The constant's type differs between bindings; it is 1.
+                    ffi::SQLITE_UTF8 as u8,
+                ),
+                Bind::Blob(bytes) => ffi::sqlite3_bind_blob64(
+                    self.raw,
+                    index,
+                    non_null(bytes).cast(),
+                    bytes.len() as u64,
+                    ffi::SQLITE_TRANSIENT(),
+                ),
+            }
+        };
+        if code == ffi::SQLITE_OK { Ok(()) } else { Err(self.db.error(code)) }
+    }
+}
+
+/// An empty slice may be dangling, and a null pointer would bind NULL: SQLite gets the address of a byte instead.
+fn non_null(bytes: &[u8]) -> *const u8 {
+    if bytes.is_empty() { b"\0".as_ptr() } else { bytes.as_ptr() }
+}
+
+/// A running statement. The current row is read through it; dropping it resets the statement.
+pub(crate) struct Rows<'a> {
+    statement: &'a Statement,
+}
+
+impl Drop for Rows<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the statement is valid. The code repeats the error of the last step, which was reported then.
+        unsafe { ffi::sqlite3_reset(self.statement.raw) };
+    }
+}
+
+impl Rows<'_> {
+    /// Steps to the next row; `false` at the end.
+    pub(crate) fn next(&self) -> rusqlite::Result<bool> {
+        // SAFETY: the statement is valid.
+        match unsafe { ffi::sqlite3_step(self.statement.raw) } {
+            ffi::SQLITE_ROW => Ok(true),
+            ffi::SQLITE_DONE => Ok(false),
+            code => Err(self.statement.db.error(code)),
+        }
+    }
+
+    pub(crate) fn integer(&self, column: c_int) -> i64 {
+        // SAFETY: a column out of range reads as NULL.
+        unsafe { ffi::sqlite3_column_int64(self.statement.raw, column) }
+    }
+
+    pub(crate) fn is_null(&self, column: c_int) -> bool {
+        // SAFETY: a column out of range reads as NULL.
+        unsafe { ffi::sqlite3_column_type(self.statement.raw, column) == ffi::SQLITE_NULL }
+    }
+
+    /// The bytes of TEXT or BLOB, valid until the next step.
+    pub(crate) fn bytes(&self, column: c_int) -> &[u8] {
+        // SAFETY: SQLite gives the address and the length of bytes that live until the next step or reset, and both need
+        // `self`, which the result borrows. `_blob` converts no text, so the length fits.
+        unsafe {
+            let start = ffi::sqlite3_column_blob(self.statement.raw, column);
+            let length = ffi::sqlite3_column_bytes(self.statement.raw, column);
+            match usize::try_from(length) {
+                Ok(length) if !start.is_null() => std::slice::from_raw_parts(start.cast(), length),
+                _ => &[],
+            }
+        }
+    }
+
+    /// TEXT as a string; other bytes are replaced.
+    pub(crate) fn text(&self, column: c_int) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(self.bytes(column))
+    }
+
+    /// The value, borrowed until the next step.
+    pub(crate) fn value_ref(&self, column: c_int) -> ValueRef<'_> {
+        // SAFETY: a column out of range reads as NULL.
+        match unsafe { ffi::sqlite3_column_type(self.statement.raw, column) } {
+            ffi::SQLITE_INTEGER => ValueRef::Integer(self.integer(column)),
+            // SAFETY: as above.
+            ffi::SQLITE_FLOAT => ValueRef::Real(unsafe { ffi::sqlite3_column_double(self.statement.raw, column) }),
+            ffi::SQLITE_TEXT => ValueRef::Text(self.bytes(column)),
+            ffi::SQLITE_BLOB => ValueRef::Blob(self.bytes(column)),
+            _ => ValueRef::Null,
+        }
+    }
+
+    /// The value, copied.
+    pub(crate) fn value(&self, column: c_int) -> Value {
+        to_value(self.value_ref(column))
+    }
+}
+
+/// The only mapping from SQLite's values to ours.
+pub(crate) fn to_value(value: ValueRef<'_>) -> Value {
+    match value {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(value) => Value::Integer(value),
+        ValueRef::Real(value) => Value::from(value),
+        ValueRef::Text(bytes) => Value::Text(bytes.into()),
+        ValueRef::Blob(bytes) => Value::Blob(bytes.into()),
+    }
+}

@@ -1,0 +1,291 @@
+//! How the engine follows SQLite's transactions without taking the connection's only commit and rollback hooks.
+//!
+//! Two internal virtual tables, made for their callbacks alone (`crsqlite-compat.md` TX-6; SQLite's own FTS5 does the same):
+//!
+//! - `litemesh_transaction` is written to once in each transaction that changes a replicated table. SQLite then tells it when
+//!   that transaction, or a savepoint inside it, ends. The callbacks only set flags: they run in the middle of SQLite's commit,
+//!   while the engine's mutex may be held. The engine reads the flags when it is next used.
+//! - `litemesh_statements` is disconnected when the connection closes, before SQLite looks for statements that are still
+//!   open. It finalizes ours, so that nobody has to call `crsql_finalize()` (FN-9).
+
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+use rusqlite::ffi;
+
+use crate::core::Shared;
+use crate::statement::Handle;
+
+pub(crate) const TRANSACTION_TABLE: &str = "litemesh_transaction";
+pub(crate) const STATEMENTS_TABLE: &str = "litemesh_statements";
+
+/// How the last enlisted transaction ended, as far as the engine has not noticed yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Ended {
+    No = 0,
+    Committed = 1,
+    RolledBack = 2,
+}
+
+/// Called after each commit that changed a replicated table. Must be quick and must not use the connection.
+pub(crate) type Wake = Box<dyn Fn() + Send + Sync>;
+
+/// Flags that SQLite's callbacks set.
+#[derive(Default)]
+pub(crate) struct TransactionFlags {
+    is_enlisted: AtomicBool,
+    ended: AtomicU8,
+    savepoint_rolled_back: AtomicBool,
+    wake: Mutex<Option<Wake>>,
+}
+
+impl TransactionFlags {
+    pub(crate) fn is_enlisted(&self) -> bool {
+        self.is_enlisted.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn take_ended(&self) -> Ended {
+        match self.ended.swap(Ended::No as u8, Ordering::AcqRel) {
+            1 => Ended::Committed,
+            2 => Ended::RolledBack,
+            _ => Ended::No,
+        }
+    }
+
+    pub(crate) fn take_savepoint_rolled_back(&self) -> bool {
+        self.savepoint_rolled_back.swap(false, Ordering::AcqRel)
+    }
+
+    pub(crate) fn set_wake(&self, wake: Option<Wake>) {
+        if let Ok(mut slot) = self.wake.lock() {
+            *slot = wake;
+        }
+    }
+
+    fn end(&self, how: Ended) {
+        self.is_enlisted.store(false, Ordering::Release);
+        self.ended.store(how as u8, Ordering::Release);
+        if how == Ended::Committed
+            && let Ok(wake) = self.wake.lock()
+            && let Some(wake) = &*wake
+        {
+            wake();
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Transaction,
+    Statements,
+}
+
+struct Aux {
+    kind: Kind,
+    flags: Arc<TransactionFlags>,
+    shared: Weak<Shared>,
+}
+
+#[repr(C)]
+struct Table {
+    base: ffi::sqlite3_vtab,
+    kind: Kind,
+    flags: Arc<TransactionFlags>,
+    shared: Weak<Shared>,
+}
+
+/// Registers both tables.
+pub(crate) fn register(db: Handle, shared: &Arc<Shared>) -> rusqlite::Result<()> {
+    for (name, kind) in [(TRANSACTION_TABLE, Kind::Transaction), (STATEMENTS_TABLE, Kind::Statements)] {
+        let aux = Box::new(Aux { kind, flags: shared.flags.clone(), shared: Arc::downgrade(shared) });
+        let name = CString::new(name)?;
+        // SAFETY: the module is static; SQLite owns `aux` from here on and gives it back to `drop_aux`, also on failure.
+        let code = unsafe {
+            ffi::sqlite3_create_module_v2(
+                db.as_ptr(),
+                name.as_ptr(),
+                &raw const MODULE,
+                Box::into_raw(aux).cast(),
+                Some(drop_aux),
+            )
+        };
+        if code != ffi::SQLITE_OK {
+            return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
+        }
+    }
+    Ok(())
+}
+
+// No `xCreate`: the tables exist by their names alone, in every connection that loaded the engine.
+static MODULE: ffi::sqlite3_module = ffi::sqlite3_module {
+    iVersion: 2,
+    xCreate: None,
+    xConnect: Some(connect),
+    xBestIndex: Some(best_index),
+    xDisconnect: Some(disconnect),
+    xDestroy: None,
+    xOpen: Some(open),
+    xClose: Some(close),
+    xFilter: Some(filter),
+    xNext: Some(next),
+    xEof: Some(eof),
+    xColumn: Some(column),
+    xRowid: Some(rowid),
+    xUpdate: Some(update),
+    xBegin: Some(begin),
+    xSync: Some(sync),
+    xCommit: Some(commit),
+    xRollback: Some(rollback),
+    xFindFunction: None,
+    xRename: None,
+    xSavepoint: Some(savepoint),
+    xRelease: Some(release),
+    xRollbackTo: Some(rollback_to),
+    xShadowName: None,
+    xIntegrity: None,
+};
+
+/// # Safety
+///
+/// Called by SQLite with the pointer that [`register`] gave it, once.
+unsafe extern "C" fn drop_aux(aux: *mut c_void) {
+    // SAFETY: made by `Box::into_raw` in `register`.
+    drop(unsafe { Box::from_raw(aux.cast::<Aux>()) });
+}
+
+/// # Safety
+///
+/// `table` is one that `connect` made; SQLite calls nothing on it after `disconnect`.
+unsafe fn table<'a>(table: *mut ffi::sqlite3_vtab) -> &'a Table {
+    // SAFETY: the caller's; `base` is the first field of a `repr(C)` struct.
+    unsafe { &*table.cast::<Table>() }
+}
+
+unsafe extern "C" fn connect(
+    db: *mut ffi::sqlite3,
+    aux: *mut c_void,
+    _argc: c_int,
+    _argv: *const *const c_char,
+    out: *mut *mut ffi::sqlite3_vtab,
+    _error: *mut *mut c_char,
+) -> c_int {
+    // SAFETY: SQLite passes its connection, our `aux` and a place for the result; the text is terminated.
+    unsafe {
+        let code = ffi::sqlite3_declare_vtab(db, c"CREATE TABLE x(enlisted)".as_ptr());
+        if code != ffi::SQLITE_OK {
+            return code;
+        }
+        let aux = &*aux.cast::<Aux>();
+        let base = ffi::sqlite3_vtab { pModule: std::ptr::null(), nRef: 0, zErrMsg: std::ptr::null_mut() };
+        let table = Table { base, kind: aux.kind, flags: aux.flags.clone(), shared: aux.shared.clone() };
+        *out = Box::into_raw(Box::new(table)).cast();
+    }
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn disconnect(raw: *mut ffi::sqlite3_vtab) -> c_int {
+    // SAFETY: made by `connect`, ended here, once.
+    let table = unsafe { Box::from_raw(raw.cast::<Table>()) };
+    if table.kind == Kind::Statements
+        && let Some(shared) = table.shared.upgrade()
+    {
+        shared.finalize_statements();
+    }
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn best_index(_: *mut ffi::sqlite3_vtab, _: *mut ffi::sqlite3_index_info) -> c_int {
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn open(_: *mut ffi::sqlite3_vtab, out: *mut *mut ffi::sqlite3_vtab_cursor) -> c_int {
+    let cursor = Box::new(ffi::sqlite3_vtab_cursor { pVtab: std::ptr::null_mut() });
+    // SAFETY: SQLite passes a place for the result.
+    unsafe { *out = Box::into_raw(cursor) };
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn close(cursor: *mut ffi::sqlite3_vtab_cursor) -> c_int {
+    // SAFETY: made by `open`, ended here, once.
+    drop(unsafe { Box::from_raw(cursor) });
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn filter(
+    _: *mut ffi::sqlite3_vtab_cursor,
+    _: c_int,
+    _: *const c_char,
+    _: c_int,
+    _: *mut *mut ffi::sqlite3_value,
+) -> c_int {
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn next(_: *mut ffi::sqlite3_vtab_cursor) -> c_int {
+    ffi::SQLITE_OK
+}
+
+/// Both tables are always empty.
+unsafe extern "C" fn eof(_: *mut ffi::sqlite3_vtab_cursor) -> c_int {
+    1
+}
+
+unsafe extern "C" fn column(_: *mut ffi::sqlite3_vtab_cursor, _: *mut ffi::sqlite3_context, _: c_int) -> c_int {
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn rowid(_: *mut ffi::sqlite3_vtab_cursor, out: *mut ffi::sqlite3_int64) -> c_int {
+    // SAFETY: SQLite passes a place for the result.
+    unsafe { *out = 0 };
+    ffi::SQLITE_OK
+}
+
+/// A write stores nothing: that it happened is what counts.
+unsafe extern "C" fn update(
+    _: *mut ffi::sqlite3_vtab,
+    _: c_int,
+    _: *mut *mut ffi::sqlite3_value,
+    out: *mut ffi::sqlite3_int64,
+) -> c_int {
+    // SAFETY: SQLite passes a place for the rowid.
+    unsafe { *out = 0 };
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn begin(raw: *mut ffi::sqlite3_vtab) -> c_int {
+    // SAFETY: SQLite passes a table of ours.
+    unsafe { table(raw) }.flags.is_enlisted.store(true, Ordering::Release);
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn sync(_: *mut ffi::sqlite3_vtab) -> c_int {
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn commit(raw: *mut ffi::sqlite3_vtab) -> c_int {
+    // SAFETY: SQLite passes a table of ours.
+    unsafe { table(raw) }.flags.end(Ended::Committed);
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn rollback(raw: *mut ffi::sqlite3_vtab) -> c_int {
+    // SAFETY: SQLite passes a table of ours.
+    unsafe { table(raw) }.flags.end(Ended::RolledBack);
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn savepoint(_: *mut ffi::sqlite3_vtab, _: c_int) -> c_int {
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn release(_: *mut ffi::sqlite3_vtab, _: c_int) -> c_int {
+    ffi::SQLITE_OK
+}
+
+unsafe extern "C" fn rollback_to(raw: *mut ffi::sqlite3_vtab, _: c_int) -> c_int {
+    // SAFETY: SQLite passes a table of ours.
+    unsafe { table(raw) }.flags.savepoint_rolled_back.store(true, Ordering::Release);
+    ffi::SQLITE_OK
+}
