@@ -53,7 +53,11 @@ pub(crate) fn after_insert(shared: &Shared, context: &Context<'_>) -> rusqlite::
 
     if table.is_keys_only() {
         let seq = core.take_seq();
-        table.statement(db, |s| &s.insert_sentinel, Table::sql_insert_sentinel)?.run(&[key.into(), version, seq.into()])?;
+        table.statement(db, |s| &s.insert_sentinel, Table::sql_insert_sentinel)?.run(&[
+            key.into(),
+            version,
+            seq.into(),
+        ])?;
         return Ok(0);
     }
     if existed {
@@ -66,7 +70,7 @@ pub(crate) fn after_insert(shared: &Shared, context: &Context<'_>) -> rusqlite::
         ])?;
     }
     let first_seq = core.take_seq();
-    (1..table.cells.len()).for_each(|_| drop(core.take_seq()));
+    core.skip_seqs(table.cells.len() - 1);
     let clocks = if existed {
         table.statement(db, |s| &s.clocks_of_known_row, Table::sql_clocks_of_known_row)?
     } else {
@@ -145,14 +149,7 @@ fn move_row(core: &mut Core, table: &Table, old_key: i64, new_key: i64, version:
         let seq = core.take_seq();
         let put = table.put_clocks(core.db, 1)?;
         let col_version = col_version.saturating_add(1);
-        put.run(&[
-            new_key.into(),
-            version.into(),
-            0.into(),
-            name.as_str().into(),
-            col_version.into(),
-            seq.into(),
-        ])?;
+        put.run(&[new_key.into(), version.into(), 0.into(), name.as_str().into(), col_version.into(), seq.into()])?;
     }
     table.statement(core.db, |s| &s.drop_cells, Table::sql_drop_cells)?.run(&[old_key.into()])?;
     let seq = core.take_seq();

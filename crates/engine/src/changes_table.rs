@@ -11,8 +11,8 @@ use std::sync::Arc;
 use litemesh_proto::{CausalLength, Change, ColVersion, Column, DbVersion, PackedKey, Seq, SiteId, Value};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::vtab::{
-    Context, CreateVTab, Filters, IndexConstraintOp, IndexInfo, Inserts, Module, UpdateVTab, Updates, VTab, VTabConnection,
-    VTabCursor, VTabKind, sqlite3_vtab, sqlite3_vtab_cursor,
+    Context, CreateVTab, Filters, IndexConstraintOp, IndexInfo, Inserts, Module, UpdateVTab, Updates, VTab,
+    VTabConnection, VTabCursor, VTabKind, sqlite3_vtab, sqlite3_vtab_cursor,
 };
 use rusqlite::{Connection, Error, Result};
 
@@ -89,7 +89,10 @@ unsafe impl VTab<'_> for ChangesTable {
                 (DB_VERSION, IndexConstraintOp::SQLITE_INDEX_CONSTRAINT_GE) => 'g',
                 (DB_VERSION, IndexConstraintOp::SQLITE_INDEX_CONSTRAINT_LT) => '<',
                 (DB_VERSION, IndexConstraintOp::SQLITE_INDEX_CONSTRAINT_LE) => 'l',
-                (SITE_ID, IndexConstraintOp::SQLITE_INDEX_CONSTRAINT_EQ | IndexConstraintOp::SQLITE_INDEX_CONSTRAINT_IS) => 's',
+                (
+                    SITE_ID,
+                    IndexConstraintOp::SQLITE_INDEX_CONSTRAINT_EQ | IndexConstraintOp::SQLITE_INDEX_CONSTRAINT_IS,
+                ) => 's',
                 (TABLE, IndexConstraintOp::SQLITE_INDEX_CONSTRAINT_EQ) => 't',
                 _ => continue,
             };
@@ -393,11 +396,14 @@ impl ChangesCursor {
         let mut cells = self.cells.borrow_mut();
         let statement = match cells.entry((index, cell)) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(entry) => entry.insert(self.db.prepare(&table.sql_read_cell(cell))?),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                entry.insert(self.db.prepare(&table.sql_read_cell(cell))?)
+            }
         };
         let row = statement.query(&[head.key.into()])?;
         let has_base = row.next()? && row.integer(1) != 0;
-        let value = if has_base { row.value(i32::try_from(2 + table.keys.len()).unwrap_or(i32::MAX)) } else { Value::Null };
+        let value =
+            if has_base { row.value(i32::try_from(2 + table.keys.len()).unwrap_or(i32::MAX)) } else { Value::Null };
         drop(row);
         drop(cells);
         let cid = if has_base { head.name.clone() } else { Column::ROW_NAME.into() };

@@ -52,10 +52,6 @@ impl Shared {
         }
     }
 
-    pub(crate) fn is_syncing(&self) -> bool {
-        self.sync_bit.load(Ordering::Relaxed) != 0
-    }
-
     /// Sets the sync bit until the guard is dropped, whatever happens in between (MRG-15).
     pub(crate) fn sync_guard(&self) -> SyncGuard<'_> {
         SyncGuard { shared: self, before: self.sync_bit.swap(1, Ordering::Relaxed) }
@@ -295,6 +291,11 @@ impl Core {
         seq
     }
 
+    /// Uses up numbers that a statement gives out itself.
+    pub(crate) fn skip_seqs(&mut self, count: usize) {
+        self.seq += i64::try_from(count).unwrap_or_default();
+    }
+
     pub(crate) fn seq(&self) -> i64 {
         self.seq
     }
@@ -364,7 +365,8 @@ impl Core {
         if let Some(ordinal) = self.find_ordinal(site)? {
             return Ok(ordinal);
         }
-        self.statement("INSERT INTO crsql_site_id (site_id) VALUES (?1)")?.run(&[crate::statement::Bind::Blob(site)])?;
+        self.statement("INSERT INTO crsql_site_id (site_id) VALUES (?1)")?
+            .run(&[crate::statement::Bind::Blob(site)])?;
         let ordinal = self.db.last_insert_rowid();
         self.ordinals.insert(site.to_vec(), ordinal);
         self.sites.remove(&ordinal);

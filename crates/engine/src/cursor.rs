@@ -89,7 +89,8 @@ fn fill(core: &mut Core, since: i64, until: i64) -> rusqlite::Result<()> {
 /// Removes origins that no clock row needs any more, looking at no more than `limit` of them after `after`. Gives the local
 /// version to go on from, zero when the end was reached.
 pub(crate) fn prune_origins(core: &mut Core, after: i64, limit: usize) -> rusqlite::Result<i64> {
-    const LIST: &str = "SELECT local_version, site FROM litemesh_origin WHERE local_version > ?1 ORDER BY local_version LIMIT ?2";
+    const LIST: &str =
+        "SELECT local_version, site FROM litemesh_origin WHERE local_version > ?1 ORDER BY local_version LIMIT ?2";
     let statement = core.statement(LIST)?;
     let rows = statement.query(&[after.into(), i64::try_from(limit).unwrap_or(i64::MAX).into()])?;
     let mut candidates = Vec::new();

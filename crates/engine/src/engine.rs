@@ -219,7 +219,8 @@ impl Engine {
 
     /// Runs reads that must see one state of the database.
     fn snapshot<T>(&self, read: impl FnOnce(&mut Core) -> rusqlite::Result<T>) -> Result<T, StorageError> {
-        let transaction = self.connection.is_autocommit().then(|| self.connection.unchecked_transaction()).transpose()?;
+        let transaction =
+            self.connection.is_autocommit().then(|| self.connection.unchecked_transaction()).transpose()?;
         let result = read(&mut *self.core()?)?;
         if let Some(transaction) = transaction {
             transaction.finish()?;
@@ -232,7 +233,14 @@ impl Engine {
     /// A site's superseded changes are not there any more: the newest version of each cell is what is kept. Memory: a page
     /// and one changeset at a time.
     pub fn changes_since(&self, since: &Cursor) -> Changesets<'_> {
-        Changesets { engine: self, since: Some(since.clone()), plan: SitePlan::default(), pages: Vec::new(), open: None, more: true }
+        Changesets {
+            engine: self,
+            since: Some(since.clone()),
+            plan: SitePlan::default(),
+            pages: Vec::new(),
+            open: None,
+            more: true,
+        }
     }
 
     /// The replicated tables with changes newer than `since`.

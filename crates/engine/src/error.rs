@@ -12,7 +12,11 @@ impl StorageError {
     pub fn is_transient(&self) -> bool {
         matches!(
             self.0.sqlite_error_code(),
-            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked | rusqlite::ErrorCode::OperationInterrupted)
+            Some(
+                rusqlite::ErrorCode::DatabaseBusy
+                    | rusqlite::ErrorCode::DatabaseLocked
+                    | rusqlite::ErrorCode::OperationInterrupted
+            )
         )
     }
 }
@@ -110,7 +114,9 @@ pub enum MergeError {
     UnknownColumn { index: usize, table: String, column: String },
     #[error("Invalid change at index {index}: primary key of table {table}: {source}")]
     Key { index: usize, table: String, source: KeyError },
-    #[error("Invalid change at index {index}: table {table} has {expected} primary key columns, the change has {found}")]
+    #[error(
+        "Invalid change at index {index}: table {table} has {expected} primary key columns, the change has {found}"
+    )]
     KeyArity { index: usize, table: String, expected: usize, found: usize },
     #[error("Invalid change at index {index}: NULL in the primary key of table {table}")]
     NullKey { index: usize, table: String },

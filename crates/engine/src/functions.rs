@@ -112,7 +112,10 @@ fn as_table(shared: &Shared, context: &Context<'_>) -> Result<Option<i64>> {
 /// FN-6.
 fn pack_columns(_: &Shared, context: &Context<'_>) -> Result<Vec<u8>> {
     let values: Vec<_> = (0..context.len()).map(|index| to_value(context.get_raw(index))).collect();
-    Ok(PackedKey::pack(&values).map_err(|error| module_error(format!("failed to pack columns: {error}")))?.as_bytes().to_vec())
+    Ok(PackedKey::pack(&values)
+        .map_err(|error| module_error(format!("failed to pack columns: {error}")))?
+        .as_bytes()
+        .to_vec())
 }
 
 /// FN-7. Takes no lock: triggers call it while a merge holds it.

@@ -93,7 +93,9 @@ pub(crate) fn read_local(
     let mut scans = open_scans(core, &at, until)?;
     loop {
         // The earliest version first, and within it tables in their order.
-        let Some(next) = (0..scans.len()).filter(|i| scans[*i].head.is_some()).min_by_key(|i| (scans[*i].version(), *i)) else {
+        let Some(next) =
+            (0..scans.len()).filter(|i| scans[*i].head.is_some()).min_by_key(|i| (scans[*i].version(), *i))
+        else {
             let complete = crate::cursor::read_cursor(core)?;
             let place = LocalPlace { version: until, inside: None };
             return Ok(LocalPage { changes: page.changes, place, complete: Some(complete) });
@@ -115,7 +117,11 @@ pub(crate) fn read_local(
         page.read_row(core, &scans[next].table, key, wanted)?;
         if page.is_full() {
             let inside = Some((version, scans[next].table.name.clone(), key));
-            return Ok(LocalPage { changes: page.changes, place: LocalPlace { version: version - 1, inside }, complete: None });
+            return Ok(LocalPage {
+                changes: page.changes,
+                place: LocalPlace { version: version - 1, inside },
+                complete: None,
+            });
         }
     }
 }
@@ -419,8 +425,11 @@ pub(crate) fn plan_sites(core: &mut Core, bounds: &SiteBounds) -> rusqlite::Resu
         if from <= until.get() {
             ranges.push(SiteRange { site: *site, ordinal, from: from.max(1), until: until.get(), label: None });
         }
-        const UNKNOWN: &str = "SELECT 1 FROM litemesh_origin WHERE site = ?1 AND version = 0 AND local_version > ?2 LIMIT 1";
-        if ordinal != 0 && core.statement(UNKNOWN)?.query_integer(&[ordinal.into(), bounds.since_local.get().into()])?.is_some() {
+        const UNKNOWN: &str =
+            "SELECT 1 FROM litemesh_origin WHERE site = ?1 AND version = 0 AND local_version > ?2 LIMIT 1";
+        if ordinal != 0
+            && core.statement(UNKNOWN)?.query_integer(&[ordinal.into(), bounds.since_local.get().into()])?.is_some()
+        {
             ranges.push(SiteRange { site: *site, ordinal, from: 0, until: 0, label: Some(until) });
         }
     }
@@ -429,7 +438,11 @@ pub(crate) fn plan_sites(core: &mut Core, bounds: &SiteBounds) -> rusqlite::Resu
 }
 
 /// Reads the next page of a plan; `false` with it when the plan is done.
-pub(crate) fn read_sites(core: &mut Core, plan: &mut SitePlan, limits: PageLimits) -> rusqlite::Result<(Vec<Change>, bool)> {
+pub(crate) fn read_sites(
+    core: &mut Core,
+    plan: &mut SitePlan,
+    limits: PageLimits,
+) -> rusqlite::Result<(Vec<Change>, bool)> {
     core.refresh()?;
     let mut page = PageBuilder::new(limits);
     while let Some(range) = plan.ranges.get(plan.range).cloned() {
@@ -462,7 +475,9 @@ fn read_own_range(
     };
     let mut scans = open_scans(core, &at, range.until)?;
     loop {
-        let Some(next) = (0..scans.len()).filter(|i| scans[*i].head.is_some()).min_by_key(|i| (scans[*i].version(), *i)) else {
+        let Some(next) =
+            (0..scans.len()).filter(|i| scans[*i].head.is_some()).min_by_key(|i| (scans[*i].version(), *i))
+        else {
             return Ok(true);
         };
         let (version, key) = (scans[next].version(), scans[next].key());
@@ -472,7 +487,8 @@ fn read_own_range(
         let clocks = own.map(|clock| (clock, range.site, DbVersion::new(version))).collect();
         page.read_row(core, &scans[next].table, key, clocks)?;
         if page.is_full() {
-            let place = LocalPlace { version: version - 1, inside: Some((version, scans[next].table.name.clone(), key)) };
+            let place =
+                LocalPlace { version: version - 1, inside: Some((version, scans[next].table.name.clone(), key)) };
             *inside = Some(SitePlace::Own(place));
             return Ok(false);
         }

@@ -210,7 +210,8 @@ pub(crate) fn check_replicable(db: Handle, table: &str) -> Result<(), ReplicateE
         return Err(ReplicateError::NullablePrimaryKey { table: name(), column });
     }
     // AUTOINCREMENT is real where SQLite keeps a sequence for the table; the word may also stand in a comment.
-    if has_autoincrement(&find("SELECT sql FROM sqlite_master WHERE name = ?1 AND type = 'table'")?.unwrap_or_default()) {
+    if has_autoincrement(&find("SELECT sql FROM sqlite_master WHERE name = ?1 AND type = 'table'")?.unwrap_or_default())
+    {
         return Err(ReplicateError::Autoincrement { table: name() });
     }
     if let Some(other) = find("SELECT \"table\" FROM pragma_foreign_key_list(?1)")? {
@@ -221,7 +222,9 @@ pub(crate) fn check_replicable(db: Handle, table: &str) -> Result<(), ReplicateE
     if let Some(column) = find(no_default)? {
         return Err(ReplicateError::NotNullWithoutDefault { table: name(), column });
     }
-    if let Some(column) = find("SELECT name FROM pragma_table_info(?1) WHERE name = '-1' OR (pk > 0 AND name = '__crsql_key')")? {
+    if let Some(column) =
+        find("SELECT name FROM pragma_table_info(?1) WHERE name = '-1' OR (pk > 0 AND name = '__crsql_key')")?
+    {
         return Err(ReplicateError::ReservedColumn { table: name(), column });
     }
     let collation = "SELECT c.name FROM pragma_index_list(?1) l JOIN pragma_index_xinfo(l.name) c
@@ -270,6 +273,8 @@ mod tests {
         assert!(has_autoincrement("CREATE TABLE t (a INTEGER PRIMARY KEY /* x */ autoincrement NOT NULL)"));
         assert!(!has_autoincrement("CREATE TABLE t (a INTEGER PRIMARY KEY NOT NULL, \"autoincrement\" TEXT)"));
         assert!(!has_autoincrement("CREATE TABLE t (a PRIMARY KEY NOT NULL -- no autoincrement\n)"));
-        assert!(!has_autoincrement("CREATE TABLE t (a PRIMARY KEY NOT NULL, b DEFAULT 'autoincrement', autoincrements)"));
+        assert!(!has_autoincrement(
+            "CREATE TABLE t (a PRIMARY KEY NOT NULL, b DEFAULT 'autoincrement', autoincrements)"
+        ));
     }
 }

@@ -181,26 +181,24 @@ impl Table {
         format!("{} b ON {}", self.base(), join(self.keys.iter().map(|column| same(quote(&column.name))), " AND "))
     }
 
-    /// Everything of one row by its key: causal length or NULL, whether the base row is there, primary key, all cells.
+    /// One row by its key: causal length or NULL, whether the base row is there, primary key, all cells.
     pub(crate) fn sql_read_row(&self) -> String {
+        self.sql_read_cells(&self.cells.iter().map(|column| format!("b.{}", quote(&column.name))).collect::<Vec<_>>())
+    }
+
+    /// The same with one cell.
+    pub(crate) fn sql_read_cell(&self, cell: usize) -> String {
+        self.sql_read_cells(&[format!("b.{}", quote(&self.cells[cell].name))])
+    }
+
+    fn sql_read_cells(&self, cells: &[String]) -> String {
         let keys = self.keys.iter().map(|column| format!("p.{}", quote(&column.name)));
-        let cells = self.cells.iter().map(|column| format!("b.{}", quote(&column.name)));
         format!(
             "SELECT (SELECT col_version FROM {} WHERE key = ?1 AND col_name = '-1'), b.{} IS NOT NULL, {}
              FROM {} p LEFT JOIN {} WHERE p.{KEY_COLUMN} = ?1",
             self.clock(),
             quote(&self.keys[0].name),
-            join(keys.chain(cells), ", "),
-            self.keys_table(),
-            self.base_of_key()
-        )
-    }
-
-    /// One cell by its key.
-    pub(crate) fn sql_read_cell(&self, cell: usize) -> String {
-        format!(
-            "SELECT b.{} FROM {} p JOIN {} WHERE p.{KEY_COLUMN} = ?1",
-            quote(&self.cells[cell].name),
+            join(keys.chain(cells.iter().cloned()), ", "),
             self.keys_table(),
             self.base_of_key()
         )

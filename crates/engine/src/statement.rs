@@ -74,11 +74,6 @@ impl Handle {
         unsafe { ffi::sqlite3_last_insert_rowid(self.0) }
     }
 
-    pub(crate) fn is_autocommit(self) -> bool {
-        // SAFETY: the connection is open.
-        unsafe { ffi::sqlite3_get_autocommit(self.0) != 0 }
-    }
-
     fn error(self, code: c_int) -> rusqlite::Error {
         // SAFETY: the connection is open; SQLite returns a terminated string that stays valid until its next call.
         let (code, message) = unsafe {

@@ -7,9 +7,8 @@ type Clock = (i64, String, i64, i64, i64, i64);
 fn clocks(engine: &Engine, table: &str) -> Vec<Clock> {
     let sql = format!("SELECT * FROM \"{table}__crsql_clock\" ORDER BY key, col_name");
     let mut statement = engine.connection().prepare(&sql).unwrap();
-    let rows = statement
-        .query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?)))
-        .unwrap();
+    let rows =
+        statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?))).unwrap();
     rows.map(Result::unwrap).collect()
 }
 
@@ -47,11 +46,7 @@ fn golden_trace() {
             ("REPLACE INTO foo VALUES (1,'q','y')", &[(1, "b", 4, 4, 0, 1), (1, "c", 2, 4, 0, 2)], 4),
             ("DELETE FROM foo WHERE a=1", &[(1, "-1", 2, 5, 0, 0)], 5),
             ("DELETE FROM foo WHERE a=1", &[(1, "-1", 2, 5, 0, 0)], 5),
-            (
-                "INSERT INTO foo (a) VALUES (1)",
-                &[(1, "-1", 3, 6, 0, 0), (1, "b", 1, 6, 0, 1), (1, "c", 1, 6, 0, 2)],
-                6,
-            ),
+            ("INSERT INTO foo (a) VALUES (1)", &[(1, "-1", 3, 6, 0, 0), (1, "b", 1, 6, 0, 1), (1, "c", 1, 6, 0, 2)], 6),
             (
                 "BEGIN; UPDATE foo SET b='t1'; UPDATE foo SET b='t2'; COMMIT",
                 &[(1, "-1", 3, 6, 0, 0), (1, "b", 3, 7, 0, 1), (1, "c", 1, 6, 0, 2)],
