@@ -1,0 +1,82 @@
+//! One connection to the server.
+
+use std::sync::OnceLock;
+
+use litemesh_proto::{Remote, SiteId, TransportError};
+use reqwest::Client;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+/// One connection to the server: an open stream, and the POSTs that belong to it.
+pub(super) struct Link {
+    pub(super) remote: Remote,
+    /// Our own site.
+    pub(super) site: SiteId,
+    pub(super) http: Client,
+    /// Largest message that we accept ourselves, and so expect a Litemesh server to accept.
+    pub(super) message_bytes_max: usize,
+    /// Held while a message is posted: one after another, in order.
+    pub(super) turn: Mutex<()>,
+    /// Cancelled when the connection is over, whatever ended it.
+    pub(super) end: CancellationToken,
+    ending: OnceLock<Ending>,
+}
+
+/// How a connection ended. The first ending counts.
+pub(super) enum Ending {
+    /// `disconnect` is reported with this reason.
+    Reported(String),
+    /// We ended it ourselves: nothing is reported.
+    Silent,
+}
+
+impl Link {
+    pub(super) fn new(
+        remote: Remote,
+        site: SiteId,
+        http: Client,
+        message_bytes_max: usize,
+        stop: &CancellationToken,
+    ) -> Self {
+        Self {
+            remote,
+            site,
+            http,
+            message_bytes_max,
+            turn: Mutex::default(),
+            end: stop.child_token(),
+            ending: OnceLock::new(),
+        }
+    }
+
+    /// Ends the connection, so that `disconnect` is reported.
+    pub(super) fn lose(&self, reason: impl Into<String>) {
+        self.finish(Ending::Reported(reason.into()));
+    }
+
+    /// Ends the connection without a word.
+    pub(super) fn close(&self) {
+        self.finish(Ending::Silent);
+    }
+
+    fn finish(&self, ending: Ending) {
+        // A later ending changes nothing: something else was first.
+        let _ = self.ending.set(ending);
+        self.end.cancel();
+    }
+
+    /// How it ended; `None` while it stands, and where the transport is stopping.
+    pub(super) fn ending(&self) -> Option<&Ending> {
+        self.ending.get()
+    }
+
+    /// What a caller is told who needed the connection.
+    pub(super) fn lost(&self) -> TransportError {
+        let reason = match self.ending() {
+            Some(Ending::Reported(reason)) => reason.clone(),
+            Some(Ending::Silent) => "closed by this side".to_owned(),
+            None => "the transport is stopping".to_owned(),
+        };
+        TransportError::Lost { reason }
+    }
+}

@@ -1,0 +1,314 @@
+//! The client side: [`HttpClient`].
+
+mod dial;
+mod link;
+mod post;
+mod split;
+
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use litemesh_proto::codec::v1;
+use litemesh_proto::limits::{BATCH_BYTES_MAX, PING_INTERVAL, RECONNECT_DELAY_MIN, V1_BODY_BYTES_MAX};
+use litemesh_proto::{BoxFuture, PeerCallbacks, PeerMessage, Remote, SiteId, SyncRequest, Transport, TransportError};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use self::link::Link;
+use self::post::Route;
+
+/// Silence on the stream after which the connection counts as dead: three pings that did not come.
+const IDLE_TIMEOUT: Duration = PING_INTERVAL.saturating_mul(3);
+
+/// How long setting up a TCP and TLS connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// About how many bytes one message to a Litemesh server may take.
+///
+/// Each is posted, committed and answered before the next: on a line of 50 ms that is 80 MiB/s at most, and five times
+/// less with the batches that a v1 server takes.
+const LITEMESH_BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// Largest body that is posted to a v1 server: its limit, less a little for whatever stands between us.
+const V1_BODY_BYTES_SAFE: usize = V1_BODY_BYTES_MAX - 4 * 1024;
+
+/// The client side of the HTTP transport: the seed's `TransportClientHttp`.
+///
+/// A cheap handle: clones are the same client. It dials `{endpoint}/stream`, and again whenever the connection is lost,
+/// after 1, 2, 4, 8, 16, 30, 30 … seconds. Messages go out one at a time, each after the server took the one before.
+///
+/// Towards an original server it is an original client; towards a Litemesh server bodies may be larger and are compressed.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use litemesh_http::HttpClient;
+/// use litemesh_proto::{PeerCallbacks, Transport, TransportError};
+///
+/// # async fn example(peer: Arc<dyn PeerCallbacks>) -> Result<(), TransportError> {
+/// let transport = HttpClient::new("http://localhost:3000/api/worker");
+/// transport.start(peer).await?; // a Litemesh peer does this for the transports it was given
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct HttpClient {
+    shared: Arc<Shared>,
+}
+
+/// Sets up an [`HttpClient`].
+///
+/// ```
+/// use std::time::Duration;
+/// use litemesh_http::HttpClient;
+///
+/// let transport = HttpClient::builder("https://example.org/sync/").idle_timeout(Duration::from_secs(60)).build();
+/// assert_eq!(transport.endpoint(), "https://example.org/sync");
+/// ```
+#[derive(Clone, Debug)]
+pub struct HttpClientBuilder {
+    endpoint: String,
+    http: Option<reqwest::Client>,
+    options: Options,
+}
+
+#[derive(Clone, Debug)]
+struct Options {
+    reconnect_delay_min: Duration,
+    idle_timeout: Duration,
+    has_jitter: bool,
+}
+
+impl HttpClientBuilder {
+    /// The HTTP client to use, for proxies, certificates, headers and the like: the seed's custom `fetch`.
+    ///
+    /// It should set no timeout for whole requests, which would end every stream, and no decompression.
+    pub fn http(mut self, http: reqwest::Client) -> Self {
+        self.http = Some(http);
+        self
+    }
+
+    /// The delay before the first new dial; 1 s where nothing else is said. It doubles up to 30 s.
+    pub fn reconnect_delay_min(mut self, delay: Duration) -> Self {
+        self.options.reconnect_delay_min = delay;
+        self
+    }
+
+    /// Silence after which the connection counts as dead; 90 s where nothing else is said, three times the ping interval.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.options.idle_timeout = timeout;
+        self
+    }
+
+    /// Lengthens each delay by up to a quarter, at random, so that the clients of a hub that restarts do not all come back
+    /// at once. Off where nothing else is said.
+    pub fn jitter(mut self, is_on: bool) -> Self {
+        self.options.has_jitter = is_on;
+        self
+    }
+
+    /// The client, not started yet.
+    pub fn build(self) -> HttpClient {
+        let endpoint = self.endpoint.strip_suffix('/').unwrap_or(&self.endpoint).to_owned();
+        let mut random = [0_u8; 16];
+        fastrand::fill(&mut random);
+        HttpClient {
+            shared: Arc::new(Shared {
+                endpoint,
+                instance: SiteId::from_bytes(random).to_string(),
+                http: self.http,
+                options: self.options,
+                attempts: AtomicU32::new(0),
+                litemesh_body_bytes_max: AtomicUsize::new(usize::MAX),
+                stop: CancellationToken::new(),
+                state: Mutex::default(),
+            }),
+        }
+    }
+}
+
+/// What the handles and the task of one client share.
+struct Shared {
+    endpoint: String,
+    /// A random word, see [`INSTANCE_HEADER`](crate::INSTANCE_HEADER).
+    instance: String,
+    http: Option<reqwest::Client>,
+    options: Options,
+    /// Dials since the last connection.
+    attempts: AtomicU32,
+    /// What a Litemesh server turned out to take at most, if it takes less than we would send.
+    litemesh_body_bytes_max: AtomicUsize,
+    stop: CancellationToken,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    is_started: bool,
+    dialer: Option<JoinHandle<()>>,
+    link: Option<Arc<Link>>,
+}
+
+impl HttpClient {
+    /// A client of the server whose routes are mounted at `endpoint`, such as `http://host:3000/api/worker`.
+    ///
+    /// An endpoint that is no URL is reported by [`start`](Transport::start).
+    pub fn new(endpoint: impl Into<String>) -> Self {
+        Self::builder(endpoint).build()
+    }
+
+    /// A client with settings of your own.
+    pub fn builder(endpoint: impl Into<String>) -> HttpClientBuilder {
+        let options =
+            Options { reconnect_delay_min: RECONNECT_DELAY_MIN, idle_timeout: IDLE_TIMEOUT, has_jitter: false };
+        HttpClientBuilder { endpoint: endpoint.into(), http: None, options }
+    }
+
+    /// Whether the event stream is open and the server has introduced itself: the seed's `isSSEConnected`.
+    pub fn is_sse_connected(&self) -> bool {
+        self.shared.link().is_some()
+    }
+
+    /// The endpoint without its trailing slash: the seed's `getEndpoint`.
+    pub fn endpoint(&self) -> &str {
+        &self.shared.endpoint
+    }
+
+    /// Dials since the last connection: the seed's `getReconnectAttempts`.
+    pub fn reconnect_attempts(&self) -> u32 {
+        self.shared.attempts.load(Relaxed)
+    }
+
+    /// The site id of the server while connected: the seed's `getRemotePeerId`.
+    pub fn remote_peer_id(&self) -> Option<SiteId> {
+        self.shared.link().map(|link| link.remote.site)
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection that stands, if one does.
+    fn link(&self) -> Option<Arc<Link>> {
+        self.state().link.clone().filter(|link| !link.end.is_cancelled())
+    }
+
+    fn link_of(&self, remote: Remote) -> Result<Arc<Link>, TransportError> {
+        let link = self.link().filter(|link| link.remote.connection == remote.connection);
+        link.ok_or(TransportError::NotConnected { remote: remote.site })
+    }
+
+    fn set_link(&self, link: Option<Arc<Link>>) {
+        self.state().link = link;
+    }
+
+    /// The HTTP client and the URL of the stream, where both can be had.
+    fn prepare(&self) -> Result<reqwest::Client, TransportError> {
+        let cannot = |reason: String| TransportError::Endpoint { endpoint: self.endpoint.clone(), reason };
+        let url = reqwest::Url::parse(&self.endpoint).map_err(|error| cannot(error.to_string()))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(cannot(format!("the scheme must be http or https, not {}", url.scheme())));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(cannot("it must end with a path, without ? and #".to_owned()));
+        }
+        match &self.http {
+            Some(http) => Ok(http.clone()),
+            None => {
+                let builder = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
+                builder.build().map_err(|error| cannot(error.to_string()))
+            }
+        }
+    }
+
+    /// Largest body that this server takes.
+    fn body_bytes_max(&self, remote: Remote, message_bytes_max: usize) -> usize {
+        if remote.is_litemesh {
+            message_bytes_max.min(self.litemesh_body_bytes_max.load(Relaxed))
+        } else {
+            V1_BODY_BYTES_SAFE
+        }
+    }
+}
+
+impl Transport for HttpClient {
+    fn name(&self) -> &str {
+        "http"
+    }
+
+    fn start(&self, peer: Arc<dyn PeerCallbacks>) -> BoxFuture<'_, Result<(), TransportError>> {
+        Box::pin(async move {
+            let http = self.shared.prepare()?;
+            let mut state = self.shared.state();
+            if std::mem::replace(&mut state.is_started, true) {
+                return Err(TransportError::AlreadyStarted);
+            }
+            state.dialer = Some(tokio::spawn(dial::run(self.shared.clone(), http, peer)));
+            Ok(())
+        })
+    }
+
+    fn sync(&self, remote: Remote, request: SyncRequest) -> BoxFuture<'_, Result<(), TransportError>> {
+        Box::pin(self.shared.post(remote, Route::Sync, move |site, _| Ok(vec![v1::sync(site, &request)])))
+    }
+
+    fn send(&self, remote: Remote, message: PeerMessage) -> BoxFuture<'_, Result<(), TransportError>> {
+        Box::pin(self.shared.post(remote, Route::Data, move |site, max| split::bodies(site, message, max)))
+    }
+
+    fn close(&self, remote: Remote) -> BoxFuture<'_, ()> {
+        if let Ok(link) = self.shared.link_of(remote) {
+            link.close();
+        }
+        Box::pin(async {})
+    }
+
+    /// Must not be called from inside of a callback: it waits for the one under way to resolve.
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            self.shared.stop.cancel();
+            let dialer = {
+                let mut state = self.shared.state();
+                state.is_started = true;
+                state.dialer.take()
+            };
+            if let Some(dialer) = dialer
+                && let Err(error) = dialer.await
+            {
+                tracing::error!(%error, "the task of an HTTP client failed");
+            }
+        })
+    }
+
+    fn message_bytes_max(&self, remote: Remote) -> usize {
+        if !remote.is_litemesh {
+            return BATCH_BYTES_MAX;
+        }
+        // Room for the envelope, as between a batch and the body limit of a v1 server.
+        let known = self.shared.litemesh_body_bytes_max.load(Relaxed);
+        LITEMESH_BATCH_BYTES_MAX.min(known - known / 4)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_trailing_slash_is_taken_off() {
+        assert_eq!(HttpClient::new("http://h/api/worker/").endpoint(), "http://h/api/worker");
+        assert_eq!(HttpClient::new("http://h//").endpoint(), "http://h/");
+        assert_eq!(HttpClient::new("http://h").endpoint(), "http://h");
+    }
+
+    #[test]
+    fn endpoints_that_cannot_work_are_refused() {
+        for endpoint in ["", "nonsense", "/relative", "ftp://h", "http://", "http://h/?x=1", "http://h/#x"] {
+            let refused = HttpClient::new(endpoint).shared.prepare();
+            assert!(matches!(refused, Err(TransportError::Endpoint { .. })), "{endpoint}");
+        }
+        assert!(HttpClient::new("http://[::1]:3000/api").shared.prepare().is_ok());
+    }
+}

@@ -1,0 +1,141 @@
+//! Posts messages, one at a time.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use litemesh_proto::codec::v1::Envelope;
+use litemesh_proto::{Remote, SiteId, TransportError};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use reqwest::{Response, StatusCode};
+use tracing::{debug, warn};
+
+use super::link::Link;
+use super::{Shared, V1_BODY_BYTES_SAFE};
+use crate::gzip::compress;
+
+/// How long one POST may take, from its first byte to the last of its answer.
+///
+/// An answer comes after the commit; a large body over a slow line and a busy server's queue both fit. Without a bound a
+/// request that was swallowed somewhere would hold up everything behind it for as long as the stream lives.
+const POST_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Bodies above this size are compressed for a server that is known to decompress. Below it one packet carries the body
+/// anyway.
+const COMPRESS_BYTES_MIN: usize = 4 * 1024;
+
+/// Bytes of an answer that are looked at.
+const ANSWER_BYTES_MAX: usize = 4 * 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    Sync,
+    Data,
+}
+
+impl Route {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Sync => "sync",
+            Self::Data => "data",
+        }
+    }
+}
+
+impl Shared {
+    /// Posts the bodies that `encode` makes for our site and the server's limit, each after the server took the last one.
+    ///
+    /// Any failure ends the connection, since what the server holds is not known any more. So does dropping the future
+    /// while a body is on its way.
+    pub(super) async fn post(
+        &self,
+        remote: Remote,
+        route: Route,
+        encode: impl FnOnce(SiteId, usize) -> Result<Vec<Vec<u8>>, TransportError>,
+    ) -> Result<(), TransportError> {
+        let link = self.link_of(remote)?;
+        let _turn = link.turn.lock().await;
+        let bodies = encode(link.site, self.body_bytes_max(remote, link.message_bytes_max))?;
+        for body in bodies {
+            let under_way = UnderWay { link: &link };
+            // A dropped branch is a request whose outcome is not known, and the connection has ended then.
+            let result = tokio::select! {
+                biased;
+                () = link.end.cancelled() => Err(link.lost()),
+                result = self.post_one(&link, route, body) => result,
+            };
+            std::mem::forget(under_way);
+            if let Err(error) = result {
+                debug!(remote = %remote.site.fmt_short(), %error, "a message could not be posted");
+                link.lose(error.to_string());
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn post_one(&self, link: &Arc<Link>, route: Route, body: Vec<u8>) -> Result<(), TransportError> {
+        let url = format!("{}/{}", self.endpoint, route.path());
+        let bytes = body.len();
+        let mut request = link.http.post(url).timeout(POST_TIMEOUT).header(CONTENT_TYPE, "application/json");
+        request = if link.remote.is_litemesh && bytes > COMPRESS_BYTES_MIN {
+            request.header(CONTENT_ENCODING, "gzip").body(compress(&body))
+        } else {
+            request.body(body)
+        };
+        let lost = |error: reqwest::Error| TransportError::Lost { reason: explain(&error) };
+        let response = request.send().await.map_err(lost)?;
+        let status = response.status();
+        let answer = read_answer(response).await;
+        if status.is_success() {
+            // An answer that breaks off leaves open whether it was one.
+            return answer.map(drop).map_err(lost);
+        }
+        if status == StatusCode::PAYLOAD_TOO_LARGE && link.remote.is_litemesh {
+            // The next try, over the next connection, is cut smaller.
+            let smaller = (bytes / 2).max(V1_BODY_BYTES_SAFE);
+            warn!(bytes, smaller, "the server takes no body of this size");
+            self.litemesh_body_bytes_max.fetch_min(smaller, Relaxed);
+        }
+        let answer = answer.unwrap_or_default();
+        let reason = Envelope::parse(&answer).ok().and_then(|envelope| envelope.error().map(str::to_owned));
+        let reason = reason.unwrap_or_else(|| String::from_utf8_lossy(&answer).into_owned());
+        Err(TransportError::Refused { status: status.as_u16(), reason })
+    }
+}
+
+/// Ends the connection when dropped: a body was on its way and nobody waited for the answer.
+struct UnderWay<'a> {
+    link: &'a Link,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.link.lose("a message was abandoned on its way");
+    }
+}
+
+/// The beginning of an answer. Read to its end where it is short, so that the connection can be used again.
+async fn read_answer(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
+    let mut answer = Vec::new();
+    while let Some(bytes) = response.chunk().await? {
+        let left = ANSWER_BYTES_MAX - answer.len();
+        answer.extend_from_slice(&bytes[..bytes.len().min(left)]);
+        if answer.len() == ANSWER_BYTES_MAX {
+            break;
+        }
+    }
+    Ok(answer)
+}
+
+/// An error with its causes: `reqwest` alone says "error sending request".
+pub(super) fn explain(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

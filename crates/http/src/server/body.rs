@@ -1,0 +1,128 @@
+//! Reads a request body bit by bit, under a limit.
+
+use std::time::Duration;
+
+use axum::body::{Body, BodyDataStream};
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_LENGTH;
+use bytes::Bytes;
+use futures_util::StreamExt;
+
+use super::Shared;
+use crate::counters::add;
+use crate::gzip::{BodyBuffer, BodyError, DECODE_STEP_BYTES};
+
+/// How long a client may pause within a body.
+const BODY_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// What is still read of a refused body, in bytes, so that the client finishes writing and looks at the answer.
+///
+/// Closing at once would reset the connection, and the reset can overtake the answer.
+const REFUSED_BYTES_MAX: usize = 8 << 20;
+
+/// How long a refused body is still read.
+const REFUSED_READ_MAX: Duration = Duration::from_secs(2);
+
+/// Why a body could not be read.
+#[derive(Debug)]
+pub(super) enum ReadError {
+    TooLarge,
+    /// The connection broke, or the compressed form is damaged.
+    Cut(String),
+    /// The client sent nothing for too long.
+    Slow,
+}
+
+/// A body as far as it has come.
+pub(super) struct BodyReader<'a> {
+    shared: &'a Shared,
+    chunks: BodyDataStream,
+    /// What came and was not decoded yet.
+    pending: Bytes,
+    buffer: BodyBuffer,
+    is_gzip: bool,
+    /// The client said that it would send more than the limit.
+    announces_too_much: bool,
+}
+
+impl<'a> BodyReader<'a> {
+    pub(super) fn new(shared: &'a Shared, headers: &HeaderMap, body: Body, is_gzip: bool, bytes_max: usize) -> Self {
+        let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        Self {
+            shared,
+            chunks: body.into_data_stream(),
+            pending: Bytes::new(),
+            buffer: BodyBuffer::new(is_gzip, bytes_max),
+            is_gzip,
+            announces_too_much: announced.is_some_and(|announced| announced > bytes_max as u64),
+        }
+    }
+
+    /// What came so far, decoded.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.buffer.bytes()
+    }
+
+    /// Whether reading on is in vain.
+    pub(super) fn announces_too_much(&self) -> bool {
+        self.announces_too_much
+    }
+
+    /// Reads a bit more; false at the end.
+    pub(super) async fn read(&mut self) -> Result<bool, ReadError> {
+        if self.pending.is_empty() {
+            let next = tokio::time::timeout(BODY_PAUSE_MAX, self.chunks.next()).await.map_err(|_| ReadError::Slow)?;
+            match next {
+                None => return Ok(false),
+                Some(Ok(bytes)) => {
+                    add(&self.shared.counters.bytes_in, bytes.len());
+                    self.pending = bytes;
+                }
+                Some(Err(error)) => return Err(ReadError::Cut(error.to_string())),
+            }
+        }
+        // A compressed piece may expand a thousandfold: in small steps the caller sees what comes before it is too much.
+        let step = if self.is_gzip { DECODE_STEP_BYTES } else { self.pending.len() };
+        let piece = self.pending.split_to(step.min(self.pending.len()));
+        self.buffer.push(&piece)?;
+        Ok(true)
+    }
+
+    /// Reads to the end.
+    pub(super) async fn read_all(&mut self) -> Result<(), ReadError> {
+        if self.announces_too_much {
+            return Err(ReadError::TooLarge);
+        }
+        while self.read().await? {}
+        Ok(())
+    }
+
+    /// The body, once [`read`](Self::read) has said that it is complete.
+    pub(super) fn finish(self) -> Result<Vec<u8>, ReadError> {
+        Ok(self.buffer.finish()?)
+    }
+
+    /// Throws away the rest, or some of it.
+    pub(super) async fn discard(mut self) {
+        let rest = async {
+            let mut left = REFUSED_BYTES_MAX;
+            while let Some(Ok(bytes)) = self.chunks.next().await {
+                match left.checked_sub(bytes.len()) {
+                    Some(less) => left = less,
+                    None => return,
+                }
+            }
+        };
+        // Too slow or too much: then the answer may be lost to a client that was refused anyway.
+        let _ = tokio::time::timeout(REFUSED_READ_MAX, rest).await;
+    }
+}
+
+impl From<BodyError> for ReadError {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::TooLarge => Self::TooLarge,
+            BodyError::Corrupt(reason) => Self::Cut(reason),
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! The server side: [`HttpServer`].
+
+mod answer;
+mod body;
+mod connection;
+mod post;
+mod queue;
+mod sender;
+mod stream;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::middleware::from_fn;
+use axum::routing::any;
+use axum::serve::ListenerExt;
+use litemesh_proto::codec::v1;
+use litemesh_proto::limits::PING_INTERVAL;
+use litemesh_proto::{BoxFuture, PeerCallbacks, PeerMessage, Remote, SiteId, SyncRequest, Transport, TransportError};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use self::connection::{Connection, frame};
+use crate::counters::{CounterCells, Counters, add};
+
+/// How long a client may take nothing before it is dropped.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Frames that wait for one client. With batches of `BATCH_BYTES_MAX` that bounds a slow client to 3 MiB.
+const FRAME_QUEUE_LEN: usize = 4;
+
+/// Most streams that wait for [`Transport::start`].
+const WAITING_STREAMS_MAX: usize = 64;
+
+/// How long [`HttpServer::serve`] waits for the answers under way once it was told to shut down.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// After so long without an acknowledgement of sent bytes, TCP gives a client up.
+///
+/// Without it a client whose network vanished would count as connected for a quarter of an hour, and would be locked out
+/// of its own id (`known-failures.md` B15).
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The server side of the HTTP transport: the seed's `TransportServerFastify`.
+///
+/// A cheap handle: clones are the same server. Its [`routes`](Self::routes) answer byte for byte as the original does;
+/// a client that says that it is a Litemesh peer is told so in return, and nothing else changes.
+///
+/// *Memory*: for each stream the frames that wait (see [`HttpServerBuilder::frame_queue_len`]), and for each client one
+/// request body of up to `Limits::message_bytes_max`.
+///
+/// ```
+/// use litemesh_http::HttpServer;
+///
+/// let transport = HttpServer::new();
+/// // Beside the routes of an application, under any prefix.
+/// let app: axum::Router = axum::Router::new().nest("/api/worker", transport.routes());
+/// assert_eq!(transport.counters().streams_open, 0);
+/// # let _ = app;
+/// ```
+#[derive(Clone)]
+pub struct HttpServer {
+    shared: Arc<Shared>,
+}
+
+/// Sets up an [`HttpServer`].
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let transport = litemesh_http::HttpServer::builder().stall_timeout(Duration::from_secs(10)).build();
+/// # let _ = transport;
+/// ```
+#[derive(Clone, Debug)]
+pub struct HttpServerBuilder {
+    options: Options,
+}
+
+#[derive(Clone, Debug)]
+struct Options {
+    ping_interval: Duration,
+    stall_timeout: Duration,
+    frame_queue_len: usize,
+}
+
+impl HttpServerBuilder {
+    /// Time between two pings on a stream; 30 s where nothing else is said, as in the original.
+    pub fn ping_interval(mut self, interval: Duration) -> Self {
+        self.options.ping_interval = interval;
+        self
+    }
+
+    /// How long a client may take nothing of what waits for it before it is dropped; 30 s where nothing else is said.
+    pub fn stall_timeout(mut self, timeout: Duration) -> Self {
+        self.options.stall_timeout = timeout;
+        self
+    }
+
+    /// Frames that may wait for one client before `send` waits, at least 2; 4 where nothing else is said.
+    pub fn frame_queue_len(mut self, len: usize) -> Self {
+        // Two, so that the connect frame and the first sync request never have to wait for the client.
+        self.options.frame_queue_len = len.clamp(2, Semaphore::MAX_PERMITS);
+        self
+    }
+
+    /// The server, not started yet.
+    pub fn build(self) -> HttpServer {
+        HttpServer {
+            shared: Arc::new(Shared {
+                options: self.options,
+                phase: watch::Sender::new(Phase::Waiting),
+                counters: CounterCells::default(),
+                waiting: Semaphore::new(WAITING_STREAMS_MAX),
+                unclaimed: tokio::sync::Mutex::default(),
+            }),
+        }
+    }
+}
+
+/// What all handles and requests of one server share.
+struct Shared {
+    options: Options,
+    phase: watch::Sender<Phase>,
+    counters: CounterCells,
+    /// Permits for streams that wait for the start.
+    waiting: Semaphore,
+    /// Held by the one large body whose sender only its end can tell.
+    unclaimed: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone)]
+enum Phase {
+    Waiting,
+    Running(Arc<Running>),
+    Stopped,
+}
+
+/// What there is between start and stop.
+struct Running {
+    peer: Arc<dyn PeerCallbacks>,
+    site: SiteId,
+    connections: Mutex<HashMap<SiteId, Arc<Connection>>>,
+    /// The owners of the connections, and the POSTs that are being handled.
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Running {
+    /// Open connections, and ended ones whose end is not reported yet.
+    fn connections(&self) -> MutexGuard<'_, HashMap<SiteId, Arc<Connection>>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The open connection of a site.
+    fn connection(&self, site: SiteId) -> Option<Arc<Connection>> {
+        self.connections().get(&site).filter(|connection| !connection.end.is_cancelled()).cloned()
+    }
+
+    /// The very connection that `remote` means.
+    fn connection_of(&self, remote: Remote) -> Option<Arc<Connection>> {
+        self.connection(remote.site).filter(|connection| connection.remote.connection == remote.connection)
+    }
+}
+
+impl Default for HttpServer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl HttpServer {
+    /// A server with the usual settings.
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// A server with settings of your own.
+    pub fn builder() -> HttpServerBuilder {
+        let options =
+            Options { ping_interval: PING_INTERVAL, stall_timeout: STALL_TIMEOUT, frame_queue_len: FRAME_QUEUE_LEN };
+        HttpServerBuilder { options }
+    }
+
+    /// The routes `/stream`, `/sync` and `/data`, to be mounted into an axum server under any prefix: the seed's
+    /// `registerRoutes`.
+    ///
+    /// They can be mounted before the transport is started; until then messages are refused and streams wait.
+    pub fn routes(&self) -> Router {
+        Router::new()
+            .route("/stream", any(stream::route))
+            .route("/sync", any(post::sync_route))
+            .route("/data", any(post::data_route))
+            .fallback(answer::not_found)
+            .layer(from_fn(answer::cors))
+            .with_state(self.shared.clone())
+    }
+
+    /// Serves [`routes`](Self::routes) at the root of `listener`, over HTTP/1.1 and HTTP/2 (cleartext, prior knowledge),
+    /// until `shutdown` resolves; see [`serve_router`](Self::serve_router).
+    ///
+    /// # Errors
+    ///
+    /// The listener failed.
+    pub async fn serve(
+        &self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<()> {
+        self.serve_router(self.routes(), listener, shutdown).await
+    }
+
+    /// Serves a router that [`routes`](Self::routes) were mounted into.
+    ///
+    /// When `shutdown` resolves, the open streams end, which their clients see as a lost connection, and answers under
+    /// way are waited for, for 5 s at most. The transport itself is not stopped.
+    ///
+    /// *Cancel safety*: dropping the future stops listening; connections that are open live on until their clients go or
+    /// the transport is stopped.
+    ///
+    /// # Errors
+    ///
+    /// The listener failed.
+    pub async fn serve_router(
+        &self,
+        router: Router,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<()> {
+        let shared = self.shared.clone();
+        let closing = CancellationToken::new();
+        let closing_set = closing.clone();
+        let graceful = async move {
+            shutdown.await;
+            shared.end_streams("the server is shutting down");
+            closing_set.cancel();
+        };
+        let listener = listener.tap_io(tune);
+        let serve = axum::serve(listener, router).with_graceful_shutdown(graceful);
+        let too_late = async {
+            closing.cancelled().await;
+            tokio::time::sleep(SHUTDOWN_TIMEOUT).await;
+        };
+        // What is dropped with `serve` are answers that their clients did not take in time.
+        tokio::select! {
+            result = serve.into_future() => result,
+            () = too_late => Ok(()),
+        }
+    }
+
+    /// What the server has done so far.
+    pub fn counters(&self) -> Counters {
+        self.shared.counters.read()
+    }
+}
+
+/// Frames are small and waited for; and a client whose network vanished must be noticed.
+fn tune(socket: &mut tokio::net::TcpStream) {
+    let result = socket.set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let result = result.and(socket2::SockRef::from(&*socket).set_tcp_user_timeout(Some(TCP_USER_TIMEOUT)));
+    if let Err(error) = result {
+        debug!(%error, "cannot set options of a socket");
+    }
+}
+
+impl Shared {
+    fn running(&self) -> Option<Arc<Running>> {
+        match &*self.phase.borrow() {
+            Phase::Running(running) => Some(running.clone()),
+            Phase::Waiting | Phase::Stopped => None,
+        }
+    }
+
+    fn end_streams(&self, reason: &str) {
+        if let Some(running) = self.running() {
+            for connection in running.connections().values() {
+                connection.lose(reason);
+            }
+        }
+    }
+
+    /// Queues one frame for `remote`, and waits while its queue is full.
+    async fn push(&self, remote: Remote, json: impl FnOnce(SiteId) -> Vec<u8>) -> Result<(), TransportError> {
+        let not_connected = TransportError::NotConnected { remote: remote.site };
+        let running = self.running().ok_or_else(|| not_connected.clone())?;
+        let connection = running.connection_of(remote).ok_or(not_connected)?;
+        let push = connection.queue.push(|| frame(&json(running.site)));
+        tokio::pin!(push);
+        let timeout = self.options.stall_timeout;
+        loop {
+            let patience = timeout.saturating_sub(connection.queue.stalled_for());
+            // The push is pinned outside and loses nothing; the other two can be asked again.
+            tokio::select! {
+                biased;
+                () = connection.end.cancelled() => {
+                    return Err(TransportError::Lost { reason: connection.reason().to_owned() });
+                }
+                pushed = &mut push => {
+                    let Some(_) = pushed else {
+                        return Err(TransportError::Lost { reason: connection.reason().to_owned() });
+                    };
+                    add(&self.counters.messages_out, 1);
+                    return Ok(());
+                }
+                () = tokio::time::sleep(patience) => {
+                    if connection.queue.stalled_for() >= timeout {
+                        self.shed(&connection);
+                        return Err(TransportError::Stalled { seconds: timeout.as_secs() });
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Transport for HttpServer {
+    fn name(&self) -> &str {
+        "http"
+    }
+
+    fn start(&self, peer: Arc<dyn PeerCallbacks>) -> BoxFuture<'_, Result<(), TransportError>> {
+        let running = Arc::new(Running {
+            site: peer.site(),
+            peer,
+            connections: Mutex::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        });
+        let is_first = self.shared.phase.send_if_modified(|phase| {
+            let is_first = matches!(phase, Phase::Waiting);
+            if is_first {
+                *phase = Phase::Running(running);
+            }
+            is_first
+        });
+        Box::pin(async move { if is_first { Ok(()) } else { Err(TransportError::AlreadyStarted) } })
+    }
+
+    fn sync(&self, remote: Remote, request: SyncRequest) -> BoxFuture<'_, Result<(), TransportError>> {
+        Box::pin(self.shared.push(remote, move |site| v1::sync(site, &request)))
+    }
+
+    fn send(&self, remote: Remote, message: PeerMessage) -> BoxFuture<'_, Result<(), TransportError>> {
+        Box::pin(self.shared.push(remote, move |site| v1::data(site, &message)))
+    }
+
+    fn close(&self, remote: Remote) -> BoxFuture<'_, ()> {
+        if let Some(connection) = self.shared.running().and_then(|running| running.connection_of(remote)) {
+            connection.close();
+        }
+        Box::pin(async {})
+    }
+
+    /// Must not be called from inside of a callback: it waits for all callbacks to resolve.
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            let phase = self.shared.phase.send_replace(Phase::Stopped);
+            let Phase::Running(running) = phase else { return };
+            {
+                // Under the lock that opening takes, so that nothing is opened behind our back.
+                let _connections = running.connections();
+                running.stop.cancel();
+                running.tasks.close();
+            }
+            running.tasks.wait().await;
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_has_room_for_the_first_two_frames() {
+        assert_eq!(HttpServer::builder().frame_queue_len(0).options.frame_queue_len, 2);
+    }
+}

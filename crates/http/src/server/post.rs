@@ -1,0 +1,428 @@
+//! `POST /sync` and `POST /data`: takes the messages of clients (`wire-protocol.md` 5.4).
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{OriginalUri, Request, State};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::Response;
+use litemesh_proto::codec::v1::Envelope;
+use litemesh_proto::limits::V1_BODY_BYTES_MAX;
+use litemesh_proto::{DecodeError, Refusal, SiteId, SyncRequest, Unverified};
+use tokio::sync::OwnedMutexGuard;
+use tracing::{debug, warn};
+
+use super::body::{BodyReader, ReadError};
+use super::connection::Connection;
+use super::sender::{Sender, sender};
+use super::{Running, Shared, answer};
+use crate::counters::add;
+
+/// Bytes of a body that are held before it is known which client sent it.
+const UNCLAIMED_BYTES_MAX: usize = 64 * 1024;
+
+/// From this size on a body is parsed outside of the runtime's threads: a megabyte takes some milliseconds.
+const INLINE_PARSE_BYTES_MAX: usize = 256 * 1024;
+
+const CONNECT_FIRST: &str = "Connect to /stream first";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    Sync,
+    Data,
+}
+
+impl Route {
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Sync => "sync",
+            Self::Data => "data",
+        }
+    }
+
+    fn content(self) -> &'static str {
+        match self {
+            Self::Sync => "cursor",
+            Self::Data => "data",
+        }
+    }
+}
+
+pub(super) async fn sync_route(State(shared): State<Arc<Shared>>, uri: OriginalUri, request: Request) -> Response {
+    route(Route::Sync, shared, uri, request).await
+}
+
+pub(super) async fn data_route(State(shared): State<Arc<Shared>>, uri: OriginalUri, request: Request) -> Response {
+    route(Route::Data, shared, uri, request).await
+}
+
+async fn route(route: Route, shared: Arc<Shared>, uri: OriginalUri, request: Request) -> Response {
+    if request.method() != Method::POST {
+        return answer::not_found(uri, request.method().clone()).await;
+    }
+    let (parts, body) = request.into_parts();
+    let is_gzip = match check_head(&parts.headers) {
+        Ok(is_gzip) => is_gzip,
+        Err(complaint) => {
+            add(&shared.counters.refused_malformed, 1);
+            BodyReader::new(&shared, &parts.headers, body, false, 0).discard().await;
+            return complaint.answer(route);
+        }
+    };
+    let Some(running) = shared.running() else {
+        return refuse_unstarted(route, &shared, &parts.headers, body, is_gzip).await;
+    };
+    // In a task, because a client that hangs up drops this future, and a message must be handled in whole or reported.
+    let task = {
+        let _connections = running.connections();
+        if running.stop.is_cancelled() {
+            return answer::error(StatusCode::INTERNAL_SERVER_ERROR, "Transport not started");
+        }
+        let post = Post { route, shared, running: running.clone() };
+        running.tasks.spawn(async move { post.take(&parts.headers, body, is_gzip).await })
+    };
+    match task.await {
+        Ok(response) => response,
+        Err(error) => {
+            warn!(%error, "handling a message failed");
+            answer::error(StatusCode::INTERNAL_SERVER_ERROR, "handling the message failed")
+        }
+    }
+}
+
+/// Whether the body is compressed, where its type and encoding are known.
+fn check_head(headers: &HeaderMap) -> Result<bool, Complaint> {
+    let text = |name| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let media_type = text(CONTENT_TYPE);
+    let essence = media_type.as_deref().map(|text| text.split(';').next().unwrap_or_default().trim());
+    match essence {
+        Some(essence) if essence.eq_ignore_ascii_case("application/json") => {}
+        // The original takes it as a string, which is no message.
+        Some(essence) if essence.eq_ignore_ascii_case("text/plain") => return Err(Complaint::Type),
+        _ => return Err(Complaint::MediaType(media_type.map(Cow::into_owned))),
+    }
+    match text(CONTENT_ENCODING).as_deref().map(str::trim) {
+        None | Some("") => Ok(false),
+        Some(coding) if coding.eq_ignore_ascii_case("identity") => Ok(false),
+        Some(coding) if coding.eq_ignore_ascii_case("gzip") => Ok(true),
+        Some(coding) => Err(Complaint::Encoding(coding.to_owned())),
+    }
+}
+
+/// Before the start and after the stop: a message still has to be well-formed to be told so.
+async fn refuse_unstarted(route: Route, shared: &Shared, headers: &HeaderMap, body: Body, is_gzip: bool) -> Response {
+    let mut reader = BodyReader::new(shared, headers, body, is_gzip, V1_BODY_BYTES_MAX);
+    let body = match reader.read_all().await {
+        Ok(()) => reader.finish(),
+        Err(error) => {
+            reader.discard().await;
+            Err(error)
+        }
+    };
+    match body.map(|body| read_message(route, &body)) {
+        Err(error) => unreadable(shared, &error),
+        Ok(Err(complaint)) => complaint.answer(route),
+        Ok(Ok(_)) => answer::error(StatusCode::INTERNAL_SERVER_ERROR, "Transport not started"),
+    }
+}
+
+/// One POST to a running transport.
+struct Post {
+    route: Route,
+    shared: Arc<Shared>,
+    running: Arc<Running>,
+}
+
+/// The right to be handled now, before everything that the same client sends later.
+struct Turn {
+    connection: Arc<Connection>,
+    _guard: OwnedMutexGuard<()>,
+}
+
+impl Turn {
+    async fn wait(connection: Arc<Connection>) -> Self {
+        let guard = connection.turn.clone().lock_owned().await;
+        Self { connection, _guard: guard }
+    }
+}
+
+impl Post {
+    async fn take(&self, headers: &HeaderMap, body: Body, is_gzip: bool) -> Response {
+        let bytes_max = self.running.peer.limits().message_bytes_max;
+        let mut reader = BodyReader::new(&self.shared, headers, body, is_gzip, bytes_max);
+        let sender = self.read_sender(&mut reader).await;
+        let turn = match sender {
+            Ok(Sender::Known(site)) => match self.running.connection(site) {
+                Some(connection) => Turn::wait(connection).await,
+                None => return self.take_unclaimed(reader, true).await,
+            },
+            Ok(Sender::Unclear | Sender::NotYet) => return self.take_unclaimed(reader, false).await,
+            Err(error) => {
+                reader.discard().await;
+                return unreadable(&self.shared, &error);
+            }
+        };
+        // Nothing is lost with a dropped branch: either way the body is given up.
+        let read = tokio::select! {
+            biased;
+            () = turn.connection.end.cancelled() => return self.refuse_unknown(),
+            read = reader.read_all() => read,
+        };
+        match self.complete(reader, read).await {
+            Ok(body) => self.handle(Some(&turn), body).await,
+            Err(error) => {
+                self.report_garbled(&turn, explain(&error, bytes_max)).await;
+                unreadable(&self.shared, &error)
+            }
+        }
+    }
+
+    /// Reads until it is known who sends, or that only the whole body can tell.
+    async fn read_sender(&self, reader: &mut BodyReader<'_>) -> Result<Sender, ReadError> {
+        loop {
+            match sender(reader.bytes()) {
+                Sender::NotYet if reader.bytes().len() <= UNCLAIMED_BYTES_MAX => {}
+                Sender::NotYet => return Ok(Sender::Unclear),
+                known => return Ok(known),
+            }
+            // Nothing is lost with a dropped branch: either way the body is given up.
+            let more = tokio::select! {
+                biased;
+                () = self.running.stop.cancelled() => return Err(ReadError::Cut("the transport is stopping".to_owned())),
+                more = reader.read() => more?,
+            };
+            if !more {
+                return Ok(Sender::Unclear);
+            }
+        }
+    }
+
+    /// A body whose sender is no client, or is named only at its end, which no known client does.
+    async fn take_unclaimed(&self, mut reader: BodyReader<'_>, is_stranger: bool) -> Response {
+        // Nothing is lost with a dropped branch: either way the body is given up.
+        let read = tokio::select! {
+            biased;
+            () = self.running.stop.cancelled() => return self.refuse_unknown(),
+            read = self.read_unclaimed(&mut reader, is_stranger) => read,
+        };
+        match self.complete(reader, read).await {
+            Ok(body) => self.handle(None, body).await,
+            // Too large only for somebody who has no stream.
+            Err(ReadError::TooLarge) if is_stranger => self.refuse_unknown(),
+            Err(error) => unreadable(&self.shared, &error),
+        }
+    }
+
+    async fn read_unclaimed(&self, reader: &mut BodyReader<'_>, is_stranger: bool) -> Result<(), ReadError> {
+        while reader.bytes().len() <= UNCLAIMED_BYTES_MAX && !reader.announces_too_much() {
+            if !reader.read().await? {
+                return Ok(());
+            }
+        }
+        if is_stranger {
+            return Err(ReadError::TooLarge);
+        }
+        // One at a time, so that bodies of unclear origin take up the room of one.
+        let _alone = self.shared.unclaimed.lock().await;
+        reader.read_all().await
+    }
+
+    async fn complete(&self, reader: BodyReader<'_>, read: Result<(), ReadError>) -> Result<Vec<u8>, ReadError> {
+        match read {
+            Ok(()) => reader.finish(),
+            Err(error) => {
+                reader.discard().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn handle(&self, turn: Option<&Turn>, body: Vec<u8>) -> Response {
+        let route = self.route;
+        let read = if body.len() <= INLINE_PARSE_BYTES_MAX {
+            read_message(route, &body)
+        } else {
+            match tokio::task::spawn_blocking(move || read_message(route, &body)).await {
+                Ok(read) => read,
+                Err(error) => Err(Complaint::Json(error.to_string())),
+            }
+        };
+        let message = match read {
+            Ok(message) => message,
+            Err(complaint) => {
+                add(&self.shared.counters.refused_malformed, 1);
+                if let (Some(turn), Complaint::Json(reason)) = (turn, &complaint) {
+                    self.report_garbled(turn, format!("a message is not valid JSON: {reason}")).await;
+                }
+                return complaint.answer(route);
+            }
+        };
+        let site: Option<SiteId> = message.peer_id.parse().ok();
+        let waited;
+        let turn = match turn {
+            // A body that names two senders is of neither.
+            Some(turn) if site == Some(turn.connection.remote.site) => turn,
+            Some(_) => return self.refuse_unknown(),
+            None => match site.and_then(|site| self.running.connection(site)) {
+                Some(connection) => {
+                    waited = Turn::wait(connection).await;
+                    &waited
+                }
+                None => return self.refuse_unknown(),
+            },
+        };
+        match message.content {
+            Ok(content) => self.deliver(turn, content).await,
+            Err(error) => {
+                add(&self.shared.counters.refused_malformed, 1);
+                self.report_garbled(turn, error.to_string()).await;
+                answer::error(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())
+            }
+        }
+    }
+
+    async fn deliver(&self, turn: &Turn, content: Content) -> Response {
+        if turn.connection.end.is_cancelled() {
+            return self.refuse_unknown();
+        }
+        let remote = turn.connection.remote;
+        let result = match content {
+            Content::Sync(request) => self.running.peer.sync(remote, request).await,
+            Content::Data(message) => self.running.peer.receive(remote, message).await,
+        };
+        let Err(refusal) = result else {
+            add(&self.shared.counters.messages_in, 1);
+            return answer::success();
+        };
+        debug!(remote = %remote.site.fmt_short(), %refusal, "a message was refused");
+        add(&self.shared.counters.refused_by_peer, 1);
+        match refusal {
+            Refusal::UnknownRemote => answer::error(StatusCode::BAD_REQUEST, CONNECT_FIRST),
+            Refusal::Unavailable(text) => answer::retry_later(StatusCode::INTERNAL_SERVER_ERROR, &text),
+            other => answer::error(StatusCode::INTERNAL_SERVER_ERROR, &other.to_string()),
+        }
+    }
+
+    /// Tells the peer above that changes may be missing. A sync request holds none.
+    async fn report_garbled(&self, turn: &Turn, reason: String) {
+        if self.route == Route::Data && !turn.connection.end.is_cancelled() {
+            warn!(remote = %turn.connection.remote.site.fmt_short(), reason, "a message could not be read");
+            add(&self.shared.counters.garbled, 1);
+            self.running.peer.garbled(turn.connection.remote, reason).await;
+        }
+    }
+
+    fn refuse_unknown(&self) -> Response {
+        add(&self.shared.counters.refused_unknown, 1);
+        answer::error(StatusCode::BAD_REQUEST, CONNECT_FIRST)
+    }
+}
+
+fn explain(error: &ReadError, bytes_max: usize) -> String {
+    match error {
+        ReadError::TooLarge => format!("a message is larger than {bytes_max} bytes"),
+        ReadError::Cut(reason) => format!("a message was cut off: {reason}"),
+        ReadError::Slow => "a message stopped arriving".to_owned(),
+    }
+}
+
+fn unreadable(shared: &Shared, error: &ReadError) -> Response {
+    match error {
+        ReadError::TooLarge => {
+            add(&shared.counters.refused_too_large, 1);
+            let status = StatusCode::PAYLOAD_TOO_LARGE;
+            answer::framework(status, "FST_ERR_CTP_BODY_TOO_LARGE", "Request body is too large")
+        }
+        ReadError::Cut(reason) => {
+            add(&shared.counters.refused_malformed, 1);
+            answer::error(StatusCode::BAD_REQUEST, &format!("cannot read the body: {reason}"))
+        }
+        ReadError::Slow => {
+            add(&shared.counters.refused_malformed, 1);
+            answer::error(StatusCode::REQUEST_TIMEOUT, "the body stopped arriving")
+        }
+    }
+}
+
+/// A message whose frame is right. Its content may still be wrong, but who sent it is known.
+#[derive(Debug)]
+struct Message {
+    peer_id: String,
+    content: Result<Content, DecodeError>,
+}
+
+#[derive(Debug)]
+enum Content {
+    Sync(SyncRequest),
+    Data(Unverified),
+}
+
+/// What is wrong with a body, in the order in which the original looks.
+#[derive(Debug, PartialEq, Eq)]
+enum Complaint {
+    MediaType(Option<String>),
+    Encoding(String),
+    Empty,
+    Json(String),
+    Null,
+    Type,
+    Parts,
+}
+
+impl Complaint {
+    fn answer(&self, route: Route) -> Response {
+        let bad = StatusCode::BAD_REQUEST;
+        match self {
+            Self::MediaType(media_type) => {
+                let message = format!("Unsupported Media Type: {}", media_type.as_deref().unwrap_or("undefined"));
+                let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+                answer::framework(status, "FST_ERR_CTP_INVALID_MEDIA_TYPE", &message)
+            }
+            Self::Encoding(coding) => {
+                let text = format!("Unsupported Content-Encoding: {coding}");
+                answer::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, &text)
+            }
+            Self::Empty => {
+                let message = "Body cannot be empty when content-type is set to 'application/json'";
+                answer::framework(bad, "FST_ERR_CTP_EMPTY_JSON_BODY", message)
+            }
+            Self::Json(_) => {
+                let message = "Body is not valid JSON but content-type is set to 'application/json'";
+                answer::framework(bad, "FST_ERR_CTP_INVALID_JSON_BODY", message)
+            }
+            Self::Null => {
+                let text = format!("the body must be a {} message, it is null", route.kind());
+                answer::error(StatusCode::INTERNAL_SERVER_ERROR, &text)
+            }
+            Self::Type => answer::error(bad, &format!("Expected {} message", route.kind())),
+            Self::Parts => {
+                answer::error(bad, &format!("Missing peerId or {} in {} message", route.content(), route.kind()))
+            }
+        }
+    }
+}
+
+fn read_message(route: Route, body: &[u8]) -> Result<Message, Complaint> {
+    if body.is_empty() {
+        return Err(Complaint::Empty);
+    }
+    if body.trim_ascii() == b"null" {
+        return Err(Complaint::Null);
+    }
+    let envelope = Envelope::parse(body).map_err(|error| Complaint::Json(error.to_string()))?;
+    if envelope.kind() != route.kind() {
+        return Err(Complaint::Type);
+    }
+    let has_content = match route {
+        Route::Sync => envelope.has_cursor(),
+        Route::Data => envelope.has_data(),
+    };
+    let (Some(peer_id), true) = (envelope.peer_id(), has_content) else { return Err(Complaint::Parts) };
+    let content = match route {
+        Route::Sync => envelope.sync_request().map(Content::Sync),
+        Route::Data => envelope.message().map(Content::Data),
+    };
+    Ok(Message { peer_id: peer_id.to_owned(), content })
+}

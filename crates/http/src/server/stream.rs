@@ -1,0 +1,222 @@
+//! `GET /stream`: opens the event stream of a client (`wire-protocol.md` 5.3).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{OriginalUri, Query, Request, State};
+use axum::http::header::{
+    ACCEPT_ENCODING, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONNECTION,
+    CONTENT_ENCODING, CONTENT_TYPE,
+};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use litemesh_proto::codec::v1;
+use litemesh_proto::{Remote, SiteId};
+use tracing::debug;
+
+use super::connection::{self, Chunks, Connection, frame};
+use super::{Phase, Running, Shared, answer};
+use crate::counters::add;
+use crate::gzip::accepts_gzip;
+use crate::{INSTANCE_HEADER, VERSION_HEADER};
+
+/// A stream whose client has left something lying for so long gives way to a newcomer with the same id.
+const REPLACE_AFTER: Duration = Duration::from_secs(5);
+
+/// Bytes of the instance header that count; ours has 32.
+const INSTANCE_BYTES_MAX: usize = 64;
+
+/// What a client wants of its stream.
+struct Wish {
+    site: SiteId,
+    is_litemesh: bool,
+    instance: Option<String>,
+    is_gzip: bool,
+}
+
+pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, request: Request) -> Response {
+    match *request.method() {
+        Method::GET => {}
+        // Only the head was asked for, so nothing is opened.
+        Method::HEAD => return respond(&request, false, Body::empty()),
+        _ => return answer::not_found(uri, request.method().clone()).await,
+    }
+    let site = match peer_id(&request) {
+        Ok(site) => site,
+        Err(bad) => {
+            add(&shared.counters.refused_malformed, 1);
+            return bad.answer();
+        }
+    };
+    let wish = Wish::read(site, request.headers());
+    let is_gzip = wish.is_gzip;
+    let phase = shared.phase.borrow().clone();
+    let opened = match phase {
+        Phase::Waiting => wait_for_start(shared, wish),
+        Phase::Running(running) => open(&shared, &running, wish),
+        Phase::Stopped => Opened::Unavailable("Transport stopped"),
+    };
+    match opened {
+        Opened::Chunks(chunks) => respond(&request, is_gzip, Body::from_stream(chunks)),
+        Opened::AlreadyConnected(frame) => respond(&request, false, Body::from_stream(only(frame))),
+        Opened::Unavailable(text) => answer::retry_later(StatusCode::SERVICE_UNAVAILABLE, text),
+    }
+}
+
+impl Wish {
+    fn read(site: SiteId, headers: &HeaderMap) -> Self {
+        let text = |header: &str| headers.get(header).and_then(|value| value.to_str().ok());
+        Self {
+            site,
+            is_litemesh: text(VERSION_HEADER).and_then(|version| version.parse::<u32>().ok()).is_some_and(|v| v > 0),
+            instance: text(INSTANCE_HEADER).filter(|text| text.len() <= INSTANCE_BYTES_MAX).map(str::to_owned),
+            is_gzip: headers.get_all(ACCEPT_ENCODING).iter().any(|value| value.to_str().is_ok_and(accepts_gzip)),
+        }
+    }
+}
+
+/// What is wrong with the `peerId` of a stream.
+enum BadId {
+    Missing,
+    Repeated,
+    Empty,
+    NotASite { bytes: usize },
+}
+
+impl BadId {
+    fn answer(&self) -> Response {
+        let invalid = |message| answer::framework(StatusCode::BAD_REQUEST, "FST_ERR_VALIDATION", message);
+        match self {
+            Self::Missing => invalid("querystring must have required property 'peerId'"),
+            Self::Repeated => invalid("querystring/peerId must be string"),
+            Self::Empty => answer::error(StatusCode::BAD_REQUEST, "Missing peerId query parameter"),
+            Self::NotASite { bytes } => {
+                let text = format!("peerId must be 32 hex digits, got {bytes} bytes of something else");
+                answer::error(StatusCode::BAD_REQUEST, &text)
+            }
+        }
+    }
+}
+
+fn peer_id(request: &Request) -> Result<SiteId, BadId> {
+    let pairs = Query::<Vec<(String, String)>>::try_from_uri(request.uri());
+    let pairs = pairs.map(|Query(pairs)| pairs).unwrap_or_default();
+    let mut ids = pairs.iter().filter(|(key, _)| key == "peerId").map(|(_, value)| value);
+    match (ids.next(), ids.next()) {
+        (None, _) => Err(BadId::Missing),
+        (Some(_), Some(_)) => Err(BadId::Repeated),
+        (Some(id), None) if id.is_empty() => Err(BadId::Empty),
+        (Some(id), None) => id.parse().map_err(|_| BadId::NotASite { bytes: id.len() }),
+    }
+}
+
+/// The head that every stream begins with.
+fn respond(request: &Request, is_gzip: bool, body: Body) -> Response {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("Cache-Control"));
+    // HTTP/2 forbids it.
+    if request.version() <= Version::HTTP_11 {
+        headers.insert(CONNECTION, HeaderValue::from_static("keep-alive"));
+    }
+    if is_gzip {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    response
+}
+
+enum Opened {
+    Chunks(Chunks),
+    /// The frame that says so.
+    AlreadyConnected(Bytes),
+    Unavailable(&'static str),
+}
+
+fn only(frame: Bytes) -> Chunks {
+    Box::pin(stream::once(async { Ok(frame) }))
+}
+
+/// Answers with the head, and with the rest when the transport is started.
+fn wait_for_start(shared: Arc<Shared>, wish: Wish) -> Opened {
+    let Ok(permit) = shared.waiting.try_acquire() else {
+        add(&shared.counters.refused_streams, 1);
+        return Opened::Unavailable("Too many streams wait for the transport to start");
+    };
+    // Given back by the future below, which may outlive this borrow.
+    permit.forget();
+    struct Place(Arc<Shared>);
+    impl Drop for Place {
+        fn drop(&mut self) {
+            self.0.waiting.add_permits(1);
+        }
+    }
+    let place = Place(shared);
+    let opening = async move {
+        let mut phases = place.0.phase.subscribe();
+        let phase = phases.wait_for(|phase| !matches!(phase, Phase::Waiting)).await.map(|phase| phase.clone());
+        // The head is sent already, so there is no status left to refuse with.
+        match phase {
+            Ok(Phase::Running(running)) => match open(&place.0, &running, Wish { is_gzip: false, ..wish }) {
+                Opened::Chunks(chunks) => chunks,
+                Opened::AlreadyConnected(frame) => only(frame),
+                Opened::Unavailable(_) => Box::pin(stream::empty()),
+            },
+            _ => Box::pin(stream::empty()) as Chunks,
+        }
+    };
+    Opened::Chunks(Box::pin(stream::once(opening).flatten()))
+}
+
+/// Registers a client, unless it has a stream already.
+fn open(shared: &Arc<Shared>, running: &Arc<Running>, wish: Wish) -> Opened {
+    let Wish { site, is_litemesh, instance, is_gzip } = wish;
+    let mut connections = running.connections();
+    if running.stop.is_cancelled() {
+        return Opened::Unavailable("Transport stopped");
+    }
+    let former = match connections.get(&site) {
+        Some(old) if gives_way(old, instance.as_deref()) => {
+            old.queue.shed();
+            old.lose("replaced by a newer stream of the same client");
+            Some(old.finished.clone())
+        }
+        Some(old) => {
+            debug!(remote = %site.fmt_short(), "client is connected already");
+            // Where its socket is dead, writing to it is what makes TCP notice, so that the next try succeeds.
+            old.queue.try_push(frame(&v1::ping(running.site)));
+            add(&shared.counters.refused_streams, 1);
+            return Opened::AlreadyConnected(frame(&v1::error(running.site, "ALREADY_CONNECTED")));
+        }
+        None if connections.len() >= running.peer.limits().connections_max => {
+            add(&shared.counters.refused_streams, 1);
+            return Opened::Unavailable("Too many connections");
+        }
+        None => None,
+    };
+    let remote = Remote { site, connection: Remote::next_connection(), is_litemesh };
+    let connection = Connection::new(remote, instance, shared.options.frame_queue_len, &running.stop);
+    let connection = Arc::new(connection);
+    connection.queue.try_push(frame(&v1::connect(running.site, is_litemesh)));
+    add(&shared.counters.messages_out, 1);
+    add(&shared.counters.streams_open, 1);
+    add(&shared.counters.streams_total, 1);
+    // Nobody else knows the connection yet, so its turn is free.
+    if let Ok(turn) = connection.turn.clone().try_lock_owned() {
+        let owner = connection::own(shared.clone(), running.clone(), connection.clone(), turn, former);
+        running.tasks.spawn(owner);
+    }
+    connections.insert(site, connection.clone());
+    drop(connections);
+    Opened::Chunks(connection.chunks(shared.clone(), is_gzip))
+}
+
+/// Whether an open stream of the same id gives way: its client is gone, or is the one that asks.
+fn gives_way(old: &Connection, instance: Option<&str>) -> bool {
+    old.end.is_cancelled() || old.is_of_instance(instance) || old.queue.stalled_for() >= REPLACE_AFTER
+}
