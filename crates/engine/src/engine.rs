@@ -42,6 +42,7 @@ use crate::{changes_table, cursor, functions, read, replicate, transaction};
 pub struct Engine {
     connection: Connection,
     shared: Arc<Shared>,
+    progress_count: u64,
 }
 
 impl Engine {
@@ -83,7 +84,7 @@ impl Engine {
         transaction::register(db, &shared)?;
         functions::register(&connection, &shared)?;
         changes_table::register(&connection, &shared)?;
-        let engine = Self { connection, shared };
+        let engine = Self { connection, shared, progress_count: 0 };
         if found.has_litemesh_tables && !engine.connection.is_readonly(rusqlite::MAIN_DB)? {
             cursor::record_unknown_origins(&mut *engine.core()?)?;
         }
@@ -182,7 +183,13 @@ impl Engine {
             merged
         };
         transaction.commit()?;
+        self.progress_count += u64::from(!progress.is_empty());
         Ok(merged)
+    }
+
+    /// How many merges of this engine stored progress. Our cursor may have moved when it grew.
+    pub fn progress_count(&self) -> u64 {
+        self.progress_count
     }
 
     /// Reads the next page of what a Litemesh peer lacks, in the order of our own versions.
@@ -314,7 +321,7 @@ impl Changesets<'_> {
             let sites = self.engine.core()?.known_sites()?;
             until.update(sites.into_iter().map(|site| (site, DbVersion::new(i64::MAX))));
             let since_local = self.engine.db_version()?;
-            self.plan = self.engine.plan_sites(&SiteBounds { sent, inclusive: false, since_local, until })?;
+            self.plan = self.engine.plan_sites(&SiteBounds { sent, since_local, until, ..SiteBounds::default() })?;
         }
         let (changes, more) = self.engine.read_sites(&mut self.plan, PAGE)?;
         self.more = more;

@@ -9,6 +9,7 @@
 //! Both are read page by page, each page in a read transaction of its own: a slow receiver never holds back a checkpoint. A
 //! cell that is written between two pages moves to a newer local version, and so into a later page.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use litemesh_proto::{CausalLength, Change, ColVersion, Column, Cursor, DbVersion, PackedKey, Seq, SiteId};
@@ -72,8 +73,12 @@ pub struct LocalFilter<'a> {
 
 impl LocalFilter<'_> {
     fn is_echo(&self, version: i64) -> bool {
-        self.echoes.iter().any(|(first, last)| first.get() <= version && version <= last.get())
+        is_within(self.echoes, version)
     }
+}
+
+fn is_within(ranges: &[(DbVersion, DbVersion)], version: i64) -> bool {
+    ranges.iter().any(|(first, last)| first.get() <= version && version <= last.get())
 }
 
 /// Reads the next page in local order.
@@ -369,6 +374,8 @@ fn as_column(index: usize) -> i32 {
 #[derive(Clone, Debug, Default)]
 pub struct SitePlan {
     ranges: Vec<SiteRange>,
+    /// Local versions that are left out.
+    echoes: Vec<(DbVersion, DbVersion)>,
     /// The range being read, and where in it.
     range: usize,
     inside: Option<SitePlace>,
@@ -403,6 +410,8 @@ pub struct SiteBounds {
     pub since_local: DbVersion,
     /// Versions up to which we hold everything, or are about to: nothing above is sent.
     pub until: Cursor,
+    /// Local versions that came from the receiver itself, as ranges.
+    pub echoes: Vec<(DbVersion, DbVersion)>,
 }
 
 /// Decides which versions of which sites a v1 receiver lacks.
@@ -411,30 +420,57 @@ pub struct SiteBounds {
 /// must not be missing when the link breaks in between. The clock is Lamport's, so the winner is the newer one.
 pub(crate) fn plan_sites(core: &mut Core, bounds: &SiteBounds) -> rusqlite::Result<SitePlan> {
     core.refresh()?;
+    let merged = lowest_merged(core, bounds)?;
     let mut ranges = Vec::new();
     for (site, until) in bounds.until.iter() {
         let Some(ordinal) = core.find_ordinal(site.as_bytes())? else { continue };
         let sent = bounds.sent.get(site).get();
         let mut from = if bounds.inclusive { sent } else { sent.saturating_add(1) };
-        if ordinal != 0 {
-            const MERGED: &str = "SELECT min(version) FROM litemesh_origin
-                 WHERE local_version > ?1 AND site = ?2 AND version > 0";
-            let merged = core.statement(MERGED)?.query_integer(&[bounds.since_local.get().into(), ordinal.into()])?;
-            from = from.min(merged.unwrap_or(i64::MAX));
-        }
+        let lowest = merged.get(&ordinal).copied().unwrap_or_default();
+        from = from.min(lowest.version);
         if from <= until.get() {
             ranges.push(SiteRange { site: *site, ordinal, from: from.max(1), until: until.get(), label: None });
         }
-        const UNKNOWN: &str =
-            "SELECT 1 FROM litemesh_origin WHERE site = ?1 AND version = 0 AND local_version > ?2 LIMIT 1";
-        if ordinal != 0
-            && core.statement(UNKNOWN)?.query_integer(&[ordinal.into(), bounds.since_local.get().into()])?.is_some()
-        {
+        if lowest.has_unknown {
             ranges.push(SiteRange { site: *site, ordinal, from: 0, until: 0, label: Some(until) });
         }
     }
     ranges.sort_by_key(|range| std::cmp::Reverse(range.until));
-    Ok(SitePlan { ranges, range: 0, inside: None })
+    Ok(SitePlan { ranges, echoes: bounds.echoes.clone(), range: 0, inside: None })
+}
+
+/// The lowest version of one site that was merged lately.
+#[derive(Clone, Copy)]
+struct Lowest {
+    version: i64,
+    has_unknown: bool,
+}
+
+impl Default for Lowest {
+    fn default() -> Self {
+        Self { version: i64::MAX, has_unknown: false }
+    }
+}
+
+/// By ordinal, what was merged since the last plan, the receiver's own changes left out.
+fn lowest_merged(core: &mut Core, bounds: &SiteBounds) -> rusqlite::Result<HashMap<i64, Lowest>> {
+    let mut lowest = HashMap::new();
+    if !core.has_litemesh_tables {
+        return Ok(lowest);
+    }
+    let statement = core.statement("SELECT local_version, site, version FROM litemesh_origin WHERE local_version > ?1")?;
+    let rows = statement.query(&[bounds.since_local.get().into()])?;
+    while rows.next()? {
+        if is_within(&bounds.echoes, rows.integer(0)) {
+            continue;
+        }
+        let entry: &mut Lowest = lowest.entry(rows.integer(1)).or_default();
+        match rows.integer(2) {
+            0 => entry.has_unknown = true,
+            version => entry.version = entry.version.min(version),
+        }
+    }
+    Ok(lowest)
 }
 
 /// Reads the next page of a plan; `false` with it when the plan is done.
@@ -449,7 +485,7 @@ pub(crate) fn read_sites(
         let is_done = if range.ordinal == 0 {
             read_own_range(core, &range, &mut plan.inside, &mut page)?
         } else {
-            read_foreign_range(core, &range, &mut plan.inside, &mut page)?
+            read_foreign_range(core, &range, &plan.echoes, &mut plan.inside, &mut page)?
         };
         if !is_done {
             return Ok((page.changes, true));
@@ -498,6 +534,7 @@ fn read_own_range(
 fn read_foreign_range(
     core: &mut Core,
     range: &SiteRange,
+    echoes: &[(DbVersion, DbVersion)],
     inside: &mut Option<SitePlace>,
     page: &mut PageBuilder,
 ) -> rusqlite::Result<bool> {
@@ -516,6 +553,9 @@ fn read_foreign_range(
                 return Ok(true);
             }
             (version, local) = (rows.integer(0), rows.integer(1));
+        }
+        if is_within(echoes, local) {
+            continue;
         }
         let label = range.label.unwrap_or(DbVersion::new(version));
         within = read_local_version(core, range, local, label, within, page)?;

@@ -1,0 +1,167 @@
+//! One named thread owns the peer's connection: a SQLite write never runs inside an async task.
+//!
+//! Commands are closures with a reply. After each of them, and whenever somebody says that the database may have changed,
+//! the thread looks whether it did, tells the application, and wakes the sessions. Nothing else announces changes, so local
+//! writes, merges and writes of other processes are all announced in the same way, once.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use litemesh_engine::{Engine, StorageError};
+use litemesh_proto::DbVersion;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use crate::event::Event;
+use crate::{PeerError, StartError};
+
+/// Commands that wait for the engine. Each session has at most three under way.
+const COMMANDS_MAX: usize = 256;
+
+/// Changesets after which origins are pruned, and how many are looked at then.
+const PRUNE_EVERY: i64 = 4096;
+const PRUNE_ROWS: usize = 512;
+
+type Command = Box<dyn FnOnce(&mut Engine) + Send>;
+
+/// The state of the database as last announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Announced {
+    pub(crate) db_version: DbVersion,
+    pub(crate) schema_version: i64,
+    /// Grows with every merge that stored progress, also where no row changed.
+    pub(crate) progress: u64,
+}
+
+/// Handle to the thread. The thread ends when the last handle is gone.
+#[derive(Clone)]
+pub(crate) struct EngineThread {
+    commands: mpsc::Sender<Command>,
+    check_is_queued: Arc<AtomicBool>,
+    announced: watch::Receiver<Announced>,
+}
+
+/// A handle that does not keep the thread alive.
+#[derive(Clone)]
+pub(crate) struct Waker {
+    commands: mpsc::WeakSender<Command>,
+    check_is_queued: Arc<AtomicBool>,
+}
+
+impl Waker {
+    /// Says that the database may have changed. Never waits. `false` when the thread is gone.
+    pub(crate) fn wake(&self) -> bool {
+        let Some(commands) = self.commands.upgrade() else { return false };
+        if !self.check_is_queued.swap(true, Ordering::AcqRel) {
+            let queued = self.check_is_queued.clone();
+            let check: Command = Box::new(move |_| queued.store(false, Ordering::Release));
+            // A full queue is as good: the thread looks after every command.
+            if commands.try_send(check).is_err() {
+                self.check_is_queued.store(false, Ordering::Release);
+            }
+        }
+        true
+    }
+}
+
+impl EngineThread {
+    pub(crate) fn spawn(engine: Engine, events: broadcast::Sender<Event>) -> Result<Self, StartError> {
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let read = |engine: &Engine| -> Result<Announced, StorageError> {
+            Ok(Announced { db_version: engine.db_version()?, schema_version: engine.schema_version()?, progress: 0 })
+        };
+        let (sender, announced) = watch::channel(read(&engine).map_err(PeerError::from)?);
+        let worker = Worker { engine, events, announced: sender, pruned: DbVersion::ZERO, prune_from: DbVersion::ZERO };
+        std::thread::Builder::new()
+            .name("litemesh-engine".to_owned())
+            .spawn(move || worker.run(receiver))
+            .map_err(StartError::Thread)?;
+        Ok(Self { commands, check_is_queued: Arc::default(), announced })
+    }
+
+    pub(crate) fn waker(&self) -> Waker {
+        Waker { commands: self.commands.downgrade(), check_is_queued: self.check_is_queued.clone() }
+    }
+
+    /// What was announced last, and a way to wait for the next.
+    pub(crate) fn announced(&self) -> watch::Receiver<Announced> {
+        self.announced.clone()
+    }
+
+    /// Runs `work` on the thread. Waits for a place in the queue.
+    pub(crate) async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Engine) -> T + Send + 'static,
+    ) -> Result<T, PeerError> {
+        let (reply, answer) = oneshot::channel();
+        let command: Command = Box::new(move |engine| {
+            // The caller may have given up; what was done stays done.
+            let _ = reply.send(work(engine));
+        });
+        self.commands.send(command).await.map_err(|_| PeerError::Stopped)?;
+        answer.await.map_err(|_| PeerError::Stopped)
+    }
+
+    /// Looks at the database now. When this resolves, everything committed before is announced.
+    pub(crate) async fn check(&self) -> Result<(), PeerError> {
+        // The first command is followed by the look, the second is answered after it.
+        self.call(|_| ()).await?;
+        self.call(|_| ()).await
+    }
+}
+
+struct Worker {
+    engine: Engine,
+    events: broadcast::Sender<Event>,
+    announced: watch::Sender<Announced>,
+    pruned: DbVersion,
+    prune_from: DbVersion,
+}
+
+impl Worker {
+    fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut failed = false;
+        while let Some(command) = commands.blocking_recv() {
+            command(&mut self.engine);
+            match self.announce() {
+                Ok(()) => failed = false,
+                // Said once, not with every command; the next look may succeed.
+                Err(error) if !failed => {
+                    failed = true;
+                    let message = format!("cannot look for changes: {error}");
+                    let _ = self.events.send(Event::Error { peer: None, transport: None, message });
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn announce(&mut self) -> Result<(), StorageError> {
+        let before = *self.announced.borrow();
+        let now = Announced {
+            db_version: self.engine.db_version()?,
+            schema_version: self.engine.schema_version()?,
+            progress: self.engine.progress_count(),
+        };
+        if now == before {
+            return Ok(());
+        }
+        if now.db_version > before.db_version {
+            let tables = self.engine.tables_changed_since(before.db_version)?;
+            if !tables.is_empty() {
+                // An error means that nobody listens.
+                let _ = self.events.send(Event::Change { tables });
+            }
+        }
+        self.announced.send_replace(now);
+        self.prune(now.db_version)
+    }
+
+    fn prune(&mut self, version: DbVersion) -> Result<(), StorageError> {
+        if version.get() - self.pruned.get() >= PRUNE_EVERY {
+            self.prune_from = self.engine.prune_origins(self.prune_from, PRUNE_ROWS)?;
+            self.pruned = version;
+        }
+        Ok(())
+    }
+}
+

@@ -1,0 +1,356 @@
+//! [`Peer`]: a database that syncs.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use litemesh_proto::{
+    BoxFuture, Cursor, Limits, PeerCallbacks, Refusal, Remote, SiteId, SyncRequest, Transport, Unverified,
+};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::driver::{Common, Driver, INBOX_MAX, Inbound, Stats};
+use crate::engine_thread::EngineThread;
+use crate::event::{EVENTS_KEPT, Events};
+use crate::watch::FileWatch;
+use crate::{Database, Event, PeerError, StartError};
+
+/// Builds a [`Peer`].
+pub struct PeerBuilder {
+    database: Database,
+    transports: Vec<Arc<dyn Transport>>,
+    limits: Limits,
+    events: broadcast::Sender<Event>,
+}
+
+impl PeerBuilder {
+    /// Adds a transport. A peer uses all of its transports at once.
+    #[must_use]
+    pub fn transport(self, transport: impl Transport) -> Self {
+        self.shared_transport(Arc::new(transport))
+    }
+
+    /// Adds a transport that the application keeps a handle of, such as a server whose routes it mounts.
+    #[must_use]
+    pub fn shared_transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.transports.push(transport);
+        self
+    }
+
+    /// What this peer accepts from remotes.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// A stream of events that misses none, from the first on.
+    pub fn events(&self) -> Events {
+        Events::new(self.events.subscribe())
+    }
+
+    /// Starts the engine thread and all transports.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be opened, or a transport cannot be used at all. A remote that is not there yet is no error.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future stops what was started.
+    pub async fn start(self) -> Result<Peer, StartError> {
+        let engine = self.database.connect()?;
+        let site = engine.site().map_err(PeerError::from)?;
+        let engine = EngineThread::spawn(engine, self.events.clone())?;
+        let waker = engine.waker();
+        self.database.wakers().add(move || waker.wake());
+        let watch = FileWatch::start(self.database.path(), engine.waker());
+        let common = Arc::new(Common {
+            engine,
+            events: self.events,
+            frontier: Arc::default(),
+            limits: self.limits,
+        });
+        let stop = CancellationToken::new();
+        let inner = Arc::new(Inner {
+            site,
+            common,
+            transports: self.transports,
+            sessions: Mutex::default(),
+            stop: stop.clone(),
+        });
+        let (stopped_sender, stopped) = watch::channel(false);
+        tokio::spawn(supervise(inner.clone(), watch, stopped_sender));
+        let peer = Peer { handle: Arc::new(Handle { inner: inner.clone(), stopped, guard: stop.drop_guard() }) };
+        for (index, transport) in inner.transports.iter().enumerate() {
+            let callbacks = Arc::new(Callbacks { peer: Arc::downgrade(&inner), site, limits: inner.common.limits.clone(), index });
+            transport
+                .start(callbacks)
+                .await
+                .map_err(|source| StartError::Transport { transport: transport.name().to_owned(), source })?;
+        }
+        Ok(peer)
+    }
+}
+
+/// A running peer. Cheap to clone; it stops when [`stop`](Self::stop) is called or the last clone is dropped.
+///
+/// ```
+/// use litemesh::{Database, Peer};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// let db = Database::open_in_memory()?;
+/// let peer = Peer::builder(db).start().await?;
+/// println!("started with id {}", peer.id());
+/// peer.stop().await;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Peer {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    inner: Arc<Inner>,
+    stopped: watch::Receiver<bool>,
+    #[allow(dead_code)] // dropped with the last peer handle, which stops everything
+    guard: tokio_util::sync::DropGuard,
+}
+
+struct Inner {
+    site: SiteId,
+    common: Arc<Common>,
+    transports: Vec<Arc<dyn Transport>>,
+    sessions: Mutex<Sessions>,
+    stop: CancellationToken,
+}
+
+#[derive(Default)]
+struct Sessions {
+    running: HashMap<u64, Running>,
+    tasks: JoinSet<()>,
+}
+
+struct Running {
+    remote: Remote,
+    transport: Arc<str>,
+    inbox: mpsc::Sender<Inbound>,
+    stats: Arc<Stats>,
+}
+
+/// How it stands with one remote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RemoteStatus {
+    /// The remote.
+    pub peer: SiteId,
+    /// The transport that connects us.
+    pub transport: Arc<str>,
+    /// Whether it is a Litemesh peer, rather than one of the original.
+    pub is_litemesh: bool,
+    /// Changes that it sent, whether they won or not.
+    pub changes_received: u64,
+    /// Changes that were sent to it.
+    pub changes_sent: u64,
+    /// Messages of it that were refused.
+    pub messages_refused: u64,
+    /// Both directions are caught up.
+    pub is_caught_up: bool,
+}
+
+impl Peer {
+    /// Begins to build a peer on a database.
+    pub fn builder(database: Database) -> PeerBuilder {
+        let (events, _) = broadcast::channel(EVENTS_KEPT);
+        PeerBuilder { database, transports: Vec::new(), limits: Limits::default(), events }
+    }
+
+    /// The site id of the database.
+    pub fn id(&self) -> SiteId {
+        self.handle.inner.site
+    }
+
+    /// `PRAGMA user_version` of the database, as last seen.
+    pub fn schema_version(&self) -> i64 {
+        self.handle.inner.common.engine.announced().borrow().schema_version
+    }
+
+    /// A stream of events, from now on. [`PeerBuilder::events`] misses none from the start.
+    pub fn events(&self) -> Events {
+        Events::new(self.handle.inner.common.events.subscribe())
+    }
+
+    /// Looks for changes now.
+    ///
+    /// Never needed: commits are noticed by themselves, also those of other processes. When it resolves, everything
+    /// committed before the call was announced as [`Event::Change`], and every session is sending it.
+    ///
+    /// # Errors
+    ///
+    /// The peer was stopped.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn check_local_changes(&self) -> Result<(), PeerError> {
+        self.handle.inner.common.engine.check().await
+    }
+
+    /// What this database holds of every site.
+    ///
+    /// # Errors
+    ///
+    /// The peer was stopped, or the database failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn cursor(&self) -> Result<Cursor, PeerError> {
+        Ok(self.handle.inner.common.engine.call(|engine| engine.cursor()).await??)
+    }
+
+    /// How it stands with each connected remote.
+    pub fn status(&self) -> Vec<RemoteStatus> {
+        let sessions = self.handle.inner.sessions();
+        sessions.running.values().map(|running| running.stats.status(running.remote, running.transport.clone())).collect()
+    }
+
+    /// Stops all transports and sessions. Nothing is lost: what was not sent is sent after the next start.
+    ///
+    /// # Cancel safety
+    ///
+    /// The peer stops also when the future is dropped.
+    pub async fn stop(&self) {
+        self.handle.inner.stop.cancel();
+        let mut stopped = self.handle.stopped.clone();
+        // An error means that the supervisor is gone, so everything has stopped.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    }
+}
+
+/// Owns what runs, and ends it in order: transports, then sessions, then the watch.
+async fn supervise(inner: Arc<Inner>, watch: FileWatch, stopped: watch::Sender<bool>) {
+    inner.stop.cancelled().await;
+    for transport in &inner.transports {
+        transport.stop().await;
+    }
+    let mut tasks = {
+        let mut sessions = inner.sessions();
+        // Without their senders the sessions end.
+        sessions.running.clear();
+        std::mem::take(&mut sessions.tasks)
+    };
+    while tasks.join_next().await.is_some() {}
+    drop(watch);
+    stopped.send_replace(true);
+}
+
+impl Inner {
+    fn sessions(&self) -> std::sync::MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn connect(self: Arc<Self>, remote: Remote, index: usize) -> Result<(), Refusal> {
+        if remote.site == self.site {
+            return Err(Refusal::Invalid(format!(
+                "peer id {} is our own site id: one of the two databases is a copy of the other",
+                remote.site
+            )));
+        }
+        if self.stop.is_cancelled() {
+            return Err(Refusal::Unavailable("the peer is stopping".to_owned()));
+        }
+        let transport = self.transports[index].clone();
+        let name: Arc<str> = transport.name().into();
+        let (inbox, receiver) = mpsc::channel(INBOX_MAX);
+        let stats = Arc::new(Stats::default());
+        let driver = Driver {
+            remote,
+            transport,
+            transport_name: name.clone(),
+            common: self.common.clone(),
+            stats: stats.clone(),
+        };
+        let running = Running { remote, transport: name, inbox, stats };
+        let peer = Arc::downgrade(&self);
+        let mut sessions = self.sessions();
+        // One session a remote: the newest connection counts. Without its sender the older session ends by itself.
+        sessions.running.retain(|_, running| running.remote.site != remote.site);
+        sessions.running.insert(remote.connection, running);
+        while sessions.tasks.try_join_next().is_some() {}
+        sessions.tasks.spawn(async move {
+            driver.run(receiver).await;
+            if let Some(peer) = peer.upgrade() {
+                peer.sessions().running.remove(&remote.connection);
+            }
+        });
+        Ok(())
+    }
+
+    fn inbox(&self, remote: Remote) -> Result<mpsc::Sender<Inbound>, Refusal> {
+        self.sessions().running.get(&remote.connection).map(|running| running.inbox.clone()).ok_or(Refusal::UnknownRemote)
+    }
+}
+
+/// What one transport sees of the peer. Weak, so that a transport does not keep a dropped peer alive.
+struct Callbacks {
+    peer: Weak<Inner>,
+    site: SiteId,
+    limits: Limits,
+    index: usize,
+}
+
+impl Callbacks {
+    async fn deliver(
+        &self,
+        remote: Remote,
+        inbound: impl FnOnce(oneshot::Sender<Result<(), Refusal>>) -> Inbound,
+    ) -> Result<(), Refusal> {
+        let inbox = self.peer.upgrade().ok_or(Refusal::UnknownRemote)?.inbox(remote)?;
+        let (reply, answer) = oneshot::channel();
+        inbox.send(inbound(reply)).await.map_err(|_| Refusal::UnknownRemote)?;
+        answer.await.map_err(|_| Refusal::UnknownRemote)?
+    }
+}
+
+impl PeerCallbacks for Callbacks {
+    fn site(&self) -> SiteId {
+        self.site
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn connect(&self, remote: Remote) -> BoxFuture<'_, Result<(), Refusal>> {
+        Box::pin(async move { self.peer.upgrade().ok_or(Refusal::UnknownRemote)?.connect(remote, self.index) })
+    }
+
+    fn sync(&self, remote: Remote, request: SyncRequest) -> BoxFuture<'_, Result<(), Refusal>> {
+        Box::pin(self.deliver(remote, move |reply| Inbound::Asked(request, reply)))
+    }
+
+    fn receive(&self, remote: Remote, message: Unverified) -> BoxFuture<'_, Result<(), Refusal>> {
+        Box::pin(self.deliver(remote, move |reply| Inbound::Received(message, reply)))
+    }
+
+    fn garbled(&self, remote: Remote, reason: String) -> BoxFuture<'_, ()> {
+        Box::pin(self.end(remote, Inbound::Garbled(reason)))
+    }
+
+    fn disconnect(&self, remote: Remote, reason: String) -> BoxFuture<'_, ()> {
+        Box::pin(self.end(remote, Inbound::Closed(reason)))
+    }
+}
+
+impl Callbacks {
+    async fn end(&self, remote: Remote, inbound: Inbound) {
+        if let Some(Ok(inbox)) = self.peer.upgrade().map(|peer| peer.inbox(remote)) {
+            // An error means that the session has ended already.
+            let _ = inbox.send(inbound).await;
+        }
+    }
+}

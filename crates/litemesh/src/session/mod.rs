@@ -1,0 +1,168 @@
+//! One remote, as a pure state machine: inputs in, effects out. No sockets, no clock, no randomness, no SQL, no `await`.
+//!
+//! The two directions are independent: [`incoming`](self::incoming) asks and merges, [`outgoing`](self::outgoing) answers.
+//! `driver` feeds inputs and carries out effects; so can a simulation.
+
+pub(crate) mod incoming;
+pub(crate) mod outgoing;
+
+use std::time::Duration;
+
+use litemesh_engine::{LocalPage, LocalPlace, MergeProgress, SiteBounds, SitePlan};
+use litemesh_proto::{Change, Cursor, DbVersion, Limits, PeerMessage, Refusal, Remote, SyncRequest, Unverified};
+
+use incoming::Incoming;
+use outgoing::Outgoing;
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// The connection stands; this is what we hold, and how far we are with this remote.
+    Opened { cursor: Cursor, position: DbVersion },
+    /// The remote asks.
+    Asked(SyncRequest),
+    /// The remote sent a message.
+    Received(Unverified),
+    /// The remote sent something that could not be read.
+    Garbled(String),
+    /// The merge that we ordered is done.
+    Merged(Result<MergeDone, MergeFailure>),
+    /// The read that we ordered is done.
+    Read(ReadDone),
+    /// The message that we sent was taken.
+    Sent,
+    /// Something was committed here, by whomever.
+    Committed,
+    /// The application changed the schema.
+    SchemaChanged(i64),
+    /// The time that we asked for has passed; what we hold now.
+    AskAgain { cursor: Cursor, position: DbVersion },
+}
+
+/// A merge that succeeded.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MergeDone {
+    /// The local versions that it took.
+    pub(crate) local_versions: Option<(DbVersion, DbVersion)>,
+}
+
+/// A merge that failed. Nothing was applied.
+#[derive(Clone, Debug)]
+pub(crate) struct MergeFailure {
+    pub(crate) message: String,
+    /// The changes are at fault, rather than our database.
+    pub(crate) is_content: bool,
+}
+
+/// What to read.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadOrder {
+    pub(crate) generation: u64,
+    pub(crate) what: ReadWhat,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum ReadWhat {
+    Local { place: LocalPlace, covered: Cursor, echoes: Vec<(DbVersion, DbVersion)> },
+    /// A new plan and its first page. The driver fills in what we hold.
+    PlanSites(SiteBounds),
+    Sites(SitePlan),
+}
+
+/// What was read.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadDone {
+    pub(crate) generation: u64,
+    pub(crate) page: Page,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Page {
+    Local(LocalPage),
+    Sites {
+        plan: SitePlan,
+        changes: Vec<Change>,
+        more: bool,
+        /// For a new plan: up to where it reaches, and our version when it was made.
+        planned: Option<(Cursor, DbVersion)>,
+    },
+}
+
+/// What to do.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// Ask the remote for everything that the request does not cover.
+    Ask(SyncRequest),
+    /// Come back with [`Input::AskAgain`] after this long.
+    AskLater(Duration),
+    /// Merge, then come back with [`Input::Merged`].
+    ///
+    /// `reached`: versions of a v1 remote that we then hold, the newest of each site perhaps in part.
+    Merge { changes: Vec<Change>, progress: MergeProgress, reached: Cursor },
+    /// Answer the remote's message.
+    Reply(Result<(), Refusal>),
+    /// Read, then come back with [`Input::Read`].
+    Read(ReadOrder),
+    /// Send, then come back with [`Input::Sent`].
+    Send(PeerMessage),
+    /// Tell the application.
+    Tell(Notice),
+}
+
+/// What the application is told; the driver adds who and by what transport.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Notice {
+    Sync,
+    Eose,
+    Served,
+    Outdated(i64),
+    Error(String),
+}
+
+/// A session with one remote over one connection.
+pub(crate) struct Session {
+    incoming: Incoming,
+    outgoing: Outgoing,
+}
+
+impl Session {
+    pub(crate) fn new(remote: Remote, schema_version: i64, limits: Limits) -> Self {
+        Self { incoming: Incoming::new(remote, schema_version, limits), outgoing: Outgoing::new(remote, schema_version) }
+    }
+
+    /// Takes one input. The effects are to be carried out in their order.
+    pub(crate) fn handle(&mut self, input: Input) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match input {
+            Input::Opened { cursor, position } | Input::AskAgain { cursor, position } => {
+                self.incoming.ask(cursor, position, &mut effects);
+            }
+            Input::Asked(request) => self.outgoing.restart(request, &mut effects),
+            Input::Received(message) => {
+                if let Some(cursor) = self.incoming.receive(message, &mut effects) {
+                    self.outgoing.remote_holds(&cursor);
+                }
+            }
+            Input::Garbled(reason) => self.incoming.garbled(&reason, &mut effects),
+            Input::Merged(result) => {
+                if let Ok(MergeDone { local_versions: Some(range), .. }) = &result {
+                    self.outgoing.add_echo(*range);
+                }
+                self.incoming.merged(result, &mut effects);
+            }
+            Input::Read(done) => self.outgoing.read(done, &mut effects),
+            Input::Sent => self.outgoing.sent(&mut effects),
+            Input::Committed => self.outgoing.committed(&mut effects),
+            Input::SchemaChanged(version) => {
+                self.outgoing.set_schema_version(version);
+                self.incoming.set_schema_version(version, &mut effects);
+            }
+        }
+        effects
+    }
+
+    /// Whether both directions are caught up: the remote's answer is complete, and so is ours.
+    pub(crate) fn is_caught_up(&self) -> bool {
+        self.incoming.is_caught_up() && self.outgoing.is_caught_up()
+    }
+}
