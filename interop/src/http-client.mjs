@@ -74,8 +74,9 @@ export class HttpClientTransport {
     this.#connection?.abort.abort(new Error("connection cut"));
   }
 
+  /** Id of the server that we are connected to, or null. */
   get serverId() {
-    return this.#connection?.serverId ?? null;
+    return this.#connection?.abort.signal.aborted === false ? this.#connection.serverId : null;
   }
 
   /** Resolves when every message handed over so far has been answered or has failed. */
@@ -110,9 +111,9 @@ export class HttpClientTransport {
   }
 
   #post(path, peerId, message) {
-    const connection = this.#connection;
     // Messages for anybody but the connected server are dropped, as in the original.
-    if (!connection || connection.serverId !== peerId) return;
+    if (this.serverId !== peerId) return;
+    const connection = this.#connection;
     const body = JSON.stringify(message);
     this.#posts = this.#posts.then(() => this.#deliver(connection, path, body));
   }

@@ -26,8 +26,8 @@ const SCHEMA = `
 `;
 
 const COLUMNS = CHANGE_COLUMNS.map((column) => `"${column}"`).join(", ");
-// The engine's JavaScript binding cuts text parameters at the first NUL character and turns an empty BLOB into NULL. Such
-// a value is bound as the other type, and the tenth parameter asks for the cast back.
+// The engine's JavaScript binding cuts text parameters at the first NUL character and turns an empty BLOB into NULL.
+// Such a value is bound as the other type, and the tenth parameter asks for the cast back.
 const [NO_CAST, TO_TEXT, TO_BLOB] = [0, 1, 2];
 const INSERT_VALUES = `(${COLUMNS}) VALUES (?1, ?2, ?3,
   CASE ?10 WHEN ${TO_TEXT} THEN CAST(?4 AS TEXT) WHEN ${TO_BLOB} THEN CAST(?4 AS BLOB) ELSE ?4 END,

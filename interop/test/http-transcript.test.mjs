@@ -21,7 +21,8 @@ const recorded = transcript.find(({ frames }) => frames).frames;
 // The tables of the recording: the server had written two rows, in one transaction, before it started.
 const SCHEMA = "CREATE TABLE todo (id TEXT PRIMARY KEY NOT NULL, title, done, ts); PRAGMA user_version = 1;";
 const AS_CRRS = "SELECT crsql_as_crr('todo');";
-const ROWS = "INSERT INTO todo VALUES ('r-00000000', 'title of r 0', 0, 1700000000), ('r-00000001', 'title of r 1', 1, 1700000001)";
+const ROWS = `INSERT INTO todo VALUES
+  ('r-00000000', 'title of r 0', 0, 1700000000), ('r-00000001', 'title of r 1', 1, 1700000001)`;
 const LIVE_ROW = "INSERT INTO todo VALUES ('live-00000000', 'title of live 0', 0, 1700000000)";
 const CLIENT_ID = "c1".repeat(16);
 const FRESH_ID = "c3".repeat(16);

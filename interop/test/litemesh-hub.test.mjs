@@ -42,15 +42,12 @@ describe("litemesh: where the original loses data", () => {
       if (path === "/data" && ++dataPosts === 3) await hub.stop("SIGKILL");
     };
     const site = await makeSite({ pageRows: 500, client: { beforePost: killAtThird } });
-    const [listen, first] = [hub.address, insertCounters(1, 1000)];
-    await site.write(first);
+    const listen = hub.address;
+    await site.write(insertCounters(1, 1000));
     await site.write("INSERT INTO tag VALUES ('after the large one')");
-    await site.caughtUp(async () => {
-      const dialled = site.peer.attach(site.client);
-      await site.peer.waitFor("the hub is killed", () => dataPosts >= 3 && site.client.serverId === null);
-      await dialled;
-      await hub.serve({ listen });
-    });
+    await site.peer.attach(site.client);
+    await site.peer.waitFor("the hub is killed", () => dataPosts >= 3 && site.client.serverId === null);
+    await site.caughtUp(() => hub.serve({ listen }));
     await assertConverged(hub, [site], { failuresExpected: true });
     assert.equal(await count(hub, "counter"), 1000);
   });

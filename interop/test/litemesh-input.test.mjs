@@ -10,7 +10,9 @@ import { assertConverged, count } from "./support/state.mjs";
 const transcript = JSON.parse(await readFile(new URL("vectors/http_transcript.json", import.meta.url), "utf8"));
 const CLIENT_ID = "c1".repeat(16);
 
-const startHub = () => Hub.start({ schema: SCHEMA, tables: TABLE_NAMES });
+// The recorded messages carry schema version 1; of a newer schema they would be ignored instead of refused.
+const VERSIONED = `${SCHEMA} PRAGMA user_version = 1;`;
+const startHub = () => Hub.start({ schema: VERSIONED, tables: TABLE_NAMES });
 
 /** Recorded requests with an error answer of the original's own (not of its web framework). */
 const refusals = transcript.filter(
@@ -25,7 +27,7 @@ function change(site, fields) {
 }
 
 function post(site, changes) {
-  const data = { type: "changes", data: changes, schemaVersion: 0 };
+  const data = { type: "changes", data: changes, schemaVersion: 1 };
   return site.client.postRaw("/data", JSON.stringify({ type: "data", peerId: site.peer.id, data }));
 }
 
@@ -44,7 +46,7 @@ async function assertGoesOn(hub, site) {
 describe("litemesh: bad input", () => {
   test("one invalid change refuses the whole message, by its index", async (t) => {
     const { hub, makeSite } = await network(t, startHub);
-    const site = await makeSite();
+    const site = await makeSite({ schema: VERSIONED });
     await site.connect();
     const answer = await post(site, [change(site, {}), change(site, { pk: 7 }), change(site, { seq: 1 })]);
     assert.equal(answer.status, 500);
@@ -56,7 +58,7 @@ describe("litemesh: bad input", () => {
 
   test("recorded bad requests get the recorded status and text", async (t) => {
     const { hub, makeSite } = await network(t, startHub);
-    const site = await makeSite();
+    const site = await makeSite({ schema: VERSIONED });
     await site.connect();
     assert.ok(refusals.length >= 20, "the recording must still contain the bad requests");
     for (const { name, request, response } of refusals) {
@@ -71,7 +73,7 @@ describe("litemesh: bad input", () => {
 
   test("an unknown table or column is an error that names it, and merges nothing", async (t) => {
     const { hub, makeSite } = await network(t, startHub);
-    const site = await makeSite();
+    const site = await makeSite({ schema: VERSIONED });
     await site.connect();
     for (const fields of [{ table: "no_such_table" }, { cid: "no_such_column" }]) {
       const answer = await post(site, [change(site, fields)]);
@@ -84,7 +86,7 @@ describe("litemesh: bad input", () => {
 
   test("malformed packed keys harm neither the hub nor other peers", async (t) => {
     const { hub, makeSite } = await network(t, startHub);
-    const [site, bystander] = [await makeSite(), await makeSite()];
+    const [site, bystander] = [await makeSite({ schema: VERSIONED }), await makeSite({ schema: VERSIONED })];
     await site.connect();
     await bystander.connect();
     // Empty; an integer wider than eight bytes; cut off; an unknown type; too few values. The first two abort CRSqlite.
@@ -99,13 +101,13 @@ describe("litemesh: bad input", () => {
 
   test("an absurd version does not silence the hub", async (t) => {
     const { hub, makeSite } = await network(t, startHub);
-    const site = await makeSite();
+    const site = await makeSite({ schema: VERSIONED });
     await site.connect();
     await post(site, [change(site, { db_version: Number.MAX_SAFE_INTEGER })]);
     const body = JSON.stringify({
       type: "data",
       peerId: site.peer.id,
-      data: { type: "changes", data: [change(site, { db_version: "VERSION" })], schemaVersion: 0 },
+      data: { type: "changes", data: [change(site, { db_version: "VERSION" })], schemaVersion: 1 },
     });
     await site.client.postRaw("/data", body.replace('"VERSION"', "9223372036854775807"));
     assert.equal(await count(hub, "todo"), 0);

@@ -42,11 +42,12 @@ describe("cursors", () => {
 });
 
 describe("changes", () => {
-  const good = { table: "t", pk: "0109ff", cid: "a", val: 1, col_version: 1, db_version: 2, site_id: "c1", cl: 1, seq: 0 };
+  const cell = { table: "t", pk: "0109ff", cid: "a", val: 1 };
+  const good = { ...cell, col_version: 1, db_version: 2, site_id: "c1", cl: 1, seq: 0 };
 
   test("a refusal names the index and the field", () => {
     const refused = (change) => () => validateChanges([good, { ...good, ...change }]);
-    assert.throws(refused({ table: " " }), /^Error: Invalid change at index 1: Change.table must be a non-empty string$/);
+    assert.throws(refused({ table: " " }), /Invalid change at index 1: Change.table must be a non-empty string$/);
     assert.throws(refused({ pk: undefined }), /index 1: Change.pk must be a hex string$/);
     assert.throws(refused({ pk: "xy" }), /index 1: Change.pk must be a valid hex string$/);
     assert.throws(refused({ site_id: "abc" }), /index 1: Change.site_id hex string must have even length$/);
@@ -55,7 +56,8 @@ describe("changes", () => {
   });
 
   test("upper-case hex, an empty key and integral floats pass", () => {
-    validateChanges([{ ...good, pk: "" }, { ...good, pk: "0109FF" }, JSON.parse(JSON.stringify(good).replace("2", "2.0"))]);
+    const integralFloat = JSON.parse(JSON.stringify(good).replace("2", "2.0"));
+    validateChanges([{ ...good, pk: "" }, { ...good, pk: "0109FF" }, integralFloat]);
   });
 
   test("keys are written in the order of the original", () => {

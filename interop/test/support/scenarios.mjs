@@ -73,7 +73,8 @@ function rowScenarios(startHub) {
     await assertConverged(hub, [site]);
     await hub.sql("DELETE FROM membership WHERE team = 'red' AND person = 2");
     await assertConverged(hub, [site]);
-    assert.deepEqual(await rowsOf(site, "membership"), ["'blue' | 1 | 'lead'", "'red' | -3 | NULL", "'red' | 1 | 'lead'"]);
+    const rows = await rowsOf(site, "membership");
+    assert.deepEqual(rows, ["'blue' | 1 | 'lead'", "'red' | -3 | NULL", "'red' | 1 | 'lead'"]);
   });
 
   test("integer and text keys of every width arrive unchanged", async (t) => {
@@ -280,7 +281,9 @@ function liveScenarios(startHub) {
     const { hub, makeSite } = await network(t, startHub);
     const sites = [await makeSite(), await makeSite(), await makeSite()];
     await hub.sql("INSERT INTO todo VALUES ('shared', 'start', 0, NULL)");
-    for (const [i, site] of sites.entries()) await site.write(`INSERT INTO todo VALUES ('early ${i}', '${i}', 0, NULL)`);
+    for (const [i, site] of sites.entries()) {
+      await site.write(`INSERT INTO todo VALUES ('early ${i}', '${i}', 0, NULL)`);
+    }
     for (const site of sites) await site.connect();
     await assertConverged(hub, sites);
     await Promise.all(
@@ -318,7 +321,9 @@ function reconnectScenarios(startHub) {
       await hub.sql(`INSERT INTO counter VALUES (${10 + round}, 'connected', 0)`);
       await assertConverged(hub, [site]);
       await site.disconnect();
-      await site.write(`INSERT INTO counter VALUES (${20 + round}, 'offline', 0); DELETE FROM counter WHERE id = ${round}`);
+      await site.write(`
+        INSERT INTO counter VALUES (${20 + round}, 'offline', 0);
+        DELETE FROM counter WHERE id = ${round}`);
       await hub.sql(`INSERT INTO counter VALUES (${30 + round}, 'meanwhile', 0)`);
       await hub.sql(`UPDATE counter SET n = ${round} WHERE id = ${10 + round}`);
       await site.connect();
@@ -431,7 +436,9 @@ function volumeScenarios(startHub) {
     const { hub, makeSite } = await network(t, startHub);
     const site = await makeSite({ pageRows: 100 });
     for (let i = 0; i < 150; i++) {
-      await site.write(`INSERT INTO counter VALUES (${i}, 'row ${i}', ${i}); UPDATE counter SET n = n + 1 WHERE id <= ${i % 7}`);
+      await site.write(`
+        INSERT INTO counter VALUES (${i}, 'row ${i}', ${i});
+        UPDATE counter SET n = n + 1 WHERE id <= ${i % 7}`);
     }
     await site.connect();
     await assertConverged(hub, [site]);

@@ -1,5 +1,7 @@
 // SQLite values over JSON: what was recorded between two originals, in a form that two databases can be compared in.
 import { readFile } from "node:fs/promises";
+import { network } from "./site.mjs";
+import { count } from "./state.mjs";
 
 const recorded = JSON.parse(await readFile(new URL("../vectors/values_over_json.json", import.meta.url), "utf8"));
 
@@ -38,6 +40,27 @@ export const VALUES = recorded.tested.map((name, id) => {
 export const INSERT_VALUES = `INSERT INTO anything VALUES ${VALUES.map(
   ({ id, literal }) => `(${[id, ...COLUMNS.map(() => literal)]})`,
 )}`;
+
+/** Writes all values at the hub; resolves to what the hub and the peer hold when they have arrived. */
+export async function fromHub(t, startHub) {
+  const { hub, makeSite } = await network(t, startHub);
+  await hub.sql(INSERT_VALUES);
+  const site = await makeSite();
+  await site.connect();
+  await site.peer.waitFor("all values", async () => (await count(site, "anything")) === VALUES.length);
+  return { sent: await heldValues(hub), received: await heldValues(site) };
+}
+
+/** Writes all values at a connected peer; the 200 of the POST says that the hub has them. */
+export async function fromPeer(t, startHub) {
+  const { hub, makeSite } = await network(t, startHub);
+  const site = await makeSite();
+  await site.connect();
+  await site.write(INSERT_VALUES);
+  await site.client.uploaded();
+  site.assertNoFailures();
+  return { sent: await heldValues(site), received: await heldValues(hub) };
+}
 
 /** What a source holds: `{ "real_1.a_any": "real 1", ... }`. */
 export async function heldValues(source) {
