@@ -77,6 +77,9 @@ impl Dialer {
         info!(remote = %remote.site.fmt_short(), endpoint = self.shared.endpoint, "connected");
         self.shared.attempts.store(0, Relaxed);
         self.read(&link, &mut stream).await;
+        if self.shared.stop.is_cancelled() {
+            return "stopped".to_owned();
+        }
         let reason = match link.ending() {
             Some(Ending::Reported(reason)) => reason.clone(),
             Some(Ending::Silent) => return "closed by this side".to_owned(),

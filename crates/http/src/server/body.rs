@@ -24,7 +24,7 @@ const REFUSED_BYTES_MAX: usize = 8 << 20;
 const REFUSED_READ_MAX: Duration = Duration::from_secs(2);
 
 /// Why a body could not be read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum ReadError {
     TooLarge,
     /// The connection broke, or the compressed form is damaged.
@@ -43,6 +43,8 @@ pub(super) struct BodyReader<'a> {
     is_gzip: bool,
     /// The client said that it would send more than the limit.
     announces_too_much: bool,
+    /// Why nothing more can be read. What was read before may still tell who sent it.
+    failed: Option<ReadError>,
 }
 
 impl<'a> BodyReader<'a> {
@@ -55,6 +57,7 @@ impl<'a> BodyReader<'a> {
             buffer: BodyBuffer::new(is_gzip, bytes_max),
             is_gzip,
             announces_too_much: announced.is_some_and(|announced| announced > bytes_max as u64),
+            failed: None,
         }
     }
 
@@ -68,8 +71,17 @@ impl<'a> BodyReader<'a> {
         self.announces_too_much
     }
 
-    /// Reads a bit more; false at the end.
+    /// Reads a bit more; false at the end. After an error there is nothing but that error.
     pub(super) async fn read(&mut self) -> Result<bool, ReadError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let result = self.read_piece().await;
+        self.failed = result.as_ref().err().cloned();
+        result
+    }
+
+    async fn read_piece(&mut self) -> Result<bool, ReadError> {
         if self.pending.is_empty() {
             let next = tokio::time::timeout(BODY_PAUSE_MAX, self.chunks.next()).await.map_err(|_| ReadError::Slow)?;
             match next {

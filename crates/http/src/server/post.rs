@@ -191,10 +191,16 @@ impl Post {
             let more = tokio::select! {
                 biased;
                 () = self.running.stop.cancelled() => return Err(ReadError::Cut("the transport is stopping".to_owned())),
-                more = reader.read() => more?,
+                more = reader.read() => more,
             };
-            if !more {
-                return Ok(Sender::Unclear);
+            match more {
+                Ok(true) => {}
+                Ok(false) => return Ok(Sender::Unclear),
+                // A compressed body may show its sender and exceed the limit in one step.
+                Err(error) => match sender(reader.bytes()) {
+                    Sender::Known(site) => return Ok(Sender::Known(site)),
+                    Sender::Unclear | Sender::NotYet => return Err(error),
+                },
             }
         }
     }
