@@ -3,6 +3,7 @@
 //! The session decides; this carries out. Everything slow runs beside the loop, in tasks that are aborted with it, so that a
 //! remote that takes nothing delays nobody else, and nothing of its own either.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -50,6 +51,15 @@ pub(crate) struct Stats {
     pub(crate) is_caught_up: AtomicBool,
 }
 
+/// Local versions that were merged from the remote lately, written by the engine thread.
+///
+/// The session hears of a merge only after others may have heard of its commit; a read that came in between would send the
+/// remote its own changes back.
+type Recent = Arc<Mutex<VecDeque<(DbVersion, DbVersion)>>>;
+
+/// Merges that the session may not have heard of yet: one is under way at a time.
+const RECENT_MAX: usize = 4;
+
 /// What a task of the driver came to.
 enum Done {
     Input(Input),
@@ -62,6 +72,7 @@ pub(crate) struct Driver {
     pub(crate) transport_name: Arc<str>,
     pub(crate) common: Arc<Common>,
     pub(crate) stats: Arc<Stats>,
+    pub(crate) recent: Recent,
 }
 
 impl Driver {
@@ -202,12 +213,18 @@ impl Driver {
         reached: Cursor,
     ) {
         self.stats.changes_received.fetch_add(changes.len() as u64, Ordering::Relaxed);
-        let (engine, frontier) = (self.common.engine.clone(), self.common.frontier.clone());
+        let (engine, frontier, recent) =
+            (self.common.engine.clone(), self.common.frontier.clone(), self.recent.clone());
         let work = move |engine: &mut Engine| {
             let merged = engine.merge(&changes, &progress);
-            if merged.is_ok() {
+            if let Ok(merged) = &merged {
                 // Before anybody is told of the commit, or the others would look too early and never again.
                 frontier.lock().unwrap_or_else(PoisonError::into_inner).join(&reached);
+                let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
+                recent.extend(merged.local_versions);
+                while recent.len() > RECENT_MAX {
+                    recent.pop_front();
+                }
             }
             merged
         };
@@ -222,12 +239,16 @@ impl Driver {
     }
 
     fn spawn_read(&self, tasks: &mut JoinSet<Done>, order: ReadOrder) {
-        let (engine, frontier) = (self.common.engine.clone(), self.common.frontier.clone());
+        let (engine, frontier, recent) =
+            (self.common.engine.clone(), self.common.frontier.clone(), self.recent.clone());
         let bytes_max = self.transport.message_bytes_max(self.remote).min(BATCH_BYTES_MAX);
         let limits = PageLimits { changes_max: BATCH_CHANGES_MAX, bytes_max };
         tasks.spawn(async move {
             let generation = order.generation;
-            let work = move |engine: &mut Engine| read(engine, order.what, &frontier, limits);
+            let work = move |engine: &mut Engine| {
+                let recent = recent.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                read(engine, order.what, &recent, &frontier, limits)
+            };
             match flatten(engine.call(work).await) {
                 Ok(page) => Done::Input(Input::Read(ReadDone { generation, page })),
                 Err(error) => Done::Failed(error.to_string()),
@@ -261,15 +282,18 @@ impl Driver {
 fn read(
     engine: &mut Engine,
     what: ReadWhat,
+    recent: &VecDeque<(DbVersion, DbVersion)>,
     frontier: &Mutex<Cursor>,
     limits: PageLimits,
 ) -> Result<Page, StorageError> {
     match what {
-        ReadWhat::Local { place, covered, echoes } => {
+        ReadWhat::Local { place, covered, mut echoes } => {
+            echoes.extend(recent);
             let filter = LocalFilter { covered, echoes: &echoes };
             engine.read_local(&place, &filter, limits).map(Page::Local)
         }
         ReadWhat::PlanSites(mut bounds) => {
+            bounds.echoes.extend(recent);
             bounds.until = engine.cursor()?;
             bounds.until.join(&frontier.lock().unwrap_or_else(PoisonError::into_inner));
             let version = engine.db_version()?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use litemesh_proto::SiteId;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use crate::EventError;
 
@@ -42,11 +42,12 @@ pub enum Event {
 /// waits for it.
 pub struct Events {
     receiver: broadcast::Receiver<Event>,
+    stopped: watch::Receiver<bool>,
 }
 
 impl Events {
-    pub(crate) fn new(receiver: broadcast::Receiver<Event>) -> Self {
-        Self { receiver }
+    pub(crate) fn new(receiver: broadcast::Receiver<Event>, stopped: watch::Receiver<bool>) -> Self {
+        Self { receiver, stopped }
     }
 
     /// Waits for the next event.
@@ -59,7 +60,14 @@ impl Events {
     ///
     /// No event is lost when the future is dropped.
     pub async fn recv(&mut self) -> Result<Event, EventError> {
-        self.receiver.recv().await.map_err(|error| match error {
+        // Losing a branch loses nothing: both leave their channel as it was.
+        let received = tokio::select! {
+            biased;
+            received = self.receiver.recv() => received,
+            // An error means that the peer was dropped, which stops it, too.
+            _ = self.stopped.wait_for(|stopped| *stopped) => Err(broadcast::error::RecvError::Closed),
+        };
+        received.map_err(|error| match error {
             broadcast::error::RecvError::Lagged(count) => EventError::Lagged(count),
             broadcast::error::RecvError::Closed => EventError::Closed,
         })

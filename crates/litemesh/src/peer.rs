@@ -22,6 +22,7 @@ pub struct PeerBuilder {
     transports: Vec<Arc<dyn Transport>>,
     limits: Limits,
     events: broadcast::Sender<Event>,
+    stopped: watch::Sender<bool>,
 }
 
 impl PeerBuilder {
@@ -47,7 +48,7 @@ impl PeerBuilder {
 
     /// A stream of events that misses none, from the first on.
     pub fn events(&self) -> Events {
-        Events::new(self.events.subscribe())
+        Events::new(self.events.subscribe(), self.stopped.subscribe())
     }
 
     /// Starts the engine thread and all transports.
@@ -80,8 +81,8 @@ impl PeerBuilder {
             sessions: Mutex::default(),
             stop: stop.clone(),
         });
-        let (stopped_sender, stopped) = watch::channel(false);
-        tokio::spawn(supervise(inner.clone(), watch, stopped_sender));
+        let stopped = self.stopped.subscribe();
+        tokio::spawn(supervise(inner.clone(), watch, self.stopped));
         let peer = Peer { handle: Arc::new(Handle { inner: inner.clone(), stopped, guard: stop.drop_guard() }) };
         for (index, transport) in inner.transports.iter().enumerate() {
             let callbacks = Arc::new(Callbacks { peer: Arc::downgrade(&inner), site, limits: inner.common.limits.clone(), index });
@@ -164,8 +165,8 @@ pub struct RemoteStatus {
 impl Peer {
     /// Begins to build a peer on a database.
     pub fn builder(database: Database) -> PeerBuilder {
-        let (events, _) = broadcast::channel(EVENTS_KEPT);
-        PeerBuilder { database, transports: Vec::new(), limits: Limits::default(), events }
+        let ((events, _), (stopped, _)) = (broadcast::channel(EVENTS_KEPT), watch::channel(false));
+        PeerBuilder { database, transports: Vec::new(), limits: Limits::default(), events, stopped }
     }
 
     /// The site id of the database.
@@ -180,7 +181,7 @@ impl Peer {
 
     /// A stream of events, from now on. [`PeerBuilder::events`] misses none from the start.
     pub fn events(&self) -> Events {
-        Events::new(self.handle.inner.common.events.subscribe())
+        Events::new(self.handle.inner.common.events.subscribe(), self.handle.stopped.clone())
     }
 
     /// Looks for changes now.
@@ -273,6 +274,7 @@ impl Inner {
             transport_name: name.clone(),
             common: self.common.clone(),
             stats: stats.clone(),
+            recent: Arc::default(),
         };
         let running = Running { remote, transport: name, inbox, stats };
         let peer = Arc::downgrade(&self);

@@ -1,0 +1,264 @@
+//! Peers over the memory transport: what they do whatever connects them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use litemesh::{Database, Event, Events, Peer};
+use litemesh_testkit::{Link, MemoryTransport, connect};
+
+const SCHEMA: &str = "CREATE TABLE todo (id TEXT PRIMARY KEY NOT NULL, title TEXT, done INTEGER);
+     CREATE TABLE tag (name TEXT NOT NULL, todo TEXT NOT NULL, PRIMARY KEY (name, todo));";
+
+/// Long enough for any machine; a test that needs it fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Node {
+    db: Database,
+    peer: Peer,
+    events: Events,
+    transport: MemoryTransport,
+}
+
+impl Node {
+    async fn start() -> Self {
+        Self::start_on(database()).await
+    }
+
+    async fn start_on(db: Database) -> Self {
+        let transport = MemoryTransport::new();
+        let builder = Peer::builder(db.clone()).transport(transport.clone());
+        let events = builder.events();
+        Self { db, peer: builder.start().await.unwrap(), events, transport }
+    }
+
+    fn execute(&self, sql: &str) {
+        self.db.lock().connection().execute_batch(sql).unwrap();
+    }
+
+    fn rows(&self) -> Vec<String> {
+        let engine = self.db.lock();
+        let mut statement = engine
+            .connection()
+            .prepare(
+                "SELECT 'todo ' || quote(id) || ' ' || quote(title) || ' ' || quote(done) FROM todo
+                 UNION ALL SELECT 'tag ' || quote(name) || ' ' || quote(todo) FROM tag ORDER BY 1",
+            )
+            .unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    }
+
+    async fn wait(&mut self, what: &str, found: impl Fn(&Event) -> bool) {
+        let wait = async {
+            while !found(&self.events.recv().await.unwrap()) {}
+        };
+        tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("no event: {what}"));
+    }
+
+    /// Waits until the rows are these.
+    async fn wait_for_rows(&mut self, rows: &[String]) {
+        let wait = async {
+            while self.rows() != rows {
+                self.events.recv().await.unwrap();
+            }
+        };
+        if tokio::time::timeout(PATIENCE, wait).await.is_err() {
+            panic!("waiting for {rows:#?}, have {:#?}", self.rows());
+        }
+    }
+}
+
+fn database() -> Database {
+    let db = Database::open_in_memory().unwrap();
+    db.lock().connection().execute_batch(SCHEMA).unwrap();
+    for table in ["todo", "tag"] {
+        db.lock().replicate(table).unwrap();
+    }
+    db
+}
+
+async fn check_two_peers(link: Link) {
+    let (mut a, mut b) = (Node::start().await, Node::start().await);
+    a.execute("INSERT INTO todo VALUES ('a1', 'before', 0)");
+    b.execute("INSERT INTO todo VALUES ('b1', 'before', 1); INSERT INTO tag VALUES ('home', 'b1')");
+    connect(&a.transport, &b.transport, link).await.unwrap();
+    a.wait("eose at a", |event| matches!(event, Event::Eose { .. })).await;
+    b.wait("eose at b", |event| matches!(event, Event::Eose { .. })).await;
+    assert_eq!(a.rows(), b.rows());
+    assert_eq!(a.rows().len(), 3);
+    // Live, both ways, and a transaction of two tables.
+    a.execute("BEGIN; INSERT INTO todo VALUES ('a2', 'live', 0); INSERT INTO tag VALUES ('work', 'a2'); COMMIT");
+    b.wait_for_rows(&a.rows()).await;
+    b.execute("UPDATE todo SET title = 'changed', done = 1 WHERE id = 'a2'; DELETE FROM tag WHERE name = 'home'");
+    a.wait_for_rows(&b.rows()).await;
+    a.peer.stop().await;
+    b.peer.stop().await;
+}
+
+#[tokio::test]
+async fn two_peers_catch_up_and_stay_equal() {
+    check_two_peers(Link::Litemesh).await;
+}
+
+#[tokio::test]
+async fn two_peers_catch_up_and_stay_equal_over_wire_v1() {
+    check_two_peers(Link::V1).await;
+}
+
+/// A star of v1 links, as the original has it: the hub passes on what it gets, and sends nothing back.
+#[tokio::test]
+async fn hub_forwards_between_v1_peers() {
+    let mut hub = Node::start().await;
+    let mut leaves = [Node::start().await, Node::start().await, Node::start().await];
+    for leaf in &leaves {
+        connect(&hub.transport, &leaf.transport, Link::V1).await.unwrap();
+    }
+    for (n, leaf) in leaves.iter().enumerate() {
+        leaf.execute(&format!("INSERT INTO todo VALUES ('leaf{n}', 'x', {n})"));
+    }
+    let expected: Vec<String> = (0..3).map(|n| format!("todo 'leaf{n}' 'x' {n}")).collect();
+    hub.wait_for_rows(&expected).await;
+    for leaf in &mut leaves {
+        leaf.wait_for_rows(&expected).await;
+    }
+    // Each leaf sent its own two cells and no echo of others'; the hub answered only with the other leaves' cells.
+    for leaf in &leaves {
+        leaf.peer.check_local_changes().await.unwrap();
+        let status = &leaf.peer.status()[0];
+        assert_eq!((status.changes_sent, status.changes_received), (2, 4), "{status:?}");
+    }
+}
+
+/// `known-failures.md` B1: a ring must come to rest.
+#[tokio::test]
+async fn ring_of_litemesh_peers_comes_to_rest() {
+    let mut nodes = Vec::new();
+    for _ in 0..4 {
+        nodes.push(Node::start().await);
+    }
+    for n in 0..4 {
+        connect(&nodes[n].transport, &nodes[(n + 1) % 4].transport, Link::Litemesh).await.unwrap();
+    }
+    for (n, node) in nodes.iter().enumerate() {
+        for row in 0..5 {
+            node.execute(&format!("INSERT INTO todo VALUES ('{n}-{row}', 't', {row})"));
+        }
+    }
+    let expected: BTreeSet<String> =
+        (0..4).flat_map(|n| (0..5).map(move |row| format!("todo '{n}-{row}' 't' {row}"))).collect();
+    let expected: Vec<String> = expected.into_iter().collect();
+    for node in &mut nodes {
+        node.wait_for_rows(&expected).await;
+    }
+    for node in &nodes {
+        node.peer.check_local_changes().await.unwrap();
+    }
+    let sent: u64 = nodes.iter().flat_map(|node| node.peer.status()).map(|status| status.changes_sent).sum();
+    // 40 cells to three other peers each; over two paths a cell may cross itself on every link once.
+    assert!(sent <= 40 * 8, "{sent} changes were sent for 40 cells");
+}
+
+/// The link breaks in the middle of catch-up, again and again.
+#[tokio::test]
+async fn broken_catch_up_resumes_and_loses_nothing() {
+    let (a, mut b) = (Node::start().await, Node::start().await);
+    a.execute(
+        "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 30000)
+         INSERT INTO todo SELECT 'row ' || i, 'title ' || i, i FROM n",
+    );
+    for _ in 0..3 {
+        connect(&a.transport, &b.transport, Link::Litemesh).await.unwrap();
+        b.wait("a first batch", |event| matches!(event, Event::Change { .. })).await;
+        b.transport.disconnect_all().await;
+    }
+    connect(&a.transport, &b.transport, Link::Litemesh).await.unwrap();
+    b.wait("eose", |event| matches!(event, Event::Eose { .. })).await;
+    assert_eq!(a.rows(), b.rows());
+    assert_eq!(b.peer.cursor().await.unwrap().get(&a.peer.id()), a.peer.cursor().await.unwrap().get(&a.peer.id()));
+}
+
+/// `known-failures.md` A8: a newer schema is neither merged nor skipped.
+#[tokio::test]
+async fn outdated_changes_come_after_the_upgrade() {
+    let (a, mut b) = (Node::start().await, Node::start().await);
+    a.execute("PRAGMA user_version = 2; INSERT INTO todo VALUES ('new', 'schema 2', 0)");
+    a.peer.check_local_changes().await.unwrap();
+    connect(&a.transport, &b.transport, Link::V1).await.unwrap();
+    b.wait("outdated", |event| matches!(event, Event::Outdated { schema_version: 2, .. })).await;
+    assert_eq!(b.rows(), Vec::<String>::new());
+    b.execute("PRAGMA user_version = 2");
+    b.peer.check_local_changes().await.unwrap();
+    b.wait_for_rows(&a.rows()).await;
+    assert_eq!(b.peer.schema_version(), 2);
+}
+
+/// A change for a table that is not there: an error, no cursor moved, the connection alive; it comes once the table is there.
+#[tokio::test]
+async fn unknown_table_parks_nothing_silently() {
+    let (a, mut b) = (Node::start().await, Node::start().await);
+    a.execute("CREATE TABLE extra (id INTEGER PRIMARY KEY NOT NULL, x)");
+    a.db.lock().replicate("extra").unwrap();
+    a.execute("INSERT INTO extra VALUES (1, 'x')");
+    connect(&a.transport, &b.transport, Link::Litemesh).await.unwrap();
+    b.wait("error", |event| matches!(event, Event::Error { message, .. } if message.contains("index 0") && message.contains("extra")))
+        .await;
+    assert!(b.peer.cursor().await.unwrap().is_empty());
+    a.execute("INSERT INTO todo VALUES ('later', 'still merged', 0)");
+    b.wait_for_rows(&["todo 'later' 'still merged' 0".to_owned()]).await;
+    let held = b.peer.cursor().await.unwrap();
+    assert!(!held.contains(&a.peer.id()), "no cursor may move over what was refused: {held:?}");
+    b.execute("CREATE TABLE extra (id INTEGER PRIMARY KEY NOT NULL, x)");
+    b.db.lock().replicate("extra").unwrap();
+    b.transport.disconnect_all().await;
+    connect(&a.transport, &b.transport, Link::Litemesh).await.unwrap();
+    b.wait("eose", |event| matches!(event, Event::Eose { .. })).await;
+    let x: String = b.db.lock().connection().query_row("SELECT x FROM extra", [], |row| row.get(0)).unwrap();
+    assert_eq!(x, "x");
+}
+
+#[tokio::test]
+async fn own_site_id_in_other_hands_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, copy) = (folder.path().join("first.db"), folder.path().join("copy.db"));
+    drop({
+        let db = Database::open(&first).unwrap();
+        db.lock().connection().execute_batch(SCHEMA).unwrap();
+        db
+    });
+    std::fs::copy(&first, &copy).unwrap();
+    let a = Node::start_on(Database::open(&first).unwrap()).await;
+    let b = Node::start_on(Database::open(&copy).unwrap()).await;
+    let error = connect(&a.transport, &b.transport, Link::Litemesh).await.unwrap_err();
+    assert!(error.to_string().contains("our own site id"), "{error}");
+}
+
+#[tokio::test]
+async fn commits_of_other_connections_are_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shared.db");
+    let db = Database::open(&path).unwrap();
+    db.lock().connection().execute_batch(SCHEMA).unwrap();
+    db.lock().replicate("todo").unwrap();
+    let mut node = Node::start_on(db).await;
+    // Not opened through the database, so nothing but the file tells of its commit.
+    let stranger = litemesh::engine::Engine::open(&path).unwrap();
+    stranger.connection().execute_batch("INSERT INTO todo VALUES ('s', 'foreign', 0)").unwrap();
+    node.wait("change", |event| matches!(event, Event::Change { tables } if tables.contains("todo"))).await;
+}
+
+#[tokio::test]
+async fn stop_ends_everything_and_a_restart_goes_on() {
+    let db = database();
+    let mut a = Node::start_on(db.clone()).await;
+    a.peer.stop().await;
+    assert!(a.peer.status().is_empty());
+    a.execute("INSERT INTO todo VALUES ('while', 'stopped', 0)");
+    let mut again = Node::start_on(db).await;
+    let mut b = Node::start().await;
+    connect(&again.transport, &b.transport, Link::Litemesh).await.unwrap();
+    b.wait_for_rows(&again.rows()).await;
+    again.wait("served", |event| matches!(event, Event::Served { .. })).await;
+    drop(again.peer);
+    // The last handle is gone: the events end.
+    while again.events.recv().await.is_ok() {}
+    while a.events.recv().await.is_ok() {}
+}
