@@ -1,4 +1,46 @@
 //! HTTP transport of Litemesh: server-sent events one way, POST the other.
+//!
+//! Wire compatible with the HTTP transport of the original `@app/sync`: an original client can use [`HttpServer`], and
+//! [`HttpClient`] can use an original server. Between two Litemesh peers the same routes carry compressed bodies.
+//!
+//! - [`HttpServer`] is mounted into an axum server of yours ([`HttpServer::routes`]) or brings its own
+//!   ([`HttpServer::serve`]).
+//! - [`HttpClient`] dials one server, and again when the connection is lost.
+//! - [`EventParser`] reads server-sent events, for whoever writes another client.
+//!
+//! Both are a [`Transport`](litemesh_proto::Transport): give them to a peer, which starts and stops them.
+//!
+//! ```
+//! use litemesh_http::HttpServer;
+//! use tokio::net::TcpListener;
+//!
+//! # async fn example() -> std::io::Result<()> {
+//! let transport = HttpServer::new();
+//! let listener = TcpListener::bind("127.0.0.1:0").await?;
+//! // Beside other routes of the application; `transport.clone()` goes to the peer.
+//! let app = axum::Router::new().nest("/api/worker", transport.routes());
+//! transport.serve_router(app, listener, async { /* a signal */ }).await?;
+//! # Ok(())
+//! # }
+//! # tokio::runtime::Runtime::new()?.block_on(example())?;
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! # What is guaranteed
+//!
+//! The messages of one client are handled in the order in which they began to arrive, and answered with 200 only after
+//! they were committed. A client posts one message at a time and waits for its answer; any failure ends the connection,
+//! and the next one asks again for what is missing. A message that cannot be read is reported to the peer, never skipped
+//! in silence.
+//!
+//! Memory is bounded for each connection: frames wait in a short queue, bodies are read up to
+//! [`Limits::message_bytes_max`](litemesh_proto::Limits::message_bytes_max) after decompression, and a client that takes
+//! nothing is dropped.
+//!
+//! # What is not
+//!
+//! There is no authentication, as in the original: whoever reaches the routes can read and write the database. Bind to
+//! the loopback, or put a layer with authentication around the routes.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 #![forbid(unsafe_code)]
 

@@ -203,7 +203,7 @@ async fn bodies_that_cannot_be_read_are_reported_as_garbled() {
     assert_eq!(reports.garbled().await, "a message is larger than 100000 bytes");
 
     // Too large once decompressed.
-    let bomb = gzip(&data(CLIENT, &"x".repeat(50 << 20)));
+    let bomb = gzip(&data(CLIENT, &"x".repeat(8 << 20)));
     assert!(bomb.len() < 100_000);
     let headers = [JSON, "Content-Encoding: gzip"];
     let (head, _) = exchange(server.address, "POST", "/data", &headers, Some(&bomb)).await;
@@ -430,10 +430,8 @@ async fn a_client_that_does_not_read_is_shed_and_holds_little_memory() {
 }
 
 #[tokio::test]
-async fn a_slow_client_holds_up_nobody_and_is_kept_while_it_moves() {
-    let stall = Duration::from_millis(400);
-    let transport = HttpServer::builder().stall_timeout(stall).build();
-    let (server, _peer, mut reports) = started(transport, Limits::default()).await;
+async fn a_slow_client_holds_up_nobody() {
+    let (server, _peer, mut reports) = started(HttpServer::new(), Limits::default()).await;
     let (mut slow, remote) = join(&server, &mut reports, CLIENT).await;
     let (mut quick, other) = join(&server, &mut reports, OTHER).await;
     let text = noise(3, BATCH_BYTES_MAX);

@@ -51,7 +51,8 @@ async fn before_the_start_messages_are_refused_and_a_stream_waits() {
     let server = serve(transport.clone()).await;
     replay(server.address, "", &SERVER.to_string(), NOT_STARTED..NOT_STARTED_STREAM).await;
 
-    let mut stream = EventStream::open(server.address, CLIENT).await;
+    let url = format!("/stream?peerId={CLIENT}");
+    let mut stream = EventStream::open_with(server.address, &url, &["Accept-Encoding: gzip"]).await;
     assert_eq!(stream.head.status(), 200);
     assert_eq!(transport.counters().streams_total, 0);
     // Unlike the original, which never comes back to it.

@@ -192,6 +192,9 @@ impl HttpServer {
     /// `registerRoutes`.
     ///
     /// They can be mounted before the transport is started; until then messages are refused and streams wait.
+    ///
+    /// Who serves them without [`serve_router`](Self::serve_router) should set `TCP_USER_TIMEOUT` or the like on the
+    /// sockets: an original client whose network vanished is locked out of its id until TCP gives its old stream up.
     pub fn routes(&self) -> Router {
         Router::new()
             .route("/stream", any(stream::route))

@@ -91,6 +91,9 @@ impl<'a> Scan<'a> {
 
 #[cfg(test)]
 mod tests {
+    use litemesh_proto::codec::v1::Envelope;
+    use proptest::prelude::*;
+
     use super::*;
 
     const ID: &str = "c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1";
@@ -111,6 +114,28 @@ mod tests {
             ["[]", "null", "\"x\"", "{}", r#"{"data":{}"#, r#"{"peerId":5,}"#, r#"{"peerId":"abc""#, r#"{"a\u0062":1"#];
         for body in unusual {
             assert_eq!(sender(body.as_bytes()), Sender::Unclear, "{body}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived_and_more_bytes_change_no_verdict(
+            words in prop::collection::vec(prop::sample::select(vec![
+                "{", "}", "[", ":", ",", "\"", "\"peerId\"", "\"type\"", "\"x\"", ":\"c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1\"",
+                " ", "-1", "null", "\\", "é",
+            ]), 0..20),
+        ) {
+            let body = words.concat();
+            let whole = sender(body.as_bytes());
+            for cut in 0..body.len() {
+                let early = sender(&body.as_bytes()[..cut]);
+                prop_assert!(early == Sender::NotYet || early == whole, "{early:?} at {cut}, {whole:?} in the end");
+            }
+            if let (Sender::Known(site), Ok(envelope)) = (whole, Envelope::parse(body.as_bytes()))
+                && body.matches("peerId").count() == 1
+            {
+                prop_assert_eq!(envelope.peer_id().map(str::to_owned), Some(site.to_string()));
+            }
         }
     }
 }

@@ -52,7 +52,6 @@ pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, r
         }
     };
     let wish = Wish::read(site, request.headers());
-    let is_gzip = wish.is_gzip;
     let phase = shared.phase.borrow().clone();
     let opened = match phase {
         Phase::Waiting => wait_for_start(shared, wish),
@@ -60,7 +59,7 @@ pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, r
         Phase::Stopped => Opened::Unavailable("Transport stopped"),
     };
     match opened {
-        Opened::Chunks(chunks) => respond(&request, is_gzip, Body::from_stream(chunks)),
+        Opened::Chunks { chunks, is_gzip } => respond(&request, is_gzip, Body::from_stream(chunks)),
         Opened::AlreadyConnected(frame) => respond(&request, false, Body::from_stream(only(frame))),
         Opened::Unavailable(text) => answer::retry_later(StatusCode::SERVICE_UNAVAILABLE, text),
     }
@@ -132,7 +131,10 @@ fn respond(request: &Request, is_gzip: bool, body: Body) -> Response {
 }
 
 enum Opened {
-    Chunks(Chunks),
+    Chunks {
+        chunks: Chunks,
+        is_gzip: bool,
+    },
     /// The frame that says so.
     AlreadyConnected(Bytes),
     Unavailable(&'static str),
@@ -142,7 +144,7 @@ fn only(frame: Bytes) -> Chunks {
     Box::pin(stream::once(async { Ok(frame) }))
 }
 
-/// Answers with the head, and with the rest when the transport is started.
+/// Answers with the head, and with the rest when the transport is started. Uncompressed: what comes first may be an error.
 fn wait_for_start(shared: Arc<Shared>, wish: Wish) -> Opened {
     let Ok(permit) = shared.waiting.try_acquire() else {
         add(&shared.counters.refused_streams, 1);
@@ -163,14 +165,14 @@ fn wait_for_start(shared: Arc<Shared>, wish: Wish) -> Opened {
         // The head is sent already, so there is no status left to refuse with.
         match phase {
             Ok(Phase::Running(running)) => match open(&place.0, &running, Wish { is_gzip: false, ..wish }) {
-                Opened::Chunks(chunks) => chunks,
+                Opened::Chunks { chunks, .. } => chunks,
                 Opened::AlreadyConnected(frame) => only(frame),
                 Opened::Unavailable(_) => Box::pin(stream::empty()),
             },
             _ => Box::pin(stream::empty()) as Chunks,
         }
     };
-    Opened::Chunks(Box::pin(stream::once(opening).flatten()))
+    Opened::Chunks { chunks: Box::pin(stream::once(opening).flatten()), is_gzip: false }
 }
 
 /// Registers a client, unless it has a stream already.
@@ -213,7 +215,7 @@ fn open(shared: &Arc<Shared>, running: &Arc<Running>, wish: Wish) -> Opened {
     }
     connections.insert(site, connection.clone());
     drop(connections);
-    Opened::Chunks(connection.chunks(shared.clone(), is_gzip))
+    Opened::Chunks { chunks: connection.chunks(shared.clone(), is_gzip), is_gzip }
 }
 
 /// Whether an open stream of the same id gives way: its client is gone, or is the one that asks.
