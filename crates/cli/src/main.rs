@@ -1,2 +1,92 @@
-//! The litemesh program.
-fn main() {}
+//! The `litemesh` program: hub, sync, SQL and inspection of replicated SQLite files.
+//!
+//! [`args`] says what can be asked for, one module of [`commands`] does it, [`failure`] says why it could not, and
+//! [`exit_code`] what a script sees of that.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod database_file;
+mod event_line;
+mod exit_code;
+mod failure;
+mod output;
+mod rows;
+mod shutdown;
+
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Cli, Command};
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+
+fn main() -> process::ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A reader that is gone wants no help.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::Usage } else { ExitCode::Ok }.into();
+        }
+    };
+    start_tracing(cli.verbose);
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let what = panic.payload_as_str().unwrap_or("panic").replace('\n', " ");
+        say(&Failure::internal(format!("internal error at {place}: {what}")));
+    }));
+    let result = catch_unwind(AssertUnwindSafe(|| run(cli.command)));
+    match result {
+        Ok(Ok(code)) => code.into(),
+        Ok(Err(failure)) => {
+            if !matches!(failure, Failure::BrokenPipe) {
+                say(&failure);
+            }
+            failure.exit_code().into()
+        }
+        Err(_) => ExitCode::Internal.into(),
+    }
+}
+
+/// The one line about a failure.
+fn say(failure: &Failure) {
+    // Where standard error is gone nobody can be told.
+    let _ = writeln!(std::io::stderr(), "litemesh: {failure}");
+}
+
+fn start_tracing(verbose: u8) {
+    let level = match verbose {
+        0 => "error",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Init(args) => commands::init::run(&args),
+        Command::Serve(args) => block_on(commands::serve::run(&args)),
+        Command::Sync(args) => block_on(commands::sync::run(&args)),
+        Command::Sql(args) => commands::sql::run(&args),
+        Command::Status(args) => commands::status::run(&args),
+        Command::Diff(args) => commands::diff::run(&args),
+        Command::Demo(args) => block_on(commands::demo::run(&args)),
+        Command::Completions(args) => commands::completions::run(&args),
+    }
+}
+
+fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::internal(format!("cannot start the runtime: {error}")))?;
+    runtime.block_on(command)
+}

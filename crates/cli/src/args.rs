@@ -1,0 +1,321 @@
+//! The command line, as clap types. The help texts are written for somebody who meets the program for the first time.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::exit_code;
+
+/// Keep copies of an SQLite database the same on any number of machines.
+///
+/// Litemesh makes chosen tables of an ordinary SQLite file replicated. Every copy can be written at any time, online or
+/// not, by any program that loads the engine; copies that meet end up with the same rows, and nobody has to resolve
+/// conflicts.
+#[derive(Debug, Parser)]
+#[command(
+    name = "litemesh",
+    version,
+    arg_required_else_help = true,
+    subcommand_required = true,
+    after_long_help = after_help()
+)]
+pub(crate) struct Cli {
+    /// Say more on standard error: -v for what happens, -vv for details. RUST_LOG has the last word.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+fn after_help() -> String {
+    format!(
+        "See it work:\n  litemesh demo\n\n\
+         From nothing to two copies that stay the same:\n  \
+         echo 'CREATE TABLE todo (id TEXT PRIMARY KEY NOT NULL, title TEXT);' > schema.sql\n  \
+         litemesh init hub.db --schema schema.sql\n  \
+         litemesh serve hub.db &\n  \
+         litemesh init copy.db --schema schema.sql\n  \
+         litemesh sql copy.db \"INSERT INTO todo VALUES ('a', 'write docs')\"\n  \
+         litemesh sync copy.db http://127.0.0.1:4646 --once\n  \
+         litemesh diff hub.db copy.db\n\n{}",
+        exit_code::help()
+    )
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Init(InitArgs),
+    Serve(ServeArgs),
+    Sync(SyncArgs),
+    Sql(SqlArgs),
+    Status(StatusArgs),
+    Diff(DiffArgs),
+    Demo(DemoArgs),
+    Completions(CompletionsArgs),
+}
+
+/// Make tables of a file replicated
+///
+/// Makes the tables named by --table replicated, or all tables of the file. A table that cannot replicate is refused with
+/// the reason and what to write instead. Everything happens in one transaction: after an error the file is as it was.
+/// Tables that are replicated already stay as they are.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  \
+    litemesh init todo.db --schema schema.sql       make a new file and replicate all its tables\n  \
+    litemesh init todo.db --table todo --table tag  replicate two tables of an existing file")]
+pub(crate) struct InitArgs {
+    /// The SQLite file
+    pub(crate) file: PathBuf,
+
+    /// Run the SQL of this file first; makes FILE where it does not exist
+    #[arg(long, value_name = "SQL_FILE")]
+    pub(crate) schema: Option<PathBuf>,
+
+    /// A table to replicate; may be given several times [default: all tables]
+    #[arg(long = "table", value_name = "T")]
+    pub(crate) tables: Vec<String>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Serve a file as a hub over HTTP
+///
+/// Other copies join with `litemesh sync`, or with any peer that speaks the protocol. The hub syncs with all of them, and
+/// passes on what each of them writes. Programs may go on writing to FILE meanwhile. SIGINT (Ctrl-C) and SIGTERM end it.
+///
+/// Whoever reaches the address can read and write the replicated tables. Keep to loopback, or put a reverse proxy with
+/// authentication and TLS in front.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  \
+    litemesh serve hub.db\n  \
+    litemesh serve hub.db --listen 127.0.0.1:0 --json        a free port; the first line of output tells which\n  \
+    litemesh serve hub.db --listen 0.0.0.0:4646 --path /sync  for a proxy on another machine\n\n\
+With --json, each line of standard output is one JSON object with the member `event`. The first is\n  \
+    {\"event\":\"listening\",\"url\":\"http://127.0.0.1:4646\",\"site_id\":\"<32 hex digits>\"}\n\
+then `connect`, `sync`, `eose`, `served`, `change`, `outdated`, `disconnect`, `error` and `lagged` as they happen.")]
+pub(crate) struct ServeArgs {
+    /// The SQLite file, made replicated by `litemesh init`
+    pub(crate) file: PathBuf,
+
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4646")]
+    pub(crate) listen: SocketAddr,
+
+    /// The path under which the routes stream, sync and data are served
+    #[arg(long, value_name = "PATH", default_value = "/", value_parser = parse_base_path)]
+    pub(crate) path: String,
+
+    /// Largest request body that is read, in bytes; K, M and G are understood
+    #[arg(long, value_name = "BYTES", default_value = "32M", value_parser = parse_bytes)]
+    pub(crate) max_body: usize,
+
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Sync a file with a hub
+///
+/// Sends what the hub lacks and merges what it has. Then it stays: what any program writes to FILE goes to the hub at once,
+/// and what the hub hears of is merged here. A lost connection is dialled again, and nothing is lost. SIGINT (Ctrl-C) and
+/// SIGTERM end it.
+///
+/// With --once it ends when both sides have everything that the other had.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  \
+    litemesh sync todo.db http://127.0.0.1:4646          stay in sync\n  \
+    litemesh sync todo.db http://127.0.0.1:4646 --once   exchange what there is, then end\n\n\
+With --json, each line of standard output is one JSON object with the member `event`, as of `litemesh serve --json`;\n\
+the last one of a run with --once is `done`.")]
+pub(crate) struct SyncArgs {
+    /// The SQLite file, made replicated by `litemesh init`
+    pub(crate) file: PathBuf,
+
+    /// The hub, as `litemesh serve` prints it
+    pub(crate) url: String,
+
+    /// End when both sides have caught up
+    #[arg(long)]
+    pub(crate) once: bool,
+
+    /// With --once: give up after so long without a connection, or without anything moving on it
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) timeout: u64,
+
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Run SQL with the engine loaded
+///
+/// Writes to replicated tables are recorded, so that they reach other copies. The SQL comes from the command line, else
+/// from standard input, else from a prompt with history. All functions and tables of CRSqlite are there:
+/// crsql_changes, crsql_site_id(), crsql_db_version(), crsql_as_crr() and the others.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  \
+    litemesh sql todo.db \"SELECT * FROM todo\"\n  \
+    litemesh sql todo.db --json \"SELECT id, title FROM todo\" | jq '.[].title'\n  \
+    litemesh sql todo.db < migration.sql\n  \
+    litemesh sql todo.db                                 a prompt; .help lists its commands\n\n\
+--json prints the rows of the last query as one array of objects. A BLOB is {\"blob\":\"<hex>\"}, an infinite real\n\
+{\"real\":\"Infinity\"} or {\"real\":\"-Infinity\"}; integers are exact, whatever their size.")]
+pub(crate) struct SqlArgs {
+    /// The SQLite file
+    pub(crate) file: PathBuf,
+
+    /// One or more statements, separated by semicolons [default: standard input, or a prompt]
+    pub(crate) sql: Option<String>,
+
+    /// Print the rows of the last query as JSON
+    #[arg(long, conflicts_with = "csv")]
+    pub(crate) json: bool,
+
+    /// Print the rows of the last query as CSV with a header line
+    #[arg(long)]
+    pub(crate) csv: bool,
+}
+
+/// Show what a file holds
+///
+/// The site id, versions, the replicated tables with their rows, tombstones and sizes, and how far every other site's
+/// changes are held. Reads only; the file may be in use.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  litemesh status todo.db\n  litemesh status todo.db --json | jq .db_version")]
+pub(crate) struct StatusArgs {
+    /// The SQLite file
+    pub(crate) file: PathBuf,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Compare the replicated tables of two files
+///
+/// Says that they are equal (exit code 0), or which rows and cells differ (exit code 1). Reads only; the files may be in
+/// use.
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "Examples:\n  litemesh diff hub.db copy.db\n  litemesh diff hub.db copy.db --json --limit 1000"
+)]
+pub(crate) struct DiffArgs {
+    /// One SQLite file
+    pub(crate) a: PathBuf,
+
+    /// The other
+    pub(crate) b: PathBuf,
+
+    /// Show at most so many differing rows of each table; all are counted
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) limit: usize,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Watch three real files become equal
+///
+/// Makes three SQLite files, serves one as a hub on a free loopback port over HTTP, and syncs the other two with it. All
+/// three write at once: inserts, updates of the same cells, deletes against updates, a transaction of several tables.
+/// Two go offline, all go on writing, and they meet again. Then it compares the files and says what each conflict came to
+/// and how fast it went. The exit code is 0 only if the three files are equal.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  \
+    litemesh demo\n  \
+    litemesh demo --rows 100000\n  \
+    litemesh demo --dir /tmp/demo --keep   look at the files, join the hub with a copy of your own")]
+pub(crate) struct DemoArgs {
+    /// Make the files in this folder and keep them [default: a temporary folder, removed at the end]
+    #[arg(long, value_name = "D")]
+    pub(crate) dir: Option<PathBuf>,
+
+    /// Leave the hub running until Ctrl-C, and say how to join it
+    #[arg(long)]
+    pub(crate) keep: bool,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Rows that the hub has before the others join
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) rows: u32,
+}
+
+/// Print a completion script for a shell
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  \
+    litemesh completions bash > ~/.local/share/bash-completion/completions/litemesh\n  \
+    litemesh completions zsh > ~/.zfunc/_litemesh\n  \
+    litemesh completions fish > ~/.config/fish/completions/litemesh.fish")]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+fn parse_base_path(text: &str) -> Result<String, String> {
+    let path = text.trim_matches('/');
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~/".contains(c);
+    if path.chars().all(is_plain) && !path.contains("//") {
+        Ok(format!("/{path}"))
+    } else {
+        Err("a path such as /sync, of letters, digits, '-', '.', '_', '~' and '/'".to_owned())
+    }
+}
+
+/// Smallest body limit that still lets every batch of an ordinary peer in.
+const MAX_BODY_MIN: usize = litemesh::proto::limits::V1_BODY_BYTES_MAX;
+
+fn parse_bytes(text: &str) -> Result<usize, String> {
+    let (digits, shift) = match text.char_indices().next_back() {
+        Some((at, 'k' | 'K')) => (&text[..at], 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 20),
+        Some((at, 'g' | 'G')) => (&text[..at], 30),
+        _ => (text, 0),
+    };
+    let number: usize = digits.parse().map_err(|_| "a number of bytes such as 33554432 or 32M".to_owned())?;
+    let bytes = number.checked_mul(1 << shift).ok_or("too large")?;
+    if bytes < MAX_BODY_MIN {
+        return Err(format!("at least {MAX_BODY_MIN}, or ordinary peers could not send their batches"));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_read_with_their_unit() {
+        assert_eq!(parse_bytes("2M"), Ok(2 << 20));
+        assert_eq!(parse_bytes("1048576"), Ok(1 << 20));
+        assert_eq!(parse_bytes("1g"), Ok(1 << 30));
+        for wrong in ["", "M", "-1", "1T", "1K", "99999999999999999999", "99999999999G"] {
+            assert!(parse_bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn base_paths_get_one_leading_slash() {
+        for (text, path) in [("/", "/"), ("", "/"), ("sync", "/sync"), ("/api/worker/", "/api/worker")] {
+            assert_eq!(parse_base_path(text).as_deref(), Ok(path));
+        }
+        for wrong in ["/a b", "/a?b", "/{x}", "/a//b", "/*x"] {
+            assert!(parse_base_path(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! `litemesh serve`: a file as a hub over HTTP.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use axum::Router;
+use litemesh::{Database, Event, EventError, Limits, Peer};
+use litemesh_http::HttpServer;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+use crate::args::ServeArgs;
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::shutdown::Shutdown;
+use crate::{database_file, event_line};
+
+/// A hub that listens.
+pub(crate) struct Hub {
+    pub(crate) peer: Peer,
+    /// Where it can be joined.
+    pub(crate) url: String,
+    /// Dropped or used to end the server.
+    shutdown: oneshot::Sender<()>,
+    server: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl Hub {
+    /// Binds `listen` and serves `database` there under `path`.
+    pub(crate) async fn start(
+        file: &Path,
+        database: Database,
+        listen: SocketAddr,
+        path: &str,
+        limits: Limits,
+    ) -> Result<Self, Failure> {
+        let cannot_listen = |error: std::io::Error| {
+            Failure::network(
+                format!("cannot listen on {listen}: {error}"),
+                "choose another address with --listen; port 0 takes a free one",
+            )
+        };
+        let listener = TcpListener::bind(listen).await.map_err(cannot_listen)?;
+        let address = listener.local_addr().map_err(cannot_listen)?;
+        let transport = HttpServer::new();
+        let peer = Peer::builder(database)
+            .limits(limits)
+            .transport(transport.clone())
+            .start()
+            .await
+            .map_err(|error| Failure::start(file, &error))?;
+        let routes = if path == "/" { transport.routes() } else { Router::new().nest(path, transport.routes()) };
+        let (shutdown, asked) = oneshot::channel::<()>();
+        let server = tokio::spawn(async move {
+            // Dropping the sender means the same as using it.
+            let asked = async move { drop(asked.await) };
+            transport.serve_router(routes, listener, asked).await
+        });
+        let url = format!("http://{address}{}", if path == "/" { "" } else { path });
+        Ok(Self { peer, url, shutdown, server })
+    }
+
+    /// Ends the server, then the peer. Waits for answers under way.
+    pub(crate) async fn stop(self) -> Result<(), Failure> {
+        // An error means that the server has ended already.
+        let _ = self.shutdown.send(());
+        let served = self.server.await;
+        self.peer.stop().await;
+        match served {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Failure::network(format!("the listener failed: {error}"), "start again")),
+            Err(error) => Err(Failure::internal(error.to_string())),
+        }
+    }
+}
+
+pub(crate) async fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
+    let mut shutdown = Shutdown::listen()?;
+    let database = database_file::open(&args.file)?;
+    if database_file::replicated_tables(&args.file, &database.lock())?.is_empty() {
+        warn_of_nothing_to_sync(&args.file);
+    }
+    let limits = Limits { message_bytes_max: args.max_body, ..Limits::default() };
+    let mut hub = Hub::start(&args.file, database, args.listen, &args.path, limits).await?;
+    let mut events = hub.peer.events();
+    let mut output = Output::new();
+    announce(args, &hub, &mut output)?;
+    let result = loop {
+        // Losing a branch loses nothing: events stay in their stream, signals in theirs, and the server is a task.
+        tokio::select! {
+            () = shutdown.requested() => break Ok(()),
+            _ = &mut hub.server => break Err(Failure::network("the listener failed", "start again")),
+            event = events.recv() => match tell(args.json, event, &mut output) {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(failure) => break Err(failure),
+            }
+        }
+    };
+    if result.is_err() && hub.server.is_finished() {
+        hub.peer.stop().await;
+        return result.map(|()| ExitCode::Ok);
+    }
+    hub.stop().await?;
+    result?;
+    if !args.json {
+        output.line("stopped")?;
+    }
+    Ok(ExitCode::Ok)
+}
+
+fn announce(args: &ServeArgs, hub: &Hub, output: &mut Output) -> Result<(), Failure> {
+    if args.json {
+        let site = hub.peer.id().to_string();
+        return output.json(&json!({ "event": "listening", "url": hub.url, "site_id": site }));
+    }
+    output.line(format_args!("{} is a hub at {}", args.file.display(), hub.url))?;
+    output.line("join it with a file that has the same tables:")?;
+    output.line(format_args!("  litemesh init COPY --schema SQL_FILE && litemesh sync COPY {}", hub.url))?;
+    if !args.listen.ip().is_loopback() {
+        output.line("whoever reaches this address can read and write the replicated tables: put a proxy with authentication in front")?;
+    }
+    output.line("Ctrl-C stops it")
+}
+
+/// Prints one event; false at the end of events.
+pub(crate) fn tell(as_json: bool, event: Result<Event, EventError>, output: &mut Output) -> Result<bool, Failure> {
+    match event {
+        Ok(event) if as_json => output.json(&event_line::json(&event))?,
+        Ok(event) => {
+            if let Some(sentence) = event_line::sentence(&event) {
+                output.line(sentence)?;
+            }
+        }
+        Err(error) => match event_line::lagged(error) {
+            Some(line) if as_json => output.json(&line)?,
+            Some(_) => output.line(error)?,
+            None => return Ok(false),
+        },
+    }
+    Ok(true)
+}
+
+/// Not an error: tables may be made replicated while the file is synced.
+pub(crate) fn warn_of_nothing_to_sync(file: &Path) {
+    use std::io::Write;
+    let file = file.display();
+    // Where standard error is gone nobody can be told.
+    let _ = writeln!(
+        std::io::stderr(),
+        "litemesh: warning: {file} has no replicated table, so nothing will be synced: run `litemesh init {file}`"
+    );
+}

@@ -1,0 +1,366 @@
+//! `litemesh sync`: joins a hub, once or for good.
+
+use std::io::{self, IsTerminal};
+use std::time::{Duration, Instant};
+
+use axum::http::Uri;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use litemesh::{Event, EventError, Peer, PeerBuilder, SiteId};
+use litemesh_http::HttpClient;
+use serde_json::json;
+use tokio::net::TcpStream;
+
+use crate::args::SyncArgs;
+use crate::commands::serve::{tell, warn_of_nothing_to_sync};
+use crate::database_file;
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::output::{Output, thousands};
+use crate::shutdown::Shutdown;
+
+/// How often progress is looked at. Short beside a second, long beside what looking costs.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How long a catch-up runs before a progress bar appears.
+const BAR_DELAY: Duration = Duration::from_secs(1);
+
+/// How long the probe that explains a failure may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+
+pub(crate) async fn run(args: &SyncArgs) -> Result<ExitCode, Failure> {
+    let mut shutdown = Shutdown::listen()?;
+    let database = database_file::open(&args.file)?;
+    if database_file::replicated_tables(&args.file, &database.lock())?.is_empty() {
+        warn_of_nothing_to_sync(&args.file);
+    }
+    let builder = Peer::builder(database).transport(HttpClient::new(args.url.as_str()));
+    let mut run = Run::start(args, builder).await?;
+    let ended = run.until_end(&mut shutdown).await;
+    run.bar.finish_and_clear();
+    run.peer.stop().await;
+    ended.map(|()| ExitCode::Ok)
+}
+
+/// One run of the command.
+struct Run<'a> {
+    args: &'a SyncArgs,
+    peer: Peer,
+    events: litemesh::Events,
+    output: Output,
+    bar: ProgressBar,
+    traffic: Traffic,
+    started: Instant,
+    /// When something last happened.
+    moved: Instant,
+    /// The connection that is caught up with, and how far that came.
+    round: Option<Round>,
+}
+
+/// A catch-up from the connection to its end.
+struct Round {
+    hub: SiteId,
+    started: Instant,
+    has_received_all: bool,
+    has_sent_all: bool,
+    is_done: bool,
+    /// Why nothing can be received; what is ours is still sent.
+    refusal: Option<Failure>,
+}
+
+impl<'a> Run<'a> {
+    async fn start(args: &'a SyncArgs, builder: PeerBuilder) -> Result<Self, Failure> {
+        let events = builder.events();
+        let peer = builder.start().await.map_err(|error| Failure::start(&args.file, &error))?;
+        let mut output = Output::new();
+        if !args.json {
+            output.line(format_args!("{} joins {}", args.file.display(), args.url))?;
+        }
+        let now = Instant::now();
+        Ok(Self {
+            args,
+            peer,
+            events,
+            output,
+            bar: ProgressBar::hidden(),
+            traffic: Traffic::default(),
+            started: now,
+            moved: now,
+            round: None,
+        })
+    }
+
+    async fn until_end(&mut self, shutdown: &mut Shutdown) -> Result<(), Failure> {
+        let mut ticks = tokio::time::interval(TICK);
+        loop {
+            // Losing a branch loses nothing: events and signals stay in their streams.
+            tokio::select! {
+                () = shutdown.requested() => {
+                    self.bar.finish_and_clear();
+                    return self.interrupted();
+                }
+                event = self.events.recv() => {
+                    if matches!(event, Err(EventError::Closed)) {
+                        return Err(Failure::internal("the peer ended by itself"));
+                    }
+                    self.moved = Instant::now();
+                    self.hear(event)?;
+                }
+                _ = ticks.tick() => self.look(),
+            }
+            if self.args.once && self.is_over()? {
+                return self.summary();
+            }
+            if self.args.once && self.moved.elapsed() >= Duration::from_secs(self.args.timeout) {
+                self.bar.finish_and_clear();
+                return Err(self.gave_up().await);
+            }
+        }
+    }
+
+    /// Prints an event, and keeps book of the catch-up.
+    fn hear(&mut self, event: Result<Event, EventError>) -> Result<(), Failure> {
+        self.look();
+        match &event {
+            Ok(Event::Connect { peer, .. }) => {
+                self.traffic.begin();
+                self.round = Some(Round {
+                    hub: *peer,
+                    started: Instant::now(),
+                    has_received_all: false,
+                    has_sent_all: false,
+                    is_done: false,
+                    refusal: None,
+                });
+            }
+            Ok(Event::Disconnect { .. }) => self.round = None,
+            Ok(Event::Eose { .. }) => self.with_round(|round| round.has_received_all = true),
+            Ok(Event::Served { .. }) => self.with_round(|round| round.has_sent_all = true),
+            Ok(Event::Outdated { schema_version, .. }) => {
+                let refusal = Failure::refused(
+                    format!("the hub's schema version is {schema_version}, ours {}", self.peer.schema_version()),
+                    "upgrade the tables of this file and set PRAGMA user_version, then sync again",
+                );
+                self.with_round(|round| round.refusal = Some(refusal));
+            }
+            Ok(Event::Error { message, .. }) => {
+                let refusal = Failure::refused(
+                    format!("the exchange failed: {message}"),
+                    "nothing was lost; compare the tables of both files, then sync again",
+                );
+                self.with_round(|round| round.refusal = Some(refusal));
+            }
+            // What was missed may be what we wait for.
+            Err(EventError::Lagged(_)) => {
+                if self.peer.status().iter().any(|status| status.is_caught_up) {
+                    self.with_round(|round| (round.has_received_all, round.has_sent_all) = (true, true));
+                }
+            }
+            _ => {}
+        }
+        let is_done_now = self
+            .round
+            .as_mut()
+            .is_some_and(|round| round.is_caught_up() && !std::mem::replace(&mut round.is_done, true));
+        let (bar, output, as_json) = (&self.bar, &mut self.output, self.args.json);
+        bar.suspend(|| tell(as_json, event, output))?;
+        if is_done_now {
+            self.bar.finish_and_clear();
+            self.bar = ProgressBar::hidden();
+            if !self.args.once {
+                self.caught_up()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn with_round(&mut self, change: impl FnOnce(&mut Round)) {
+        if let Some(round) = &mut self.round {
+            change(round);
+        }
+    }
+
+    /// Looks at the counters, and shows them where a catch-up takes long.
+    fn look(&mut self) {
+        let (mut received, mut sent) = (0, 0);
+        for status in self.peer.status() {
+            received += status.changes_received;
+            sent += status.changes_sent;
+        }
+        if self.traffic.update(received, sent) {
+            self.moved = Instant::now();
+        }
+        let Some(round) = self.round.as_ref().filter(|round| !round.is_done) else { return };
+        if self.bar.is_hidden() && !self.args.json && io::stderr().is_terminal() && round.started.elapsed() >= BAR_DELAY
+        {
+            self.bar = bar();
+        }
+        self.bar.set_position(self.traffic.in_round());
+    }
+
+    /// Whether a run with `--once` has come to its end, good or bad.
+    fn is_over(&mut self) -> Result<bool, Failure> {
+        let Some(round) = &mut self.round else { return Ok(false) };
+        match round.refusal.take() {
+            Some(refusal) if round.has_sent_all => Err(refusal),
+            refusal => {
+                round.refusal = refusal;
+                Ok(round.is_caught_up() && round.refusal.is_none())
+            }
+        }
+    }
+
+    /// Says how a catch-up went, in a run that stays.
+    fn caught_up(&mut self) -> Result<(), Failure> {
+        let Some(round) = self.round.as_ref().filter(|_| !self.args.json) else { return Ok(()) };
+        let took = round.started.elapsed();
+        let changes = self.traffic.in_round();
+        self.output.line(format_args!("in sync; {} changes {}", thousands(changes), pace(changes, took)))
+    }
+
+    /// Says how a run with `--once` went.
+    fn summary(&mut self) -> Result<(), Failure> {
+        self.look();
+        let took = self.started.elapsed();
+        let Traffic { received, sent, .. } = self.traffic;
+        if self.args.json {
+            let hub = self.round.as_ref().map(|round| round.hub.to_string());
+            return self.output.json(&json!({
+                "event": "done", "peer": hub, "changes_received": received, "changes_sent": sent,
+                "seconds": took.as_secs_f64(),
+            }));
+        }
+        let pace = pace(received + sent, took);
+        self.output.line(format_args!(
+            "in sync; received {} changes, sent {} {pace}",
+            thousands(received),
+            thousands(sent)
+        ))
+    }
+
+    fn interrupted(&mut self) -> Result<(), Failure> {
+        if self.args.once {
+            return Err(Failure::network(
+                "interrupted before both sides had caught up",
+                "sync again, it goes on from there",
+            ));
+        }
+        if !self.args.json {
+            self.output.line("stopped")?;
+        }
+        Ok(())
+    }
+
+    /// Why a run with `--once` gave up.
+    async fn gave_up(&mut self) -> Failure {
+        let (url, seconds) = (&self.args.url, self.args.timeout);
+        match self.round.as_mut().map(|round| round.refusal.take()) {
+            Some(Some(refusal)) => refusal,
+            Some(None) => Failure::network(
+                format!("connected to {url}, but nothing moved for {seconds} s"),
+                "sync again, it goes on from there; --timeout gives the hub more time",
+            ),
+            None => {
+                let (reason, advice) = probe(url).await;
+                Failure::network(format!("no hub reached at {url} within {seconds} s: {reason}"), advice)
+            }
+        }
+    }
+}
+
+impl Round {
+    fn is_caught_up(&self) -> bool {
+        self.has_received_all && self.has_sent_all
+    }
+}
+
+/// Changes in both directions, over all connections of a run.
+#[derive(Debug, Default)]
+struct Traffic {
+    received: u64,
+    sent: u64,
+    /// What the present connection's counters say.
+    connection: (u64, u64),
+    /// The sum when the present connection began.
+    before: u64,
+}
+
+impl Traffic {
+    /// Counters of a new connection start from zero.
+    fn begin(&mut self) {
+        self.before = self.received + self.sent;
+        self.connection = (0, 0);
+    }
+
+    /// Says whether anything moved.
+    fn update(&mut self, received: u64, sent: u64) -> bool {
+        let (old_received, old_sent) = self.connection;
+        // A connection that has ended takes its counters with it.
+        let more = (received.saturating_sub(old_received), sent.saturating_sub(old_sent));
+        self.connection = (received.max(old_received), sent.max(old_sent));
+        self.received += more.0;
+        self.sent += more.1;
+        more != (0, 0)
+    }
+
+    fn in_round(&self) -> u64 {
+        self.received + self.sent - self.before
+    }
+}
+
+/// How many are to come nobody knows before the end, so it counts up.
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {human_pos} changes, {per_sec}, {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(TICK);
+    bar
+}
+
+fn pace(changes: u64, took: Duration) -> String {
+    let seconds = took.as_secs_f64();
+    if changes == 0 || seconds <= 0.0 {
+        return format!("in {seconds:.2} s");
+    }
+    format!("in {seconds:.2} s ({} changes/s)", thousands((changes as f64 / seconds) as u64))
+}
+
+/// Why nobody answers at a URL, and what to do.
+async fn probe(url: &str) -> (String, &'static str) {
+    const START: &str = "check the URL, and that `litemesh serve` runs there";
+    let Ok(uri) = url.parse::<Uri>() else { return ("it is no URL".to_owned(), START) };
+    let Some(host) = uri.host() else { return ("it names no host".to_owned(), START) };
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+    let address = format!("{host}:{port}");
+    match tokio::time::timeout(PROBE_TIMEOUT, TcpStream::connect(&address)).await {
+        Err(_) => (format!("{address} does not answer"), START),
+        Ok(Err(error)) => (format!("{address}: {error}"), START),
+        Ok(Ok(_)) => (
+            format!("something listens at {address}, but it opens no stream for this file"),
+            "check the path of the URL, and that no copy of this very file is connected there; -v says more",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traffic_adds_up_over_connections() {
+        let mut traffic = Traffic::default();
+        traffic.begin();
+        assert!(traffic.update(10, 5));
+        assert!(!traffic.update(10, 5));
+        assert!(!traffic.update(0, 0));
+        traffic.begin();
+        assert!(traffic.update(1, 0));
+        assert_eq!((traffic.received, traffic.sent, traffic.in_round()), (11, 5, 1));
+    }
+
+    #[test]
+    fn a_pace_needs_changes() {
+        assert_eq!(pace(0, Duration::from_secs(1)), "in 1.00 s");
+        assert_eq!(pace(5000, Duration::from_secs(2)), "in 2.00 s (2,500 changes/s)");
+    }
+}
