@@ -15,16 +15,23 @@ pub(crate) struct Bootstrap {
     pub(crate) site: SiteId,
     pub(crate) merge_equal_values: i64,
     pub(crate) has_litemesh_tables: bool,
+    pub(crate) has_crsql_tables: bool,
 }
 
 /// Makes the global tables that are missing. Writes nothing where all is there, so that a read-only file opens (TX-2).
 pub(crate) fn bootstrap(db: Handle) -> Result<Bootstrap, OpenError> {
     refuse_foreign_layout(db)?;
+    let mut has_litemesh_tables = true;
     if !is_complete(db)? {
-        if is_read_only(db) {
-            return Ok(Bootstrap { site: SiteId::default(), merge_equal_values: 0, has_litemesh_tables: false });
+        if !is_read_only(db) {
+            create(db)?;
+        } else if exists(db, "crsql_master")? && exists(db, "crsql_site_id")? {
+            // A file of CRSqlite's own.
+            has_litemesh_tables = false;
+        } else {
+            let site = SiteId::default();
+            return Ok(Bootstrap { site, merge_equal_values: 0, has_litemesh_tables: false, has_crsql_tables: false });
         }
-        create(db)?;
     }
     let site = {
         let statement = db.prepare("SELECT site_id FROM crsql_site_id WHERE ordinal = 0")?;
@@ -35,7 +42,7 @@ pub(crate) fn bootstrap(db: Handle) -> Result<Bootstrap, OpenError> {
     // A value that is no integer counts as the default (CFG-4): the file must stay openable.
     let config = "SELECT value FROM crsql_master WHERE key = 'config.merge-equal-values' AND typeof(value) = 'integer'";
     let merge_equal_values = db.query_integer(config, &[])?.unwrap_or_default();
-    Ok(Bootstrap { site, merge_equal_values, has_litemesh_tables: true })
+    Ok(Bootstrap { site, merge_equal_values, has_litemesh_tables, has_crsql_tables: true })
 }
 
 fn exists(db: Handle, table: &str) -> rusqlite::Result<bool> {

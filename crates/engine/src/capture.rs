@@ -138,6 +138,12 @@ fn move_row(core: &mut Core, table: &Table, old_key: i64, new_key: i64, version:
     bury(core, table, old_key, version)?;
     let held = cell_versions(core, table, new_key)?;
     let mut moved = cell_versions(core, table, old_key)?;
+    // Also cells without a clock: the statement wrote the whole row, and peers may hold another value under the new key.
+    for cell in &table.cells {
+        if moved.iter().all(|(name, _)| **name != *cell.name) {
+            moved.push((cell.name.to_string(), 0));
+        }
+    }
     for (name, col_version) in held {
         match moved.iter_mut().find(|(moved, _)| *moved == name) {
             Some((_, highest)) => *highest = (*highest).max(col_version),

@@ -82,7 +82,9 @@ unsafe impl VTab<'_> for ChangesTable {
     fn best_index(&self, info: &mut IndexInfo) -> Result<bool> {
         let mut plan = String::new();
         let (mut has_version, mut has_site) = (false, false);
-        for (constraint, mut usage) in info.constraints_and_usages() {
+        let is_in: Vec<bool> =
+            (0..info.constraints().count()).map(|index| info.is_in_constraint(index).unwrap_or_default()).collect();
+        for ((constraint, mut usage), is_in) in info.constraints_and_usages().zip(is_in) {
             let letter = match (constraint.column(), constraint.operator()) {
                 (DB_VERSION, IndexConstraintOp::SQLITE_INDEX_CONSTRAINT_EQ) => '=',
                 (DB_VERSION, IndexConstraintOp::SQLITE_INDEX_CONSTRAINT_GT) => '>',
@@ -96,7 +98,8 @@ unsafe impl VTab<'_> for ChangesTable {
                 (TABLE, IndexConstraintOp::SQLITE_INDEX_CONSTRAINT_EQ) => 't',
                 _ => continue,
             };
-            if !constraint.is_usable() {
+            // SQLite scans once for each value of an IN list: only by version does that keep the order (VT-9).
+            if !constraint.is_usable() || (is_in && constraint.column() != DB_VERSION) {
                 continue;
             }
             has_version |= constraint.column() == DB_VERSION;
@@ -216,12 +219,19 @@ fn insert(shared: &Shared, arguments: &Inserts<'_>) -> Result<i64> {
     let mut author = Author::new(site.filter(|site| !site.is_empty()), change.db_version.get(), false);
     author.check(&core, 0).map_err(vtab_error)?;
     let keys = row_keys(&core, &table, &change, 0).map_err(vtab_error)?;
-    let won = merge_row(shared, &mut core, &table, &keys, std::slice::from_ref(&change), &mut author, 0)
-        .map_err(vtab_error)?;
+    let used_before = core.used_version();
+    let won = match merge_row(shared, &mut core, &table, &keys, std::slice::from_ref(&change), &mut author, 0) {
+        Ok(won) => won,
+        Err(error) => {
+            // Inside a transaction SQLite undoes a statement of one row only as far as itself wrote.
+            core.give_back(used_before);
+            return Err(vtab_error(error));
+        }
+    };
     if won == 0 {
         return Ok(0);
     }
-    core.rows_impacted += i64::try_from(won).unwrap_or(i64::MAX);
+    core.add_rows_impacted(won);
     let binds: Vec<Bind<'_>> = keys.iter().map(Bind::from).collect();
     let key = crate::capture::find_key(&core, &table, &binds)?.unwrap_or_default();
     Ok(rowid(core.table_index(&name).unwrap_or_default(), key))

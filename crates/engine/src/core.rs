@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use litemesh_proto::{DbVersion, SiteId};
 
-use crate::schema::{Table, load_tables};
+use crate::schema::{Table, load_orphans, load_tables};
+use crate::sql::quote;
 use crate::statement::{Handle, Statement};
 use crate::transaction::{Ended, STATEMENTS_TABLE, TRANSACTION_TABLE, TransactionFlags};
 
@@ -82,12 +83,15 @@ pub(crate) struct Core {
     committed: Option<i64>,
     /// What the running transaction will commit as, once it has written a clock (VER-3, VER-6).
     pending: Option<i64>,
+    /// Whether a part of the running transaction was rolled back: its version may be in no clock row.
+    is_pending_doubtful: bool,
     seq: i64,
-    pub(crate) rows_impacted: i64,
     data_version: i64,
     schema_version: i64,
     tables: Vec<Arc<Table>>,
     by_name: HashMap<Arc<str>, usize>,
+    /// Clock tables whose base table is gone. They still say which versions were given out.
+    orphans: Vec<String>,
     /// Ordinals of sites, both ways.
     pub(crate) ordinals: HashMap<Vec<u8>, i64>,
     pub(crate) sites: HashMap<i64, Option<SiteId>>,
@@ -98,6 +102,8 @@ pub(crate) struct Core {
     has_statements: bool,
     /// Whether Litemesh's own tables are there. They are missing in a file that could only be opened for reading.
     pub(crate) has_litemesh_tables: bool,
+    /// Whether CRSqlite's are there, likewise.
+    pub(crate) has_crsql_tables: bool,
 }
 
 impl Core {
@@ -108,12 +114,13 @@ impl Core {
             flags,
             committed: None,
             pending: None,
+            is_pending_doubtful: false,
             seq: 0,
-            rows_impacted: 0,
             data_version: -1,
             schema_version: -1,
             tables: Vec::new(),
             by_name: HashMap::new(),
+            orphans: Vec::new(),
             ordinals: HashMap::new(),
             sites: HashMap::new(),
             last_origin: None,
@@ -121,6 +128,7 @@ impl Core {
             statements: HashMap::new(),
             has_statements: false,
             has_litemesh_tables: true,
+            has_crsql_tables: true,
         }
     }
 
@@ -169,11 +177,17 @@ impl Core {
 
     /// Catches up with transactions and schema changes that happened since the last call. Every operation begins here.
     pub(crate) fn refresh(&mut self) -> rusqlite::Result<()> {
+        if self.flags.take_savepoint_rolled_back() {
+            self.forget_sites();
+            self.is_pending_doubtful = true;
+        }
         match self.flags.take_ended() {
             Ended::No => {}
             Ended::Committed => {
-                if self.pending.is_some() {
-                    self.committed = self.pending.take();
+                if let Some(pending) = self.pending.take() {
+                    // A version that no clock row carries must not be reported: it would be given out again after a
+                    // restart, and peers whose cursors cover it by then would never take what was written under it.
+                    self.committed = (!self.is_pending_doubtful).then_some(pending);
                 }
                 self.begin_counting();
                 self.last_origin = None;
@@ -183,9 +197,6 @@ impl Core {
                 self.begin_counting();
                 self.forget_sites();
             }
-        }
-        if self.flags.take_savepoint_rolled_back() {
-            self.forget_sites();
         }
         let schema_version = self.statement("PRAGMA schema_version")?.query_integer(&[])?.unwrap_or_default();
         // Not equal, rather than larger: a restored file may be older (TX-11).
@@ -198,15 +209,17 @@ impl Core {
 
     fn begin_counting(&mut self) {
         self.seq = 0;
-        self.rows_impacted = 0;
+        self.is_pending_doubtful = false;
     }
 
     fn reload_tables(&mut self) -> rusqlite::Result<()> {
         self.connect_statements_table()?;
         self.tables = load_tables(self.db)?.into_iter().map(Arc::new).collect();
+        self.orphans = load_orphans(self.db)?;
         self.by_name = self.tables.iter().enumerate().map(|(index, table)| (table.name.clone(), index)).collect();
-        // A table that left or came may change the stored version.
-        if self.pending.is_none() {
+        // A table that left or came may change the stored version. Not inside of a transaction that we follow: what was read
+        // at its beginning is what its own version must be above.
+        if !self.flags.is_enlisted() {
             self.committed = None;
         }
         Ok(())
@@ -242,11 +255,18 @@ impl Core {
 
     /// VER-1: the largest version in any clock table, or the floor left by removed ones.
     fn stored_version(&mut self) -> rusqlite::Result<i64> {
+        if !self.has_crsql_tables {
+            return Ok(0);
+        }
         const FLOOR: &str = "SELECT value FROM crsql_master WHERE key = 'pre_compact_dbversion'";
         let mut version = self.statement(FLOOR)?.query_integer(&[])?.unwrap_or_default();
         for table in self.tables.clone() {
-            let newest = table.statement(self.db, |s| &s.newest, |t| t.sql_newest())?;
+            let newest = table.statement(self.db, |s| &s.newest, Table::sql_newest)?;
             version = version.max(newest.query_integer(&[])?.unwrap_or_default());
+        }
+        for clock in &self.orphans {
+            let newest = format!("SELECT max(db_version) FROM {}", quote(clock));
+            version = version.max(self.db.query_integer(&newest, &[])?.unwrap_or_default());
         }
         Ok(version)
     }
@@ -267,6 +287,16 @@ impl Core {
         next
     }
 
+    /// The version that the running transaction has used so far, to be [given back](Self::give_back) by what fails.
+    pub(crate) fn used_version(&self) -> Option<i64> {
+        self.pending
+    }
+
+    /// Takes back the versions used since: what was to carry them was not written.
+    pub(crate) fn give_back(&mut self, used_before: Option<i64>) {
+        self.pending = used_before;
+    }
+
     /// What [`next_version`](Self::next_version) would give, without using it up.
     pub(crate) fn peek_version(&self, at_least: i64) -> i64 {
         let after_committed = self.committed.unwrap_or_default().saturating_add(1);
@@ -282,6 +312,15 @@ impl Core {
     /// The highest version known here, used or about to be.
     pub(crate) fn newest_version(&self) -> i64 {
         self.committed.unwrap_or_default().max(self.pending.unwrap_or_default())
+    }
+
+    /// Winning operations of the running transaction (FN-5).
+    pub(crate) fn rows_impacted(&self) -> i64 {
+        self.flags.rows_impacted()
+    }
+
+    pub(crate) fn add_rows_impacted(&self, count: usize) {
+        self.flags.add_rows_impacted(count);
     }
 
     /// Takes the next sequence number (VER-9).
@@ -333,6 +372,9 @@ impl Core {
 
     /// Every site that a change was merged from, and this one.
     pub(crate) fn known_sites(&mut self) -> rusqlite::Result<Vec<SiteId>> {
+        if !self.has_crsql_tables {
+            return Ok(Vec::new());
+        }
         let statement = self.statement("SELECT site_id FROM crsql_site_id")?;
         let rows = statement.query(&[])?;
         let mut sites = Vec::new();
@@ -354,6 +396,9 @@ impl Core {
 
     /// CFG-3: another connection may have changed the setting.
     pub(crate) fn refresh_config(&mut self) -> rusqlite::Result<()> {
+        if !self.has_crsql_tables {
+            return Ok(());
+        }
         const GET: &str = "SELECT value FROM crsql_master
              WHERE key = 'config.merge-equal-values' AND typeof(value) = 'integer'";
         self.merge_equal_values = self.statement(GET)?.query_integer(&[])?.unwrap_or_default();
@@ -380,6 +425,9 @@ impl Core {
         }
         if let Some(ordinal) = self.ordinals.get(site) {
             return Ok(Some(*ordinal));
+        }
+        if !self.has_crsql_tables {
+            return Ok(None);
         }
         let statement = self.statement("SELECT ordinal FROM crsql_site_id WHERE site_id = ?1")?;
         let found = statement.query_integer(&[crate::statement::Bind::Blob(site)])?;

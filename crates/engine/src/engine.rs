@@ -80,6 +80,7 @@ impl Engine {
         let flags = Arc::new(TransactionFlags::default());
         let mut core = Core::new(db, found.site, flags.clone(), found.merge_equal_values);
         core.has_litemesh_tables = found.has_litemesh_tables;
+        core.has_crsql_tables = found.has_crsql_tables;
         let shared = Arc::new(Shared::new(core, flags));
         transaction::register(db, &shared)?;
         functions::register(&connection, &shared)?;
@@ -322,6 +323,8 @@ impl Changesets<'_> {
             until.update(sites.into_iter().map(|site| (site, DbVersion::new(i64::MAX))));
             let since_local = self.engine.db_version()?;
             self.plan = self.engine.plan_sites(&SiteBounds { sent, since_local, until, ..SiteBounds::default() })?;
+            let plan = &mut self.plan;
+            self.engine.snapshot(|core| read::plan_unknown(core, plan))?;
         }
         let (changes, more) = self.engine.read_sites(&mut self.plan, PAGE)?;
         self.more = more;

@@ -38,7 +38,7 @@ pub(crate) fn register(connection: &Connection, shared: &Arc<Shared>) -> Result<
     register.function("crsql_rows_impacted", 0, innocuous, |shared, _| {
         let mut core = shared.lock()?;
         core.refresh()?;
-        Ok(core.rows_impacted)
+        Ok(core.rows_impacted())
     })?;
     register.function("crsql_sha", 0, constant, |_, _| Ok(UPSTREAM_SHA))?;
     register.function("crsql_as_crr", -1, plain, as_crr)?;

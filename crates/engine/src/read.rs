@@ -110,13 +110,18 @@ pub(crate) fn read_local(
         let row = scan.take_row()?;
         page.scanned += row.len();
         let mut wanted = Vec::with_capacity(row.len());
-        if !filter.is_echo(version) {
-            for clock in row {
-                if let Some((site, label)) = labels.of(core, version, clock.ordinal)?
-                    && (label.is_unknown || !filter.covered.covers(&site, label.version))
-                {
-                    wanted.push((clock, site, label.version));
-                }
+        let is_echo = filter.is_echo(version);
+        for clock in row {
+            // A cell that was held when its row came back in a new life (MRG-9) is neither an echo nor covered by what
+            // its author was read up to: the reader may hold the new life without any value of that cell.
+            let is_of_past_life = clock.col_version == 0;
+            if is_echo && !is_of_past_life {
+                continue;
+            }
+            if let Some((site, label)) = labels.of(core, version, clock.ordinal)?
+                && (is_of_past_life || label.is_unknown || !filter.covered.covers(&site, label.version))
+            {
+                wanted.push((clock, site, label.version));
             }
         }
         page.read_row(core, &scans[next].table, key, wanted)?;
@@ -248,10 +253,12 @@ struct Label {
     is_unknown: bool,
 }
 
+type SiteLabel = (SiteId, Label);
+
 /// Labels of the version that was looked at last.
 #[derive(Default)]
 struct Labels {
-    last: Option<(i64, i64, Option<(SiteId, Label)>)>,
+    last: Option<(i64, i64, Option<SiteLabel>)>,
 }
 
 impl Labels {
@@ -424,6 +431,9 @@ pub(crate) fn plan_sites(core: &mut Core, bounds: &SiteBounds) -> rusqlite::Resu
     let mut ranges = Vec::new();
     for (site, until) in bounds.until.iter() {
         let Some(ordinal) = core.find_ordinal(site.as_bytes())? else { continue };
+        if ordinal != 0 && !core.has_litemesh_tables {
+            continue;
+        }
         let sent = bounds.sent.get(site).get();
         let mut from = if bounds.inclusive { sent } else { sent.saturating_add(1) };
         let lowest = merged.get(&ordinal).copied().unwrap_or_default();
@@ -437,6 +447,25 @@ pub(crate) fn plan_sites(core: &mut Core, bounds: &SiteBounds) -> rusqlite::Resu
     }
     ranges.sort_by_key(|range| std::cmp::Reverse(range.until));
     Ok(SitePlan { ranges, echoes: bounds.echoes.clone(), range: 0, inside: None })
+}
+
+/// Adds what is of unknown version, whenever it was merged; nobody's cursor covers it.
+pub(crate) fn plan_unknown(core: &mut Core, plan: &mut SitePlan) -> rusqlite::Result<()> {
+    if !core.has_litemesh_tables {
+        return Ok(());
+    }
+    const SITES: &str = "SELECT ordinal FROM crsql_site_id s WHERE ordinal <> 0
+         AND EXISTS (SELECT 1 FROM litemesh_origin o WHERE o.site = s.ordinal AND o.version = 0)";
+    let statement = core.statement(SITES)?;
+    let rows = statement.query(&[])?;
+    while rows.next()? {
+        let ordinal = rows.integer(0);
+        if let Some(site) = core.site_of(ordinal)? {
+            let label = Some(held_version(core, site)?);
+            plan.ranges.push(SiteRange { site, ordinal, from: 0, until: 0, label });
+        }
+    }
+    Ok(())
 }
 
 /// The lowest version of one site that was merged lately.
@@ -458,7 +487,8 @@ fn lowest_merged(core: &mut Core, bounds: &SiteBounds) -> rusqlite::Result<HashM
     if !core.has_litemesh_tables {
         return Ok(lowest);
     }
-    let statement = core.statement("SELECT local_version, site, version FROM litemesh_origin WHERE local_version > ?1")?;
+    let statement =
+        core.statement("SELECT local_version, site, version FROM litemesh_origin WHERE local_version > ?1")?;
     let rows = statement.query(&[bounds.since_local.get().into()])?;
     while rows.next()? {
         if is_within(&bounds.echoes, rows.integer(0)) {

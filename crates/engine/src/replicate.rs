@@ -24,13 +24,16 @@ pub(crate) fn in_savepoint<T, E: From<rusqlite::Error>>(
 /// Makes `table` replicated (CRR-1 to CRR-8). Does nothing where it is already.
 pub(crate) fn replicate(shared: &Shared, table: &str) -> Result<(), ReplicateError> {
     let mut core = shared.lock()?;
-    core.enlist()?;
-    let table = canonical_name(core.db, table)?;
-    if core.table(&table).is_some() && has_trigger(core.db, &table)? {
-        return Ok(());
-    }
-    check_replicable(core.db, &table)?;
-    in_savepoint(core.db, "as_crr", || create(&mut core, &table))?;
+    // Enlisted inside of the savepoint: outside, without a transaction of the caller, that would be one of its own.
+    in_savepoint(core.db, "as_crr", || {
+        core.enlist()?;
+        let table = canonical_name(core.db, table)?;
+        if core.table(&table).is_some() && has_trigger(core.db, &table)? {
+            return Ok(());
+        }
+        check_replicable(core.db, &table)?;
+        create(&mut core, &table)
+    })?;
     core.refresh()?;
     Ok(())
 }
@@ -38,13 +41,13 @@ pub(crate) fn replicate(shared: &Shared, table: &str) -> Result<(), ReplicateErr
 /// Makes `table` an ordinary one (CRR-9). Its history goes; the version floor stays (VER-7).
 pub(crate) fn unreplicate(shared: &Shared, table: &str) -> Result<(), ReplicateError> {
     let mut core = shared.lock()?;
-    core.enlist()?;
-    let table = match canonical_name(core.db, table) {
-        Ok(table) => table,
-        Err(ReplicateError::NoSuchTable { table }) => table,
-        Err(error) => return Err(error),
-    };
     in_savepoint(core.db, "as_table", || {
+        core.enlist()?;
+        let table = match canonical_name(core.db, table) {
+            Ok(table) => table,
+            Err(ReplicateError::NoSuchTable { table }) => table,
+            Err(error) => return Err(error),
+        };
         core.raise_floor()?;
         drop_triggers(core.db, &table)?;
         for suffix in [CLOCK_SUFFIX, KEYS_SUFFIX] {

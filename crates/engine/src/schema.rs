@@ -162,6 +162,21 @@ pub(crate) fn load_tables(db: Handle) -> rusqlite::Result<Vec<Table>> {
     Ok(tables)
 }
 
+/// Clock tables that a DROP TABLE of their base table left behind.
+pub(crate) fn load_orphans(db: Handle) -> rusqlite::Result<Vec<String>> {
+    let list = db.prepare(
+        "SELECT name FROM sqlite_master c WHERE type = 'table' AND substr(name, -13) = '__crsql_clock'
+         AND NOT EXISTS (SELECT 1 FROM sqlite_master b
+         WHERE b.type = 'table' AND b.name = substr(c.name, 1, length(c.name) - 13))",
+    )?;
+    let mut orphans = Vec::new();
+    let rows = list.query(&[])?;
+    while rows.next()? {
+        orphans.push(rows.text(0).into_owned());
+    }
+    Ok(orphans)
+}
+
 pub(crate) fn load_table(db: Handle, name: &str) -> rusqlite::Result<Table> {
     let columns = db.prepare("SELECT name, type, pk FROM pragma_table_info(?1) ORDER BY cid")?;
     let rows = columns.query(&[name.into()])?;

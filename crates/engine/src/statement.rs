@@ -209,7 +209,7 @@ impl Statement {
 
 /// An empty slice may be dangling, and a null pointer would bind NULL: SQLite gets the address of a byte instead.
 fn non_null(bytes: &[u8]) -> *const u8 {
-    if bytes.is_empty() { b"\0".as_ptr() } else { bytes.as_ptr() }
+    if bytes.is_empty() { c"".as_ptr().cast() } else { bytes.as_ptr() }
 }
 
 /// A running statement. The current row is read through it; dropping it resets the statement.

@@ -9,7 +9,7 @@
 //!   open. It finalizes ours, so that nobody has to call `crsql_finalize()` (FN-9).
 
 use std::ffi::{CString, c_char, c_int, c_void};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use rusqlite::ffi;
@@ -38,6 +38,10 @@ pub(crate) struct TransactionFlags {
     is_enlisted: AtomicBool,
     ended: AtomicU8,
     savepoint_rolled_back: AtomicBool,
+    /// `crsql_rows_impacted()` (FN-5). Here, because a failed statement takes back what it counted.
+    rows_impacted: AtomicI64,
+    /// What it was when each savepoint began, by the savepoint's number.
+    rows_impacted_before: Mutex<Vec<i64>>,
     wake: Mutex<Option<Wake>>,
 }
 
@@ -64,8 +68,39 @@ impl TransactionFlags {
         }
     }
 
+    pub(crate) fn rows_impacted(&self) -> i64 {
+        self.rows_impacted.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn add_rows_impacted(&self, count: usize) {
+        self.rows_impacted.fetch_add(i64::try_from(count).unwrap_or(i64::MAX), Ordering::AcqRel);
+    }
+
+    fn forget_rows_impacted(&self) {
+        self.rows_impacted.store(0, Ordering::Release);
+        if let Ok(mut before) = self.rows_impacted_before.lock() {
+            before.clear();
+        }
+    }
+
+    fn begin_savepoint(&self, number: c_int) {
+        if let (Ok(mut before), Ok(number)) = (self.rows_impacted_before.lock(), usize::try_from(number)) {
+            // Savepoints that are older than our part in the transaction: nothing was counted before them.
+            before.resize(number, 0);
+            before.push(self.rows_impacted());
+        }
+    }
+
+    fn roll_back_to_savepoint(&self, number: c_int) {
+        self.savepoint_rolled_back.store(true, Ordering::Release);
+        if let (Ok(before), Ok(number)) = (self.rows_impacted_before.lock(), usize::try_from(number)) {
+            self.rows_impacted.store(before.get(number).copied().unwrap_or_default(), Ordering::Release);
+        }
+    }
+
     fn end(&self, how: Ended) {
         self.is_enlisted.store(false, Ordering::Release);
+        self.forget_rows_impacted();
         self.ended.store(how as u8, Ordering::Release);
         if how == Ended::Committed
             && let Ok(wake) = self.wake.lock()
@@ -256,7 +291,9 @@ unsafe extern "C" fn update(
 
 unsafe extern "C" fn begin(raw: *mut ffi::sqlite3_vtab) -> c_int {
     // SAFETY: SQLite passes a table of ours.
-    unsafe { table(raw) }.flags.is_enlisted.store(true, Ordering::Release);
+    let flags = &unsafe { table(raw) }.flags;
+    flags.forget_rows_impacted();
+    flags.is_enlisted.store(true, Ordering::Release);
     ffi::SQLITE_OK
 }
 
@@ -276,7 +313,9 @@ unsafe extern "C" fn rollback(raw: *mut ffi::sqlite3_vtab) -> c_int {
     ffi::SQLITE_OK
 }
 
-unsafe extern "C" fn savepoint(_: *mut ffi::sqlite3_vtab, _: c_int) -> c_int {
+unsafe extern "C" fn savepoint(raw: *mut ffi::sqlite3_vtab, number: c_int) -> c_int {
+    // SAFETY: SQLite passes a table of ours.
+    unsafe { table(raw) }.flags.begin_savepoint(number);
     ffi::SQLITE_OK
 }
 
@@ -284,8 +323,8 @@ unsafe extern "C" fn release(_: *mut ffi::sqlite3_vtab, _: c_int) -> c_int {
     ffi::SQLITE_OK
 }
 
-unsafe extern "C" fn rollback_to(raw: *mut ffi::sqlite3_vtab, _: c_int) -> c_int {
+unsafe extern "C" fn rollback_to(raw: *mut ffi::sqlite3_vtab, number: c_int) -> c_int {
     // SAFETY: SQLite passes a table of ours.
-    unsafe { table(raw) }.flags.savepoint_rolled_back.store(true, Ordering::Release);
+    unsafe { table(raw) }.flags.roll_back_to_savepoint(number);
     ffi::SQLITE_OK
 }

@@ -337,6 +337,9 @@ fn rank(incoming: &Value, held: Option<&Value>) -> bool {
 /// Value, column version and causal length of one clock row.
 pub type Clock = (Value, i64, i64);
 
+/// Table and packed primary key.
+type RowName = (Arc<str>, Vec<u8>);
+
 /// What replicas that saw the same changes must agree on: base rows, and the clocks without their authors.
 ///
 /// A sentinel of causal length 1 beside cells is left out. It says what the cells say as well, a row that is inserted at one
@@ -344,8 +347,8 @@ pub type Clock = (Value, i64, i64);
 /// nothing (5.2, rule 4).
 #[derive(Clone, Debug, Default)]
 pub struct State {
-    rows: BTreeMap<(Arc<str>, Vec<u8>), Vec<Value>>,
-    clocks: BTreeMap<(Arc<str>, Vec<u8>), BTreeMap<Arc<str>, Clock>>,
+    rows: BTreeMap<RowName, Vec<Value>>,
+    clocks: BTreeMap<RowName, BTreeMap<Arc<str>, Clock>>,
 }
 
 impl State {

@@ -1,0 +1,446 @@
+//! Reading for remotes: pages, their order and limits, what is left out, and whose version each change carries.
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use fastrand::Rng;
+use litemesh_engine::proto::{Change, Column, Cursor, DbVersion, SiteId};
+use litemesh_engine::rusqlite::params_from_iter;
+use litemesh_engine::{Engine, LocalFilter, LocalPlace, MergeProgress, PageLimits, SiteBounds};
+use litemesh_testkit::{Schema, Statement, for_seeds, quote, schemas};
+use support::{
+    ask, assert_origins_complete, assert_same, dump, engine, execute, identity, merge, merge_by_sql, select_changes,
+    state,
+};
+
+const ALL: PageLimits = PageLimits { changes_max: usize::MAX, bytes_max: usize::MAX };
+
+fn few(changes_max: usize) -> PageLimits {
+    PageLimits { changes_max, bytes_max: usize::MAX }
+}
+
+fn set(changes: &[Change]) -> BTreeSet<String> {
+    changes.iter().map(identity).collect()
+}
+
+/// Everything after `place`, page by page.
+fn read_pages(
+    engine: &Engine,
+    mut place: LocalPlace,
+    filter: &LocalFilter<'_>,
+    limits: impl Fn() -> PageLimits,
+) -> Vec<Vec<Change>> {
+    let mut pages = Vec::new();
+    loop {
+        let page = engine.read_local(&place, filter, limits()).unwrap();
+        pages.push(page.changes);
+        if page.complete.is_some() {
+            assert_eq!(page.complete, Some(engine.cursor().unwrap()));
+            assert_eq!(page.place.position(), engine.db_version().unwrap());
+            return pages;
+        }
+        assert_ne!(page.place, place, "a page that is not the last one goes on");
+        place = page.place;
+    }
+}
+
+fn read_all(engine: &Engine, filter: &LocalFilter<'_>) -> Vec<Change> {
+    read_pages(engine, LocalPlace::default(), filter, || ALL).concat()
+}
+
+/// An engine with writes of its own and of several others, some merged natively and some by plain SQL.
+fn busy_engine(rng: &mut Rng, schemas: &[Schema]) -> Engine {
+    let mut hub = engine(schemas);
+    for _ in 0..rng.usize(1..4) {
+        let mut other = engine(schemas);
+        if rng.bool() {
+            merge(&mut other, &dump(&hub));
+        }
+        for _ in 0..25 {
+            execute(&other, schemas, &Statement::random(rng, schemas));
+            execute(&hub, schemas, &Statement::random(rng, schemas));
+        }
+        if rng.u8(..3) > 0 {
+            merge(&mut hub, &dump(&other));
+        } else {
+            hub.connection().execute_batch("BEGIN").unwrap();
+            merge_by_sql(hub.connection(), &dump(&other));
+            hub.connection().execute_batch("COMMIT").unwrap();
+        }
+    }
+    hub
+}
+
+#[test]
+fn any_page_limits_give_the_same_changes() {
+    let schemas = schemas();
+    for_seeds(0xbae5, 15, |rng| {
+        let engine = busy_engine(rng, &schemas);
+        let all = read_all(&engine, &LocalFilter::default());
+        assert_eq!(set(&all), set(&select_changes(engine.connection(), "")));
+        assert_eq!(set(&all), set(&dump(&engine)));
+        let limits = std::cell::RefCell::new(rng);
+        let sizes = || few(limits.borrow_mut().usize(1..20));
+        let pages = read_pages(&engine, LocalPlace::default(), &LocalFilter::default(), sizes);
+        assert_eq!(pages.concat(), all, "small pages");
+        let bytes = || PageLimits { changes_max: usize::MAX, bytes_max: 700 };
+        let pages = read_pages(&engine, LocalPlace::default(), &LocalFilter::default(), bytes);
+        assert!(pages.len() > 2 && pages.concat() == all, "pages of few bytes");
+    });
+}
+
+#[test]
+fn pages_cut_inside_a_transaction_resume_where_they_stopped() {
+    let schemas = schemas();
+    let engine = engine(&schemas);
+    engine
+        .connection()
+        .execute_batch(
+            "BEGIN; WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100)
+             INSERT INTO items SELECT i, i, i FROM n;
+             INSERT INTO tags SELECT id, 'x' FROM items; COMMIT; INSERT INTO items VALUES (1000, 1, 1)",
+        )
+        .unwrap();
+    let mut place = LocalPlace::default();
+    let mut read = Vec::new();
+    loop {
+        let page = engine.read_local(&place, &LocalFilter::default(), few(7)).unwrap();
+        read.extend(page.changes);
+        if page.complete.is_some() {
+            break;
+        }
+        // A version of which a part is missing is not reached yet: a receiver that stops here asks for all of it again.
+        let next = read.last().map_or(0, |change: &Change| change.db_version.get());
+        assert!(page.place.position().get() < next, "{:?} claims the version that it stopped in", page.place);
+        place = page.place;
+    }
+    assert_eq!(read.len(), 302);
+    assert_eq!(set(&read).len(), 302, "nothing twice");
+}
+
+#[test]
+fn pages_of_a_large_transaction_stay_within_their_limits() {
+    let engine = engine(&schemas());
+    engine
+        .connection()
+        .execute_batch(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000)
+             INSERT INTO items SELECT i, i, printf('%0100d', i) FROM n",
+        )
+        .unwrap();
+    let limits = PageLimits { changes_max: 5000, bytes_max: 256 << 10 };
+    let pages = read_pages(&engine, LocalPlace::default(), &LocalFilter::default(), || limits);
+    for page in &pages {
+        let bytes: usize = page.iter().map(Change::wire_bytes).sum();
+        // The last row may lie across the limit.
+        assert!(page.len() <= 5001 && bytes <= (256 << 10) + 1000, "{} changes, {bytes} bytes", page.len());
+    }
+    assert_eq!(pages.iter().map(Vec::len).sum::<usize>(), 100_000);
+
+    let mut plan = engine.plan_sites(&everything(&engine)).unwrap();
+    let (mut count, mut more) = (0, true);
+    while more {
+        let (page, goes_on) = engine.read_sites(&mut plan, limits).unwrap();
+        assert!(page.len() <= 5001, "{} changes", page.len());
+        (count, more) = (count + page.len(), goes_on);
+    }
+    assert_eq!(count, 100_000);
+}
+
+/// A scan that sorted, or looked at the whole table, would cost what is stored and not what is sent.
+#[test]
+fn scans_follow_the_version_index_without_sorting() {
+    let schemas = schemas();
+    let engine = engine(&schemas);
+    let check = |sql: &str, clock: &str| {
+        let mut statement = engine.connection().prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let nothing = vec![0; statement.parameter_count()];
+        let rows = statement.query_map(params_from_iter(nothing), |row| row.get::<_, String>(3)).unwrap();
+        let plan = rows.map(Result::unwrap).collect::<Vec<_>>().join("; ");
+        assert!(plan.contains("SEARCH") && plan.contains(&format!("{clock}_dbv_idx")), "{plan}");
+        assert!(!plan.contains("TEMP B-TREE") && !plan.contains("SCAN"), "{plan}");
+    };
+    for schema in &schemas {
+        let clock = format!("{}__crsql_clock", schema.name);
+        let (quoted, index) = (quote(&clock), quote(&format!("{clock}_dbv_idx")));
+        let columns = "db_version, key, col_name, col_version, site_id, seq";
+        // The text of `sql_scan` and `sql_scan_version` in src/sql.rs.
+        check(
+            &format!(
+                "SELECT {columns} FROM {quoted} INDEXED BY {index}
+                 WHERE (db_version, key) > (?1, ?2) AND db_version <= ?3 ORDER BY db_version, key, col_name"
+            ),
+            &clock,
+        );
+        check(
+            &format!(
+                "SELECT {columns} FROM {quoted} INDEXED BY {index}
+                 WHERE db_version = ?1 AND key > ?2 AND site_id = ?3 ORDER BY key, col_name"
+            ),
+            &clock,
+        );
+        check(&format!("SELECT max(db_version) FROM {quoted}"), &clock);
+    }
+}
+
+#[test]
+fn covered_changes_and_echoes_are_left_out() {
+    let schemas = schemas();
+    let (mut hub, a, b) = (engine(&schemas), engine(&schemas), engine(&schemas));
+    hub.connection().execute_batch("INSERT INTO items VALUES (1, 'hub', 'hub')").unwrap();
+    a.connection().execute_batch("INSERT INTO items VALUES (2, 'a', 'a'); INSERT INTO tags VALUES (2, 'a')").unwrap();
+    b.connection().execute_batch("INSERT INTO items VALUES (3, 'b', 'b')").unwrap();
+    merge(&mut hub, &dump(&a));
+    let from_b = hub.merge(&dump(&b), &MergeProgress::default()).unwrap().local_versions.unwrap();
+
+    let authors = |filter: &LocalFilter<'_>| -> Vec<(SiteId, DbVersion)> {
+        read_all(&hub, filter).iter().map(|change| (change.site, change.db_version)).collect()
+    };
+    let site = |engine: &Engine| engine.site().unwrap();
+    let (one, two) = (DbVersion::new(1), DbVersion::new(2));
+    let hubs = [(site(&hub), one); 2];
+    let (as_, bs) = ([(site(&a), one), (site(&a), one), (site(&a), two)], [(site(&b), one); 2]);
+    assert_eq!(authors(&LocalFilter::default()), [&hubs[..], &as_, &bs].concat());
+    let echoes = [from_b];
+    assert_eq!(authors(&LocalFilter { echoes: &echoes, ..Default::default() }), [&hubs[..], &as_].concat());
+    let covered = |entries: &[(SiteId, DbVersion)]| entries.iter().copied().collect::<Cursor>();
+    let filter = LocalFilter { covered: covered(&[(site(&a), one)]), echoes: &echoes };
+    assert_eq!(authors(&filter), [&hubs[..], &as_[2..]].concat());
+    // Our own versions are covered up to the newest: what was merged before it is looked up, not assumed.
+    let filter = LocalFilter { covered: covered(&[(site(&hub), hub.db_version().unwrap())]), echoes: &[] };
+    assert_eq!(authors(&filter), [&as_[..], &bs].concat());
+}
+
+fn everything(engine: &Engine) -> SiteBounds {
+    let sites = select_changes(engine.connection(), "").into_iter().map(|change| change.site);
+    let until = sites.map(|site| (site, DbVersion::new(i64::MAX))).collect();
+    SiteBounds { until, ..SiteBounds::default() }
+}
+
+fn read_plan(rng: &mut Rng, engine: &Engine, bounds: &SiteBounds) -> Vec<Change> {
+    let mut plan = engine.plan_sites(bounds).unwrap();
+    let mut changes = Vec::new();
+    loop {
+        let (page, more) = engine.read_sites(&mut plan, few(rng.usize(1..15))).unwrap();
+        changes.extend(page);
+        if !more {
+            return changes;
+        }
+    }
+}
+
+/// A wire v1 receiver moves its cursor with every message: what comes out of order within a site would be lost to it.
+#[test]
+fn site_ordered_reads_are_whole_and_ascend_within_each_site() {
+    let schemas = schemas();
+    for_seeds(0x517e, 15, |rng| {
+        let engine = busy_engine(rng, &schemas);
+        let changes = read_plan(rng, &engine, &everything(&engine));
+        assert_eq!(set(&changes), set(&select_changes(engine.connection(), "")), "the whole content");
+        let mut reached = Cursor::new();
+        for change in &changes {
+            assert!(reached.accepts(&change.site, change.db_version), "{change:?} after {reached:?}");
+            reached.advance(change.site, change.db_version);
+        }
+
+        // Bounded above, and gone on from the middle: nothing is missing in between.
+        let until: Cursor =
+            reached.iter().map(|(site, version)| (*site, DbVersion::new(rng.i64(0..=version.get())))).collect();
+        let upto = |change: &&Change| until.covers(&change.site, change.db_version);
+        let expected: Vec<Change> = changes.iter().filter(upto).cloned().collect();
+        let bounds = SiteBounds { until: until.clone(), ..SiteBounds::default() };
+        assert_eq!(set(&read_plan(rng, &engine, &bounds)), set(&expected), "until {until:?}");
+        if expected.is_empty() {
+            return;
+        }
+        let in_order = read_plan(rng, &engine, &bounds);
+        let (before, after) = in_order.split_at(rng.usize(..in_order.len()));
+        let sent: Cursor = before.iter().map(|change| (change.site, change.db_version)).collect();
+        // Cells merged earlier than we remember are known by version alone, so the newest version is repeated.
+        let since_local = engine.db_version().unwrap();
+        let rest = SiteBounds { sent, inclusive: true, since_local, until, ..SiteBounds::default() };
+        let rest = set(&read_plan(rng, &engine, &rest));
+        assert!(set(after).is_subset(&rest), "gone on from the middle: {after:?} against {rest:?}");
+    });
+}
+
+#[test]
+fn every_merged_clock_has_its_origin() {
+    let schemas = schemas();
+    for_seeds(0x0419, 15, |rng| {
+        let mut hub = busy_engine(rng, &schemas);
+        assert_origins_complete(&hub);
+        // Rows that die and come back elsewhere restamp the cells that are held here.
+        let mut other = engine(&schemas);
+        merge(&mut other, &dump(&hub));
+        for schema in &schemas {
+            other.connection().execute_batch(&format!("DELETE FROM {}", quote(&schema.name))).unwrap();
+        }
+        for _ in 0..40 {
+            execute(&other, &schemas, &Statement::random(rng, &schemas));
+        }
+        let mut changes = dump(&other);
+        rng.shuffle(&mut changes);
+        for change in changes {
+            if rng.bool() {
+                merge(&mut hub, &[change]);
+            } else {
+                merge_by_sql(hub.connection(), &[change]);
+            }
+            assert_origins_complete(&hub);
+        }
+        let all = read_all(&hub, &LocalFilter::default());
+        let mut after = DbVersion::ZERO;
+        loop {
+            after = hub.prune_origins(after, rng.usize(1..6)).unwrap();
+            if after == DbVersion::ZERO {
+                break;
+            }
+        }
+        assert_origins_complete(&hub);
+        assert_eq!(read_all(&hub, &LocalFilter::default()), all, "nothing that is needed was pruned");
+        let union = schemas.iter().map(|schema| {
+            format!("SELECT db_version, site_id FROM {}", quote(&format!("{}__crsql_clock", schema.name)))
+        });
+        let unneeded: i64 = ask(
+            hub.connection(),
+            &format!(
+                "SELECT count(*) FROM litemesh_origin WHERE (local_version, site) NOT IN ({})",
+                union.collect::<Vec<_>>().join(" UNION ")
+            ),
+        );
+        assert_eq!(unneeded, 0, "origins that no clock needs");
+    });
+}
+
+/// A changeset that is merged keeps the version that its author gave it, also at the third site.
+#[test]
+fn relayed_changes_carry_the_versions_of_their_authors() {
+    let schemas = schemas();
+    let (author, mut relay, mut last) = (engine(&schemas), engine(&schemas), engine(&schemas));
+    relay.connection().execute_batch("INSERT INTO items VALUES (9, 9, 9); UPDATE items SET a = 8").unwrap();
+    author
+        .connection()
+        .execute_batch(
+            "INSERT INTO items VALUES (1, 1, 1); INSERT INTO items VALUES (2, 2, 2); UPDATE items SET a = 3 WHERE id = 1",
+        )
+        .unwrap();
+    let versions = |engine: &Engine| -> BTreeSet<(String, DbVersion)> {
+        dump(engine)
+            .iter()
+            .filter(|change| change.site == author.site().unwrap())
+            .map(|change| (identity(change), change.db_version))
+            .collect()
+    };
+    merge(&mut relay, &dump(&author));
+    merge(&mut last, &dump(&relay));
+    assert_eq!(versions(&relay), versions(&author));
+    assert_eq!(versions(&last), versions(&author));
+}
+
+/// CRSqlite keeps no origins. What it merged into a shared file is of unknown version, and nobody's cursor covers it.
+#[test]
+fn changes_of_unknown_origin_are_sent_to_everybody() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shared.db");
+    let schemas = schemas();
+    let author = SiteId::from_bytes([7; 16]);
+    {
+        let engine = Engine::open(&path).unwrap();
+        engine.connection().execute_batch(schemas[0].create).unwrap();
+        engine.replicate("items").unwrap();
+        engine.connection().execute_batch("INSERT INTO items VALUES (1, 'x', 'y')").unwrap();
+    }
+    // As CRSqlite merges: a base row, a key, clocks with the ordinal of a site.
+    let plain = litemesh_engine::rusqlite::Connection::open(&path).unwrap();
+    plain
+        .execute_batch(
+            "INSERT INTO crsql_site_id VALUES (x'07070707070707070707070707070707', 1);
+             INSERT INTO items__crsql_pks (__crsql_key, id) VALUES (50, 2);
+             INSERT INTO items__crsql_clock VALUES (50, 'a', 1, 40, 1, 0), (50, 'b', 1, 40, 1, 1)",
+        )
+        .unwrap();
+    // The base row, past the triggers of the file.
+    let triggers: String = ask(&plain, "SELECT sql FROM sqlite_master WHERE name = 'items__crsql_itrig'");
+    plain
+        .execute_batch(&format!(
+            "DROP TRIGGER items__crsql_itrig; INSERT INTO items VALUES (2, 'from', 'afar'); {triggers}"
+        ))
+        .unwrap();
+    drop(plain);
+
+    let engine = Engine::open(&path).unwrap();
+    assert_origins_complete(&engine);
+    let covered: Cursor =
+        [(author, DbVersion::new(1 << 40)), (engine.site().unwrap(), DbVersion::new(1))].into_iter().collect();
+    let filter = LocalFilter { covered, echoes: &[] };
+    let sent = read_all(&engine, &filter);
+    assert_eq!(sent.len(), 2, "{sent:?}");
+    for change in &sent {
+        assert_eq!(change.site, author);
+        assert_eq!(change.db_version, DbVersion::ZERO, "a version that nobody's cursor could be moved too far by");
+    }
+    assert_eq!(set(&dump(&engine)), set(&select_changes(engine.connection(), "")));
+}
+
+/// Cells without a column or a row are skipped; they must not keep others from being read (VT-2, VT-5).
+#[test]
+fn orphaned_clocks_do_not_stop_a_read() {
+    let schemas = schemas();
+    let engine = engine(&schemas);
+    engine
+        .connection()
+        .execute_batch(
+            "INSERT INTO items VALUES (1, 1, 1), (2, 2, 2); INSERT INTO tags VALUES (1, 'x');
+             INSERT INTO items__crsql_clock VALUES (1, 'gone', 1, 1, 0, 9);
+             SELECT crsql_internal_sync_bit(1); DELETE FROM items WHERE id = 2; SELECT crsql_internal_sync_bit(0)",
+        )
+        .unwrap();
+    let read = read_all(&engine, &LocalFilter::default());
+    let items = read.iter().filter(|change| &*change.table == "items" && change.column != Column::Row).count();
+    assert_eq!((items, read.len()), (2, 3), "{read:?}");
+    assert_eq!(set(&dump(&engine)), set(&read));
+}
+
+/// Method: a reader that holds a row's new life, but of its cells nothing; a sender that held the row in its old life and
+/// learned of the new one from the reader. The author of the new life is gone.
+#[test]
+fn cells_of_a_past_life_are_sent_also_where_their_version_is_covered() {
+    let schemas = schemas();
+    let (author, mut a, mut b) = (engine(&schemas), engine(&schemas), engine(&schemas));
+    author.connection().execute_batch("INSERT INTO items VALUES (1, 5, 6)").unwrap();
+    let progress = MergeProgress { cursor: author.cursor().unwrap(), position: None };
+    a.merge(&dump(&author), &progress).unwrap();
+    b.merge(&dump(&author), &progress).unwrap();
+    b.connection().execute_batch("DELETE FROM items").unwrap();
+    let mut gone = engine(&schemas);
+    merge(&mut gone, &dump(&b));
+    gone.connection().execute_batch("INSERT INTO items VALUES (1, 7, 8)").unwrap();
+    let reborn: Vec<Change> = dump(&gone).into_iter().filter(|change| change.column == Column::Row).collect();
+    merge(&mut b, &reborn);
+    let from_b = a.merge(&read_all(&b, &LocalFilter::default()), &MergeProgress::default()).unwrap();
+
+    let echoes = [from_b.local_versions.unwrap()];
+    let filter = LocalFilter { covered: b.cursor().unwrap(), echoes: &echoes };
+    merge(&mut b, &read_all(&a, &filter));
+    assert_same(&state(&b, &schemas), &state(&a, &schemas), "after both read each other");
+}
+
+#[test]
+fn reading_writes_nothing_and_sees_one_state() {
+    let schemas = schemas();
+    let mut source = engine(&schemas);
+    let mut target = engine(&schemas);
+    source.connection().execute_batch("INSERT INTO items VALUES (1, 1, 1), (2, 2, 2)").unwrap();
+    let page = source.read_local(&LocalPlace::default(), &LocalFilter::default(), few(2)).unwrap();
+    // Between two pages a cell moves to a newer version, and so into a later page.
+    source.connection().execute_batch("UPDATE items SET a = 5 WHERE id = 2").unwrap();
+    let rest = read_pages(&source, page.place, &LocalFilter::default(), || few(2)).concat();
+    merge(&mut target, &[page.changes, rest].concat());
+    assert_same(&state(&target, &schemas), &state(&source, &schemas), "read around a write");
+    let transaction = source.connection_mut().transaction().unwrap();
+    transaction.execute("INSERT INTO items VALUES (3, 3, 3)", []).unwrap();
+    drop(transaction);
+    assert_eq!(source.db_version().unwrap(), DbVersion::new(2));
+}
