@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn messages_of_sqlite_stand_on_one_line() {
         let connection = rusqlite::Connection::open_in_memory().unwrap();
-        let error = connection.prepare("SELECT\n  nothing\nFROM nowhere").unwrap_err();
+        let error = connection.prepare("SELECT\n  a\nFROM nowhere").unwrap_err();
         assert_eq!(message(&error), "no such table: nowhere");
     }
 }

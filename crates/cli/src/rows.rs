@@ -97,6 +97,7 @@ pub(crate) fn text(value: &SqlValue) -> String {
     match value {
         SqlValue::Null => "NULL".to_owned(),
         SqlValue::Integer(integer) => integer.to_string(),
+        SqlValue::Real(real) if real.is_infinite() => if *real > 0.0 { "Infinity" } else { "-Infinity" }.to_owned(),
         SqlValue::Real(real) => format!("{real:?}"),
         SqlValue::Text(text) => printable(text),
         SqlValue::Blob(blob) => format!("x'{}'", const_hex::encode(blob)),

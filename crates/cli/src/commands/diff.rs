@@ -13,7 +13,7 @@ use crate::args::DiffArgs;
 use crate::database_file::{self, columns, key_columns, quote};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::output::{self, Output, thousands};
+use crate::output::{self, Output, counted, thousands};
 use crate::rows;
 
 /// What the comparison of two files came to; printed with `--json`.
@@ -263,11 +263,8 @@ fn print(difference: &Difference, output: &mut Output) -> Result<(), Failure> {
     let Difference { a, b, tables, .. } = difference;
     if difference.equal {
         let rows = tables.iter().map(|table| table.rows_a).sum();
-        let tables = match tables.len() {
-            1 => "1 table".to_owned(),
-            count => format!("{count} tables"),
-        };
-        return output.line(format_args!("equal: {tables}, {} rows", thousands(rows)));
+        let (tables, rows) = (counted(tables.len() as u64, "table"), counted(rows, "row"));
+        return output.line(format_args!("equal: {tables}, {rows}"));
     }
     output.line(format_args!("different: A is {a}, B is {b}"))?;
     for table in &difference.tables_only_in_a {

@@ -13,7 +13,7 @@ use crate::args::SqlArgs;
 use crate::database_file;
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, message};
-use crate::output::Output;
+use crate::output::{Output, counted};
 use crate::rows::Rows;
 
 /// How results are printed.
@@ -70,7 +70,7 @@ impl Session<'_> {
                 statement.execute([]).map_err(failed)?;
                 let changed = connection.total_changes() - changed_before;
                 if self.form == Form::Table && Output::is_terminal() && !statement.readonly() && changed > 0 {
-                    output.line(format_args!("{} changed", rows_of(connection.changes())))?;
+                    output.line(format_args!("{} changed", counted(connection.changes(), "row")))?;
                 }
                 continue;
             }
@@ -213,10 +213,6 @@ fn is_complete(typed: &str) -> bool {
         None => false,
         Some(body) => !is_trigger || body.ends_with("END"),
     }
-}
-
-fn rows_of(count: u64) -> String {
-    if count == 1 { "1 row".to_owned() } else { format!("{} rows", crate::output::thousands(count)) }
 }
 
 /// The history of the prompt, in the user's folder for such things.

@@ -24,6 +24,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long a catch-up runs before a progress bar appears.
 const BAR_DELAY: Duration = Duration::from_secs(1);
 
+/// Time between two lines of progress where there is no terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(2);
+
 /// How long the probe that explains a failure may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -52,8 +55,12 @@ struct Run<'a> {
     started: Instant,
     /// When something last happened.
     moved: Instant,
+    /// When progress was last told in a line.
+    told: Instant,
     /// The connection that is caught up with, and how far that came.
     round: Option<Round>,
+    /// Why the last connection came to nothing; dialling again would end the same way.
+    refused: Option<Failure>,
 }
 
 /// A catch-up from the connection to its end.
@@ -85,7 +92,9 @@ impl<'a> Run<'a> {
             traffic: Traffic::default(),
             started: now,
             moved: now,
+            told: now,
             round: None,
+            refused: None,
         })
     }
 
@@ -102,10 +111,9 @@ impl<'a> Run<'a> {
                     if matches!(event, Err(EventError::Closed)) {
                         return Err(Failure::internal("the peer ended by itself"));
                     }
-                    self.moved = Instant::now();
                     self.hear(event)?;
                 }
-                _ = ticks.tick() => self.look(),
+                _ = ticks.tick() => self.look()?,
             }
             if self.args.once && self.is_over()? {
                 return self.summary();
@@ -119,7 +127,11 @@ impl<'a> Run<'a> {
 
     /// Prints an event, and keeps book of the catch-up.
     fn hear(&mut self, event: Result<Event, EventError>) -> Result<(), Failure> {
-        self.look();
+        self.look()?;
+        // Neither connecting nor losing a connection is progress, or a hub that does nothing else would be tried for ever.
+        if let Ok(Event::Sync { .. } | Event::Eose { .. } | Event::Served { .. } | Event::Change { .. }) = &event {
+            self.moved = Instant::now();
+        }
         match &event {
             Ok(Event::Connect { peer, .. }) => {
                 self.traffic.begin();
@@ -132,7 +144,7 @@ impl<'a> Run<'a> {
                     refusal: None,
                 });
             }
-            Ok(Event::Disconnect { .. }) => self.round = None,
+            Ok(Event::Disconnect { .. }) => self.refused = self.round.take().and_then(|round| round.refusal),
             Ok(Event::Eose { .. }) => self.with_round(|round| round.has_received_all = true),
             Ok(Event::Served { .. }) => self.with_round(|round| round.has_sent_all = true),
             Ok(Event::Outdated { schema_version, .. }) => {
@@ -180,7 +192,7 @@ impl<'a> Run<'a> {
     }
 
     /// Looks at the counters, and shows them where a catch-up takes long.
-    fn look(&mut self) {
+    fn look(&mut self) -> Result<(), Failure> {
         let (mut received, mut sent) = (0, 0);
         for status in self.peer.status() {
             received += status.changes_received;
@@ -189,16 +201,29 @@ impl<'a> Run<'a> {
         if self.traffic.update(received, sent) {
             self.moved = Instant::now();
         }
-        let Some(round) = self.round.as_ref().filter(|round| !round.is_done) else { return };
-        if self.bar.is_hidden() && !self.args.json && io::stderr().is_terminal() && round.started.elapsed() >= BAR_DELAY
-        {
-            self.bar = bar();
+        let Some(round) = self.round.as_ref().filter(|round| !round.is_done) else { return Ok(()) };
+        let took = round.started.elapsed();
+        if self.args.json || took < BAR_DELAY {
+            return Ok(());
         }
-        self.bar.set_position(self.traffic.in_round());
+        let changes = self.traffic.in_round();
+        if io::stderr().is_terminal() {
+            if self.bar.is_hidden() {
+                self.bar = bar();
+            }
+            self.bar.set_position(changes);
+        } else if self.told.elapsed() >= LINE_INTERVAL {
+            self.told = Instant::now();
+            self.output.line(format_args!("catching up: {} changes {}", thousands(changes), pace(changes, took)))?;
+        }
+        Ok(())
     }
 
     /// Whether a run with `--once` has come to its end, good or bad.
     fn is_over(&mut self) -> Result<bool, Failure> {
+        if let Some(refused) = self.refused.take() {
+            return Err(refused);
+        }
         let Some(round) = &mut self.round else { return Ok(false) };
         match round.refusal.take() {
             Some(refusal) if round.has_sent_all => Err(refusal),
@@ -219,7 +244,7 @@ impl<'a> Run<'a> {
 
     /// Says how a run with `--once` went.
     fn summary(&mut self) -> Result<(), Failure> {
-        self.look();
+        self.look()?;
         let took = self.started.elapsed();
         let Traffic { received, sent, .. } = self.traffic;
         if self.args.json {

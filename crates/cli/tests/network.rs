@@ -1,0 +1,186 @@
+//! The commands that talk to each other: serve, sync, demo.
+#![cfg(unix)] // signals
+
+mod support;
+
+use serde_json::json;
+use support::{Files, Hub, Running, litemesh, rows};
+
+#[test]
+fn sync_once_brings_both_sides_to_the_same_rows() {
+    let files = Files::new();
+    let (hub_file, copy) = (files.database("hub.db"), files.database("copy.db"));
+    litemesh(&["sql", &hub_file, "INSERT INTO todo (id, title) VALUES ('h', 'from the hub')"]).ok();
+    litemesh(&[
+        "sql",
+        &copy,
+        "INSERT INTO todo (id, title) VALUES ('c', 'from the copy'); INSERT INTO tag VALUES (1, 'x')",
+    ])
+    .ok();
+    let hub = Hub::start(&hub_file, &[]);
+    assert_eq!(hub.site, rows(&hub_file, "SELECT lower(hex(crsql_site_id())) AS s")[0]["s"]);
+
+    let text = litemesh(&["sync", &copy, &hub.url, "--once"]).ok();
+    assert!(text.contains("in sync; received 2 changes, sent 3"), "{text}");
+    assert_eq!(litemesh(&["diff", &hub_file, &copy]).ok(), "equal: 2 tables, 3 rows\n");
+
+    // Nothing is left to do, and what is told is told as JSON.
+    let text = litemesh(&["sync", &copy, &hub.url, "--once", "--json"]).ok();
+    let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    let found = (&last["event"], &last["peer"], &last["changes_received"], &last["changes_sent"]);
+    assert_eq!(found, (&json!("done"), &json!(hub.site), &json!(0), &json!(0)));
+
+    let (status, stderr) = hub.running.stop("-TERM");
+    assert_eq!((status.code(), stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn sync_stays_and_carries_what_other_processes_write() {
+    let files = Files::new();
+    let (hub_file, copy) = (files.database("hub.db"), files.database("copy.db"));
+    let hub = Hub::start(&hub_file, &[]);
+    let sync = Running::start(&["sync", &copy, &hub.url, "--json"]);
+    sync.event("eose");
+    sync.event("served");
+
+    litemesh(&["sql", &copy, "INSERT INTO todo (id) VALUES ('from another process')"]).ok();
+    assert_eq!(hub.running.event("change")["tables"], json!(["todo"]));
+    assert_eq!(rows(&hub_file, "SELECT id FROM todo"), json!([{ "id": "from another process" }]));
+
+    sync.event("change");
+    litemesh(&["sql", &hub_file, "INSERT INTO tag VALUES (1, 'at the hub')"]).ok();
+    assert_eq!(sync.event("change")["tables"], json!(["tag"]));
+    assert_eq!(rows(&copy, "SELECT name FROM tag"), json!([{ "name": "at the hub" }]));
+
+    let (status, stderr) = sync.stop("-INT");
+    assert_eq!((status.code(), stderr.as_str()), (Some(0), ""));
+    hub.running.event("disconnect");
+    let (status, _) = hub.running.stop("-INT");
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn a_hub_can_be_served_under_a_path() {
+    let files = Files::new();
+    let (hub_file, copy) = (files.database("hub.db"), files.database("copy.db"));
+    let hub = Hub::start(&hub_file, &["--path", "api/worker/", "--max-body", "1M"]);
+    assert!(hub.url.ends_with("/api/worker"), "{}", hub.url);
+    litemesh(&["sql", &copy, "INSERT INTO todo (id) VALUES ('a')"]).ok();
+    litemesh(&["sync", &copy, &hub.url, "--once"]).ok();
+    assert_eq!(rows(&hub_file, "SELECT count(*) AS n FROM todo"), json!([{ "n": 1 }]));
+    let root = hub.url.trim_end_matches("/api/worker").to_owned();
+    litemesh(&["sync", &copy, &root, "--once", "--timeout", "1"]).fails(5, &["something listens", "check the path"]);
+}
+
+#[test]
+fn a_hub_that_is_not_there_is_a_network_error() {
+    let files = Files::new();
+    let copy = files.database("copy.db");
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("http://127.0.0.1:{port}");
+    let words = ["no hub reached at", "refused", "litemesh serve"];
+    litemesh(&["sync", &copy, &url, "--once", "--timeout", "1"]).fails(5, &words);
+    for url in ["nonsense", "ftp://127.0.0.1", "http://127.0.0.1/?a=b"] {
+        litemesh(&["sync", &copy, url, "--once"]).fails(2, &["http"]);
+    }
+}
+
+#[test]
+fn an_address_in_use_is_a_network_error() {
+    let files = Files::new();
+    let file = files.database("hub.db");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    litemesh(&["serve", &file, "--listen", &address]).fails(5, &["cannot listen on", &address, "--listen"]);
+}
+
+#[test]
+fn a_hub_with_a_newer_schema_is_refused_and_still_gets_our_rows() {
+    let files = Files::new();
+    let (hub_file, copy) = (files.database("hub.db"), files.database("copy.db"));
+    litemesh(&["sql", &hub_file, "PRAGMA user_version = 2; INSERT INTO todo (id) VALUES ('new')"]).ok();
+    litemesh(&["sql", &copy, "INSERT INTO todo (id) VALUES ('old')"]).ok();
+    let hub = Hub::start(&hub_file, &[]);
+    let done = litemesh(&["sync", &copy, &hub.url, "--once"]);
+    done.fails(6, &["the hub's schema version is 2, ours 0", "user_version"]);
+    assert_eq!(rows(&hub_file, "SELECT count(*) AS n FROM todo"), json!([{ "n": 2 }]));
+    assert_eq!(rows(&copy, "SELECT count(*) AS n FROM todo"), json!([{ "n": 1 }]));
+    // After the upgrade what waited comes.
+    litemesh(&["sql", &copy, "PRAGMA user_version = 2"]).ok();
+    litemesh(&["sync", &copy, &hub.url, "--once"]).ok();
+    litemesh(&["diff", &hub_file, &copy]).ok();
+}
+
+#[test]
+fn changes_of_a_table_that_the_other_side_lacks_are_refused() {
+    let files = Files::new();
+    let more =
+        files.write("more.sql", "CREATE TABLE more (id TEXT PRIMARY KEY NOT NULL); INSERT INTO more VALUES ('a');");
+    let (hub_file, copy, other) = (files.database("hub.db"), files.database("copy.db"), files.database("other.db"));
+    litemesh(&["init", &copy, "--schema", &more]).ok();
+    let hub = Hub::start(&hub_file, &[]);
+    litemesh(&["sync", &copy, &hub.url, "--once", "--timeout", "10"]).fails(6, &["more"]);
+    drop(hub);
+    let hub = Hub::start(&copy, &[]);
+    litemesh(&["sync", &other, &hub.url, "--once", "--timeout", "10"]).fails(6, &["more"]);
+}
+
+#[test]
+fn serving_a_file_without_replicated_tables_warns() {
+    let files = Files::new();
+    let file = files.path("plain.db");
+    litemesh::rusqlite::Connection::open(&file).unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
+    let hub = Hub::start(&file, &[]);
+    let (status, stderr) = hub.running.stop("-TERM");
+    assert_eq!(status.code(), Some(0));
+    assert!(stderr.contains("warning") && stderr.contains("litemesh init"), "{stderr}");
+}
+
+#[test]
+fn the_demo_ends_with_equal_files() {
+    let files = Files::new();
+    let folder = files.path("demo");
+    let report = litemesh(&["demo", "--rows", "300", "--json", "--dir", &folder]).json();
+    assert_eq!(report["equal"], true, "{report}");
+    for conflict in report["conflicts"].as_array().unwrap() {
+        assert_eq!(conflict["as_expected"], true, "{conflict}");
+    }
+    assert_eq!(report["conflicts"].as_array().unwrap().len(), 7);
+    for table in report["tables"].as_array().unwrap() {
+        let digests = &table["digests"];
+        assert!(table["equal"] == true && digests["hub"] == digests["phone"] && digests["hub"] == digests["laptop"]);
+    }
+    assert!(report["speed"]["catch_up"]["changes"].as_u64() > Some(1200), "{report}");
+
+    let (hub, phone) = (files.path("demo/hub.db"), files.path("demo/phone.db"));
+    assert!(litemesh(&["diff", &hub, &phone]).ok().starts_with("equal: 3 tables"));
+    // Its files are real, and not written over.
+    litemesh(&["demo", "--dir", &folder]).fails(2, &["is there already"]);
+}
+
+#[test]
+fn the_demo_tells_its_story() {
+    let done = litemesh(&["demo", "--rows", "50"]);
+    for words in ["2. laptop and phone join http://127.0.0.1:", "they come back", "changes/s"] {
+        assert!(done.stderr.contains(words), "{words}: {done:?}");
+    }
+    let text = done.ok();
+    for words in ["What the conflicts came to", "a deletion beats updates", "The three files are equal.", "changes/s"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+}
+
+#[test]
+fn the_hub_of_a_kept_demo_can_be_joined() {
+    let files = Files::new();
+    let folder = files.path("demo");
+    let demo = Running::start(&["demo", "--rows", "50", "--json", "--keep", "--dir", &folder]);
+    let report = demo.line();
+    let (mine, schema) = (files.path("mine.db"), files.path("demo/schema.sql"));
+    litemesh(&["init", &mine, "--schema", &schema]).ok();
+    litemesh(&["sync", &mine, report["hub_url"].as_str().unwrap(), "--once"]).ok();
+    litemesh(&["diff", &mine, &files.path("demo/hub.db")]).ok();
+    let (status, stderr) = demo.stop("-TERM");
+    assert_eq!((status.code(), stderr.as_str()), (Some(0), ""));
+}
