@@ -217,6 +217,8 @@ impl Shared {
         match &self.http {
             Some(http) => Ok(http.clone()),
             None => {
+                // An error means that the application has chosen a provider already, which is then used.
+                let _ = rustls::crypto::ring::default_provider().install_default();
                 let builder = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
                 builder.build().map_err(|error| cannot(error.to_string()))
             }

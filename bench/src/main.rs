@@ -1,0 +1,74 @@
+//! Scenarios that a user would name, each printing one JSON object a line.
+//!
+//!     cargo run --release -- all
+//!
+//! Hub and peer of a catch-up are processes of their own, so that each reports its own peak memory.
+
+mod catch_up;
+mod latency;
+mod local;
+mod process;
+mod workload;
+
+use clap::{Parser, Subcommand};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Subcommand)]
+enum Scenario {
+    /// A new peer catches up from a hub, or a hub from a peer: seconds, changes/s, peak memory of both.
+    CatchUp {
+        /// Rows of three cells each.
+        #[arg(long, default_value_t = 100_000)]
+        rows: usize,
+        #[arg(long, value_enum, default_value = "down")]
+        direction: catch_up::Direction,
+    },
+    /// From commit on one side to commit on the other, both ways: p50 and p99.
+    Latency {
+        #[arg(long, default_value_t = 1000)]
+        writes: usize,
+    },
+    /// Local inserts, updates and deletes as ratios to plain SQLite, and merge and read in cells/s.
+    Local {
+        #[arg(long, default_value_t = 100_000)]
+        rows: usize,
+    },
+    /// Everything that docs/benchmarks.md shows.
+    All,
+    #[command(hide = true)]
+    Hub { file: std::path::PathBuf },
+    #[command(hide = true)]
+    Join { file: std::path::PathBuf, url: String },
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    match Arguments::parse().scenario {
+        Scenario::CatchUp { rows, direction } => print(catch_up::run(rows, direction).await?),
+        Scenario::Latency { writes } => print(latency::run(writes).await?),
+        Scenario::Local { rows } => print(local::run(rows)?),
+        Scenario::Hub { file } => process::hub(&file).await?,
+        Scenario::Join { file, url } => process::join(&file, &url).await?,
+        Scenario::All => {
+            print(local::run(100_000)?);
+            print(latency::run(1000).await?);
+            for rows in [33_334, 100_000, 333_334] {
+                for direction in [catch_up::Direction::Down, catch_up::Direction::Up] {
+                    print(catch_up::run(rows, direction).await?);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn print(result: serde_json::Value) {
+    println!("{result}");
+}

@@ -1,0 +1,55 @@
+//! The two processes of a catch-up.
+
+use std::path::Path;
+use std::time::Instant;
+
+use litemesh::{Database, Event, Peer};
+use litemesh_http::{HttpClient, HttpServer};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use crate::Error;
+
+/// Serves a file until standard input ends, then prints its peak memory.
+pub async fn hub(file: &Path) -> Result<(), Error> {
+    let server = HttpServer::new();
+    let peer = Peer::builder(Database::open(file)?).transport(server.clone()).start().await?;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    println!("http://{}", listener.local_addr()?);
+    let ended = async {
+        let mut lines = BufReader::new(tokio::io::stdin()).lines();
+        while let Ok(Some(_)) = lines.next_line().await {}
+    };
+    server.serve(listener, ended).await?;
+    peer.stop().await;
+    println!("{}", peak_memory_kib()?);
+    Ok(())
+}
+
+/// Joins a hub until both directions are caught up; prints seconds and peak memory.
+pub async fn join(file: &Path, url: &str) -> Result<(), Error> {
+    let builder = Peer::builder(Database::open(file)?).transport(HttpClient::new(url));
+    let mut events = builder.events();
+    let started = Instant::now();
+    let peer = builder.start().await?;
+    let (mut eose, mut served) = (false, false);
+    while !(eose && served) {
+        match events.recv().await? {
+            Event::Eose { .. } => eose = true,
+            Event::Served { .. } => served = true,
+            Event::Error { message, .. } => return Err(message.into()),
+            Event::Disconnect { reason, .. } => return Err(reason.into()),
+            _ => {}
+        }
+    }
+    println!("{}", started.elapsed().as_secs_f64());
+    peer.stop().await;
+    println!("{}", peak_memory_kib()?);
+    Ok(())
+}
+
+/// The process's peak resident memory, from the kernel.
+fn peak_memory_kib() -> Result<u64, Error> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).ok_or("no VmHWM")?;
+    Ok(line.split_whitespace().nth(1).ok_or("no VmHWM")?.parse()?)
+}
