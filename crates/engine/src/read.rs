@@ -297,6 +297,9 @@ fn origin(core: &mut Core, local: i64, ordinal: i64) -> rusqlite::Result<i64> {
 }
 
 fn held_version(core: &mut Core, site: SiteId) -> rusqlite::Result<DbVersion> {
+    if !core.has_litemesh_tables {
+        return Ok(DbVersion::ZERO);
+    }
     let statement = core.statement("SELECT version FROM litemesh_cursor WHERE site_id = ?1")?;
     let version = statement.query_integer(&[crate::statement::Bind::Blob(site.as_bytes())])?;
     Ok(DbVersion::new(version.unwrap_or_default()))

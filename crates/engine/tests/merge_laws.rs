@@ -81,7 +81,7 @@ fn merged(schemas: &[Schema], batches: &[&[Change]]) -> Engine {
 #[test]
 fn local_writes_leave_what_the_model_says() {
     let schemas = schemas();
-    for_seeds(0x10ca1, 60, |rng| {
+    for_seeds(0x10ca1, 30, |rng| {
         let mut replica = Replica::random(rng, &schemas);
         for _ in 0..6 {
             replica.write(rng, &schemas, 15);
@@ -93,7 +93,7 @@ fn local_writes_leave_what_the_model_says() {
 #[test]
 fn merge_is_commutative_associative_and_idempotent() {
     let schemas = schemas();
-    for_seeds(0xacac, 40, |rng| {
+    for_seeds(0xacac, 20, |rng| {
         let replicas = replicas(rng, &schemas, 3);
         let dumps: Vec<Vec<Change>> = replicas.iter().map(|replica| dump(&replica.engine)).collect();
         let [a, b, c] = dumps.as_slice() else { unreachable!("three replicas") };
@@ -134,7 +134,7 @@ fn mangled(rng: &mut Rng, dumps: &[Vec<Change>]) -> Vec<Vec<Change>> {
 #[test]
 fn merge_does_not_depend_on_messages_or_the_order_of_cells() {
     let schemas = schemas();
-    for_seeds(0x5aff1e, 40, |rng| {
+    for_seeds(0x5aff1e, 20, |rng| {
         let replicas = replicas(rng, &schemas, 3);
         let dumps: Vec<Vec<Change>> = replicas.iter().map(|replica| dump(&replica.engine)).collect();
         let whole: Vec<&[Change]> = dumps.iter().map(Vec::as_slice).collect();
@@ -159,7 +159,7 @@ fn merge_does_not_depend_on_messages_or_the_order_of_cells() {
 #[test]
 fn native_merge_equals_plain_sql() {
     let schemas = schemas();
-    for_seeds(0x591, 40, |rng| {
+    for_seeds(0x591, 20, |rng| {
         let replicas = replicas(rng, &schemas, 3);
         let dumps: Vec<Vec<Change>> = replicas.iter().map(|replica| dump(&replica.engine)).collect();
         let batches = if rng.bool() { mangled(rng, &dumps) } else { dumps };
@@ -186,7 +186,7 @@ fn native_merge_equals_plain_sql() {
 #[test]
 fn replicas_that_exchange_everything_converge() {
     let schemas = schemas();
-    for_seeds(0xa11, 40, |rng| {
+    for_seeds(0xa11, 20, |rng| {
         let count = rng.usize(2..=4);
         let mut replicas = replicas(rng, &schemas, count);
         for round in 0..3 {

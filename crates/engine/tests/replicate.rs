@@ -4,7 +4,7 @@ mod support;
 
 use litemesh_engine::proto::Cursor;
 use litemesh_engine::rusqlite::{Connection, OpenFlags};
-use litemesh_engine::{Engine, OpenError};
+use litemesh_engine::{Engine, LocalFilter, LocalPlace, OpenError, PageLimits};
 use litemesh_testkit::{literal, quote};
 use support::{ask, dump, merge, refusal, select_changes, value};
 
@@ -291,6 +291,29 @@ fn read_only_files_open() {
     assert_eq!(reader.cursor().unwrap(), engine.cursor().unwrap());
     assert_eq!(select_changes(reader.connection(), "").len(), 1);
     refusal(reader.connection(), "INSERT INTO a VALUES (2, 'y')");
+
+    // A file that only CRSqlite wrote so far: what it merged is of unknown version, and goes to everybody.
+    let other =
+        open("CREATE TABLE a (id PRIMARY KEY NOT NULL, v); SELECT crsql_as_crr('a'); INSERT INTO a VALUES (2, 'y')");
+    let mut theirs = Engine::open(folder.path().join("theirs.db")).unwrap();
+    theirs.connection().execute_batch("CREATE TABLE a (id PRIMARY KEY NOT NULL, v); SELECT crsql_as_crr('a')").unwrap();
+    theirs.connection().execute_batch("INSERT INTO a VALUES (1, 'x')").unwrap();
+    merge(&mut theirs, &dump(&other));
+    let site = theirs.site().unwrap();
+    drop(theirs);
+    let plain = Connection::open(folder.path().join("theirs.db")).unwrap();
+    for table in ["origin", "cursor", "position", "meta"] {
+        plain.execute_batch(&format!("DROP TABLE litemesh_{table}")).unwrap();
+    }
+    drop(plain);
+    let reader = read_only("theirs.db");
+    assert_eq!(reader.site().unwrap(), site);
+    assert_eq!(reader.cursor().unwrap().get(&site).get(), 2);
+    let all = PageLimits { changes_max: usize::MAX, bytes_max: usize::MAX };
+    let page = reader.read_local(&LocalPlace::default(), &LocalFilter::default(), all).unwrap();
+    assert_eq!(page.changes.len(), 2);
+    assert_eq!(select_changes(reader.connection(), "").len(), 2);
+    assert_eq!(dump(&reader).len(), 1, "by sites only what is of a known version");
 
     Connection::open(folder.path().join("plain.db")).unwrap().execute_batch("CREATE TABLE plain (x)").unwrap();
     let reader = read_only("plain.db");
