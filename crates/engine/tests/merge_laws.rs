@@ -6,12 +6,14 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
-use litemesh_engine::proto::{Change, Column, Cursor, DbVersion, SiteId};
+use litemesh_engine::proto::{CausalLength, Change, Column, Cursor, DbVersion, SiteId};
 use litemesh_engine::{Engine, LocalFilter, LocalPlace, MergeProgress, PageLimits};
 use litemesh_testkit::{Model, Schema, State, Statement, for_seeds, schemas};
 use support::{
-    assert_origins_complete, assert_same, dump, engine, execute, identity, merge, merge_by_sql, select_changes, state,
+    ask, assert_origins_complete, assert_same, create, dump, engine, execute, identity, merge, merge_by_sql,
+    select_changes, state,
 };
+use tempfile::TempDir;
 
 /// A replica, and what it should be.
 struct Replica {
@@ -164,6 +166,10 @@ fn native_merge_equals_plain_sql() {
         let dumps: Vec<Vec<Change>> = replicas.iter().map(|replica| dump(&replica.engine)).collect();
         let batches = if rng.bool() { mangled(rng, &dumps) } else { dumps };
         let (mut native, by_sql) = (engine(&schemas), engine(&schemas));
+        let breaks_ties = rng.bool();
+        for engine in [&native, &by_sql] {
+            break_ties_by_site(engine, breaks_ties);
+        }
         for batch in &batches {
             merge(&mut native, batch);
             let in_transaction = rng.bool();
@@ -177,8 +183,41 @@ fn native_merge_equals_plain_sql() {
         }
         assert_same(&state(&native, &schemas), &state(&by_sql, &schemas), "native against SQL");
         assert_origins_complete(&by_sql);
-        let set = |engine: &Engine| dump(engine).iter().map(identity).collect::<BTreeSet<_>>();
-        assert_eq!(set(&native), set(&by_sql));
+        assert_eq!(authored(&native), authored(&by_sql));
+    });
+}
+
+fn break_ties_by_site(engine: &Engine, yes: bool) {
+    let sql = format!("SELECT crsql_config_set('merge-equal-values', {})", i64::from(yes));
+    assert_eq!(ask::<i64>(engine.connection(), &sql), i64::from(yes));
+}
+
+/// What an engine holds, and by whom. Without first births: see [`State`].
+fn authored(engine: &Engine) -> BTreeSet<(String, SiteId)> {
+    let is_first_birth = |change: &&Change| change.column == Column::Row && change.causal_length == CausalLength::FIRST;
+    let changes = dump(engine);
+    changes.iter().filter(|change| !is_first_birth(change)).map(|change| (identity(change), change.site)).collect()
+}
+
+/// BUG-4 and MRG-12: with `merge-equal-values`, replicas agree on authors, too; without it, who comes first stays.
+#[test]
+fn replicas_that_break_ties_by_site_agree_on_authors() {
+    let schemas = schemas();
+    for_seeds(0xa47402, 20, |rng| {
+        let mut replicas = replicas(rng, &schemas, 3);
+        for replica in &replicas {
+            break_ties_by_site(&replica.engine, true);
+        }
+        for _ in 0..2 {
+            for (sender, receiver) in [(0, 1), (1, 2), (2, 1), (1, 0), (0, 2), (2, 0)] {
+                let changes = dump(&replicas[sender].engine);
+                replicas[receiver].merge(&changes);
+            }
+        }
+        for replica in &replicas {
+            replica.check(&schemas);
+            assert_eq!(authored(&replica.engine), authored(&replicas[0].engine));
+        }
     });
 }
 
@@ -217,6 +256,7 @@ struct Peer {
     engine: Engine,
     site: SiteId,
     is_alive: bool,
+    recursive_triggers: bool,
 }
 
 /// What a sender knows of a link while it lasts.
@@ -233,16 +273,43 @@ struct Network<'a> {
     peers: Vec<Peer>,
     links: BTreeMap<(usize, usize), Link>,
     written: Vec<Change>,
+    folder: TempDir,
 }
 
 impl<'a> Network<'a> {
     fn new(rng: &mut Rng, schemas: &'a [Schema]) -> Self {
-        let mut peers = Vec::new();
-        for _ in 0..rng.usize(3..=4) {
-            let Replica { engine, model } = Replica::random(rng, schemas);
-            peers.push(Peer { engine, site: model.site(), is_alive: true });
+        let folder = tempfile::tempdir().unwrap();
+        let mut network = Self { schemas, peers: Vec::new(), links: BTreeMap::new(), written: Vec::new(), folder };
+        for peer in 0..rng.usize(3..=4) {
+            let recursive_triggers = rng.bool();
+            let engine = network.open(peer, recursive_triggers);
+            create(&engine, schemas);
+            let site = engine.site().unwrap();
+            network.peers.push(Peer { engine, site, is_alive: true, recursive_triggers });
         }
-        Self { schemas, peers, links: BTreeMap::new(), written: Vec::new() }
+        network
+    }
+
+    fn open(&self, peer: usize, recursive_triggers: bool) -> Engine {
+        let engine = Engine::open(self.folder.path().join(format!("{peer}.db"))).unwrap();
+        // Nothing here outlives the machine.
+        engine.connection().pragma_update(None, "synchronous", "OFF").unwrap();
+        engine.connection().pragma_update(None, "recursive_triggers", recursive_triggers).unwrap();
+        engine
+    }
+
+    /// Closes a database and opens it again: whatever was only in memory is gone.
+    fn restart(&mut self, peer: usize) {
+        self.break_links(peer);
+        let engine = self.open(peer, self.peers[peer].recursive_triggers);
+        let before = std::mem::replace(&mut self.peers[peer].engine, engine);
+        let engine = &self.peers[peer].engine;
+        assert_eq!(engine.cursor().unwrap(), before.cursor().unwrap());
+        drop(before);
+    }
+
+    fn break_links(&mut self, peer: usize) {
+        self.links.retain(|(sender, receiver), _| *sender != peer && *receiver != peer);
     }
 
     fn alive(&self) -> Vec<usize> {
@@ -256,8 +323,15 @@ impl<'a> Network<'a> {
         if in_transaction {
             engine.connection().execute_batch("BEGIN").unwrap();
         }
-        for _ in 0..if in_transaction { rng.usize(2..5) } else { 1 } {
+        for _ in 0..if in_transaction { rng.usize(1..5) } else { 1 } {
+            let is_undone = in_transaction && rng.u8(..3) == 0;
+            if is_undone {
+                engine.connection().execute_batch("SAVEPOINT undone").unwrap();
+            }
             execute(engine, self.schemas, &Statement::random(rng, self.schemas));
+            if is_undone {
+                engine.connection().execute_batch("ROLLBACK TO undone; RELEASE undone").unwrap();
+            }
         }
         if in_transaction {
             engine.connection().execute_batch("COMMIT").unwrap();
@@ -325,13 +399,18 @@ impl<'a> Network<'a> {
                 self.send_page(one, other, limits);
                 self.check_claim(other);
             }
-            85..97 => {
+            85..93 => {
                 self.links.remove(&(one, other));
                 self.links.remove(&(other, one));
             }
+            93..95 => self.restart(one),
+            95..98 => {
+                self.peers[one].engine.prune_origins(DbVersion::ZERO, rng.usize(1..50)).unwrap();
+                self.check_claim(one);
+            }
             _ if alive.len() > 2 => {
                 self.peers[one].is_alive = false;
-                self.links.retain(|(sender, receiver), _| *sender != one && *receiver != one);
+                self.break_links(one);
             }
             _ => {}
         }

@@ -13,11 +13,15 @@ use litemesh_testkit::{Schema, State, Statement, quote};
 
 pub(crate) fn engine(schemas: &[Schema]) -> Engine {
     let engine = Engine::open_in_memory().unwrap();
+    create(&engine, schemas);
+    engine
+}
+
+pub(crate) fn create(engine: &Engine, schemas: &[Schema]) {
     for schema in schemas {
         engine.connection().execute_batch(schema.create).unwrap();
         engine.replicate(&schema.name).unwrap();
     }
-    engine
 }
 
 /// Runs a statement as a transaction of its own. `false` where SQLite refuses it for a constraint.
