@@ -10,8 +10,74 @@
 mod decode;
 mod encode;
 
-pub use decode::Envelope;
+pub use decode::{Envelope, deserialize_changes, deserialize_cursor};
 pub use encode::{connect, data, error, ping, serialize_changes, serialize_cursor, sync};
 
 /// The version of the fields that Litemesh adds. A peer announces it when it connects.
 pub const LITEMESH_VERSION: u32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        CausalLength, Change, ColVersion, Column, Cursor, DbVersion, DecodeError, Limits, PackedKey, PeerMessage, Seq,
+        SiteId, Value,
+    };
+
+    fn read_back(changes: &[Change]) -> Vec<Change> {
+        let unverified = deserialize_changes(&serialize_changes(changes)).unwrap();
+        match unverified.verify(&Limits::default()).unwrap() {
+            PeerMessage::Changes { changes, schema_version: 0, .. } => changes,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn serialized_changes_read_back_the_same() {
+        let values =
+            [Value::Null, Value::Integer(i64::MIN), Value::Real(1.0), Value::text("ü\"\\"), Value::blob([0, 255])];
+        let change = |value| Change {
+            table: "todo".into(),
+            key: PackedKey::pack(&[Value::text("a"), Value::Integer(-3)]).unwrap(),
+            column: Column::Cell("title".into()),
+            value,
+            col_version: ColVersion::new(2),
+            db_version: DbVersion::new(7),
+            site: SiteId::from_bytes([0xAB; 16]),
+            causal_length: CausalLength::new(1),
+            seq: Seq::new(4),
+        };
+        let changes: Vec<Change> = values.into_iter().map(change).collect();
+        assert_eq!(read_back(&changes), changes);
+        assert_eq!(read_back(&[]), []);
+    }
+
+    #[test]
+    fn a_bad_change_is_named_by_its_index_and_nothing_of_the_list_is_given_out() {
+        let good = r#"{"table":"t","pk":"010901","cid":"c","val":1,"col_version":1,"db_version":1,
+            "site_id":"0123456789abcdef0123456789abcdef","cl":1,"seq":0}"#;
+        let bad = good.replace("010901", "xyz");
+        let unverified = deserialize_changes(format!("[{good},{bad}]").as_bytes()).unwrap();
+        let refused = unverified.verify(&Limits::default()).unwrap_err().to_string();
+        assert!(refused.starts_with("Invalid change at index 1: "), "{refused}");
+    }
+
+    #[test]
+    fn what_is_no_list_of_changes_or_no_cursor_is_an_error() {
+        for wrong in ["", "{}", "null", "[1]", "[{]", r#"[{"__proto__":1}]"#] {
+            assert!(deserialize_changes(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+        for wrong in ["", "[]", "null", "{}", r#"{"peers":null}"#, r#"{"__proto__":{},"peers":{}}"#] {
+            assert!(deserialize_cursor(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+        let deep = "[".repeat(100_000);
+        assert!(matches!(deserialize_changes(deep.as_bytes()), Err(DecodeError::Json { .. })));
+    }
+
+    #[test]
+    fn a_cursor_leaves_out_what_is_no_site() {
+        let cursor = deserialize_cursor(br#"{"peers":{"AB":1,"0123456789abcdef0123456789abcdef":9}}"#).unwrap();
+        let site = "0123456789abcdef0123456789abcdef".parse().unwrap();
+        assert_eq!(cursor, Cursor::from_iter([(site, DbVersion::new(9))]));
+    }
+}

@@ -13,8 +13,8 @@ use serde_json::value::RawValue;
 use crate::limits::CURSOR_SITES_MAX;
 use crate::verify::Reason;
 use crate::{
-    CausalLength, Change, ColVersion, Column, Cursor, DbVersion, DecodeError, PackedKey, PeerMessage, Progress, Seq, SiteId,
-    SyncRequest, Unverified, Value, VerifyError,
+    CausalLength, Change, ColVersion, Column, Cursor, DbVersion, DecodeError, PackedKey, PeerMessage, Progress, Seq,
+    SiteId, SyncRequest, Unverified, Value, VerifyError,
 };
 
 /// The parts of one transport message, still JSON inside.
@@ -111,12 +111,58 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// The seed's `deserializeCursor`.
+/// The seed's `deserializeCursor`: reads what [`serialize_cursor`](super::serialize_cursor) writes.
+///
+/// Entries that are no site ids are left out, as by [`Envelope::sync_request`].
 ///
 /// # Errors
 ///
-/// No object with `peers`.
-pub(super) fn read_cursor(raw: &RawValue) -> Result<Cursor, DecodeError> {
+/// Not JSON, the key `__proto__`, no object with `peers`, or too many sites.
+///
+/// ```
+/// use litemesh_proto::codec::v1;
+/// use litemesh_proto::{Cursor, DbVersion, SiteId};
+///
+/// let cursor: Cursor = [(SiteId::from_bytes([7; 16]), DbVersion::new(5))].into_iter().collect();
+/// assert_eq!(v1::deserialize_cursor(&v1::serialize_cursor(&cursor))?, cursor);
+/// # Ok::<(), litemesh_proto::DecodeError>(())
+/// ```
+pub fn deserialize_cursor(bytes: &[u8]) -> Result<Cursor, DecodeError> {
+    refuse_proto_key(bytes)?;
+    read_cursor(from_json(bytes)?)
+}
+
+/// The seed's `deserializeChanges`: reads what [`serialize_changes`](super::serialize_changes) writes.
+///
+/// A change that breaks a rule is no error yet. [`Unverified::verify`] tells which one it is, and is the only road to the
+/// changes; its message has schema version 0.
+///
+/// # Errors
+///
+/// Not JSON, the key `__proto__`, or no array of objects.
+///
+/// ```
+/// use litemesh_proto::codec::v1;
+/// use litemesh_proto::{Limits, PeerMessage};
+///
+/// let bytes = br#"[{"table":"todo","pk":"010b0161","cid":"title","val":"write docs","col_version":1,
+///     "db_version":7,"site_id":"0123456789abcdef0123456789abcdef","cl":1,"seq":0}]"#;
+/// let message = v1::deserialize_changes(bytes)?.verify(&Limits::default())?;
+/// let PeerMessage::Changes { changes, .. } = message else { unreachable!("changes were read") };
+/// assert_eq!(changes[0].value.as_str(), Some("write docs"));
+///
+/// // And back: the same fields in the same order, without the white space.
+/// assert!(v1::serialize_changes(&changes).starts_with(br#"[{"table":"todo","pk":"010b0161""#));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn deserialize_changes(bytes: &[u8]) -> Result<Unverified, DecodeError> {
+    refuse_proto_key(bytes)?;
+    let ChangeList { changes, invalid } = from_json(bytes)?;
+    let message = PeerMessage::Changes { changes, schema_version: 0, progress: Progress::default() };
+    Ok(Unverified { message, invalid })
+}
+
+fn read_cursor(raw: &RawValue) -> Result<Cursor, DecodeError> {
     let wrong = DecodeError::Shape { what: "cursor.peers", expected: "an object of site ids and versions" };
     let Some(peers) = field(raw, "peers").and_then(not_null) else { return Err(wrong) };
     let entries: Object<'_> = from_json(peers.get().as_bytes())?;
