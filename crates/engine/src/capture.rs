@@ -12,12 +12,12 @@ use crate::core::{Core, Shared, module_error};
 use crate::schema::Table;
 use crate::statement::Bind;
 
-/// LW-0, common to all three: the table named by the first argument, and a transaction that we follow.
+/// LW-0, common to all three: the table named by the first argument.
 fn begin(core: &mut Core, context: &Context<'_>) -> rusqlite::Result<Arc<Table>> {
     if context.is_empty() {
         return Err(module_error("expected at least 1 argument: the name of the table"));
     }
-    core.enlist()?;
+    core.refresh()?;
     let name = context.get_raw(0).as_str()?;
     core.table(name).ok_or_else(|| module_error(format!("table {name} not found among the replicated tables")))
 }
@@ -43,6 +43,7 @@ pub(crate) fn after_insert(shared: &Shared, context: &Context<'_>) -> rusqlite::
     let mut core = shared.lock()?;
     let table = begin(&mut core, context)?;
     expect_arguments(context, &table, table.keys.len())?;
+    core.join_transaction()?;
     let db = core.db;
     let keys = arguments(context, 1, table.keys.len());
 
@@ -91,10 +92,11 @@ pub(crate) fn after_update(shared: &Shared, context: &Context<'_>) -> rusqlite::
     let changed_cells: Vec<usize> =
         (0..cells).filter(|i| differs(1 + 2 * keys + i, 1 + 2 * keys + cells + i)).collect();
     let key_changed = (0..keys).any(|i| differs(1 + i, 1 + keys + i));
-    // VER-6, the FIX: nothing changed, so no version is used up.
+    // VER-6, the FIX: nothing changed, so no version is used up and nobody is woken.
     if changed_cells.is_empty() && !key_changed {
         return Ok(0);
     }
+    core.join_transaction()?;
     let new_key = find_or_add_key(&core, &table, &arguments(context, 1, keys))?;
     let version = core.next_version(0);
     if key_changed {
@@ -112,6 +114,7 @@ pub(crate) fn after_delete(shared: &Shared, context: &Context<'_>) -> rusqlite::
     let mut core = shared.lock()?;
     let table = begin(&mut core, context)?;
     expect_arguments(context, &table, table.keys.len())?;
+    core.join_transaction()?;
     let key = find_or_add_key(&core, &table, &arguments(context, 1, table.keys.len()))?;
     let version = core.next_version(0);
     bury(&mut core, &table, key, version)?;

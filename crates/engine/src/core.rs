@@ -228,6 +228,11 @@ impl Core {
     /// Begins to write: like [`refresh`](Self::refresh), and SQLite will tell us how the transaction ends.
     pub(crate) fn enlist(&mut self) -> rusqlite::Result<()> {
         self.refresh()?;
+        self.join_transaction()
+    }
+
+    /// The second half of [`enlist`](Self::enlist), for who has refreshed already.
+    pub(crate) fn join_transaction(&mut self) -> rusqlite::Result<()> {
         if self.flags.is_enlisted() {
             return Ok(());
         }

@@ -86,13 +86,16 @@ fn fill(core: &mut Core, since: i64, until: i64) -> rusqlite::Result<()> {
     core.statement(SET)?.run(&[until.into()])
 }
 
-/// Removes origins that no clock row needs any more, looking at no more than `limit` of them after `after`. Gives the local
+/// Removes origins that no clock row needs any more, looking at about `limit` of them after `after`. Gives the local
 /// version to go on from, zero when the end was reached.
 pub(crate) fn prune_origins(core: &mut Core, after: i64, limit: usize) -> rusqlite::Result<i64> {
-    const LIST: &str =
-        "SELECT local_version, site FROM litemesh_origin WHERE local_version > ?1 ORDER BY local_version LIMIT ?2";
+    // Whole local versions: several sites can share one, and the next call goes on after the last.
+    const LIST: &str = "SELECT local_version, site FROM litemesh_origin WHERE local_version > ?1 AND local_version <=
+         coalesce((SELECT local_version FROM litemesh_origin WHERE local_version > ?1 ORDER BY local_version
+         LIMIT 1 OFFSET ?2), 9223372036854775807) ORDER BY local_version";
     let statement = core.statement(LIST)?;
-    let rows = statement.query(&[after.into(), i64::try_from(limit).unwrap_or(i64::MAX).into()])?;
+    let offset = i64::try_from(limit).unwrap_or(i64::MAX) - 1;
+    let rows = statement.query(&[after.into(), offset.into()])?;
     let mut candidates = Vec::new();
     while rows.next()? {
         candidates.push((rows.integer(0), rows.integer(1)));

@@ -269,7 +269,7 @@ impl Engine {
         Ok(changed)
     }
 
-    /// Removes origins that no change needs any more, looking at no more than `limit` of them after `after`; gives where to
+    /// Removes origins that no change needs any more, looking at about `limit` of them after `after`; gives where to
     /// go on, zero at the end. Cheap upkeep, to be called now and then.
     ///
     /// # Errors

@@ -2,11 +2,11 @@
 
 mod support;
 
-use litemesh_engine::proto::{Change, Column, SiteId};
+use litemesh_engine::proto::{CausalLength, Change, Column, SiteId};
 use litemesh_engine::rusqlite::{self, ErrorCode};
 use litemesh_engine::{Engine, MergeProgress};
-use litemesh_testkit::{Statement, for_seeds, schemas};
-use support::{ask, dump, engine, execute, identity, merge, merge_by_sql, refusal, select_changes};
+use litemesh_testkit::{Statement, schemas};
+use support::{ask, dump, engine, execute, for_seeds, identity, merge, merge_by_sql, refusal, select_changes};
 
 fn foo() -> Engine {
     let engine = Engine::open_in_memory().unwrap();
@@ -158,6 +158,13 @@ fn rows_impacted_counts_what_won_in_this_transaction() {
     assert_eq!(impacted(), 3);
     connection.execute_batch("COMMIT").unwrap();
     assert_eq!(impacted(), 0, "after a commit");
+    // A cell of a later life counts twice: the birth and the cell.
+    connection.execute_batch("BEGIN").unwrap();
+    let mut reborn = changes.iter().find(|change| change.column != Column::Row).unwrap().clone();
+    reborn.causal_length = CausalLength::new(3);
+    merge_by_sql(connection, &[reborn]);
+    assert_eq!(impacted(), 2);
+    connection.execute_batch("ROLLBACK").unwrap();
 }
 
 #[test]

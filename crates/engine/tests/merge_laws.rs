@@ -4,14 +4,16 @@ mod support;
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use fastrand::Rng;
 use litemesh_engine::proto::{CausalLength, Change, Column, Cursor, DbVersion, SiteId};
+use litemesh_engine::rusqlite::Connection;
 use litemesh_engine::{Engine, LocalFilter, LocalPlace, MergeProgress, PageLimits};
-use litemesh_testkit::{Model, Schema, State, Statement, for_seeds, schemas};
+use litemesh_testkit::{Model, Schema, State, Statement, schemas};
 use support::{
-    ask, assert_origins_complete, assert_same, create, dump, engine, execute, identity, merge, merge_by_sql,
-    select_changes, state,
+    ask, assert_origins_complete, assert_same, attach, create, dump, engine, execute, for_seeds, identity, merge,
+    merge_by_sql, select_changes, state,
 };
 use tempfile::TempDir;
 
@@ -282,6 +284,7 @@ impl<'a> Network<'a> {
         let mut network = Self { schemas, peers: Vec::new(), links: BTreeMap::new(), written: Vec::new(), folder };
         for peer in 0..rng.usize(3..=4) {
             let recursive_triggers = rng.bool();
+            drop(attach(Connection::open(network.path(peer)).unwrap()));
             let engine = network.open(peer, recursive_triggers);
             create(&engine, schemas);
             let site = engine.site().unwrap();
@@ -290,8 +293,12 @@ impl<'a> Network<'a> {
         network
     }
 
+    fn path(&self, peer: usize) -> PathBuf {
+        self.folder.path().join(format!("{peer}.db"))
+    }
+
     fn open(&self, peer: usize, recursive_triggers: bool) -> Engine {
-        let engine = Engine::open(self.folder.path().join(format!("{peer}.db"))).unwrap();
+        let engine = Engine::open(self.path(peer)).unwrap();
         // Nothing here outlives the machine.
         engine.connection().pragma_update(None, "synchronous", "OFF").unwrap();
         engine.connection().pragma_update(None, "recursive_triggers", recursive_triggers).unwrap();

@@ -3,15 +3,17 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fastrand::Rng;
 use litemesh_engine::proto::{Change, Column, Cursor, DbVersion, SiteId};
 use litemesh_engine::rusqlite::params_from_iter;
 use litemesh_engine::{Engine, LocalFilter, LocalPlace, MergeProgress, PageLimits, SiteBounds};
-use litemesh_testkit::{Schema, Statement, for_seeds, quote, schemas};
+use litemesh_testkit::{Schema, Statement, quote, schemas};
 use support::{
-    ask, assert_origins_complete, assert_same, dump, engine, execute, identity, merge, merge_by_sql, select_changes,
-    state,
+    ask, assert_origins_complete, assert_same, dump, engine, execute, for_seeds, identity, merge, merge_by_sql,
+    select_changes, state,
 };
 
 const ALL: PageLimits = PageLimits { changes_max: usize::MAX, bytes_max: usize::MAX };
@@ -146,6 +148,10 @@ fn pages_of_a_large_transaction_stay_within_their_limits() {
         (count, more) = (count + page.len(), goes_on);
     }
     assert_eq!(count, 100_000);
+
+    // The iterator gives whole changesets, however many pages they take.
+    let sizes: Vec<usize> = engine.changes_since(&Cursor::new()).map(|c| c.unwrap().changes.len()).collect();
+    assert_eq!(sizes, [100_000]);
 }
 
 /// A scan that sorted, or looked at the whole table, would cost what is stored and not what is sent.
@@ -210,6 +216,49 @@ fn covered_changes_and_echoes_are_left_out() {
     // Our own versions are covered up to the newest: what was merged before it is looked up, not assumed.
     let filter = LocalFilter { covered: covered(&[(site(&hub), hub.db_version().unwrap())]), echoes: &[] };
     assert_eq!(authors(&filter), [&as_[..], &bs].concat());
+}
+
+#[test]
+fn tables_changed_since_names_those_with_newer_changes() {
+    let schemas = schemas();
+    let (mut hub, other) = (engine(&schemas), engine(&schemas));
+    hub.connection().execute_batch("INSERT INTO items VALUES (1, 1, 1); INSERT INTO tags VALUES (1, 'x')").unwrap();
+    other.connection().execute_batch("INSERT INTO notes (id) VALUES ('a')").unwrap();
+    merge(&mut hub, &dump(&other));
+    let check = |since: i64, expected: &[&str]| {
+        let changed = hub.tables_changed_since(DbVersion::new(since)).unwrap();
+        assert_eq!(changed.iter().map(|table| &**table).collect::<Vec<_>>(), expected, "since {since}");
+    };
+    check(0, &["items", "notes", "tags"]);
+    check(1, &["notes", "tags"]);
+    check(2, &["notes"]);
+    check(3, &[]);
+}
+
+#[test]
+fn a_commit_wakes_once_and_only_where_a_replicated_table_changed() {
+    let schemas = schemas();
+    let (mut hub, other) = (engine(&schemas), engine(&schemas));
+    let count = Arc::new(AtomicUsize::new(0));
+    let counter = count.clone();
+    hub.on_commit(move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+    });
+    let run = |sql: &str| hub.connection().execute_batch(sql).unwrap();
+    let check = |expected: usize, what: &str| assert_eq!(count.swap(0, Ordering::Relaxed), expected, "{what}");
+    run("INSERT INTO items VALUES (1, 1, 1)");
+    check(1, "a statement");
+    run("BEGIN; INSERT INTO items VALUES (2, 1, 1); DELETE FROM items WHERE id = 1");
+    check(0, "before the commit");
+    run("COMMIT");
+    check(1, "a transaction");
+    run("BEGIN; INSERT INTO items VALUES (3, 1, 1); ROLLBACK; CREATE TABLE plain (x); INSERT INTO plain VALUES (1)");
+    check(0, "a rollback and another table");
+    run("DELETE FROM items WHERE id = 99; UPDATE items SET a = a");
+    check(0, "statements without effect");
+    other.connection().execute_batch("INSERT INTO items VALUES (7, 1, 1)").unwrap();
+    merge(&mut hub, &dump(&other));
+    check(1, "a merge");
 }
 
 fn everything(engine: &Engine) -> SiteBounds {

@@ -1,8 +1,9 @@
 //! What the engine's tests share. Lives here rather than in the testkit, which must not depend on the engine.
 #![allow(dead_code)] // each test file uses its part
 
-use std::sync::Arc;
+use std::cell::RefCell;
 
+use fastrand::Rng;
 use litemesh_engine::proto::{
     CausalLength, Change, ColVersion, Column, Cursor, DbVersion, PackedKey, Seq, SiteId, Value,
 };
@@ -11,8 +12,30 @@ use litemesh_engine::rusqlite::{self, Connection, ToSql};
 use litemesh_engine::{Engine, MergeProgress};
 use litemesh_testkit::{Schema, State, Statement, quote};
 
+thread_local! {
+    static SITES: RefCell<Rng> = RefCell::new(Rng::with_seed(0));
+}
+
+/// As the testkit's, with sites that depend on the seed as well: their order decides ties and the order of reads.
+pub(crate) fn for_seeds(first: u64, count: u64, mut test: impl FnMut(&mut Rng)) {
+    litemesh_testkit::for_seeds(first, count, |rng| {
+        SITES.set(rng.fork());
+        test(rng);
+    });
+}
+
+/// An engine whose site is the next one of this seed.
+pub(crate) fn attach(connection: Connection) -> Engine {
+    let site: [u8; 16] = SITES.with_borrow_mut(|sites| std::array::from_fn(|_| sites.u8(..)));
+    connection
+        .execute_batch("CREATE TABLE crsql_site_id (site_id BLOB NOT NULL, ordinal INTEGER PRIMARY KEY)")
+        .unwrap();
+    connection.execute("INSERT INTO crsql_site_id VALUES (?1, 0)", [site]).unwrap();
+    Engine::attach(connection).unwrap()
+}
+
 pub(crate) fn engine(schemas: &[Schema]) -> Engine {
-    let engine = Engine::open_in_memory().unwrap();
+    let engine = attach(Connection::open_in_memory().unwrap());
     create(&engine, schemas);
     engine
 }
@@ -174,8 +197,4 @@ pub(crate) fn assert_origins_complete(engine: &Engine) {
         );
         assert_eq!(missing, 0, "clocks of {table} without origin");
     }
-}
-
-pub(crate) fn table(name: &str) -> Arc<str> {
-    name.into()
 }
