@@ -13,7 +13,7 @@ use litemesh_engine::{Engine, MergeProgress};
 use litemesh_testkit::{Schema, State, Statement, quote};
 
 thread_local! {
-    static SITES: RefCell<Rng> = RefCell::new(Rng::with_seed(0));
+    static SITES: RefCell<Rng> = const { RefCell::new(Rng::with_seed(0)) };
 }
 
 /// As the testkit's, with sites that depend on the seed as well: their order decides ties and the order of reads.
