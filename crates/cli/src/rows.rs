@@ -20,7 +20,7 @@ pub(crate) struct Rows {
 impl Rows {
     /// Runs a query to its end.
     pub(crate) fn read(statement: &mut Statement<'_>) -> litemesh::rusqlite::Result<Self> {
-        let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+        let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
         let mut found = statement.query([])?;
         let mut rows = Vec::new();
         while let Some(row) = found.next()? {

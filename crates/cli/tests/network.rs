@@ -40,8 +40,7 @@ fn sync_stays_and_carries_what_other_processes_write() {
     let (hub_file, copy) = (files.database("hub.db"), files.database("copy.db"));
     let hub = Hub::start(&hub_file, &[]);
     let sync = Running::start(&["sync", &copy, &hub.url, "--json"]);
-    sync.event("eose");
-    sync.event("served");
+    sync.events(&["eose", "served"]);
 
     litemesh(&["sql", &copy, "INSERT INTO todo (id) VALUES ('from another process')"]).ok();
     assert_eq!(hub.running.event("change")["tables"], json!(["todo"]));

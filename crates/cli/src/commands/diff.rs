@@ -72,9 +72,9 @@ pub(crate) fn run(args: &DiffArgs) -> Result<ExitCode, Failure> {
     let difference = compare(&args.a, &args.b, args.limit)?;
     let mut output = Output::new();
     if args.json {
-        output.json(&difference)?
+        output.json(&difference)?;
     } else {
-        print(&difference, &mut output)?
+        print(&difference, &mut output)?;
     }
     Ok(if difference.equal { ExitCode::Ok } else { ExitCode::Different })
 }

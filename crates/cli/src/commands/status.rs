@@ -52,9 +52,9 @@ pub(crate) fn run(args: &StatusArgs) -> Result<ExitCode, Failure> {
     let status = read(&args.file, &engine)?;
     let mut output = Output::new();
     if args.json {
-        output.json(&status)?
+        output.json(&status)?;
     } else {
-        print(&status, &mut output)?
+        print(&status, &mut output)?;
     }
     Ok(ExitCode::Ok)
 }

@@ -162,10 +162,8 @@ impl<'a> Run<'a> {
                 self.with_round(|round| round.refusal = Some(refusal));
             }
             // What was missed may be what we wait for.
-            Err(EventError::Lagged(_)) => {
-                if self.peer.status().iter().any(|status| status.is_caught_up) {
-                    self.with_round(|round| (round.has_received_all, round.has_sent_all) = (true, true));
-                }
+            Err(EventError::Lagged(_)) if self.peer.status().iter().any(|status| status.is_caught_up) => {
+                self.with_round(|round| (round.has_received_all, round.has_sent_all) = (true, true));
             }
             _ => {}
         }

@@ -139,6 +139,16 @@ impl Running {
         panic!("no event {name}");
     }
 
+    /// Reads lines until each of these events came, in whatever order.
+    #[track_caller]
+    pub(crate) fn events(&self, names: &[&str]) {
+        let mut missing = names.to_vec();
+        while !missing.is_empty() {
+            let line = self.line();
+            missing.retain(|name| line["event"] != *name);
+        }
+    }
+
     /// Sends a signal, and waits for the end.
     #[cfg(unix)]
     #[track_caller]
