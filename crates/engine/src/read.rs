@@ -428,24 +428,38 @@ pub struct SiteBounds {
 ///
 /// Sites with newer writes come first: a cell that was overwritten is gone from its author's list, and what it lost against
 /// must not be missing when the link breaks in between. The clock is Lamport's, so the winner is the newer one.
+///
+/// What we hold above `until` is sent, too, or a site that never comes back would take it away; but under a version that we
+/// hold completely, so that no receiver's cursor jumps over what we may lack.
 pub(crate) fn plan_sites(core: &mut Core, bounds: &SiteBounds) -> rusqlite::Result<SitePlan> {
     core.refresh()?;
-    let merged = lowest_merged(core, bounds)?;
+    let merged = merged_since(core, bounds)?;
+    let mut until = bounds.until.clone();
+    for ordinal in merged.keys() {
+        if let Some(site) = core.site_of(*ordinal)? {
+            until.advance(site, DbVersion::ZERO);
+        }
+    }
     let mut ranges = Vec::new();
-    for (site, until) in bounds.until.iter() {
+    for (site, until) in until.iter() {
         let Some(ordinal) = core.find_ordinal(site.as_bytes())? else { continue };
         if ordinal != 0 && !core.has_litemesh_tables {
             continue;
         }
         let sent = bounds.sent.get(site).get();
-        let mut from = if bounds.inclusive { sent } else { sent.saturating_add(1) };
-        let lowest = merged.get(&ordinal).copied().unwrap_or_default();
-        from = from.min(lowest.version);
-        if from <= until.get() {
-            ranges.push(SiteRange { site: *site, ordinal, from: from.max(1), until: until.get(), label: None });
+        let merged = merged.get(&ordinal).copied().unwrap_or_default();
+        let from = (if bounds.inclusive { sent } else { sent.saturating_add(1) }).min(merged.lowest);
+        let mut add = |from: i64, until: i64, label| {
+            if from <= until {
+                ranges.push(SiteRange { site: *site, ordinal, from, until, label });
+            }
+        };
+        add(from.max(1), until.get(), None);
+        if merged.highest > until.get() {
+            add(until.get().saturating_add(1), i64::MAX, Some(until));
         }
-        if lowest.has_unknown {
-            ranges.push(SiteRange { site: *site, ordinal, from: 0, until: 0, label: Some(until) });
+        if merged.has_unknown {
+            add(0, 0, Some(until));
         }
     }
     ranges.sort_by_key(|range| std::cmp::Reverse(range.until));
@@ -471,24 +485,25 @@ pub(crate) fn plan_unknown(core: &mut Core, plan: &mut SitePlan) -> rusqlite::Re
     Ok(())
 }
 
-/// The lowest version of one site that was merged lately.
+/// The versions of one site that were merged lately.
 #[derive(Clone, Copy)]
-struct Lowest {
-    version: i64,
+struct MergedVersions {
+    lowest: i64,
+    highest: i64,
     has_unknown: bool,
 }
 
-impl Default for Lowest {
+impl Default for MergedVersions {
     fn default() -> Self {
-        Self { version: i64::MAX, has_unknown: false }
+        Self { lowest: i64::MAX, highest: 0, has_unknown: false }
     }
 }
 
 /// By ordinal, what was merged since the last plan, the receiver's own changes left out.
-fn lowest_merged(core: &mut Core, bounds: &SiteBounds) -> rusqlite::Result<HashMap<i64, Lowest>> {
-    let mut lowest = HashMap::new();
+fn merged_since(core: &mut Core, bounds: &SiteBounds) -> rusqlite::Result<HashMap<i64, MergedVersions>> {
+    let mut merged = HashMap::new();
     if !core.has_litemesh_tables {
-        return Ok(lowest);
+        return Ok(merged);
     }
     let statement =
         core.statement("SELECT local_version, site, version FROM litemesh_origin WHERE local_version > ?1")?;
@@ -497,13 +512,16 @@ fn lowest_merged(core: &mut Core, bounds: &SiteBounds) -> rusqlite::Result<HashM
         if is_within(&bounds.echoes, rows.integer(0)) {
             continue;
         }
-        let entry: &mut Lowest = lowest.entry(rows.integer(1)).or_default();
+        let entry: &mut MergedVersions = merged.entry(rows.integer(1)).or_default();
         match rows.integer(2) {
             0 => entry.has_unknown = true,
-            version => entry.version = entry.version.min(version),
+            version => {
+                entry.lowest = entry.lowest.min(version);
+                entry.highest = entry.highest.max(version);
+            }
         }
     }
-    Ok(lowest)
+    Ok(merged)
 }
 
 /// Reads the next page of a plan; `false` with it when the plan is done.

@@ -22,6 +22,8 @@ pub(crate) struct Incoming {
     limits: Limits,
     /// Something was not taken: cursors stand still until we ask again.
     is_frozen: bool,
+    /// We are to ask again.
+    is_ask_due: bool,
     /// The newest schema that the remote was seen to have, where it is newer than ours.
     outdated: Option<i64>,
     /// How often we asked on this connection.
@@ -45,6 +47,7 @@ impl Incoming {
             schema_version,
             limits,
             is_frozen: false,
+            is_ask_due: false,
             outdated: None,
             asked: 0,
             eose: false,
@@ -59,6 +62,7 @@ impl Incoming {
 
     pub(crate) fn ask(&mut self, cursor: Cursor, position: DbVersion, effects: &mut Vec<Effect>) {
         self.is_frozen = false;
+        self.is_ask_due = false;
         self.eose = false;
         self.asked += 1;
         self.open = Cursor::new();
@@ -81,7 +85,7 @@ impl Incoming {
         let message = match message.verify(&self.limits) {
             Ok(message) => message,
             Err(error) => {
-                self.refuse(Refusal::Invalid(error.to_string()), effects);
+                self.refuse_content(error.to_string(), effects);
                 return None;
             }
         };
@@ -141,10 +145,10 @@ impl Incoming {
                 }
                 effects.push(Effect::Reply(Ok(())));
             }
-            Err(MergeFailure { message, is_content: true }) => self.refuse(Refusal::Invalid(message), effects),
+            Err(MergeFailure { message, is_content: true }) => self.refuse_content(message, effects),
             Err(MergeFailure { message, is_content: false }) => {
                 self.refuse(Refusal::Unavailable(message), effects);
-                effects.push(Effect::AskLater(self.ask_delay()));
+                self.ask_later(self.ask_delay(), effects);
             }
         }
     }
@@ -152,12 +156,25 @@ impl Incoming {
     pub(crate) fn garbled(&mut self, reason: &str, effects: &mut Vec<Effect>) {
         self.is_frozen = true;
         effects.push(Effect::Tell(Notice::Error(format!("unreadable message: {reason}"))));
-        effects.push(Effect::AskLater(self.ask_delay()));
+        self.ask_later(self.ask_delay(), effects);
+    }
+
+    /// One request is due at a time, the first that was ordered.
+    fn ask_later(&mut self, delay: Duration, effects: &mut Vec<Effect>) {
+        if !std::mem::replace(&mut self.is_ask_due, true) {
+            effects.push(Effect::AskLater(delay));
+        }
     }
 
     /// Doubles from the second time on: a remote that can send nothing readable must not be asked in a loop.
     fn ask_delay(&self) -> Duration {
         RECONNECT_DELAY_MAX.min(RECONNECT_DELAY_MIN * 2_u32.saturating_pow(self.asked.saturating_sub(1).min(5)))
+    }
+
+    /// Bad changes heal when somebody changes a schema, not within seconds; until then the cursor waits.
+    fn refuse_content(&mut self, message: String, effects: &mut Vec<Effect>) {
+        self.refuse(Refusal::Invalid(message), effects);
+        self.ask_later(RECONNECT_DELAY_MAX, effects);
     }
 
     fn refuse(&mut self, refusal: Refusal, effects: &mut Vec<Effect>) {
@@ -172,6 +189,7 @@ impl Incoming {
         self.schema_version = version;
         if was_outdated && self.outdated.is_some_and(|outdated| outdated <= version) {
             self.outdated = None;
+            // At once, also where a later request is due already.
             effects.push(Effect::AskLater(Duration::ZERO));
         }
     }
