@@ -48,12 +48,15 @@ impl Write for Output {
     }
 }
 
+/// Columns that a terminal must have for rows to be broken; some say that they have none.
+const WIDTH_MIN: u16 = 20;
+
 /// An empty table in the style of the program.
 pub(crate) fn table<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_header(header.into_iter().map(printable).collect::<Vec<_>>());
-    // Into a file or a pipe each row goes on one line; on a terminal it is broken to the width.
-    if Output::is_terminal() {
+    // Into a file or a pipe each row goes on one line; on a terminal it is broken to the width, where that is known.
+    if Output::is_terminal() && table.width().is_some_and(|width| width >= WIDTH_MIN) {
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }
     table

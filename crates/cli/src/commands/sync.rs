@@ -209,6 +209,7 @@ impl<'a> Run<'a> {
             if self.bar.is_hidden() {
                 self.bar = bar();
             }
+            self.bar.set_message(format!("{} changes/s", thousands((changes as f64 / took.as_secs_f64()) as u64)));
             self.bar.set_position(changes);
         } else if self.told.elapsed() >= LINE_INTERVAL {
             self.told = Instant::now();
@@ -333,7 +334,7 @@ impl Traffic {
 /// How many are to come nobody knows before the end, so it counts up.
 fn bar() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {human_pos} changes, {per_sec}, {elapsed}") {
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {human_pos} changes, {msg}, {elapsed}") {
         bar.set_style(style);
     }
     bar.enable_steady_tick(TICK);
