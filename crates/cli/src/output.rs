@@ -9,16 +9,21 @@ use crate::failure::Failure;
 
 /// Standard output. Never panics: a reader that goes away ends the program silently.
 pub(crate) struct Output {
-    out: io::BufWriter<io::Stdout>,
+    out: io::BufWriter<Box<dyn Write>>,
 }
 
 impl Output {
     pub(crate) fn new() -> Self {
-        Self { out: io::BufWriter::new(io::stdout()) }
+        Self { out: io::BufWriter::new(Box::new(io::stdout())) }
     }
 
     pub(crate) fn is_terminal() -> bool {
         io::stdout().is_terminal()
+    }
+
+    /// Goes on without a reader, for programs whose work is not their output.
+    pub(crate) fn mute(&mut self) {
+        self.out = io::BufWriter::new(Box::new(io::sink()));
     }
 
     /// One line of text, written at once.

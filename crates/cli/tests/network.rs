@@ -86,6 +86,42 @@ fn a_hub_that_is_not_there_is_a_network_error() {
 }
 
 #[test]
+fn sync_that_stays_says_that_it_waits_and_joins_a_hub_that_comes_later() {
+    let files = Files::new();
+    let (hub_file, copy) = (files.database("hub.db"), files.database("copy.db"));
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("127.0.0.1:{port}");
+    let sync = Running::start(&["sync", &copy, &format!("http://{address}"), "--json"]);
+    let line = sync.event("unreachable");
+    assert!(line["reason"].as_str().unwrap().contains("refused"), "{line}");
+    let hub = Running::start(&["serve", &hub_file, "--listen", &address, "--json"]);
+    sync.events(&["eose", "served"]);
+    drop((sync, hub));
+}
+
+#[test]
+fn a_hub_serves_on_when_nobody_reads_its_output() {
+    use std::io::{BufRead, BufReader};
+    let files = Files::new();
+    let (hub_file, copy) = (files.database("hub.db"), files.database("copy.db"));
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_litemesh"))
+        .args(["serve", &hub_file, "--listen", "127.0.0.1:0", "--json"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let listening: serde_json::Value = serde_json::from_str(&line).unwrap();
+    for _ in 0..2 {
+        litemesh(&["sync", &copy, listening["url"].as_str().unwrap(), "--once"]).ok();
+    }
+    std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    let done = child.wait_with_output().unwrap();
+    assert_eq!((done.status.code(), String::from_utf8_lossy(&done.stderr).as_ref()), (Some(0), ""));
+}
+
+#[test]
 fn an_address_in_use_is_a_network_error() {
     let files = Files::new();
     let file = files.database("hub.db");

@@ -95,6 +95,8 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
             event = events.recv() => match tell(args.json, event, &mut output) {
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
+                // A hub serves on when nobody reads its output any more.
+                Err(Failure::BrokenPipe) => output.mute(),
                 Err(failure) => break Err(failure),
             }
         }

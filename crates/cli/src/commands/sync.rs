@@ -27,6 +27,9 @@ const BAR_DELAY: Duration = Duration::from_secs(1);
 /// Time between two lines of progress where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
 
+/// How long a run that stays waits for a connection before it says why there is none.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+
 /// How long the probe that explains a failure may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -57,6 +60,8 @@ struct Run<'a> {
     moved: Instant,
     /// When progress was last told in a line.
     told: Instant,
+    /// Since when there has been no connection, until that was told.
+    offline: Option<Instant>,
     /// The connection that is caught up with, and how far that came.
     round: Option<Round>,
     /// Why the last connection came to nothing; dialling again would end the same way.
@@ -93,6 +98,7 @@ impl<'a> Run<'a> {
             started: now,
             moved: now,
             told: now,
+            offline: Some(now),
             round: None,
             refused: None,
         })
@@ -111,9 +117,16 @@ impl<'a> Run<'a> {
                     if matches!(event, Err(EventError::Closed)) {
                         return Err(Failure::internal("the peer ended by itself"));
                     }
-                    self.hear(event)?;
+                    match self.hear(event) {
+                        // It goes on syncing when nobody reads its output any more.
+                        Err(Failure::BrokenPipe) if !self.args.once => self.output.mute(),
+                        heard => heard?,
+                    }
                 }
                 _ = ticks.tick() => self.look()?,
+            }
+            if !self.args.once && self.offline.is_some_and(|since| since.elapsed() >= SILENCE_MAX) {
+                self.explain_silence().await?;
             }
             if self.args.once && self.is_over()? {
                 return self.summary();
@@ -135,6 +148,7 @@ impl<'a> Run<'a> {
         match &event {
             Ok(Event::Connect { peer, .. }) => {
                 self.traffic.begin();
+                self.offline = None;
                 self.round = Some(Round {
                     hub: *peer,
                     started: Instant::now(),
@@ -144,7 +158,10 @@ impl<'a> Run<'a> {
                     refusal: None,
                 });
             }
-            Ok(Event::Disconnect { .. }) => self.refused = self.round.take().and_then(|round| round.refusal),
+            Ok(Event::Disconnect { .. }) => {
+                self.offline = Some(Instant::now());
+                self.refused = self.round.take().and_then(|round| round.refusal);
+            }
             Ok(Event::Eose { .. }) => self.with_round(|round| round.has_received_all = true),
             Ok(Event::Served { .. }) => self.with_round(|round| round.has_sent_all = true),
             Ok(Event::Outdated { schema_version, .. }) => {
@@ -272,6 +289,17 @@ impl<'a> Run<'a> {
             self.output.line("stopped")?;
         }
         Ok(())
+    }
+
+    /// Says once why there is no connection, in a run that waits for one.
+    async fn explain_silence(&mut self) -> Result<(), Failure> {
+        self.offline = None;
+        let url = &self.args.url;
+        let (reason, advice) = probe(url).await;
+        if self.args.json {
+            return self.output.json(&json!({ "event": "unreachable", "url": url, "reason": reason }));
+        }
+        self.output.line(format_args!("no hub reached at {url} yet: {reason}: {advice}; dialling on"))
     }
 
     /// Why a run with `--once` gave up.
