@@ -11,7 +11,6 @@
 use std::error::Error;
 use std::time::Duration;
 
-use litemesh::rusqlite::Result as SqlResult;
 use litemesh::{Database, Event, Peer};
 use litemesh_http::{HttpClient, HttpServer};
 use tokio::net::TcpListener;
@@ -40,23 +39,15 @@ pub(crate) async fn main() -> Result<(), Box<dyn Error>> {
     println!("started with id {}", peer.id());
 
     // Eose: all that the hub held is here. Served: all that we held is there.
-    tokio::time::timeout(PATIENCE, async {
-        while !matches!(events.recv().await?, Event::Eose { .. }) {}
-        Ok::<_, litemesh::EventError>(())
-    })
-    .await??;
+    while !matches!(tokio::time::timeout(PATIENCE, events.recv()).await??, Event::Eose { .. }) {}
     println!("in the copy: {}", titles(&db)?);
 
     // An ordinary write. Nobody needs to be told of it.
     let mut hub_events = hub.events();
     db.lock().connection().execute("INSERT INTO todo VALUES ('b', 'write docs')", [])?;
-    tokio::time::timeout(PATIENCE, async {
-        while titles(&hub_db)? != titles(&db)? {
-            hub_events.recv().await?;
-        }
-        Ok::<_, Box<dyn Error>>(())
-    })
-    .await??;
+    while titles(&hub_db)? != titles(&db)? {
+        tokio::time::timeout(PATIENCE, hub_events.recv()).await??;
+    }
     println!("at the hub: {}", titles(&hub_db)?);
 
     peer.stop().await;
@@ -74,7 +65,7 @@ fn todo_list() -> Result<Database, Box<dyn Error>> {
     Ok(db)
 }
 
-fn titles(db: &Database) -> SqlResult<String> {
+fn titles(db: &Database) -> litemesh::rusqlite::Result<String> {
     let sql = "SELECT coalesce(group_concat(title, ', '), '') FROM (SELECT title FROM todo ORDER BY id)";
     db.lock().connection().query_row(sql, [], |row| row.get(0))
 }

@@ -3,7 +3,7 @@
 //! The same way leads to proxies, certificates, cookies and time limits for connecting: whatever `reqwest` can do.
 //!
 //! ```text
-//! without a token: 1 attempt failed
+//! without the token: turned away
 //! with the token: caught up
 //! ```
 //!
@@ -46,7 +46,7 @@ pub(crate) async fn main() -> Result<(), Box<dyn Error>> {
 
     let stranger = Peer::builder(todo_list()?).transport(HttpClient::new(&url)).start().await?;
     tokio::time::timeout(PATIENCE, strangers.recv()).await?;
-    println!("without a token: 1 attempt failed");
+    println!("without the token: turned away");
     stranger.stop().await;
 
     // `reqwest` is built without a provider of TLS here; with its default features this line is not needed. An error means
@@ -62,9 +62,7 @@ pub(crate) async fn main() -> Result<(), Box<dyn Error>> {
     let builder = Peer::builder(todo_list()?).transport(transport.clone());
     let mut events = builder.events();
     let peer = builder.start().await?;
-    let caught_up =
-        async { Ok::<_, litemesh::EventError>(while !matches!(events.recv().await?, Event::Eose { .. }) {}) };
-    tokio::time::timeout(PATIENCE, caught_up).await??;
+    while !matches!(tokio::time::timeout(PATIENCE, events.recv()).await??, Event::Eose { .. }) {}
     assert!(transport.is_sse_connected() && transport.remote_peer_id() == Some(hub.id()));
     println!("with the token: caught up");
 

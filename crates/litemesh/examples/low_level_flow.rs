@@ -4,7 +4,7 @@
 //! ```text
 //! 1. A asks with its cursor: {"peers":{"24d1…":1}}
 //! 2. B has more than A: true
-//! 3. B sends 1 change, 173 bytes
+//! 3. B sends 1 change, 158 bytes
 //! 4. A merges: 1 won, in {"todo"}
 //! 5. the same message again: 0 won
 //! ```

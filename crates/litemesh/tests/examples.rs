@@ -1,4 +1,6 @@
 //! Runs every example to its end. They are compiled into this one program, so that they are linked once for the tests.
+// Two examples share a file.
+#![allow(clippy::duplicate_mod)]
 
 macro_rules! examples {
     ($($name:ident = $path:literal)*) => {$(

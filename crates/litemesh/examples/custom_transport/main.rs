@@ -1,7 +1,7 @@
 //! A transport of your own: `stream_transport.rs` beside this file carries sync over any stream of bytes.
 //!
 //! ```text
-//! caught up with 3b9ac0d1… over stream
+//! caught up with 3b9ac0d1 over stream
 //! here: buy milk
 //! ```
 //!

@@ -36,7 +36,9 @@ impl StreamTransport {
         let site = self.running.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(_, site)| *site);
         let mut writer = self.writer.lock().await;
         match (site, writer.as_mut()) {
-            (Some(site), Some(writer)) => write_line(writer, json(site)).await.map_err(lost),
+            (Some(site), Some(writer)) => {
+                write_line(writer, json(site)).await.map_err(|error| TransportError::Lost { reason: error.to_string() })
+            }
             _ => Err(TransportError::NotConnected { remote: remote.site }),
         }
     }
@@ -153,8 +155,4 @@ async fn write_line(writer: &mut Writer, mut json: Vec<u8>) -> std::io::Result<(
     json.push(b'\n'); // JSON as the codec writes it has none inside
     writer.write_all(&json).await?;
     writer.flush().await
-}
-
-fn lost(error: std::io::Error) -> TransportError {
-    TransportError::Lost { reason: error.to_string() }
 }
