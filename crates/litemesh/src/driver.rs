@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use litemesh_engine::{Engine, LocalFilter, PageLimits, StorageError};
 use litemesh_proto::limits::{BATCH_BYTES_MAX, BATCH_CHANGES_MAX};
-use litemesh_proto::{Change, Cursor, DbVersion, PeerMessage, Refusal, Remote, SyncRequest, Transport, TransportError, Unverified};
+use litemesh_proto::{
+    Change, Cursor, DbVersion, PeerMessage, Refusal, Remote, SyncRequest, Transport, TransportError, Unverified,
+};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::Instrument;
@@ -78,7 +80,8 @@ pub(crate) struct Driver {
 impl Driver {
     /// Runs one session until its connection ends. Says why it ended.
     pub(crate) async fn run(self, inbox: mpsc::Receiver<Inbound>) {
-        let span = tracing::debug_span!("session", remote = %self.remote.site.fmt_short(), transport = %self.transport_name);
+        let span =
+            tracing::debug_span!("session", remote = %self.remote.site.fmt_short(), transport = %self.transport_name);
         async {
             self.tell(|peer, transport| Event::Connect { peer, transport });
             let reason = self.serve(inbox).await;

@@ -4,8 +4,8 @@
 //! the thread looks whether it did, tells the application, and wakes the sessions. Nothing else announces changes, so local
 //! writes, merges and writes of other processes are all announced in the same way, once.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use litemesh_engine::{Engine, StorageError};
 use litemesh_proto::DbVersion;
@@ -164,4 +164,3 @@ impl Worker {
         Ok(())
     }
 }
-

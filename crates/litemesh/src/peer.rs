@@ -67,12 +67,7 @@ impl PeerBuilder {
         let waker = engine.waker();
         self.database.wakers().add(move || waker.wake());
         let watch = FileWatch::start(self.database.path(), engine.waker());
-        let common = Arc::new(Common {
-            engine,
-            events: self.events,
-            frontier: Arc::default(),
-            limits: self.limits,
-        });
+        let common = Arc::new(Common { engine, events: self.events, frontier: Arc::default(), limits: self.limits });
         let stop = CancellationToken::new();
         let inner = Arc::new(Inner {
             site,
@@ -85,7 +80,8 @@ impl PeerBuilder {
         tokio::spawn(supervise(inner.clone(), watch, self.stopped));
         let peer = Peer { handle: Arc::new(Handle { inner: inner.clone(), stopped, guard: stop.drop_guard() }) };
         for (index, transport) in inner.transports.iter().enumerate() {
-            let callbacks = Arc::new(Callbacks { peer: Arc::downgrade(&inner), site, limits: inner.common.limits.clone(), index });
+            let callbacks =
+                Arc::new(Callbacks { peer: Arc::downgrade(&inner), site, limits: inner.common.limits.clone(), index });
             transport
                 .start(callbacks)
                 .await
@@ -216,7 +212,11 @@ impl Peer {
     /// How it stands with each connected remote.
     pub fn status(&self) -> Vec<RemoteStatus> {
         let sessions = self.handle.inner.sessions();
-        sessions.running.values().map(|running| running.stats.status(running.remote, running.transport.clone())).collect()
+        sessions
+            .running
+            .values()
+            .map(|running| running.stats.status(running.remote, running.transport.clone()))
+            .collect()
     }
 
     /// Stops all transports and sessions. Nothing is lost: what was not sent is sent after the next start.
@@ -293,7 +293,11 @@ impl Inner {
     }
 
     fn inbox(&self, remote: Remote) -> Result<mpsc::Sender<Inbound>, Refusal> {
-        self.sessions().running.get(&remote.connection).map(|running| running.inbox.clone()).ok_or(Refusal::UnknownRemote)
+        self.sessions()
+            .running
+            .get(&remote.connection)
+            .map(|running| running.inbox.clone())
+            .ok_or(Refusal::UnknownRemote)
     }
 }
 

@@ -5,6 +5,8 @@
 
 pub(crate) mod incoming;
 pub(crate) mod outgoing;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
@@ -63,7 +65,11 @@ pub(crate) struct ReadOrder {
 
 #[derive(Clone, Debug)]
 pub(crate) enum ReadWhat {
-    Local { place: LocalPlace, covered: Cursor, echoes: Vec<(DbVersion, DbVersion)> },
+    Local {
+        place: LocalPlace,
+        covered: Cursor,
+        echoes: Vec<(DbVersion, DbVersion)>,
+    },
     /// A new plan and its first page. The driver fills in what we hold.
     PlanSites(SiteBounds),
     Sites(SitePlan),
@@ -127,7 +133,10 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(remote: Remote, schema_version: i64, limits: Limits) -> Self {
-        Self { incoming: Incoming::new(remote, schema_version, limits), outgoing: Outgoing::new(remote, schema_version) }
+        Self {
+            incoming: Incoming::new(remote, schema_version, limits),
+            outgoing: Outgoing::new(remote, schema_version),
+        }
     }
 
     /// Takes one input. The effects are to be carried out in their order.

@@ -179,13 +179,7 @@ impl Outgoing {
         self.forget_echoes_until(position);
     }
 
-    fn take_sites(
-        &mut self,
-        plan: SitePlan,
-        changes: Vec<Change>,
-        more: bool,
-        planned: Option<(Cursor, DbVersion)>,
-    ) {
+    fn take_sites(&mut self, plan: SitePlan, changes: Vec<Change>, more: bool, planned: Option<(Cursor, DbVersion)>) {
         let Some(Order::Sites { sent, since_local, plan: current, is_first }) = &mut self.order else { return };
         let (until, version) = match (planned, current.take()) {
             (Some(planned), _) => planned,
