@@ -53,9 +53,7 @@ async fn hub(db: &Database, transport: HttpServer, limits: Limits) -> (Peer, Eve
 }
 
 async fn wait(events: &mut Events, what: &str, found: impl Fn(&Event) -> bool) {
-    let wait = async {
-        while !found(&events.recv().await.unwrap()) {}
-    };
+    let wait = async { while !found(&events.recv().await.unwrap()) {} };
     tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap_or_else(|_| panic!("no event: {what}"));
 }
 
@@ -139,7 +137,8 @@ async fn two_peers_converge_over_http_also_after_the_hub_was_away() {
     fill(&peer_db, "peer", 5000);
     let (first, mut hub_events, server) = hub(&hub_db, HttpServer::new(), Limits::default()).await;
     let address = server.address;
-    let client = HttpClient::builder(format!("http://{address}")).reconnect_delay_min(Duration::from_millis(20)).build();
+    let client =
+        HttpClient::builder(format!("http://{address}")).reconnect_delay_min(Duration::from_millis(20)).build();
     let builder = Peer::builder(peer_db.clone()).transport(client.clone());
     let mut events = builder.events();
     let peer = builder.start().await.unwrap();

@@ -48,9 +48,7 @@ impl Node {
     }
 
     async fn wait(&mut self, what: &str, found: impl Fn(&Event) -> bool) {
-        let wait = async {
-            while !found(&self.events.recv().await.unwrap()) {}
-        };
+        let wait = async { while !found(&self.events.recv().await.unwrap()) {} };
         tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("no event: {what}"));
     }
 

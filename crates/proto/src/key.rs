@@ -245,10 +245,7 @@ mod tests {
         check(&[Value::blob([0, 255])], "01 0C 02 00FF");
         check(&[Value::Integer(1), Value::Integer(2)], "02 0901 0902");
         check(&[Value::text("a"), Value::Null, Value::Integer(3)], "03 0B0161 05 0903");
-        check(
-            &[Value::Integer(12), Value::text("str"), Value::blob([1, 2, 3])],
-            "03 090C 0B03737472 0C03010203",
-        );
+        check(&[Value::Integer(12), Value::text("str"), Value::blob([1, 2, 3])], "03 090C 0B03737472 0C03010203");
         assert_eq!(PackedKey::pack(&[Value::text("x".repeat(300))]).unwrap().as_bytes().len(), 304);
         assert_eq!(PackedKey::pack(&[Value::blob(vec![0; 70000])]).unwrap().as_bytes().len(), 70005);
     }

@@ -30,9 +30,14 @@ impl fmt::Display for Reason {
             Self::NotACount(field) => write!(f, "Change.{field} must be a non-negative integer"),
             Self::NotASite => write!(f, "Change.site_id must be 32 hex digits"),
             Self::NotAValue => {
-                write!(f, "Change.val must be null, a boolean, a number, a string or a Buffer, not another object or array")
+                write!(
+                    f,
+                    "Change.val must be null, a boolean, a number, a string or a Buffer, not another object or array"
+                )
             }
-            Self::TooLong { field, bytes, max } => write!(f, "Change.{field} has {bytes} bytes, at most {max} are accepted"),
+            Self::TooLong { field, bytes, max } => {
+                write!(f, "Change.{field} has {bytes} bytes, at most {max} are accepted")
+            }
             Self::TooLarge { field, value } => {
                 write!(f, "Change.{field} is {value}, at most {VERSION_MAX} is accepted")
             }
@@ -78,4 +83,3 @@ fn verify_name(field: &'static str, name: &str) -> Result<(), Reason> {
     }
     Ok(())
 }
-

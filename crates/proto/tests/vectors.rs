@@ -135,7 +135,10 @@ fn messages_look_as_the_original_writes_them() {
     let id = SITE.to_string();
     check(v1::connect(SITE, false), &format!(r#"{{"type":"connect","peerId":"{id}"}}"#));
     check(v1::ping(SITE), &format!(r#"{{"type":"ping","peerId":"{id}"}}"#));
-    check(v1::error(SITE, "ALREADY_CONNECTED"), &format!(r#"{{"type":"error","peerId":"{id}","error":"ALREADY_CONNECTED"}}"#));
+    check(
+        v1::error(SITE, "ALREADY_CONNECTED"),
+        &format!(r#"{{"type":"error","peerId":"{id}","error":"ALREADY_CONNECTED"}}"#),
+    );
     let request = SyncRequest { cursor: [(SITE, DbVersion::new(3))].into_iter().collect(), position: None };
     check(v1::sync(SITE, &request), &format!(r#"{{"type":"sync","peerId":"{id}","cursor":{{"peers":{{"{id}":3}}}}}}"#));
     let eose = PeerMessage::Eose { progress: Progress::default() };

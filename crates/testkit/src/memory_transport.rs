@@ -67,11 +67,8 @@ pub async fn connect(a: &MemoryTransport, b: &MemoryTransport, link: Link) -> Re
         peer.ok_or(TransportError::Lost { reason: "endpoint not started".to_owned() })
     };
     let (peer_a, peer_b) = (site(a)?, site(b)?);
-    let remote = |site: SiteId| Remote {
-        site,
-        connection: Remote::next_connection(),
-        is_litemesh: link == Link::Litemesh,
-    };
+    let remote =
+        |site: SiteId| Remote { site, connection: Remote::next_connection(), is_litemesh: link == Link::Litemesh };
     let (a_at_b, b_at_a) = (remote(peer_a.site()), remote(peer_b.site()));
     a.inner.state().links.insert(b_at_a.connection, Far { end: Arc::downgrade(&b.inner), us: a_at_b });
     b.inner.state().links.insert(a_at_b.connection, Far { end: Arc::downgrade(&a.inner), us: b_at_a });
