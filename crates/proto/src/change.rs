@@ -97,7 +97,7 @@ impl Changeset {
         for change in changes {
             match out.last_mut() {
                 Some(last) if last.site == change.site && last.version == change.db_version => {
-                    last.changes.push(change)
+                    last.changes.push(change);
                 }
                 _ => out.push(Self { site: change.site, version: change.db_version, changes: vec![change] }),
             }
