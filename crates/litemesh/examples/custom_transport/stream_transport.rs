@@ -64,8 +64,9 @@ impl Transport for StreamTransport {
             let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
             let reader = reader.ok_or(TransportError::AlreadyStarted)?;
             let (site, writer) = (peer.site(), self.writer.clone());
-            let task = tokio::spawn(async move { read_all(reader, &writer, &*peer).await });
-            *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some((task, site));
+            // Locked before the task starts: the peer may call `sync` at once, from another thread.
+            let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            *running = Some((tokio::spawn(async move { read_all(reader, &writer, &*peer).await }), site));
             Ok(())
         })
     }
