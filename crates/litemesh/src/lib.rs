@@ -62,3 +62,8 @@ pub use litemesh_engine::rusqlite;
 pub use litemesh_proto as proto;
 pub use litemesh_proto::{Cursor, DbVersion, Limits, SiteId};
 pub use peer::{Peer, PeerBuilder, RemoteStatus};
+
+/// The examples of the README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -27,6 +27,108 @@ pub struct PeerBuilder {
 
 impl PeerBuilder {
     /// Adds a transport. A peer uses all of its transports at once.
+    ///
+    /// Any type that keeps the contract of [`Transport`] will do. Here two peers in one process talk through channels; the
+    /// example `custom_transport` carries the bytes of wire v1 over a stream.
+    ///
+    /// ```
+    /// use std::sync::{Arc, Mutex, PoisonError};
+    /// use litemesh::proto::{BoxFuture, PeerCallbacks, PeerMessage, Remote, SyncRequest, Transport, TransportError, Unverified};
+    /// use litemesh::{Database, Event, Peer, SiteId};
+    /// use tokio::sync::mpsc;
+    ///
+    /// enum Said {
+    ///     Hello(SiteId),
+    ///     Sync(SyncRequest),
+    ///     Message(PeerMessage),
+    /// }
+    ///
+    /// struct Channel {
+    ///     sender: mpsc::Sender<Said>,
+    ///     receiver: Mutex<Option<mpsc::Receiver<Said>>>,
+    ///     task: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// }
+    ///
+    /// impl Channel {
+    ///     fn pair() -> (Self, Self) {
+    ///         let ((to_a, at_a), (to_b, at_b)) = (mpsc::channel(4), mpsc::channel(4));
+    ///         let end = |sender, at| Self { sender, receiver: Mutex::new(Some(at)), task: Mutex::default() };
+    ///         (end(to_b, at_a), end(to_a, at_b))
+    ///     }
+    ///
+    ///     // Waits while the channel is full: that is the backpressure.
+    ///     async fn say(&self, said: Said) -> Result<(), TransportError> {
+    ///         self.sender.send(said).await.map_err(|error| TransportError::Lost { reason: error.to_string() })
+    ///     }
+    ///
+    ///     async fn end(&self) {
+    ///         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+    ///         if let Some(task) = task {
+    ///             task.abort();
+    ///             let _ = task.await; // from here on nothing is reported any more
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// /// Delivers what the other end says, one after another.
+    /// async fn listen(mut receiver: mpsc::Receiver<Said>, peer: Arc<dyn PeerCallbacks>) {
+    ///     let Some(Said::Hello(site)) = receiver.recv().await else { return };
+    ///     let remote = Remote { site, connection: Remote::next_connection(), is_litemesh: true };
+    ///     if peer.connect(remote).await.is_err() {
+    ///         return;
+    ///     }
+    ///     while let Some(said) = receiver.recv().await {
+    ///         // The peer itself notes what it refuses.
+    ///         let _ = match said {
+    ///             Said::Sync(request) => peer.sync(remote, request).await,
+    ///             Said::Message(message) => peer.receive(remote, Unverified::new(message)).await,
+    ///             Said::Hello(_) => Ok(()),
+    ///         };
+    ///     }
+    ///     peer.disconnect(remote, "the other end is gone".to_owned()).await;
+    /// }
+    ///
+    /// impl Transport for Channel {
+    ///     fn name(&self) -> &str {
+    ///         "channel"
+    ///     }
+    ///     fn start(&self, peer: Arc<dyn PeerCallbacks>) -> BoxFuture<'_, Result<(), TransportError>> {
+    ///         Box::pin(async move {
+    ///             let receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
+    ///             let receiver = receiver.ok_or(TransportError::AlreadyStarted)?;
+    ///             self.say(Said::Hello(peer.site())).await?;
+    ///             let task = tokio::spawn(listen(receiver, peer));
+    ///             *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+    ///             Ok(())
+    ///         })
+    ///     }
+    ///     fn sync(&self, _: Remote, request: SyncRequest) -> BoxFuture<'_, Result<(), TransportError>> {
+    ///         Box::pin(self.say(Said::Sync(request)))
+    ///     }
+    ///     fn send(&self, _: Remote, message: PeerMessage) -> BoxFuture<'_, Result<(), TransportError>> {
+    ///         Box::pin(self.say(Said::Message(message)))
+    ///     }
+    ///     fn close(&self, _: Remote) -> BoxFuture<'_, ()> {
+    ///         Box::pin(self.end())
+    ///     }
+    ///     fn stop(&self) -> BoxFuture<'_, ()> {
+    ///         Box::pin(self.end())
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (here, there) = Channel::pair();
+    /// let builder = Peer::builder(Database::open_in_memory()?).transport(here);
+    /// let mut events = builder.events();
+    /// let peer = builder.start().await?;
+    /// let other = Peer::builder(Database::open_in_memory()?).transport(there).start().await?;
+    /// while !matches!(events.recv().await?, Event::Eose { .. }) {}
+    /// assert_eq!(peer.status()[0].peer, other.id());
+    /// peer.stop().await;
+    /// other.stop().await;
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn transport(self, transport: impl Transport) -> Self {
         self.shared_transport(Arc::new(transport))
@@ -184,6 +286,24 @@ impl Peer {
     ///
     /// Never needed: commits are noticed by themselves, also those of other processes. When it resolves, everything
     /// committed before the call was announced as [`Event::Change`], and every session is sending it.
+    ///
+    /// ```
+    /// use litemesh::{Database, Event, Peer};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let db = Database::open_in_memory()?;
+    /// db.lock().connection().execute_batch("CREATE TABLE todo (id TEXT PRIMARY KEY NOT NULL, title TEXT)")?;
+    /// db.lock().replicate("todo")?;
+    /// let peer = Peer::builder(db.clone()).start().await?;
+    /// let mut events = peer.events();
+    ///
+    /// db.lock().connection().execute("INSERT INTO todo VALUES ('a', 'write docs')", [])?;
+    /// peer.check_local_changes().await?;
+    /// assert_eq!(events.recv().await?, Event::Change { tables: ["todo".into()].into() });
+    /// # peer.stop().await;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
