@@ -440,8 +440,10 @@ pub(crate) fn plan_sites(core: &mut Core, bounds: &SiteBounds) -> rusqlite::Resu
             until.advance(site, DbVersion::ZERO);
         }
     }
+    let mut sites: Vec<(&SiteId, DbVersion)> = until.iter().collect();
+    sites.sort_by_key(|(_, until)| std::cmp::Reverse(*until));
     let mut ranges = Vec::new();
-    for (site, until) in until.iter() {
+    for (site, until) in sites {
         let Some(ordinal) = core.find_ordinal(site.as_bytes())? else { continue };
         if ordinal != 0 && !core.has_litemesh_tables {
             continue;
@@ -455,6 +457,7 @@ pub(crate) fn plan_sites(core: &mut Core, bounds: &SiteBounds) -> rusqlite::Resu
             }
         };
         add(from.max(1), until.get(), None);
+        // After what goes under its own number: the receiver's cursor reaches `until` with the first of these.
         if merged.highest > until.get() {
             add(until.get().saturating_add(1), i64::MAX, Some(until));
         }
@@ -462,7 +465,6 @@ pub(crate) fn plan_sites(core: &mut Core, bounds: &SiteBounds) -> rusqlite::Resu
             add(0, 0, Some(until));
         }
     }
-    ranges.sort_by_key(|range| std::cmp::Reverse(range.until));
     Ok(SitePlan { ranges, echoes: bounds.echoes.clone(), range: 0, inside: None })
 }
 

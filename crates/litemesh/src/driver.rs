@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use litemesh_engine::{Engine, LocalFilter, PageLimits, StorageError};
 use litemesh_proto::limits::{BATCH_BYTES_MAX, BATCH_CHANGES_MAX};
@@ -104,7 +103,7 @@ impl Driver {
         let mut session = Session::new(self.remote, last.schema_version, self.common.limits.clone());
         let mut tasks: JoinSet<Done> = JoinSet::new();
         let mut reply: Option<Reply> = None;
-        self.spawn_opening(&mut tasks, Duration::ZERO, |cursor, position| Input::Opened { cursor, position });
+        self.spawn_opening(&mut tasks);
         loop {
             // Losing a branch loses nothing: inputs stay in their channels, tasks in their set.
             let input = tokio::select! {
@@ -151,8 +150,11 @@ impl Driver {
         for effect in effects {
             match effect {
                 Effect::Ask(request) => self.spawn_ask(tasks, request),
-                Effect::AskLater(delay) => {
-                    self.spawn_opening(tasks, delay, |cursor, position| Input::AskAgain { cursor, position });
+                Effect::EndAfter(delay, reason) => {
+                    tasks.spawn(async move {
+                        tokio::time::sleep(delay).await;
+                        Done::Failed(reason)
+                    });
                 }
                 Effect::Merge { changes, progress, reached } => self.spawn_merge(tasks, changes, progress, reached),
                 Effect::Read(order) => self.spawn_read(tasks, order),
@@ -179,19 +181,13 @@ impl Driver {
         });
     }
 
-    /// Reads what we hold, after a delay.
-    fn spawn_opening(
-        &self,
-        tasks: &mut JoinSet<Done>,
-        delay: Duration,
-        input: impl FnOnce(Cursor, DbVersion) -> Input + Send + 'static,
-    ) {
+    /// Reads what we hold, to ask for the rest.
+    fn spawn_opening(&self, tasks: &mut JoinSet<Done>) {
         let (engine, site) = (self.common.engine.clone(), self.remote.site);
         tasks.spawn(async move {
-            tokio::time::sleep(delay).await;
             let read = move |engine: &mut Engine| Ok((engine.cursor()?, engine.position(site)?));
             match flatten(engine.call(read).await) {
-                Ok((cursor, position)) => Done::Input(input(cursor, position)),
+                Ok((cursor, position)) => Done::Input(Input::Opened { cursor, position }),
                 Err(error) => Done::Failed(error.to_string()),
             }
         });

@@ -185,6 +185,10 @@ async fn outdated_changes_come_after_the_upgrade() {
     assert_eq!(b.rows(), Vec::<String>::new());
     b.execute("PRAGMA user_version = 2");
     b.peer.check_local_changes().await.unwrap();
+    // The connection that saw the old schema ends by itself; a transport that dials makes the next one.
+    b.wait("disconnect", |event| matches!(event, Event::Disconnect { reason, .. } if reason.contains("upgraded")))
+        .await;
+    connect(&a.transport, &b.transport, Link::V1).await.unwrap();
     b.wait_for_rows(&a.rows()).await;
     assert_eq!(b.peer.schema_version(), 2);
 }

@@ -5,8 +5,10 @@
 //! - A wire v1 remote sends a gapless history per site, cut anywhere. The cursor follows the changes, except that the newest
 //!   version of a site counts as incomplete until something newer of that site, or the end of stored events, proves otherwise.
 //!
-//! After anything that we could not take, no cursor moves on this connection until we ask again: what was refused, and what
-//! came after it, will be asked for. Merging goes on meanwhile, since it is idempotent.
+//! After anything that we could not take, no cursor moves on this connection any more, and merging goes on, since it is
+//! idempotent. What was refused, and what came after it, is asked for over the next connection; we end this one to get it.
+//! Asking again over the same one would not do: messages of the first answer may still be under way, its end among them,
+//! and nothing in wire v1 tells them from those of the second.
 
 use std::time::Duration;
 
@@ -20,14 +22,12 @@ pub(crate) struct Incoming {
     remote: Remote,
     schema_version: i64,
     limits: Limits,
-    /// Something was not taken: cursors stand still until we ask again.
+    /// Something was not taken: cursors stand still on this connection.
     is_frozen: bool,
-    /// We are to ask again.
-    is_ask_due: bool,
+    /// The connection is to be ended.
+    is_end_due: bool,
     /// The newest schema that the remote was seen to have, where it is newer than ours.
     outdated: Option<i64>,
-    /// How often we asked on this connection.
-    asked: u32,
     eose: bool,
     /// v1: the newest version of each site that came, perhaps in part.
     open: Cursor,
@@ -47,9 +47,8 @@ impl Incoming {
             schema_version,
             limits,
             is_frozen: false,
-            is_ask_due: false,
+            is_end_due: false,
             outdated: None,
-            asked: 0,
             eose: false,
             open: Cursor::new(),
             pending: None,
@@ -60,12 +59,7 @@ impl Incoming {
         self.eose && !self.is_frozen
     }
 
-    pub(crate) fn ask(&mut self, cursor: Cursor, position: DbVersion, effects: &mut Vec<Effect>) {
-        self.is_frozen = false;
-        self.is_ask_due = false;
-        self.eose = false;
-        self.asked += 1;
-        self.open = Cursor::new();
+    pub(crate) fn ask(&self, cursor: Cursor, position: DbVersion, effects: &mut Vec<Effect>) {
         let position = self.remote.is_litemesh.then_some(position);
         effects.push(Effect::Ask(SyncRequest { cursor, position }));
     }
@@ -126,11 +120,6 @@ impl Incoming {
         if is_eose {
             return open.clone();
         }
-        // Asked twice on one connection, a v1 peer sends live changes between the pages of its second answer
-        // (`known-failures.md` A10): then only the end of the answer proves anything.
-        if self.asked > 1 && !self.eose {
-            return Cursor::new();
-        }
         held.iter().map(|(site, _)| (*site, open.get(site).previous())).filter(|(_, v)| *v > DbVersion::ZERO).collect()
     }
 
@@ -148,7 +137,7 @@ impl Incoming {
             Err(MergeFailure { message, is_content: true }) => self.refuse_content(message, effects),
             Err(MergeFailure { message, is_content: false }) => {
                 self.refuse(Refusal::Unavailable(message), effects);
-                self.ask_later(self.ask_delay(), effects);
+                self.end_after(RECONNECT_DELAY_MIN, "our database could not take a message", effects);
             }
         }
     }
@@ -156,25 +145,20 @@ impl Incoming {
     pub(crate) fn garbled(&mut self, reason: &str, effects: &mut Vec<Effect>) {
         self.is_frozen = true;
         effects.push(Effect::Tell(Notice::Error(format!("unreadable message: {reason}"))));
-        self.ask_later(self.ask_delay(), effects);
+        self.end_after(RECONNECT_DELAY_MIN, "a message could not be read", effects);
     }
 
-    /// One request is due at a time, the first that was ordered.
-    fn ask_later(&mut self, delay: Duration, effects: &mut Vec<Effect>) {
-        if !std::mem::replace(&mut self.is_ask_due, true) {
-            effects.push(Effect::AskLater(delay));
-        }
-    }
-
-    /// Doubles from the second time on: a remote that can send nothing readable must not be asked in a loop.
-    fn ask_delay(&self) -> Duration {
-        RECONNECT_DELAY_MAX.min(RECONNECT_DELAY_MIN * 2_u32.saturating_pow(self.asked.saturating_sub(1).min(5)))
-    }
-
-    /// Bad changes heal when somebody changes a schema, not within seconds; until then the cursor waits.
+    /// Bad changes heal when somebody changes a schema, not within seconds; until then the connection serves for the rest.
     fn refuse_content(&mut self, message: String, effects: &mut Vec<Effect>) {
         self.refuse(Refusal::Invalid(message), effects);
-        self.ask_later(RECONNECT_DELAY_MAX, effects);
+        self.end_after(RECONNECT_DELAY_MAX, "a message was refused", effects);
+    }
+
+    /// The first order counts.
+    fn end_after(&mut self, delay: Duration, what: &str, effects: &mut Vec<Effect>) {
+        if !std::mem::replace(&mut self.is_end_due, true) {
+            effects.push(Effect::EndAfter(delay, format!("{what}: asking for it again over a new connection")));
+        }
     }
 
     fn refuse(&mut self, refusal: Refusal, effects: &mut Vec<Effect>) {
@@ -185,12 +169,12 @@ impl Incoming {
 
     /// After the application's upgrade, what was held back is asked for.
     pub(crate) fn set_schema_version(&mut self, version: i64, effects: &mut Vec<Effect>) {
-        let was_outdated = self.outdated.is_some_and(|outdated| outdated > self.schema_version);
         self.schema_version = version;
-        if was_outdated && self.outdated.is_some_and(|outdated| outdated <= version) {
+        if self.outdated.is_some_and(|outdated| outdated <= version) {
             self.outdated = None;
-            // At once, also where a later request is due already.
-            effects.push(Effect::AskLater(Duration::ZERO));
+            // At once, also where the end is due later for another reason.
+            let reason = "the schema was upgraded: asking for what was held back over a new connection";
+            effects.push(Effect::EndAfter(Duration::ZERO, reason.to_owned()));
         }
     }
 }

@@ -37,8 +37,6 @@ pub(crate) enum Input {
     Committed,
     /// The application changed the schema.
     SchemaChanged(i64),
-    /// The time that we asked for has passed; what we hold now.
-    AskAgain { cursor: Cursor, position: DbVersion },
 }
 
 /// A merge that succeeded.
@@ -99,8 +97,8 @@ pub(crate) enum Page {
 pub(crate) enum Effect {
     /// Ask the remote for everything that the request does not cover.
     Ask(SyncRequest),
-    /// Come back with [`Input::AskAgain`] after this long.
-    AskLater(Duration),
+    /// End the connection after this long, for this reason. The transport makes a new one.
+    EndAfter(Duration, String),
     /// Merge, then come back with [`Input::Merged`].
     ///
     /// `reached`: versions of a v1 remote that we then hold, the newest of each site perhaps in part.
@@ -143,9 +141,7 @@ impl Session {
     pub(crate) fn handle(&mut self, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         match input {
-            Input::Opened { cursor, position } | Input::AskAgain { cursor, position } => {
-                self.incoming.ask(cursor, position, &mut effects);
-            }
+            Input::Opened { cursor, position } => self.incoming.ask(cursor, position, &mut effects),
             Input::Asked(request) => self.outgoing.restart(request, &mut effects),
             Input::Received(message) => {
                 if let Some(cursor) = self.incoming.receive(message, &mut effects) {
