@@ -445,9 +445,16 @@ impl Core {
     /// VER-7: the version never falls, also when clock rows are removed.
     pub(crate) fn raise_floor(&mut self) -> rusqlite::Result<()> {
         let version = self.db_version()?.max(self.newest_version());
+        self.raise_floor_to(version)
+    }
+
+    /// Makes the stored version at least this.
+    pub(crate) fn raise_floor_to(&mut self, version: i64) -> rusqlite::Result<()> {
         const RAISE: &str = "INSERT INTO crsql_master (key, value) VALUES ('pre_compact_dbversion', ?1)
              ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";
-        self.statement(RAISE)?.run(&[version.into()])
+        self.statement(RAISE)?.run(&[version.into()])?;
+        self.committed = self.committed.map(|committed| committed.max(version));
+        Ok(())
     }
 
     pub(crate) fn version(&mut self) -> rusqlite::Result<DbVersion> {

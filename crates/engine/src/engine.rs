@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, MutexGuard};
 
+use litemesh_proto::limits::{VERSION_JUMP_MAX, VERSION_MAX};
 use litemesh_proto::{Change, Changeset, Cursor, DbVersion, SiteId};
 use rusqlite::Connection;
 
@@ -137,6 +138,23 @@ impl Engine {
     /// SQLite fails.
     pub fn unreplicate(&self, table: &str) -> Result<(), ReplicateError> {
         replicate::unreplicate(&self.shared, table)
+    }
+
+    /// Makes every later version lie above `version`, which somebody has seen of this database. Says whether it was news.
+    ///
+    /// A file that was restored from a backup gives its last versions out again; peers that saw the first use would never
+    /// take the second. Bounded like every version of a remote: what is absurdly far above is ignored.
+    ///
+    /// # Errors
+    ///
+    /// SQLite fails.
+    pub fn raise_version(&mut self, version: DbVersion) -> Result<bool, StorageError> {
+        let known = self.db_version()?.get();
+        if version.get() <= known || version.get() > known.saturating_add(VERSION_JUMP_MAX).min(VERSION_MAX) {
+            return Ok(false);
+        }
+        self.core()?.raise_floor_to(version.get())?;
+        Ok(true)
     }
 
     /// Names of the replicated tables.

@@ -397,6 +397,8 @@ struct SiteRange {
     ordinal: i64,
     from: i64,
     until: i64,
+    /// Only what was merged after this local version.
+    since_local: i64,
     /// The version to send under, where the changes' own is unknown.
     label: Option<DbVersion>,
 }
@@ -451,9 +453,11 @@ pub(crate) fn plan_sites(core: &mut Core, bounds: &SiteBounds) -> rusqlite::Resu
         let sent = bounds.sent.get(site).get();
         let merged = merged.get(&ordinal).copied().unwrap_or_default();
         let from = (if bounds.inclusive { sent } else { sent.saturating_add(1) }).min(merged.lowest);
-        let mut add = |from: i64, until: i64, label| {
+        let mut add = |from: i64, until: i64, label: Option<DbVersion>| {
             if from <= until {
-                ranges.push(SiteRange { site: *site, ordinal, from, until, label });
+                // What goes under another number goes once; under its own it goes whenever the receiver lacks it.
+                let since_local = if label.is_some() { bounds.since_local.get() } else { 0 };
+                ranges.push(SiteRange { site: *site, ordinal, from, until, since_local, label });
             }
         };
         add(from.max(1), until.get(), None);
@@ -481,7 +485,7 @@ pub(crate) fn plan_unknown(core: &mut Core, plan: &mut SitePlan) -> rusqlite::Re
         let ordinal = rows.integer(0);
         if let Some(site) = core.site_of(ordinal)? {
             let label = Some(held_version(core, site)?);
-            plan.ranges.push(SiteRange { site, ordinal, from: 0, until: 0, label });
+            plan.ranges.push(SiteRange { site, ordinal, from: 0, until: 0, since_local: 0, label });
         }
     }
     Ok(())
@@ -598,10 +602,16 @@ fn read_foreign_range(
     loop {
         if within.is_none() {
             const NEXT: &str = "SELECT version, local_version FROM litemesh_origin
-                 WHERE site = ?1 AND (version, local_version) > (?2, ?3) AND version <= ?4
+                 WHERE site = ?1 AND (version, local_version) > (?2, ?3) AND version <= ?4 AND local_version > ?5
                  ORDER BY version, local_version LIMIT 1";
             let statement = core.statement(NEXT)?;
-            let rows = statement.query(&[range.ordinal.into(), version.into(), local.into(), range.until.into()])?;
+            let rows = statement.query(&[
+                range.ordinal.into(),
+                version.into(),
+                local.into(),
+                range.until.into(),
+                range.since_local.into(),
+            ])?;
             if !rows.next()? {
                 return Ok(true);
             }

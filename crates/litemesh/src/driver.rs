@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use litemesh_engine::{Engine, LocalFilter, PageLimits, StorageError};
 use litemesh_proto::limits::{BATCH_BYTES_MAX, BATCH_CHANGES_MAX};
 use litemesh_proto::{
-    Change, Cursor, DbVersion, PeerMessage, Refusal, Remote, SyncRequest, Transport, TransportError, Unverified,
+    Change, Cursor, DbVersion, PeerMessage, Refusal, Remote, SiteId, SyncRequest, Transport, TransportError, Unverified,
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -36,6 +36,7 @@ type Reply = oneshot::Sender<Result<(), Refusal>>;
 
 /// What is shared by the sessions of one peer.
 pub(crate) struct Common {
+    pub(crate) site: SiteId,
     pub(crate) engine: EngineThread,
     pub(crate) events: broadcast::Sender<Event>,
     /// Versions of v1 remotes that we hold, the newest perhaps in part: what may be passed on to other v1 remotes.
@@ -92,7 +93,7 @@ impl Driver {
         .await;
     }
 
-    fn tell(&self, event: impl FnOnce(litemesh_proto::SiteId, Arc<str>) -> Event) {
+    fn tell(&self, event: impl FnOnce(SiteId, Arc<str>) -> Event) {
         // An error means that nobody listens.
         let _ = self.common.events.send(event(self.remote.site, self.transport_name.clone()));
     }
@@ -100,7 +101,7 @@ impl Driver {
     async fn serve(&self, mut inbox: mpsc::Receiver<Inbound>) -> String {
         let mut announced = self.common.engine.announced();
         let mut last = *announced.borrow_and_update();
-        let mut session = Session::new(self.remote, last.schema_version, self.common.limits.clone());
+        let mut session = Session::new(self.common.site, self.remote, last.schema_version, self.common.limits.clone());
         let mut tasks: JoinSet<Done> = JoinSet::new();
         let mut reply: Option<Reply> = None;
         self.spawn_opening(&mut tasks);
@@ -131,7 +132,7 @@ impl Driver {
                         return "the engine ended".to_owned();
                     }
                     let now = *announced.borrow_and_update();
-                    let schema_changed = now.schema_version != last.schema_version;
+                    let schema_changed = (now.schema_version, now.tables) != (last.schema_version, last.tables);
                     last = now;
                     if schema_changed {
                         let effects = session.handle(Input::SchemaChanged(now.schema_version));
@@ -288,6 +289,12 @@ fn read(
     match what {
         ReadWhat::Local { place, covered, mut echoes } => {
             echoes.extend(recent);
+            // The remote has seen versions of ours that we do not know: this file was restored from a backup, or lost its last
+            // commits with the power. What is written from now on must not hide below them.
+            let claimed = covered.get(&engine.site()?).max(place.position());
+            if engine.raise_version(claimed)? {
+                tracing::warn!(%claimed, "a remote holds later versions of this database than the file does");
+            }
             let filter = LocalFilter { covered, echoes: &echoes };
             engine.read_local(&place, &filter, limits).map(Page::Local)
         }

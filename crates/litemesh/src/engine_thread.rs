@@ -4,6 +4,8 @@
 //! the thread looks whether it did, tells the application, and wakes the sessions. Nothing else announces changes, so local
 //! writes, merges and writes of other processes are all announced in the same way, once.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -28,6 +30,8 @@ type Command = Box<dyn FnOnce(&mut Engine) + Send>;
 pub(crate) struct Announced {
     pub(crate) db_version: DbVersion,
     pub(crate) schema_version: i64,
+    /// A hash of the names of the replicated tables.
+    pub(crate) tables: u64,
     /// Grows with every merge that stored progress, also where no row changed.
     pub(crate) progress: u64,
 }
@@ -66,10 +70,7 @@ impl Waker {
 impl EngineThread {
     pub(crate) fn spawn(engine: Engine, events: broadcast::Sender<Event>) -> Result<Self, StartError> {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
-        let read = |engine: &Engine| -> Result<Announced, StorageError> {
-            Ok(Announced { db_version: engine.db_version()?, schema_version: engine.schema_version()?, progress: 0 })
-        };
-        let (sender, announced) = watch::channel(read(&engine).map_err(PeerError::from)?);
+        let (sender, announced) = watch::channel(look(&engine).map_err(PeerError::from)?);
         let worker = Worker { engine, events, announced: sender, pruned: DbVersion::ZERO, prune_from: DbVersion::ZERO };
         std::thread::Builder::new()
             .name("litemesh-engine".to_owned())
@@ -109,6 +110,17 @@ impl EngineThread {
     }
 }
 
+fn look(engine: &Engine) -> Result<Announced, StorageError> {
+    let mut hasher = DefaultHasher::new();
+    engine.tables()?.hash(&mut hasher);
+    Ok(Announced {
+        db_version: engine.db_version()?,
+        schema_version: engine.schema_version()?,
+        tables: hasher.finish(),
+        progress: engine.progress_count(),
+    })
+}
+
 struct Worker {
     engine: Engine,
     events: broadcast::Sender<Event>,
@@ -121,7 +133,12 @@ impl Worker {
     fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut failed = false;
         while let Some(command) = commands.blocking_recv() {
-            command(&mut self.engine);
+            // A panic is a bug, but not a reason to leave a peer that dials and never syncs again: whoever waits for the
+            // command learns that it failed, and the engine's state is only a cache of the database.
+            if catch_unwind(AssertUnwindSafe(|| command(&mut self.engine))).is_err() {
+                let message = "internal error in the engine thread, please report it".to_owned();
+                let _ = self.events.send(Event::Error { peer: None, transport: None, message });
+            }
             match self.announce() {
                 Ok(()) => failed = false,
                 // Said once, not with every command; the next look may succeed.
@@ -137,11 +154,7 @@ impl Worker {
 
     fn announce(&mut self) -> Result<(), StorageError> {
         let before = *self.announced.borrow();
-        let now = Announced {
-            db_version: self.engine.db_version()?,
-            schema_version: self.engine.schema_version()?,
-            progress: self.engine.progress_count(),
-        };
+        let now = look(&self.engine)?;
         if now == before {
             return Ok(());
         }

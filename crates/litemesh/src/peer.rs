@@ -169,7 +169,8 @@ impl PeerBuilder {
         let waker = engine.waker();
         self.database.wakers().add(move || waker.wake());
         let watch = FileWatch::start(self.database.path(), engine.waker());
-        let common = Arc::new(Common { engine, events: self.events, frontier: Arc::default(), limits: self.limits });
+        let common =
+            Arc::new(Common { site, engine, events: self.events, frontier: Arc::default(), limits: self.limits });
         let stop = CancellationToken::new();
         let inner = Arc::new(Inner {
             site,
@@ -235,6 +236,7 @@ struct Sessions {
 
 struct Running {
     remote: Remote,
+    transport_index: usize,
     transport: Arc<str>,
     inbox: mpsc::Sender<Inbound>,
     stats: Arc<Stats>,
@@ -396,11 +398,13 @@ impl Inner {
             stats: stats.clone(),
             recent: Arc::default(),
         };
-        let running = Running { remote, transport: name, inbox, stats };
+        let running = Running { remote, transport_index: index, transport: name, inbox, stats };
         let peer = Arc::downgrade(&self);
         let mut sessions = self.sessions();
-        // One session a remote: the newest connection counts. Without its sender the older session ends by itself.
-        sessions.running.retain(|_, running| running.remote.site != remote.site);
+        // One session a remote and transport: the newest connection counts. Without its sender the older session ends by
+        // itself. Over another transport the same remote may be connected beside it: ending that, too, would make two
+        // transports that dial by themselves replace each other for ever.
+        sessions.running.retain(|_, running| running.remote.site != remote.site || running.transport_index != index);
         sessions.running.insert(remote.connection, running);
         while sessions.tasks.try_join_next().is_some() {}
         sessions.tasks.spawn(async move {

@@ -186,8 +186,11 @@ async fn outdated_changes_come_after_the_upgrade() {
     b.execute("PRAGMA user_version = 2");
     b.peer.check_local_changes().await.unwrap();
     // The connection that saw the old schema ends by itself; a transport that dials makes the next one.
-    b.wait("disconnect", |event| matches!(event, Event::Disconnect { reason, .. } if reason.contains("upgraded")))
-        .await;
+    b.wait(
+        "disconnect",
+        |event| matches!(event, Event::Disconnect { reason, .. } if reason.contains("schema was changed")),
+    )
+    .await;
     connect(&a.transport, &b.transport, Link::V1).await.unwrap();
     b.wait_for_rows(&a.rows()).await;
     assert_eq!(b.peer.schema_version(), 2);
@@ -210,7 +213,12 @@ async fn unknown_table_parks_nothing_silently() {
     assert!(!held.contains(&a.peer.id()), "no cursor may move over what was refused: {held:?}");
     b.execute("CREATE TABLE extra (id INTEGER PRIMARY KEY NOT NULL, x)");
     b.db.lock().replicate("extra").unwrap();
-    b.transport.disconnect_all().await;
+    // Now what was refused can be merged: a new connection is made for it at once.
+    b.wait(
+        "disconnect",
+        |event| matches!(event, Event::Disconnect { reason, .. } if reason.contains("schema was changed")),
+    )
+    .await;
     connect(&a.transport, &b.transport, Link::Litemesh).await.unwrap();
     b.wait("eose", |event| matches!(event, Event::Eose { .. })).await;
     let x: String = b.db.lock().connection().query_row("SELECT x FROM extra", [], |row| row.get(0)).unwrap();
@@ -263,4 +271,36 @@ async fn stop_ends_everything_and_a_restart_goes_on() {
     // The last handle is gone: the events end.
     while again.events.recv().await.is_ok() {}
     while a.events.recv().await.is_ok() {}
+}
+
+/// A file restored from a backup has forgotten versions that others have seen: what it writes next must not hide below them.
+#[tokio::test]
+async fn writes_after_a_restore_from_backup_are_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, backup) = (folder.path().join("a.db"), folder.path().join("backup.db"));
+    let mut b = Node::start().await;
+    {
+        let db = Database::open(&path).unwrap();
+        db.lock().connection().execute_batch(SCHEMA).unwrap();
+        for table in ["todo", "tag"] {
+            db.lock().replicate(table).unwrap();
+        }
+        let a = Node::start_on(db).await;
+        a.execute("INSERT INTO todo VALUES ('kept', 'x', 0)");
+        a.execute(&format!("VACUUM INTO '{}'", backup.display()));
+        for n in 0..5 {
+            a.execute(&format!("INSERT INTO todo VALUES ('forgotten {n}', 'x', 0)"));
+        }
+        connect(&a.transport, &b.transport, Link::Litemesh).await.unwrap();
+        b.wait("eose", |event| matches!(event, Event::Eose { .. })).await;
+        a.peer.stop().await;
+    }
+    let mut a = Node::start_on(Database::open(&backup).unwrap()).await;
+    connect(&a.transport, &b.transport, Link::Litemesh).await.unwrap();
+    a.wait("eose", |event| matches!(event, Event::Eose { .. })).await;
+    b.wait("eose", |event| matches!(event, Event::Eose { .. })).await;
+    assert_eq!(a.rows(), b.rows(), "what the backup lacks comes back from the others");
+    a.execute("INSERT INTO todo VALUES ('new', 'after the restore', 0)");
+    b.wait_for_rows(&a.rows()).await;
+    assert_eq!(b.rows().len(), 7);
 }

@@ -91,12 +91,17 @@ impl Incoming {
                 return None;
             }
         };
-        let mut held: Cursor = changes.iter().map(|change| (change.site, change.db_version)).collect();
+        // What the remote thereby says that it holds. A Litemesh peer's changes come with holes in its versions, so only its
+        // cursor says that; those of a v1 peer come without.
+        let held: Cursor = if self.remote.is_litemesh {
+            progress.cursor.clone().unwrap_or_default()
+        } else {
+            changes.iter().map(|change| (change.site, change.db_version)).collect()
+        };
         let mut open = self.open.clone();
         let progress = if self.is_frozen {
             MergeProgress::default()
         } else if self.remote.is_litemesh {
-            held = progress.cursor.clone().unwrap_or_default();
             self.litemesh_progress(progress)
         } else {
             open.join(&held);
@@ -167,13 +172,13 @@ impl Incoming {
         effects.push(Effect::Reply(Err(refusal)));
     }
 
-    /// After the application's upgrade, what was held back is asked for.
-    pub(crate) fn set_schema_version(&mut self, version: i64, effects: &mut Vec<Effect>) {
+    /// After the application's upgrade, or once a missing table is there, what was held back is asked for.
+    pub(crate) fn schema_changed(&mut self, version: i64, effects: &mut Vec<Effect>) {
         self.schema_version = version;
-        if self.outdated.is_some_and(|outdated| outdated <= version) {
-            self.outdated = None;
-            // At once, also where the end is due later for another reason.
-            let reason = "the schema was upgraded: asking for what was held back over a new connection";
+        let is_outdated = self.outdated.is_some_and(|outdated| outdated > version);
+        if self.is_frozen && !is_outdated {
+            // At once, also where the end is due later already.
+            let reason = "the schema was changed: asking for what was held back over a new connection";
             effects.push(Effect::EndAfter(Duration::ZERO, reason.to_owned()));
         }
     }

@@ -11,7 +11,9 @@ mod tests;
 use std::time::Duration;
 
 use litemesh_engine::{LocalPage, LocalPlace, MergeProgress, SiteBounds, SitePlan};
-use litemesh_proto::{Change, Cursor, DbVersion, Limits, PeerMessage, Refusal, Remote, SyncRequest, Unverified};
+use litemesh_proto::{
+    Change, Cursor, DbVersion, Limits, PeerMessage, Refusal, Remote, SiteId, SyncRequest, Unverified,
+};
 
 use incoming::Incoming;
 use outgoing::Outgoing;
@@ -35,7 +37,7 @@ pub(crate) enum Input {
     Sent,
     /// Something was committed here, by whomever.
     Committed,
-    /// The application changed the schema.
+    /// The application changed its schema version, or which tables replicate.
     SchemaChanged(i64),
 }
 
@@ -130,10 +132,10 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(remote: Remote, schema_version: i64, limits: Limits) -> Self {
+    pub(crate) fn new(local: SiteId, remote: Remote, schema_version: i64, limits: Limits) -> Self {
         Self {
             incoming: Incoming::new(remote, schema_version, limits),
-            outgoing: Outgoing::new(remote, schema_version),
+            outgoing: Outgoing::new(local, remote, schema_version),
         }
     }
 
@@ -160,7 +162,7 @@ impl Session {
             Input::Committed => self.outgoing.committed(&mut effects),
             Input::SchemaChanged(version) => {
                 self.outgoing.set_schema_version(version);
-                self.incoming.set_schema_version(version, &mut effects);
+                self.incoming.schema_changed(version, &mut effects);
             }
         }
         effects

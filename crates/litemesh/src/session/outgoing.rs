@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use litemesh_engine::{LocalPage, LocalPlace, SiteBounds, SitePlan};
-use litemesh_proto::{Change, Cursor, DbVersion, PeerMessage, Progress, Remote, SyncRequest};
+use litemesh_proto::{Change, Cursor, DbVersion, PeerMessage, Progress, Remote, SiteId, SyncRequest};
 
 use super::{Effect, Notice, Page, ReadDone, ReadOrder, ReadWhat};
 
@@ -19,6 +19,7 @@ const QUEUE_MAX: usize = 1;
 const ECHOES_MAX: usize = 256;
 
 pub(crate) struct Outgoing {
+    local: SiteId,
     remote: Remote,
     schema_version: i64,
     /// Counts requests; a page read for an older one is dropped.
@@ -29,6 +30,8 @@ pub(crate) struct Outgoing {
     is_behind: bool,
     is_reading: bool,
     is_sending: bool,
+    /// The message being sent ends the answer.
+    is_sending_eose: bool,
     queue: VecDeque<PeerMessage>,
     /// The end of the answer: not reached, in the queue, taken.
     eose: Eose,
@@ -56,8 +59,9 @@ enum Order {
 }
 
 impl Outgoing {
-    pub(crate) fn new(remote: Remote, schema_version: i64) -> Self {
+    pub(crate) fn new(local: SiteId, remote: Remote, schema_version: i64) -> Self {
         Self {
+            local,
             remote,
             schema_version,
             generation: 0,
@@ -66,6 +70,7 @@ impl Outgoing {
             is_behind: false,
             is_reading: false,
             is_sending: false,
+            is_sending_eose: false,
             queue: VecDeque::new(),
             eose: Eose::Ahead,
         }
@@ -129,7 +134,7 @@ impl Outgoing {
 
     pub(crate) fn sent(&mut self, effects: &mut Vec<Effect>) {
         self.is_sending = false;
-        if self.eose == Eose::Queued && self.queue.is_empty() {
+        if std::mem::take(&mut self.is_sending_eose) && self.eose == Eose::Queued {
             self.eose = Eose::Taken;
             effects.push(Effect::Tell(Notice::Served));
         }
@@ -156,9 +161,15 @@ impl Outgoing {
         let is_complete = page.complete.is_some();
         // The remote takes over our cursor where it then holds everything that we hold, and learns each entry once.
         let news = page.complete.map(|cursor| cursor.beyond(covered)).unwrap_or_default();
+        self.is_behind |= !is_complete;
+        // Every merge raises our own entry. Telling that alone would make each receiver of a change write to all the others;
+        // it goes with the next message that says something.
+        if is_live && page.changes.is_empty() && news.iter().all(|(site, _)| *site == self.local) {
+            self.forget_echoes_until(position);
+            return;
+        }
         covered.join(&news);
         let has_news = !news.is_empty();
-        self.is_behind |= !is_complete;
         let progress = Progress { position: Some(position), cursor: has_news.then_some(news) };
         match (is_live, page.changes.is_empty()) {
             // Before the end of the answer the cursor goes with its last message.
@@ -172,9 +183,7 @@ impl Outgoing {
                     self.eose = Eose::Queued;
                 }
             }
-            (true, false) => self.queue_changes(page.changes, progress),
-            (true, true) if has_news => self.queue_changes(Vec::new(), progress),
-            (true, true) => {}
+            (true, _) => self.queue_changes(page.changes, progress),
         }
         self.forget_echoes_until(position);
     }
@@ -218,6 +227,7 @@ impl Outgoing {
             && let Some(message) = self.queue.pop_front()
         {
             self.is_sending = true;
+            self.is_sending_eose = matches!(message, PeerMessage::Eose { .. });
             effects.push(Effect::Send(message));
         }
         if self.is_reading || !self.is_behind || self.queue.len() >= QUEUE_MAX {
