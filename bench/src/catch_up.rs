@@ -18,7 +18,7 @@ pub enum Direction {
     Up,
 }
 
-pub async fn run(rows: usize, direction: Direction) -> Result<Value, Error> {
+pub async fn run(rows: usize, direction: Direction, v1: bool) -> Result<Value, Error> {
     let folder = tempfile::tempdir()?;
     let (hub_file, peer_file) = (folder.path().join("hub.db"), folder.path().join("peer.db"));
     let (full, empty) = match direction {
@@ -41,7 +41,14 @@ pub async fn run(rows: usize, direction: Direction) -> Result<Value, Error> {
         .spawn()?;
     let mut hub_lines = BufReader::new(hub.stdout.take().ok_or("no stdout")?).lines();
     let url = hub_lines.next_line().await?.ok_or("the hub did not start")?;
-    let peer = Command::new(&program).arg("join").arg(&peer_file).arg(&url).stderr(Stdio::inherit()).output().await?;
+    let peer = Command::new(&program)
+        .arg("join")
+        .arg(&peer_file)
+        .arg(&url)
+        .args(v1.then_some("--v1"))
+        .stderr(Stdio::inherit())
+        .output()
+        .await?;
     let output = String::from_utf8(peer.stdout)?;
     let mut lines = output.lines();
     let seconds: f64 = lines.next().ok_or("the peer failed")?.parse()?;
@@ -57,6 +64,7 @@ pub async fn run(rows: usize, direction: Direction) -> Result<Value, Error> {
     let changes = 3 * rows;
     Ok(json!({
         "scenario": "catch-up",
+        "wire": if v1 { "v1, plain" } else { "v1, between Litemesh peers" },
         "direction": format!("{direction:?}").to_lowercase(),
         "changes": changes,
         "seconds": seconds,

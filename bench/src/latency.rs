@@ -10,7 +10,8 @@ use crate::{Error, workload};
 
 pub async fn run(writes: usize) -> Result<Value, Error> {
     let folder = tempfile::tempdir()?;
-    let (hub_db, peer_db) = (Database::open(folder.path().join("hub.db"))?, Database::open(folder.path().join("peer.db"))?);
+    let (hub_db, peer_db) =
+        (Database::open(folder.path().join("hub.db"))?, Database::open(folder.path().join("peer.db"))?);
     workload::create(&hub_db)?;
     workload::create(&peer_db)?;
     let server = HttpServer::new();
@@ -34,7 +35,13 @@ pub async fn run(writes: usize) -> Result<Value, Error> {
     Ok(json!({ "scenario": "live latency", "hub_to_peer_ms": down, "peer_to_hub_ms": up, "writes": writes }))
 }
 
-async fn measure(from: &Database, events: &mut Events, to: &Database, name: &str, writes: usize) -> Result<Value, Error> {
+async fn measure(
+    from: &Database,
+    events: &mut Events,
+    to: &Database,
+    name: &str,
+    writes: usize,
+) -> Result<Value, Error> {
     let mut latencies = Vec::with_capacity(writes);
     let before = workload::count(to.lock().connection())?;
     for n in 0..writes {

@@ -29,6 +29,9 @@ enum Scenario {
         rows: usize,
         #[arg(long, value_enum, default_value = "down")]
         direction: catch_up::Direction,
+        /// Both take each other for peers of the original: plain wire v1, without positions and compressed uploads.
+        #[arg(long)]
+        v1: bool,
     },
     /// From commit on one side to commit on the other, both ways: p50 and p99.
     Latency {
@@ -45,23 +48,30 @@ enum Scenario {
     #[command(hide = true)]
     Hub { file: std::path::PathBuf },
     #[command(hide = true)]
-    Join { file: std::path::PathBuf, url: String },
+    Join {
+        file: std::path::PathBuf,
+        url: String,
+        #[arg(long)]
+        v1: bool,
+    },
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     match Arguments::parse().scenario {
-        Scenario::CatchUp { rows, direction } => print(catch_up::run(rows, direction).await?),
+        Scenario::CatchUp { rows, direction, v1 } => print(catch_up::run(rows, direction, v1).await?),
         Scenario::Latency { writes } => print(latency::run(writes).await?),
         Scenario::Local { rows } => print(local::run(rows)?),
         Scenario::Hub { file } => process::hub(&file).await?,
-        Scenario::Join { file, url } => process::join(&file, &url).await?,
+        Scenario::Join { file, url, v1 } => process::join(&file, &url, v1).await?,
         Scenario::All => {
             print(local::run(100_000)?);
             print(latency::run(1000).await?);
-            for rows in [33_334, 100_000, 333_334] {
-                for direction in [catch_up::Direction::Down, catch_up::Direction::Up] {
-                    print(catch_up::run(rows, direction).await?);
+            for v1 in [false, true] {
+                for rows in [33_334, 100_000, 333_334] {
+                    for direction in [catch_up::Direction::Down, catch_up::Direction::Up] {
+                        print(catch_up::run(rows, direction, v1).await?);
+                    }
                 }
             }
         }

@@ -26,8 +26,8 @@ pub async fn hub(file: &Path) -> Result<(), Error> {
 }
 
 /// Joins a hub until both directions are caught up; prints seconds and peak memory.
-pub async fn join(file: &Path, url: &str) -> Result<(), Error> {
-    let builder = Peer::builder(Database::open(file)?).transport(HttpClient::new(url));
+pub async fn join(file: &Path, url: &str, v1: bool) -> Result<(), Error> {
+    let builder = Peer::builder(Database::open(file)?).transport(HttpClient::builder(url).announce(!v1).build());
     let mut events = builder.events();
     let started = Instant::now();
     let peer = builder.start().await?;

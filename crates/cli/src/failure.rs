@@ -103,8 +103,7 @@ impl Failure {
                 format!("{}: Table {table} does not exist", file.display()),
                 "`litemesh sql FILE .tables` lists those that do; --schema can make it",
             ),
-            // The other texts say what to write instead.
-            other => Self::cannot_replicate(format!("{}: {other}", file.display()), ""),
+            other => Self::cannot_replicate(format!("{}: {other}", file.display()), other.advice()),
         }
     }
 

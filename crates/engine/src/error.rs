@@ -97,6 +97,16 @@ pub enum ReplicateError {
     Storage(#[from] StorageError),
 }
 
+impl ReplicateError {
+    /// What to write instead, where the message does not say it: the text of one is CRSqlite's, to the letter.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::NoPrimaryKey { .. } => "declare one that is NOT NULL, such as `id TEXT PRIMARY KEY NOT NULL`",
+            _ => "",
+        }
+    }
+}
+
 impl From<rusqlite::Error> for ReplicateError {
     fn from(error: rusqlite::Error) -> Self {
         Self::Storage(StorageError(error))

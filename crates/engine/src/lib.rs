@@ -1,8 +1,8 @@
 //! Conflict-free replicated tables for SQLite: the merge engine of Litemesh, compatible with CRSqlite 0.16.
 //!
 //! An [`Engine`] is one connection. It makes tables replicated ([`Engine::replicate`]), reads what a peer lacks, and merges
-//! what a peer sent ([`Engine::merge`]). The same engine answers the SQL of CRSqlite: `crsql_changes`, `crsql_as_crr()` and the
-//! others.
+//! what a peer sent ([`Engine::merge`]). The same engine answers the SQL of CRSqlite that sync needs: `crsql_changes`,
+//! `crsql_as_crr()`, `crsql_db_version()` and more; not yet its helpers for schema changes and fractional indexes.
 //!
 //! The way of a change, and the room for each step:
 //!

@@ -87,6 +87,11 @@ pub(crate) fn compare(a: &Path, b: &Path, limit: usize) -> Result<Difference, Fa
     };
     let engine = database_file::open_read_only(a)?;
     let tables_a = database_file::replicated_tables(a, &engine)?.into_iter().collect::<BTreeSet<_>>();
+    // Nothing compared is not nothing different.
+    if tables_a.is_empty() && tables_b.is_empty() {
+        let what = format!("neither {} nor {} has a replicated table", a.display(), b.display());
+        return Err(Failure::database(what, "make tables replicated with `litemesh init FILE`"));
+    }
     let connection = engine.connection();
     let names = |tables: &mut dyn Iterator<Item = &Arc<str>>| tables.map(ToString::to_string).collect::<Vec<_>>();
     let only_a = names(&mut tables_a.difference(&tables_b));

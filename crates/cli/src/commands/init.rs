@@ -156,6 +156,9 @@ fn replicate(file: &Path, engine: &Engine, names: &[String]) -> Result<(), Failu
             for error in all {
                 // Writing to a string does not fail.
                 let _ = write!(reasons, "\n  {error}");
+                if !error.advice().is_empty() {
+                    let _ = write!(reasons, ": {}", error.advice());
+                }
             }
             let advice = if possible.is_empty() {
                 String::new()

@@ -94,14 +94,15 @@ impl Dialer {
     /// Opens the stream and reads its first frame, in which the server introduces itself.
     async fn open(&self) -> Result<(FrameStream, Remote), String> {
         let url = format!("{}/stream?peerId={}", self.shared.endpoint, self.peer.site());
-        let request = self
+        let mut request = self
             .http
             .get(url)
             .header(ACCEPT, "text/event-stream")
             .header(CACHE_CONTROL, "no-cache")
-            .header(ACCEPT_ENCODING, "gzip")
-            .header(VERSION_HEADER, LITEMESH_VERSION)
-            .header(INSTANCE_HEADER, &self.shared.instance);
+            .header(ACCEPT_ENCODING, "gzip");
+        if self.shared.options.is_announced {
+            request = request.header(VERSION_HEADER, LITEMESH_VERSION).header(INSTANCE_HEADER, &self.shared.instance);
+        }
         let idle_timeout = self.shared.options.idle_timeout;
         let response = tokio::time::timeout(idle_timeout, request.send())
             .await

@@ -77,6 +77,7 @@ struct Options {
     reconnect_delay_min: Duration,
     idle_timeout: Duration,
     has_jitter: bool,
+    is_announced: bool,
 }
 
 impl HttpClientBuilder {
@@ -104,6 +105,13 @@ impl HttpClientBuilder {
     /// at once. Off where nothing else is said.
     pub fn jitter(mut self, is_on: bool) -> Self {
         self.options.has_jitter = is_on;
+        self
+    }
+
+    /// Whether to say that this is a Litemesh peer. Without it a Litemesh hub takes us for a peer of the original: for tests
+    /// and comparisons. On where nothing else is said.
+    pub fn announce(mut self, is_on: bool) -> Self {
+        self.options.is_announced = is_on;
         self
     }
 
@@ -159,8 +167,12 @@ impl HttpClient {
 
     /// A client with settings of your own.
     pub fn builder(endpoint: impl Into<String>) -> HttpClientBuilder {
-        let options =
-            Options { reconnect_delay_min: RECONNECT_DELAY_MIN, idle_timeout: IDLE_TIMEOUT, has_jitter: false };
+        let options = Options {
+            reconnect_delay_min: RECONNECT_DELAY_MIN,
+            idle_timeout: IDLE_TIMEOUT,
+            has_jitter: false,
+            is_announced: true,
+        };
         HttpClientBuilder { endpoint: endpoint.into(), http: None, options }
     }
 
