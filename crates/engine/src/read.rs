@@ -1,6 +1,6 @@
 //! Cursor -> ordered changes, at the cost of what is sent.
 //!
-//! Two orders, for two kinds of receiver (design.md section 7):
+//! Two orders, for two kinds of receiver (docs/storage.md):
 //!
 //! - [`LocalPlace`]: in the order of our own versions. For Litemesh peers, which remember how far they are and take over our
 //!   cursor once everything that we hold has arrived.

@@ -443,7 +443,7 @@ impl<'a> Network<'a> {
     }
 }
 
-/// The cursor rule (design.md, section 7), on links that break between pages, with peers that vanish in the middle.
+/// The cursor rule (docs/storage.md), on links that break between pages, with peers that vanish in the middle.
 #[test]
 fn a_cursor_never_claims_what_its_peer_lacks_and_survivors_converge() {
     let all = schemas();

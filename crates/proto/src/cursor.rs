@@ -7,7 +7,7 @@ use crate::{DbVersion, SiteId};
 /// A version vector: for each site the highest version that is held with nothing missing below it.
 ///
 /// `cursor[s] = v` means: for every change of site `s` up to `v`, the holder has it *or something that beat it*
-/// (design.md section 7; the causal delta-merging condition of Almeida, Shoker and Baquero, 2018).
+/// (docs/storage.md; the causal delta-merging condition of Almeida, Shoker and Baquero, 2018).
 ///
 /// Generic in the key only because wire v1 compares site ids as strings, verbatim; everything else uses [`SiteId`].
 ///

@@ -1,4 +1,4 @@
-//! Asking, and merging what comes: the receiver's half of the cursor rule (design.md section 7).
+//! Asking, and merging what comes: the receiver's half of the cursor rule (docs/storage.md).
 //!
 //! - A Litemesh remote says with each message how far it brings us. We store that with the rows, and take over its cursor
 //!   only where it says that we now hold everything that it held.

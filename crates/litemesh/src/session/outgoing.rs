@@ -1,4 +1,4 @@
-//! Answering, and then sending what is committed: the sender's half of the cursor rule (design.md section 7).
+//! Answering, and then sending what is committed: the sender's half of the cursor rule (docs/storage.md).
 //!
 //! Catch-up and live are the same pump: read a page of what the remote lacks, send it, go on; when nothing is left, wait for
 //! the next commit. Nothing is copied into queues for each remote: the database is the queue, and a slow remote holds back
