@@ -36,7 +36,6 @@ type Reply = oneshot::Sender<Result<(), Refusal>>;
 
 /// What is shared by the sessions of one peer.
 pub(crate) struct Common {
-    pub(crate) site: SiteId,
     pub(crate) engine: EngineThread,
     pub(crate) events: broadcast::Sender<Event>,
     /// Versions of v1 remotes that we hold, the newest perhaps in part: what may be passed on to other v1 remotes.
@@ -101,7 +100,7 @@ impl Driver {
     async fn serve(&self, mut inbox: mpsc::Receiver<Inbound>) -> String {
         let mut announced = self.common.engine.announced();
         let mut last = *announced.borrow_and_update();
-        let mut session = Session::new(self.common.site, self.remote, last.schema_version, self.common.limits.clone());
+        let mut session = Session::new(self.remote, last.schema_version, self.common.limits.clone());
         let mut tasks: JoinSet<Done> = JoinSet::new();
         let mut reply: Option<Reply> = None;
         self.spawn_opening(&mut tasks);

@@ -11,9 +11,7 @@ mod tests;
 use std::time::Duration;
 
 use litemesh_engine::{LocalPage, LocalPlace, MergeProgress, SiteBounds, SitePlan};
-use litemesh_proto::{
-    Change, Cursor, DbVersion, Limits, PeerMessage, Refusal, Remote, SiteId, SyncRequest, Unverified,
-};
+use litemesh_proto::{Change, Cursor, DbVersion, Limits, PeerMessage, Refusal, Remote, SyncRequest, Unverified};
 
 use incoming::Incoming;
 use outgoing::Outgoing;
@@ -132,10 +130,10 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(local: SiteId, remote: Remote, schema_version: i64, limits: Limits) -> Self {
+    pub(crate) fn new(remote: Remote, schema_version: i64, limits: Limits) -> Self {
         Self {
             incoming: Incoming::new(remote, schema_version, limits),
-            outgoing: Outgoing::new(local, remote, schema_version),
+            outgoing: Outgoing::new(remote, schema_version),
         }
     }
 

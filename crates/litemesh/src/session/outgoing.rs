@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use litemesh_engine::{LocalPage, LocalPlace, SiteBounds, SitePlan};
-use litemesh_proto::{Change, Cursor, DbVersion, PeerMessage, Progress, Remote, SiteId, SyncRequest};
+use litemesh_proto::{Change, Cursor, DbVersion, PeerMessage, Progress, Remote, SyncRequest};
 
 use super::{Effect, Notice, Page, ReadDone, ReadOrder, ReadWhat};
 
@@ -19,7 +19,6 @@ const QUEUE_MAX: usize = 1;
 const ECHOES_MAX: usize = 256;
 
 pub(crate) struct Outgoing {
-    local: SiteId,
     remote: Remote,
     schema_version: i64,
     /// Counts requests; a page read for an older one is dropped.
@@ -59,9 +58,8 @@ enum Order {
 }
 
 impl Outgoing {
-    pub(crate) fn new(local: SiteId, remote: Remote, schema_version: i64) -> Self {
+    pub(crate) fn new(remote: Remote, schema_version: i64) -> Self {
         Self {
-            local,
             remote,
             schema_version,
             generation: 0,
@@ -162,12 +160,6 @@ impl Outgoing {
         // The remote takes over our cursor where it then holds everything that we hold, and learns each entry once.
         let news = page.complete.map(|cursor| cursor.beyond(covered)).unwrap_or_default();
         self.is_behind |= !is_complete;
-        // Every merge raises our own entry. Telling that alone would make each receiver of a change write to all the others;
-        // it goes with the next message that says something.
-        if is_live && page.changes.is_empty() && news.iter().all(|(site, _)| *site == self.local) {
-            self.forget_echoes_until(position);
-            return;
-        }
         covered.join(&news);
         let has_news = !news.is_empty();
         let progress = Progress { position: Some(position), cursor: has_news.then_some(news) };
@@ -183,7 +175,9 @@ impl Outgoing {
                     self.eose = Eose::Queued;
                 }
             }
-            (true, _) => self.queue_changes(page.changes, progress),
+            (true, false) => self.queue_changes(page.changes, progress),
+            (true, true) if has_news => self.queue_changes(Vec::new(), progress),
+            (true, true) => {}
         }
         self.forget_echoes_until(position);
     }

@@ -9,12 +9,11 @@ use litemesh_proto::{
 use super::{Effect, Input, MergeDone, MergeFailure, Notice, Page, ReadDone, ReadOrder, ReadWhat, Session};
 
 const REMOTE: SiteId = SiteId::from_bytes([9; 16]);
-const LOCAL: SiteId = SiteId::from_bytes([1; 16]);
 const OTHER: SiteId = SiteId::from_bytes([7; 16]);
 
 fn session(is_litemesh: bool) -> Session {
     let remote = Remote { site: REMOTE, connection: 1, is_litemesh };
-    let mut session = Session::new(LOCAL, remote, 1, Limits::default());
+    let mut session = Session::new(remote, 1, Limits::default());
     let effects = session.handle(Input::Opened { cursor: Cursor::new(), position: DbVersion::ZERO });
     assert!(matches!(effects.as_slice(), [Effect::Ask(_)]), "{effects:?}");
     session
@@ -201,24 +200,4 @@ fn changes_of_a_litemesh_peer_claim_nothing_for_it_also_when_frozen() {
     let effects = session.handle(Input::Read(ReadDone { generation, page: Page::Local(page) }));
     let ReadWhat::Local { covered, .. } = self::order(&effects).what else { panic!("{effects:?}") };
     assert!(covered.covers(&OTHER, DbVersion::new(5)));
-}
-
-/// Otherwise each receiver of a change would write to all the others, and they again.
-#[test]
-fn our_own_clock_alone_is_no_news() {
-    let mut session = session(true);
-    let generation = order(&session.handle(Input::Asked(SyncRequest::default()))).generation;
-    let complete = |entries: &[(SiteId, i64)]| {
-        let place = LocalPlace::after(DbVersion::new(9));
-        let page = LocalPage { changes: Vec::new(), place, complete: Some(cursor(entries)) };
-        Input::Read(ReadDone { generation, page: Page::Local(page) })
-    };
-    session.handle(complete(&[(OTHER, 1)]));
-    session.handle(Input::Sent);
-    session.handle(Input::Committed);
-    assert!(session.handle(complete(&[(LOCAL, 7), (OTHER, 1)])).is_empty());
-    session.handle(Input::Committed);
-    let effects = session.handle(complete(&[(LOCAL, 8), (OTHER, 2)]));
-    let [Effect::Send(PeerMessage::Changes { progress, .. })] = effects.as_slice() else { panic!("{effects:?}") };
-    assert_eq!(progress.cursor, Some(cursor(&[(LOCAL, 8), (OTHER, 2)])));
 }
