@@ -20,7 +20,7 @@ const FIRST_DELAY: Duration = Duration::from_millis(10);
 
 fn client(server: &RawServer) -> HttpClient {
     // The machine's proxy has no business on the loopback.
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let http = support::http_client().no_proxy().build().unwrap();
     HttpClient::builder(server.url() + "/").http(http).reconnect_delay_min(FIRST_DELAY).build()
 }
 
@@ -140,7 +140,7 @@ async fn it_dials_again_after_doubling_delays_until_a_connect_frame() {
 async fn silence_ends_a_connection() {
     let idle = Duration::from_secs(1);
     let quick = |server: &RawServer| {
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let http = support::http_client().no_proxy().build().unwrap();
         HttpClient::builder(server.url()).http(http).reconnect_delay_min(FIRST_DELAY).idle_timeout(idle).build()
     };
     let mut all = connected_with(CONNECT, false, quick).await;

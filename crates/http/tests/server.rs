@@ -457,7 +457,7 @@ async fn a_slow_client_holds_up_nobody() {
 #[tokio::test]
 async fn http2_without_encryption_is_spoken() {
     let (server, _peer, mut reports) = started(HttpServer::new(), Limits::default()).await;
-    let http = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+    let http = support::http_client().no_proxy().http2_prior_knowledge().build().unwrap();
     let base = format!("http://{}", server.address);
     let mut stream = http.get(format!("{base}/stream?peerId={CLIENT}")).send().await.unwrap();
     assert_eq!((stream.status().as_u16(), stream.version()), (200, reqwest::Version::HTTP_2));

@@ -10,7 +10,7 @@ use litemesh_proto::{Limits, Transport};
 use support::{CLIENT, RecordingPeer, Report, SERVER, change, changes, eose, noise, serve, soon, started};
 
 fn client(server: &support::Running) -> HttpClient {
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let http = support::http_client().no_proxy().build().unwrap();
     let first_delay = std::time::Duration::from_millis(10);
     HttpClient::builder(format!("http://{}", server.address)).http(http).reconnect_delay_min(first_delay).build()
 }

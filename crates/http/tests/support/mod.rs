@@ -245,3 +245,10 @@ pub fn noise(seed: u64, bytes: usize) -> String {
     let mut random = fastrand::Rng::with_seed(seed);
     (0..bytes).map(|_| random.alphanumeric()).collect()
 }
+
+/// A client of our own choosing, with the TLS that the transport would have chosen.
+pub fn http_client() -> reqwest::ClientBuilder {
+    // An error means that another test of this process was first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+}
