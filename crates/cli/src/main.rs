@@ -56,8 +56,10 @@ fn main() -> process::ExitCode {
 
 /// The one line about a failure.
 fn say(failure: &Failure) {
+    // One line, whatever names and messages from outside are in it.
+    let line = output::printable(&failure.to_string()).replace('\n', " ");
     // Where standard error is gone nobody can be told.
-    let _ = writeln!(std::io::stderr(), "litemesh: {failure}");
+    let _ = writeln!(std::io::stderr(), "litemesh: {line}");
 }
 
 fn start_tracing(verbose: u8) {

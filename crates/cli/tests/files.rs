@@ -40,10 +40,11 @@ fn init_says_why_a_table_cannot_replicate_and_leaves_no_file() {
         ("CREATE TABLE t (a TEXT PRIMARY KEY NOT NULL, b NOT NULL)", "NOT NULL column without a DEFAULT VALUE: b"),
         ("CREATE TABLE t (a TEXT PRIMARY KEY NOT NULL, b UNIQUE)", "unique indices besides the primary key"),
         ("CREATE TABLE t (a INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL)", "auto-increment"),
+        ("CREATE TABLE t (a INTEGER PRIMARY KEY AUTOINCREMENT)", "INTEGER PRIMARY KEY NOT NULL` with random values"),
     ] {
         let schema = files.write("schema.sql", sql);
         let done = litemesh(&["init", &file, "--schema", &schema]).fails(4, &[reason]);
-        assert_eq!(done.stderr.lines().count(), 1, "{done:?}");
+        assert!(!done.stderr.contains("warning"), "{done:?}");
         assert!(!std::fs::exists(&file).unwrap(), "{sql}");
     }
     let schema = files.write("schema.sql", SCHEMA);
@@ -65,11 +66,29 @@ fn init_that_fails_leaves_the_file_byte_for_byte() {
     let bytes = std::fs::read(&file).unwrap();
     let more = files.write("more.sql", "CREATE TABLE third (a TEXT PRIMARY KEY NOT NULL); CREATE TABLE fourth (a);");
     let done = litemesh(&["init", &file, "--schema", &more]).fails(4, &["2 of 4 tables cannot replicate"]);
-    for words in ["Table bad has no primary key", "Table fourth has no primary key", "--table good --table third"] {
-        assert!(done.stderr.contains(words), "{done:?}");
-    }
+    let none = |table| {
+        format!(
+            "Table {table} has no primary key or primary key is nullable. CRRs must have a non nullable primary key: \
+             declare one that is NOT NULL, such as `id TEXT PRIMARY KEY NOT NULL`"
+        )
+    };
+    let (bad, fourth) = (none("bad"), none("fourth"));
+    let expected = format!(
+        "litemesh: {file}: 2 of 4 tables cannot replicate, nothing was changed: {bad}; {fourth}; \
+         the others can: --table good --table third\n"
+    );
+    assert_eq!(done.stderr, expected);
     assert_eq!(std::fs::read(&file).unwrap(), bytes);
     assert_eq!(rows(&file, "SELECT name, sql FROM sqlite_master ORDER BY name"), before);
+}
+
+#[test]
+fn a_name_with_line_breaks_breaks_no_line() {
+    let files = Files::new();
+    let schema = files.write("schema.sql", "CREATE TABLE \"a\nb\" (a); CREATE TABLE \"c\x1b[2J\" (a);");
+    let done =
+        litemesh(&["init", &files.path("new.db"), "--schema", &schema]).fails(4, &["Table a b has no primary key"]);
+    assert!(done.stderr.contains("Table c\\u{1b}[2J has no"), "{done:?}");
 }
 
 #[test]

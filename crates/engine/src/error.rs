@@ -68,7 +68,7 @@ pub enum ReplicateError {
     UniqueIndex { table: String, index: String },
     /// The text is CRSqlite's, literally.
     #[error("Table {table} has no primary key or primary key is nullable. CRRs must have a non nullable primary key")]
-    NoPrimaryKey { table: String },
+    NoPrimaryKey { table: String, is_autoincrement: bool },
     #[error("Table {table} has a composite primary key part of which is nullable: declare {column} NOT NULL")]
     NullablePrimaryKey { table: String, column: String },
     #[error(
@@ -101,6 +101,11 @@ impl ReplicateError {
     /// What to write instead, where the message does not say it: the text of one is CRSqlite's, to the letter.
     pub fn advice(&self) -> &'static str {
         match self {
+            // With NOT NULL alone it would be refused again, as `Autoincrement`.
+            Self::NoPrimaryKey { is_autoincrement: true, .. } => {
+                "AUTOINCREMENT cannot stay either, since two peers would give the same key to different rows; use \
+                 `id INTEGER PRIMARY KEY NOT NULL` with random values, or a TEXT key such as a UUIDv7"
+            }
             Self::NoPrimaryKey { .. } => "declare one that is NOT NULL, such as `id TEXT PRIMARY KEY NOT NULL`",
             _ => "",
         }

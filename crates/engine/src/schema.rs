@@ -218,15 +218,16 @@ pub(crate) fn check_replicable(db: Handle, table: &str) -> Result<(), ReplicateE
     if let Some(index) = find("SELECT name FROM pragma_index_list(?1) WHERE \"unique\" = 1 AND origin <> 'pk'")? {
         return Err(ReplicateError::UniqueIndex { table: name(), index });
     }
+    // AUTOINCREMENT is real where SQLite keeps a sequence for the table; the word may also stand in a comment.
+    let create = find("SELECT sql FROM sqlite_master WHERE name = ?1 AND type = 'table'")?.unwrap_or_default();
+    let is_autoincrement = has_autoincrement(&create);
     if find("SELECT name FROM pragma_table_info(?1) WHERE pk > 0 AND \"notnull\" > 0")?.is_none() {
-        return Err(ReplicateError::NoPrimaryKey { table: name() });
+        return Err(ReplicateError::NoPrimaryKey { table: name(), is_autoincrement });
     }
     if let Some(column) = find("SELECT name FROM pragma_table_info(?1) WHERE pk > 0 AND \"notnull\" = 0")? {
         return Err(ReplicateError::NullablePrimaryKey { table: name(), column });
     }
-    // AUTOINCREMENT is real where SQLite keeps a sequence for the table; the word may also stand in a comment.
-    if has_autoincrement(&find("SELECT sql FROM sqlite_master WHERE name = ?1 AND type = 'table'")?.unwrap_or_default())
-    {
+    if is_autoincrement {
         return Err(ReplicateError::Autoincrement { table: name() });
     }
     if let Some(other) = find("SELECT \"table\" FROM pragma_foreign_key_list(?1)")? {

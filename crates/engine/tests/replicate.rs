@@ -51,6 +51,22 @@ fn tables_that_cannot_converge_are_refused_with_the_reason() {
     check_refused("SELECT 1", "does not exist");
 }
 
+/// CRR-2: check 2 comes before 4 and has CRSqlite's text, so what else is wrong with the key is in the advice.
+#[test]
+fn a_nullable_autoincrement_key_is_told_both_faults() {
+    let nullable = "Table t has no primary key or primary key is nullable. CRRs must have a non nullable primary key";
+    let check = |create: &str, is_told: bool| {
+        let engine = open(create);
+        let error = engine.replicate("t").unwrap_err();
+        assert_eq!(error.to_string(), nullable, "{create}");
+        assert_eq!(error.advice().contains("AUTOINCREMENT"), is_told, "{create}: {}", error.advice());
+        assert!(error.advice().contains("PRIMARY KEY NOT NULL"), "{create}: {}", error.advice());
+    };
+    check("CREATE TABLE t (a INTEGER PRIMARY KEY AUTOINCREMENT, b)", true);
+    check("CREATE TABLE t (a INTEGER PRIMARY KEY, autoincrement_of TEXT) -- no autoincrement", false);
+    check("CREATE TABLE t (a)", false);
+}
+
 #[test]
 fn virtual_tables_are_refused() {
     // CREATE VIRTUAL TABLE needs a module; the one that is always there is our own, so FTS stands in where it is built in.

@@ -1,6 +1,5 @@
 //! `litemesh init`: makes tables of a file replicated, or says why one cannot be.
 
-use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -152,22 +151,20 @@ fn replicate(file: &Path, engine: &Engine, names: &[String]) -> Result<(), Failu
         [] => Ok(()),
         [one] if names.len() == 1 => Err(Failure::replicate(file, one)),
         all => {
-            let mut reasons = String::new();
-            for error in all {
-                // Writing to a string does not fail.
-                let _ = write!(reasons, "\n  {error}");
-                if !error.advice().is_empty() {
-                    let _ = write!(reasons, ": {}", error.advice());
-                }
-            }
-            let advice = if possible.is_empty() {
-                String::new()
-            } else {
+            let mut said: Vec<String> = all.iter().map(reason).collect();
+            if !possible.is_empty() {
                 let tables: String = possible.iter().map(|name| format!(" --table {name}")).collect();
-                format!("\nthe others can:{tables}")
-            };
+                said.push(format!("the others can:{tables}"));
+            }
             let what = format!("{}: {} of {} tables cannot replicate", file.display(), all.len(), names.len());
-            Err(Failure::cannot_replicate(what, format!("nothing was changed{reasons}{advice}")))
+            Err(Failure::cannot_replicate(format!("{what}, nothing was changed"), said.join("; ")))
         }
+    }
+}
+
+fn reason(error: &ReplicateError) -> String {
+    match error.advice() {
+        "" => error.to_string(),
+        advice => format!("{error}: {advice}"),
     }
 }

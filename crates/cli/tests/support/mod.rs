@@ -41,6 +41,8 @@ impl Done {
     pub(crate) fn fails(self, code: i32, words: &[&str]) -> Self {
         assert_eq!(self.code, Some(code), "{self:?}");
         assert!(self.stderr.starts_with("litemesh: "), "{self:?}");
+        let errors = self.stderr.lines().filter(|line| !line.starts_with("litemesh: warning: "));
+        assert_eq!(errors.count(), 1, "{self:?}");
         for word in words {
             assert!(self.stderr.contains(word), "{word:?} is not in {self:?}");
         }
