@@ -155,8 +155,8 @@ pub(crate) struct SyncArgs {
 ///
 /// Writes to replicated tables are recorded, so that they reach other copies. The SQL comes from the command line, else
 /// from standard input, else from a prompt with history. What sync needs of CRSqlite is there:
-/// crsql_changes, crsql_as_crr(), crsql_as_table(), crsql_site_id(), crsql_db_version() and crsql_config_set(), not yet
-/// its helpers for schema changes and fractional indexes.
+/// crsql_changes, crsql_as_crr(), crsql_as_table(), crsql_site_id(), crsql_db_version() and crsql_config_set(), and
+/// crsql_fract_as_ordered() for ordered lists, not yet its helpers for schema changes.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:\n  \
     litemesh sql todo.db \"SELECT * FROM todo\"\n  \

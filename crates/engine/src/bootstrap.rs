@@ -6,7 +6,7 @@ use crate::error::OpenError;
 use crate::statement::{Bind, Handle};
 
 /// The layout that we read and write, as CRSqlite 0.16.3 stamps it (DSK-2).
-const LAYOUT_VERSION: i64 = 160_300;
+pub(crate) const LAYOUT_VERSION: i64 = 160_300;
 /// The oldest number that CRSqlite 0.16 opens (TX-3).
 const LAYOUT_VERSION_MIN: i64 = 150_000;
 

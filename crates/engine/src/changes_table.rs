@@ -440,7 +440,7 @@ impl ChangesCursor {
     }
 }
 
-fn value_ref(value: &Value) -> ValueRef<'_> {
+pub(crate) fn value_ref(value: &Value) -> ValueRef<'_> {
     match value {
         Value::Null => ValueRef::Null,
         Value::Integer(value) => ValueRef::Integer(*value),

@@ -8,10 +8,11 @@ use rusqlite::functions::{Context, FunctionFlags};
 use rusqlite::types::{ToSqlOutput, Value as SqlValue, ValueRef};
 use rusqlite::{Connection, Result};
 
+use crate::bootstrap::LAYOUT_VERSION;
 use crate::core::{Shared, module_error};
 use crate::error::{ReplicateError, to_sql};
 use crate::statement::to_value;
-use crate::{capture, replicate};
+use crate::{capture, fractional, replicate};
 
 /// The commit of upstream whose behaviour is specified; what `crsql_sha()` answers there.
 const UPSTREAM_SHA: &str = "891fe9e0";
@@ -41,6 +42,7 @@ pub(crate) fn register(connection: &Connection, shared: &Arc<Shared>) -> Result<
         Ok(core.rows_impacted())
     })?;
     register.function("crsql_sha", 0, constant, |_, _| Ok(UPSTREAM_SHA))?;
+    register.function("crsql_version", 0, constant, |_, _| Ok(LAYOUT_VERSION))?;
     register.function("crsql_as_crr", -1, plain, as_crr)?;
     register.function("crsql_as_table", 1, plain, as_table)?;
     register.function("crsql_finalize", -1, plain | FunctionFlags::SQLITE_DIRECTONLY, |shared, _| {
@@ -54,6 +56,10 @@ pub(crate) fn register(connection: &Connection, shared: &Arc<Shared>) -> Result<
     register.function("crsql_after_delete", -1, innocuous, capture::after_delete)?;
     register.function("crsql_config_set", 2, plain, config_set)?;
     register.function("crsql_config_get", 1, innocuous, config_get)?;
+    let direct = plain | FunctionFlags::SQLITE_DIRECTONLY;
+    register.function("crsql_fract_as_ordered", -1, direct, fractional::as_ordered)?;
+    register.function("crsql_fract_key_between", 2, constant, fractional::sql_key_between)?;
+    register.function("crsql_fract_fix_conflict_return_old_key", -1, innocuous, fractional::fix_conflict)?;
     Ok(())
 }
 

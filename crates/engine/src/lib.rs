@@ -2,7 +2,7 @@
 //!
 //! An [`Engine`] is one connection. It makes tables replicated ([`Engine::replicate`]), reads what a peer lacks, and merges
 //! what a peer sent ([`Engine::merge`]). The same engine answers the SQL of CRSqlite that sync needs: `crsql_changes`,
-//! `crsql_as_crr()`, `crsql_db_version()` and more; not yet its helpers for schema changes and fractional indexes.
+//! `crsql_as_crr()`, `crsql_db_version()`, ordered lists ([`fractional`]) and more; not yet its helpers for schema changes.
 //!
 //! The way of a change, and the room for each step:
 //!
@@ -22,6 +22,7 @@ mod core;
 mod cursor;
 mod engine;
 mod error;
+pub mod fractional;
 mod functions;
 mod merge;
 mod read;
@@ -31,6 +32,7 @@ mod schema;
 mod sql;
 mod statement;
 mod transaction;
+mod unpack_table;
 
 pub use engine::{Changesets, Engine};
 pub use error::{MergeError, OpenError, ReplicateError, StorageError};
