@@ -130,7 +130,7 @@ pub(crate) struct ServeArgs {
     litemesh sync todo.db http://127.0.0.1:4646          stay in sync\n  \
     litemesh sync todo.db http://127.0.0.1:4646 --once   exchange what there is, then end\n\n\
 With --json, each line of standard output is one JSON object with the member `event`, as of `litemesh serve --json`;\n\
-`unreachable` says that no hub answers yet, and the last one of a run with --once is `done`.")]
+`unreachable` says why no hub was reached yet, its member `kind` in one word; the last of a run with --once is `done`.")]
 pub(crate) struct SyncArgs {
     /// The SQLite file, made replicated by `litemesh init`
     pub(crate) file: PathBuf,

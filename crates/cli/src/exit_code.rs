@@ -32,7 +32,7 @@ const TABLE: [(ExitCode, &str); 8] = [
     (ExitCode::Database, "a file cannot be opened, read or written, or SQL failed"),
     (ExitCode::CannotReplicate, "a table cannot be replicated; the reason is printed"),
     (ExitCode::Network, "cannot listen, or the hub cannot be reached in time"),
-    (ExitCode::Refused, "the hub or this side refused what the other sent"),
+    (ExitCode::Refused, "the hub or this side refused the other, or what it sent"),
     (ExitCode::Internal, "a mistake in litemesh itself: please report it"),
 ];
 

@@ -68,7 +68,95 @@ fn a_hub_can_be_served_under_a_path() {
     litemesh(&["sync", &copy, &hub.url, "--once"]).ok();
     assert_eq!(rows(&hub_file, "SELECT count(*) AS n FROM todo"), json!([{ "n": 1 }]));
     let root = hub.url.trim_end_matches("/api/worker").to_owned();
-    litemesh(&["sync", &copy, &root, "--once", "--timeout", "1"]).fails(5, &["something listens", "check the path"]);
+    litemesh(&["sync", &copy, &root, "--once", "--timeout", "1"])
+        .fails(5, &["no hub reached", "the server answered 404: Not Found", "check the path"]);
+}
+
+#[test]
+fn a_file_that_is_connected_already_is_told_so() {
+    let files = Files::new();
+    let (hub_file, file) = (files.database("hub.db"), files.database("file.db"));
+    let hub = Hub::start(&hub_file, &[]);
+    let first = Running::start(&["sync", &file, &hub.url, "--json"]);
+    first.events(&["eose", "served"]);
+    let words = ["cannot join the hub at", "ALREADY_CONNECTED", "this file is connected already", "litemesh init"];
+    litemesh(&["sync", &file, &hub.url, "--once", "--timeout", "1"]).fails(6, &words);
+    // One that stays says it as well, and joins when the place is free.
+    let second = Running::start(&["sync", &file, &hub.url, "--json"]);
+    let line = second.event("unreachable");
+    assert_eq!(line["kind"], "already_connected", "{line}");
+    assert!(line["advice"].as_str().unwrap().contains("connected already"), "{line}");
+    first.stop("-TERM");
+    second.events(&["eose", "served"]);
+}
+
+#[test]
+fn a_copied_file_is_told_what_it_is() {
+    let files = Files::new();
+    let (hub_file, copy) = (files.database("hub.db"), files.path("copy.db"));
+    litemesh(&["sql", &hub_file, "PRAGMA wal_checkpoint(TRUNCATE)"]).ok();
+    std::fs::copy(&hub_file, &copy).unwrap();
+    let hub = Hub::start(&hub_file, &[]);
+    // At once: no dial would end otherwise.
+    let words = ["cannot join the hub at", &hub.site, "is our own", "copy of the other", "litemesh init"];
+    litemesh(&["sync", &copy, &hub.url, "--once", "--timeout", "1000"]).fails(6, &words);
+    let stays = Running::start(&["sync", &copy, &hub.url, "--json"]);
+    assert_eq!(stays.event("unreachable")["kind"], "same_site");
+}
+
+#[test]
+fn every_way_to_reach_no_hub_has_its_advice() {
+    use std::io::{Read, Write};
+    let files = Files::new();
+    let copy = files.database("copy.db");
+    let once = |url: &str| litemesh(&["sync", &copy, url, "--once", "--timeout", "1"]);
+    // Too long for a name, so that no name server is asked.
+    let words = ["no hub reached", "has no address", "check the name"];
+    once(&format!("http://{}.localhost", "x".repeat(64))).fails(5, &words);
+
+    // Answers everybody with this.
+    let answering = |answer: &'static str| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for mut socket in listener.incoming().map_while(Result::ok) {
+                let _ = socket.read(&mut [0; 1024]);
+                let _ = socket.write_all(answer.as_bytes());
+            }
+        });
+        address
+    };
+    let plain = answering("HTTP/1.1 400 Bad Request\r\n\r\n");
+    once(&format!("https://{plain}")).fails(5, &["no hub reached", "no TLS connection", "https and port"]);
+    let proxy = answering("HTTP/1.1 403 Forbidden\r\nContent-Length: 7\r\n\r\nnot you");
+    once(&format!("http://{proxy}")).fails(5, &["answered 403: not you", "credentials"]);
+    let busy = answering("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n");
+    once(&format!("http://{busy}")).fails(5, &["answered 502: Bad Gateway", "try again later"]);
+    let page = answering("HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n<html></html>");
+    once(&format!("http://{page}")).fails(5, &["no sync server", "what answers there is no hub"]);
+    // Takes connections, and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    once(&format!("http://{}", silent.local_addr().unwrap())).fails(5, &["no answer in time", "check the URL"]);
+}
+
+#[test]
+fn a_proxy_has_no_business_on_the_loopback() {
+    let files = Files::new();
+    let (hub_file, copy) = (files.database("hub.db"), files.database("copy.db"));
+    let hub = Hub::start(&hub_file, &[]);
+    // A port that was free a moment ago: whoever takes the proxy reaches nobody.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let proxy = format!("http://{free}");
+    for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+        let done = std::process::Command::new(env!("CARGO_BIN_EXE_litemesh"))
+            .args(["sync", &copy, &hub.url, "--once", "--timeout", "2"])
+            .env_remove("no_proxy")
+            .env_remove("NO_PROXY")
+            .env(name, &proxy)
+            .output()
+            .unwrap();
+        assert_eq!(done.status.code(), Some(0), "{name}: {done:?}");
+    }
 }
 
 #[test]

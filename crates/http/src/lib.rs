@@ -52,7 +52,7 @@ mod server;
 mod sse;
 
 pub use backoff::backoff;
-pub use client::{HttpClient, HttpClientBuilder};
+pub use client::{DialError, HttpClient, HttpClientBuilder};
 pub use counters::Counters;
 pub use server::{HttpServer, HttpServerBuilder};
 pub use sse::{Event, EventParser, EventTooLarge};

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use litemesh_http::HttpClient;
+use litemesh_http::{DialError, HttpClient};
 use litemesh_proto::codec::v1;
 use litemesh_proto::limits::{BATCH_BYTES_MAX, V1_BODY_BYTES_MAX};
 use litemesh_proto::{DbVersion, Limits, PeerMessage, Progress, Refusal, Remote, Transport, TransportError};
 use support::raw::{Asked, CONNECT, LITEMESH_CONNECT, RawServer};
 use support::{CLIENT, RecordingPeer, Report, Reports, SERVER, change, changes, eose, noise, soon};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const FIRST_DELAY: Duration = Duration::from_millis(10);
 
@@ -104,6 +105,17 @@ async fn it_dials_again_after_doubling_delays_until_a_connect_frame() {
         assert!(attempt == 0 || waited >= FIRST_DELAY * 2_u32.pow(attempt - 1), "{attempt}: {waited:?}");
         // Before the answer, so that the delay cannot begin earlier.
         last = Instant::now();
+        // Written before the next dial.
+        let error = client.last_error();
+        let is_expected = match (&error, attempt) {
+            (None, 0) => true,
+            (Some(DialError::Status { status: 503, reason }), 1) => reason == "Service Unavailable",
+            (Some(DialError::Unreachable { .. }), 2) => true,
+            (Some(DialError::AlreadyConnected), 3) => true,
+            (Some(DialError::NoStream { .. }), 4 | 5) => true,
+            _ => false,
+        };
+        assert!(is_expected, "{attempt}: {error:?}");
         match attempt {
             0 => stream.respond("503 Service Unavailable", "").await,
             1 => drop(stream),
@@ -127,13 +139,60 @@ async fn it_dials_again_after_doubling_delays_until_a_connect_frame() {
     reports.assert_none();
     let (stream, _) = server.welcome(CONNECT).await;
     let remote = reports.connect().await;
-    assert_eq!(client.reconnect_attempts(), 0);
+    assert_eq!((client.reconnect_attempts(), client.last_error()), (0, None));
     drop(stream);
     let (lost, reason) = reports.disconnect().await;
     assert_eq!(lost, remote, "{reason}");
     let (_stream, _) = server.welcome(CONNECT).await;
     assert_ne!(reports.connect().await.connection, remote.connection);
     client.stop().await;
+}
+
+/// Dials `endpoint` until that has failed; the client is the one that the transport makes itself.
+async fn failed_dial(endpoint: &str) -> DialError {
+    let client = HttpClient::builder(endpoint).reconnect_delay_min(FIRST_DELAY).build();
+    let (peer, mut reports) = RecordingPeer::new(CLIENT);
+    peer.start(Arc::new(client.clone())).await;
+    // The delay after the first failure ends with a count; there is no event to wait for.
+    let error = soon(async {
+        loop {
+            if let Some(error) = client.last_error() {
+                return error;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    client.stop().await;
+    reports.assert_none();
+    error
+}
+
+#[tokio::test]
+async fn the_reason_of_a_failed_dial_has_a_type() {
+    // A port that was free a moment ago.
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    assert_eq!(failed_dial(&format!("http://{free}")).await, DialError::ConnectionRefused);
+
+    let plain = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("https://{}", plain.local_addr().unwrap());
+    let answer = async {
+        let (mut socket, _) = soon(plain.accept()).await.unwrap();
+        socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        // Until the client has seen it, and closes.
+        let _ = socket.read_to_end(&mut Vec::new()).await;
+    };
+    let (error, ()) = tokio::join!(failed_dial(&endpoint), answer);
+    assert!(matches!(error, DialError::Tls { .. }), "{error:?}");
+
+    let server = RawServer::bind().await;
+    let answer = async {
+        let body = r#"{"message":"Route GET:/api/stream not found","error":"Not Found","statusCode":404}"#;
+        server.accept().await.respond("404 Not Found", body).await;
+    };
+    let url = server.url();
+    let (error, ()) = tokio::join!(failed_dial(&url), answer);
+    assert_eq!(error, DialError::Status { status: 404, reason: "Route GET:/api/stream not found".to_owned() });
 }
 
 #[tokio::test]
@@ -422,6 +481,9 @@ async fn a_server_that_the_peer_refuses_is_tried_later() {
     let mut stream = server.expect("GET").await;
     stream.begin_stream(&[]).await;
     stream.frame(CONNECT).await;
-    let (_stream, _) = server.welcome(CONNECT).await;
+    let mut again = server.expect("GET").await;
+    assert_eq!(client.last_error(), Some(DialError::RefusedByPeer { reason: "not you".to_owned() }));
+    again.begin_stream(&[]).await;
+    again.frame(CONNECT).await;
     reports.connect().await;
 }

@@ -3,19 +3,17 @@
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
-use axum::http::Uri;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use litemesh::{Event, EventError, Peer, PeerBuilder, SiteId};
-use litemesh_http::HttpClient;
+use litemesh_http::{DialError, HttpClient};
 use serde_json::json;
-use tokio::net::TcpStream;
 
 use crate::args::SyncArgs;
 use crate::commands::serve::{tell, warn_of_nothing_to_sync};
 use crate::database_file;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::output::{Output, thousands};
+use crate::output::{Output, printable, thousands};
 use crate::shutdown::Shutdown;
 
 /// How often progress is looked at. Short beside a second, long beside what looking costs.
@@ -30,17 +28,15 @@ const LINE_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a run that stays waits for a connection before it says why there is none.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 
-/// How long the probe that explains a failure may take.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
-
 pub(crate) async fn run(args: &SyncArgs) -> Result<ExitCode, Failure> {
     let mut shutdown = Shutdown::listen()?;
     let database = database_file::open(&args.file)?;
     if database_file::replicated_tables(&args.file, &database.lock())?.is_empty() {
         warn_of_nothing_to_sync(&args.file);
     }
-    let builder = Peer::builder(database).transport(HttpClient::new(args.url.as_str()));
-    let mut run = Run::start(args, builder).await?;
+    let client = HttpClient::new(args.url.as_str());
+    let builder = Peer::builder(database).transport(client.clone());
+    let mut run = Run::start(args, builder, client).await?;
     let ended = run.until_end(&mut shutdown).await;
     run.bar.finish_and_clear();
     run.peer.stop().await;
@@ -51,6 +47,7 @@ pub(crate) async fn run(args: &SyncArgs) -> Result<ExitCode, Failure> {
 struct Run<'a> {
     args: &'a SyncArgs,
     peer: Peer,
+    client: HttpClient,
     events: litemesh::Events,
     output: Output,
     bar: ProgressBar,
@@ -80,7 +77,7 @@ struct Round {
 }
 
 impl<'a> Run<'a> {
-    async fn start(args: &'a SyncArgs, builder: PeerBuilder) -> Result<Self, Failure> {
+    async fn start(args: &'a SyncArgs, builder: PeerBuilder, client: HttpClient) -> Result<Self, Failure> {
         let events = builder.events();
         let peer = builder.start().await.map_err(|error| Failure::start(&args.file, &error))?;
         let mut output = Output::new();
@@ -91,6 +88,7 @@ impl<'a> Run<'a> {
         Ok(Self {
             args,
             peer,
+            client,
             events,
             output,
             bar: ProgressBar::hidden(),
@@ -126,14 +124,14 @@ impl<'a> Run<'a> {
                 _ = ticks.tick() => self.look()?,
             }
             if !self.args.once && self.offline.is_some_and(|since| since.elapsed() >= SILENCE_MAX) {
-                self.explain_silence().await?;
+                self.explain_silence()?;
             }
             if self.args.once && self.is_over()? {
                 return self.summary();
             }
             if self.args.once && self.moved.elapsed() >= Duration::from_secs(self.args.timeout) {
                 self.bar.finish_and_clear();
-                return Err(self.gave_up().await);
+                return Err(self.gave_up());
             }
         }
     }
@@ -240,6 +238,10 @@ impl<'a> Run<'a> {
         if let Some(refused) = self.refused.take() {
             return Err(refused);
         }
+        // Dialling again would end the same way, other than with what a hub or a network may get over.
+        if let Some(error @ DialError::SameSite { .. }) = self.client.last_error() {
+            return Err(not_joined(&self.args.url, "", &error));
+        }
         let Some(round) = &mut self.round else { return Ok(false) };
         match round.refusal.take() {
             Some(refusal) if round.has_sent_all => Err(refusal),
@@ -292,18 +294,27 @@ impl<'a> Run<'a> {
     }
 
     /// Says once why there is no connection, in a run that waits for one.
-    async fn explain_silence(&mut self) -> Result<(), Failure> {
+    fn explain_silence(&mut self) -> Result<(), Failure> {
         self.offline = None;
         let url = &self.args.url;
-        let (reason, advice) = probe(url).await;
+        // Before the first dial has ended nothing is known yet but that.
+        let error = self.client.last_error().unwrap_or(DialError::TimedOut);
         if self.args.json {
-            return self.output.json(&json!({ "event": "unreachable", "url": url, "reason": reason }));
+            let mut line = json!({
+                "event": "unreachable", "url": url, "kind": kind(&error), "reason": error.to_string(),
+                "advice": advice(&error),
+            });
+            if let DialError::Status { status, .. } = error {
+                line["status"] = json!(status);
+            }
+            return self.output.json(&line);
         }
-        self.output.line(format_args!("no hub reached at {url} yet: {reason}: {advice}; dialling on"))
+        let (what, advice) = (no_hub(url, " yet", &error), advice(&error));
+        self.output.line(printable(&format!("{what}: {advice}; dialling on")))
     }
 
     /// Why a run with `--once` gave up.
-    async fn gave_up(&mut self) -> Failure {
+    fn gave_up(&mut self) -> Failure {
         let (url, seconds) = (&self.args.url, self.args.timeout);
         match self.round.as_mut().map(|round| round.refusal.take()) {
             Some(Some(refusal)) => refusal,
@@ -312,10 +323,80 @@ impl<'a> Run<'a> {
                 "sync again, it goes on from there; --timeout gives the hub more time",
             ),
             None => {
-                let (reason, advice) = probe(url).await;
-                Failure::network(format!("no hub reached at {url} within {seconds} s: {reason}"), advice)
+                let error = self.client.last_error().unwrap_or(DialError::TimedOut);
+                not_joined(url, &format!(" within {seconds} s"), &error)
             }
         }
+    }
+}
+
+/// The failure of a run that was not let in.
+fn not_joined(url: &str, when: &str, error: &DialError) -> Failure {
+    let what = no_hub(url, when, error);
+    if is_refusal(error) { Failure::refused(what, advice(error)) } else { Failure::network(what, advice(error)) }
+}
+
+fn no_hub(url: &str, when: &str, error: &DialError) -> String {
+    if is_refusal(error) {
+        format!("cannot join the hub at {url}{when}: {error}")
+    } else {
+        format!("no hub reached at {url}{when}: {error}")
+    }
+}
+
+/// Whether there is a hub, and one side does not want the other.
+fn is_refusal(error: &DialError) -> bool {
+    matches!(
+        error,
+        DialError::AlreadyConnected
+            | DialError::SameSite { .. }
+            | DialError::ErrorFrame { .. }
+            | DialError::RefusedByPeer { .. }
+    )
+}
+
+/// What to do about a dial that failed.
+fn advice(error: &DialError) -> &'static str {
+    match error {
+        DialError::UnknownHost { .. } => "check the name in the URL, and that this machine is online",
+        DialError::ConnectionRefused => "check the URL, and that `litemesh serve` runs there",
+        DialError::Tls { .. } => "check that the URL's https and port are those of the proxy, and its certificate",
+        DialError::Status { status: 401 | 403 | 407, .. } => "a proxy in front of the hub wants other credentials",
+        DialError::Status { status: 404 | 405, .. } => {
+            "check the path of the URL: `litemesh serve` prints the whole URL"
+        }
+        DialError::Status { status: 429 | 500.., .. } => "the hub or its proxy cannot take us now: try again later",
+        DialError::Status { .. } | DialError::NoStream { .. } => {
+            "check the URL: what answers there is no hub, or a proxy that does not let the stream through"
+        }
+        DialError::AlreadyConnected => {
+            "this file is connected already: end the other `litemesh sync` of it, or of a copy of it. A copy needs a site \
+             id of its own: make a new file with `litemesh init` and sync it instead"
+        }
+        DialError::SameSite { .. } => {
+            "one file is a copy of the other, which cannot sync: make a new file with `litemesh init` in place of the copy, \
+             and sync it"
+        }
+        DialError::ErrorFrame { .. } | DialError::RefusedByPeer { .. } => "the log of the hub may say more",
+        // Those left, and those to come.
+        _ => "check the URL and the network, and that `litemesh serve` runs there",
+    }
+}
+
+/// One word for scripts.
+fn kind(error: &DialError) -> &'static str {
+    match error {
+        DialError::UnknownHost { .. } => "unknown_host",
+        DialError::ConnectionRefused => "connection_refused",
+        DialError::Unreachable { .. } => "unreachable",
+        DialError::Tls { .. } => "tls",
+        DialError::TimedOut => "timed_out",
+        DialError::Status { .. } => "status",
+        DialError::NoStream { .. } => "no_stream",
+        DialError::AlreadyConnected => "already_connected",
+        DialError::SameSite { .. } => "same_site",
+        DialError::ErrorFrame { .. } | DialError::RefusedByPeer { .. } => "refused",
+        _ => "other",
     }
 }
 
@@ -375,23 +456,6 @@ fn pace(changes: u64, took: Duration) -> String {
         return format!("in {seconds:.2} s");
     }
     format!("in {seconds:.2} s ({} changes/s)", thousands((changes as f64 / seconds) as u64))
-}
-
-/// Why nobody answers at a URL, and what to do.
-async fn probe(url: &str) -> (String, &'static str) {
-    const START: &str = "check the URL, and that `litemesh serve` runs there";
-    let Ok(uri) = url.parse::<Uri>() else { return ("it is no URL".to_owned(), START) };
-    let Some(host) = uri.host() else { return ("it names no host".to_owned(), START) };
-    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
-    let address = format!("{host}:{port}");
-    match tokio::time::timeout(PROBE_TIMEOUT, TcpStream::connect(&address)).await {
-        Err(_) => (format!("{address} does not answer"), START),
-        Ok(Err(error)) => (format!("{address}: {error}"), START),
-        Ok(Ok(_)) => (
-            format!("something listens at {address}, but it opens no stream for this file"),
-            "check the path of the URL, and that no copy of this very file is connected there; -v says more",
-        ),
-    }
 }
 
 #[cfg(test)]

@@ -14,8 +14,9 @@ use reqwest::{Client, Response, StatusCode};
 use tracing::{debug, info, warn};
 
 use super::Shared;
+use super::dial_error::DialError;
 use super::link::{Ending, Link};
-use super::post::explain;
+use super::post::{explain, read_answer};
 use crate::backoff::backoff_from;
 use crate::gzip::{DECODE_STEP_BYTES, StreamDecoder};
 use crate::sse::{Event, EventParser, EventTooLarge};
@@ -29,7 +30,14 @@ pub(super) async fn run(shared: Arc<Shared>, http: Client, peer: Arc<dyn PeerCal
     let dialer = Dialer { shared: shared.clone(), http, peer };
     loop {
         // Not interrupted from outside: it looks at the token wherever it waits for the network, and finishes callbacks.
-        let reason = dialer.connect().await;
+        let reason = match dialer.connect().await {
+            Ok(reason) => reason,
+            Err(error) => {
+                let reason = error.to_string();
+                shared.state().last_error = Some(error);
+                reason
+            }
+        };
         shared.set_link(None);
         if shared.stop.is_cancelled() {
             return;
@@ -55,15 +63,11 @@ struct Dialer {
 
 impl Dialer {
     /// One connection from the dial to its end; the reason why it ended.
-    async fn connect(&self) -> String {
+    async fn connect(&self) -> Result<String, DialError> {
         // Nothing is lost with a dropped branch: nobody was told of the connection yet.
-        let opened = tokio::select! {
-            () = self.shared.stop.cancelled() => return "stopped".to_owned(),
-            opened = self.open() => opened,
-        };
-        let (mut stream, remote) = match opened {
-            Ok(opened) => opened,
-            Err(reason) => return reason,
+        let (mut stream, remote) = tokio::select! {
+            () = self.shared.stop.cancelled() => return Ok("stopped".to_owned()),
+            opened = self.open() => opened?,
         };
         let limits = self.peer.limits();
         let link = Link::new(remote, self.peer.site(), self.http.clone(), limits.message_bytes_max, &self.shared.stop);
@@ -72,27 +76,31 @@ impl Dialer {
         self.shared.set_link(Some(link.clone()));
         if let Err(refusal) = self.peer.connect(remote).await {
             link.close();
-            return format!("this peer refused the server: {refusal}");
+            return Err(match remote.site {
+                site if site == self.peer.site() => DialError::SameSite { site },
+                _ => DialError::RefusedByPeer { reason: refusal.to_string() },
+            });
         }
         info!(remote = %remote.site.fmt_short(), endpoint = self.shared.endpoint, "connected");
         self.shared.attempts.store(0, Relaxed);
+        self.shared.state().last_error = None;
         self.read(&link, &mut stream).await;
         if self.shared.stop.is_cancelled() {
-            return "stopped".to_owned();
+            return Ok("stopped".to_owned());
         }
         let reason = match link.ending() {
             Some(Ending::Reported(reason)) => reason.clone(),
-            Some(Ending::Silent) => return "closed by this side".to_owned(),
-            None => return "stopped".to_owned(),
+            Some(Ending::Silent) => return Ok("closed by this side".to_owned()),
+            None => return Ok("stopped".to_owned()),
         };
         info!(remote = %remote.site.fmt_short(), reason, "disconnected");
         self.shared.set_link(None);
         self.peer.disconnect(remote, reason.clone()).await;
-        reason
+        Ok(reason)
     }
 
     /// Opens the stream and reads its first frame, in which the server introduces itself.
-    async fn open(&self) -> Result<(FrameStream, Remote), String> {
+    async fn open(&self) -> Result<(FrameStream, Remote), DialError> {
         let url = format!("{}/stream?peerId={}", self.shared.endpoint, self.peer.site());
         let mut request = self
             .http
@@ -104,17 +112,21 @@ impl Dialer {
             request = request.header(VERSION_HEADER, LITEMESH_VERSION).header(INSTANCE_HEADER, &self.shared.instance);
         }
         let idle_timeout = self.shared.options.idle_timeout;
-        let response = tokio::time::timeout(idle_timeout, request.send())
-            .await
-            .map_err(|_| "the server does not answer".to_owned())?
-            .map_err(|error| explain(&error))?;
-        if response.status() != StatusCode::OK {
-            return Err(format!("the server answered {}", response.status()));
-        }
+        let opening = async {
+            let response = request.send().await.map_err(|error| DialError::of_request(&error))?;
+            match response.status() {
+                StatusCode::OK => Ok(response),
+                // What was said before it broke off, or nothing: the status counts.
+                status => Err(DialError::of_answer(status, &read_answer(response).await.unwrap_or_default())),
+            }
+        };
+        let response = tokio::time::timeout(idle_timeout, opening).await.map_err(|_| DialError::TimedOut)??;
         let event_bytes_max = self.peer.limits().message_bytes_max.saturating_add(FRAME_ENVELOPE_BYTES);
-        let mut stream = FrameStream::new(response, event_bytes_max, idle_timeout)?;
-        let first = stream.next().await?.map_err(|error| error.to_string())?;
-        let envelope = Envelope::parse(&first.data).map_err(|error| error.to_string())?;
+        let stream = FrameStream::new(response, event_bytes_max, idle_timeout);
+        let mut stream = stream.map_err(|reason| DialError::no_stream(&reason))?;
+        let first = stream.next().await.map_err(|reason| DialError::no_stream(&reason))?;
+        let first = first.map_err(|error| DialError::no_stream(&error))?;
+        let envelope = Envelope::parse(&first.data).map_err(|error| DialError::no_stream(&error))?;
         let site = envelope.peer_id().and_then(|id| id.parse::<SiteId>().ok());
         match (envelope.kind(), site) {
             ("connect", Some(site)) => {
@@ -122,8 +134,13 @@ impl Dialer {
                 let remote = Remote { site, connection, is_litemesh: envelope.is_litemesh() };
                 Ok((stream, remote))
             }
-            ("error", _) => Err(format!("the server refused: {}", envelope.error().unwrap_or("no reason given"))),
-            (kind, _) => Err(format!("the stream began with {kind:?} instead of a connect message")),
+            ("error", _) => Err(match envelope.error() {
+                Some("ALREADY_CONNECTED") => DialError::AlreadyConnected,
+                code => DialError::ErrorFrame { code: code.unwrap_or("no reason given").to_owned() },
+            }),
+            (kind, _) => {
+                Err(DialError::no_stream(&format!("the stream began with {kind:?} instead of a connect message")))
+            }
         }
     }
 

@@ -1,10 +1,12 @@
 //! The client side: [`HttpClient`].
 
 mod dial;
+mod dial_error;
 mod link;
 mod post;
 mod split;
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,6 +17,8 @@ use litemesh_proto::{BoxFuture, PeerCallbacks, PeerMessage, Remote, SiteId, Sync
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub use self::dial_error::DialError;
+use self::dial_error::Resolver;
 use self::link::Link;
 use self::post::Route;
 
@@ -37,6 +41,9 @@ const V1_BODY_BYTES_SAFE: usize = V1_BODY_BYTES_MAX - 4 * 1024;
 ///
 /// A cheap handle: clones are the same client. It dials `{endpoint}/stream`, and again whenever the connection is lost,
 /// after 1, 2, 4, 8, 16, 30, 30 … seconds. Messages go out one at a time, each after the server took the one before.
+///
+/// The proxies of the environment (`HTTPS_PROXY` and the like) are used, except for endpoints on the loopback;
+/// [`HttpClientBuilder::http`] decides otherwise. Why there is no connection, [`last_error`](Self::last_error) tells.
 ///
 /// Towards an original server it is an original client; towards a Litemesh server bodies may be larger and are compressed.
 ///
@@ -155,6 +162,7 @@ struct State {
     is_started: bool,
     dialer: Option<JoinHandle<()>>,
     link: Option<Arc<Link>>,
+    last_error: Option<DialError>,
 }
 
 impl HttpClient {
@@ -189,6 +197,24 @@ impl HttpClient {
     /// Dials since the last connection: the seed's `getReconnectAttempts`.
     pub fn reconnect_attempts(&self) -> u32 {
         self.shared.attempts.load(Relaxed)
+    }
+
+    /// Why the last dial came to nothing; `None` before the first one has ended, and from each connection on until a dial
+    /// fails again. A connection that stood and was lost is told by the peer's `Disconnect` event.
+    ///
+    /// ```
+    /// use litemesh_http::{DialError, HttpClient};
+    ///
+    /// let transport = HttpClient::new("http://localhost:3000/api/worker");
+    /// // Once it was given to a peer:
+    /// match transport.last_error() {
+    ///     None => {}
+    ///     Some(DialError::AlreadyConnected) => eprintln!("this database is connected already"),
+    ///     Some(error) => eprintln!("not connected: {error}"),
+    /// }
+    /// ```
+    pub fn last_error(&self) -> Option<DialError> {
+        self.shared.state().last_error.clone()
     }
 
     /// The site id of the server while connected: the seed's `getRemotePeerId`.
@@ -231,7 +257,14 @@ impl Shared {
             None => {
                 // An error means that the application has chosen a provider already, which is then used.
                 let _ = rustls::crypto::ring::default_provider().install_default();
-                let builder = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
+                let mut builder = reqwest::Client::builder()
+                    .connect_timeout(CONNECT_TIMEOUT)
+                    .tcp_nodelay(true)
+                    .dns_resolver(Arc::new(Resolver));
+                if is_loopback(&url) {
+                    // HTTP_PROXY and the like are for the way out of this machine.
+                    builder = builder.no_proxy();
+                }
                 builder.build().map_err(|error| cannot(error.to_string()))
             }
         }
@@ -244,6 +277,16 @@ impl Shared {
         } else {
             V1_BODY_BYTES_SAFE
         }
+    }
+}
+
+/// Whether a URL names this machine.
+fn is_loopback(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    match address {
+        Ok(address) => address.to_canonical().is_loopback(),
+        Err(_) => host == "localhost" || host.ends_with(".localhost"),
     }
 }
 
@@ -315,6 +358,26 @@ mod tests {
         assert_eq!(HttpClient::new("http://h/api/worker/").endpoint(), "http://h/api/worker");
         assert_eq!(HttpClient::new("http://h//").endpoint(), "http://h/");
         assert_eq!(HttpClient::new("http://h").endpoint(), "http://h");
+    }
+
+    #[test]
+    fn only_this_machine_is_the_loopback() {
+        let check = |url: &str| is_loopback(&reqwest::Url::parse(url).unwrap());
+        for url in [
+            "http://127.0.0.1:1/x",
+            "http://127.9.9.9",
+            "http://[::1]",
+            "http://[::ffff:127.0.0.1]",
+            "http://LOCALHOST",
+        ] {
+            assert!(check(url), "{url}");
+        }
+        for url in ["http://hub.localhost", "https://localhost:1"] {
+            assert!(check(url), "{url}");
+        }
+        for url in ["http://10.0.0.1", "http://[::2]", "http://localhost.example.org", "http://127.0.0.1.example.org"] {
+            assert!(!check(url), "{url}");
+        }
     }
 
     #[test]

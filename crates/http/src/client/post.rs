@@ -116,7 +116,7 @@ impl Drop for UnderWay<'_> {
 }
 
 /// The beginning of an answer. Read to its end where it is short, so that the connection can be used again.
-async fn read_answer(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
+pub(super) async fn read_answer(mut response: Response) -> Result<Vec<u8>, reqwest::Error> {
     let mut answer = Vec::new();
     while let Some(bytes) = response.chunk().await? {
         let left = ANSWER_BYTES_MAX - answer.len();
