@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use litemesh_proto::{DbVersion, SiteId};
 
+use crate::alter::Window;
 use crate::schema::{Table, load_orphans, load_tables};
 use crate::sql::quote;
 use crate::statement::{Handle, Statement};
@@ -98,6 +99,8 @@ pub(crate) struct Core {
     /// The origin row written last: `(local version, ordinal, author's version)`.
     pub(crate) last_origin: Option<(i64, i64, i64)>,
     pub(crate) merge_equal_values: i64,
+    /// Tables between `crsql_begin_alter` and `crsql_commit_alter`, the innermost last.
+    pub(crate) windows: Vec<Window>,
     statements: HashMap<&'static str, Arc<Statement>>,
     has_statements: bool,
     /// Whether Litemesh's own tables are there. They are missing in a file that could only be opened for reading.
@@ -125,6 +128,7 @@ impl Core {
             sites: HashMap::new(),
             last_origin: None,
             merge_equal_values,
+            windows: Vec::new(),
             statements: HashMap::new(),
             has_statements: false,
             has_litemesh_tables: true,
@@ -190,11 +194,13 @@ impl Core {
                     self.committed = (!self.is_pending_doubtful).then_some(pending);
                 }
                 self.begin_counting();
+                self.windows.clear();
                 self.last_origin = None;
             }
             Ended::RolledBack => {
                 self.pending = None;
                 self.begin_counting();
+                self.windows.clear();
                 self.forget_sites();
             }
         }
@@ -444,17 +450,22 @@ impl Core {
 
     /// VER-7: the version never falls, also when clock rows are removed.
     pub(crate) fn raise_floor(&mut self) -> rusqlite::Result<()> {
+        // What the transaction has used so far is told as committed once it is.
         let version = self.db_version()?.max(self.newest_version());
-        self.raise_floor_to(version)
+        self.store_floor(version)
     }
 
     /// Makes the stored version at least this.
     pub(crate) fn raise_floor_to(&mut self, version: i64) -> rusqlite::Result<()> {
-        const RAISE: &str = "INSERT INTO crsql_master (key, value) VALUES ('pre_compact_dbversion', ?1)
-             ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";
-        self.statement(RAISE)?.run(&[version.into()])?;
+        self.store_floor(version)?;
         self.committed = self.committed.map(|committed| committed.max(version));
         Ok(())
+    }
+
+    fn store_floor(&mut self, version: i64) -> rusqlite::Result<()> {
+        const RAISE: &str = "INSERT INTO crsql_master (key, value) VALUES ('pre_compact_dbversion', ?1)
+             ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";
+        self.statement(RAISE)?.run(&[version.into()])
     }
 
     pub(crate) fn version(&mut self) -> rusqlite::Result<DbVersion> {

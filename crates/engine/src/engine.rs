@@ -8,9 +8,10 @@ use litemesh_proto::limits::{VERSION_JUMP_MAX, VERSION_MAX};
 use litemesh_proto::{Change, Changeset, Cursor, DbVersion, SiteId};
 use rusqlite::Connection;
 
+use crate::alter::{self, Compaction};
 use crate::bootstrap::bootstrap;
 use crate::core::{Core, Shared};
-use crate::error::{MergeError, OpenError, ReplicateError, StorageError};
+use crate::error::{AlterError, MergeError, OpenError, ReplicateError, StorageError};
 use crate::merge::{MergeProgress, Merged, merge_batch};
 use crate::read::{LocalFilter, LocalPage, LocalPlace, PageLimits, SiteBounds, SitePlan};
 use crate::statement::Handle;
@@ -139,6 +140,46 @@ impl Engine {
     /// SQLite fails.
     pub fn unreplicate(&self, table: &str) -> Result<(), ReplicateError> {
         replicate::unreplicate(&self.shared, table)
+    }
+
+    /// Changes the schema of a replicated table: runs `change`, then brings clocks and keys in line with what became of the
+    /// table. An error, or a panic, in `change` undoes all of it.
+    ///
+    /// What `change` writes into the table is not recorded: it is a part of the migration, which every peer runs for itself.
+    /// Only columns that are added, rows that are added or gone, and a primary key that changed are noticed afterwards.
+    /// Outside of a transaction of the caller this is one of its own.
+    ///
+    /// ```
+    /// # let mut engine = litemesh_engine::Engine::open_in_memory()?;
+    /// # engine.connection().execute_batch("CREATE TABLE todo (id TEXT PRIMARY KEY NOT NULL, title TEXT)")?;
+    /// # engine.replicate("todo")?;
+    /// engine.alter("todo", |connection| connection.execute_batch("ALTER TABLE todo ADD COLUMN done INTEGER"))?;
+    /// engine.connection().execute("INSERT INTO todo VALUES ('a', 'write docs', 1)", [])?;
+    /// assert!(engine.alter("todo", |connection| connection.execute_batch("DROP TABLE todo")).is_err());
+    /// let done: i64 = engine.connection().query_row("SELECT done FROM todo", [], |row| row.get(0))?;
+    /// assert_eq!(done, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `change` failed, or the table can no longer replicate ([`AlterError`]). It is what it was before.
+    pub fn alter<T>(
+        &mut self,
+        table: &str,
+        change: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, AlterError> {
+        let begin = || rusqlite::Transaction::new_unchecked(&self.connection, rusqlite::TransactionBehavior::Immediate);
+        let transaction = self.connection.is_autocommit().then(begin).transpose()?;
+        alter::begin_alter(&self.shared, table)?;
+        let mut window = OpenWindow { shared: &self.shared, table, is_open: true };
+        let value = change(&self.connection)?;
+        window.is_open = false;
+        alter::commit_alter(&self.shared, table, Compaction::Needed)?;
+        if let Some(transaction) = transaction {
+            transaction.commit()?;
+        }
+        Ok(value)
     }
 
     /// Makes every later version lie above `version`, which somebody has seen of this database. Says whether it was news.
@@ -303,6 +344,22 @@ impl Engine {
         };
         transaction.commit()?;
         Ok(DbVersion::new(next))
+    }
+}
+
+/// Closes a window that was left by an error or a panic.
+struct OpenWindow<'a> {
+    shared: &'a Shared,
+    table: &'a str,
+    is_open: bool,
+}
+
+impl Drop for OpenWindow<'_> {
+    fn drop(&mut self) {
+        if self.is_open {
+            // Fails only where the transaction is gone, and the window with it.
+            let _ = alter::cancel_alter(self.shared, self.table);
+        }
     }
 }
 

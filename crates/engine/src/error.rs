@@ -118,6 +118,43 @@ impl From<rusqlite::Error> for ReplicateError {
     }
 }
 
+/// Why a schema change failed. In every case the table is what it was when its window was opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages explain the fields
+pub enum AlterError {
+    #[error(
+        "failed compacting tables post alteration of {table}: there is no crsql_begin_alter('{table}') in this transaction. If \
+         its triggers are gone, crsql_as_crr('{table}') makes them again"
+    )]
+    NotBegun { table: String },
+    #[error(
+        "failed compacting tables post alteration of {table}: its primary key changed, so its clocks cannot be kept as they \
+         are. Leave out the last argument"
+    )]
+    KeysChanged { table: String },
+    #[error("failed compacting tables post alteration of {table}, which can no longer replicate: {source}")]
+    Refused { table: String, source: ReplicateError },
+    #[error("failed compacting tables post alteration of {table}: {source}")]
+    Failed { table: String, source: StorageError },
+    #[error("{0}")]
+    Begin(#[source] ReplicateError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl AlterError {
+    pub(crate) fn failed(table: &str, error: rusqlite::Error) -> Self {
+        Self::Failed { table: table.to_owned(), source: StorageError(error) }
+    }
+}
+
+impl From<rusqlite::Error> for AlterError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Storage(StorageError(error))
+    }
+}
+
 /// Why changes were refused. In every case the merge transaction was rolled back and nothing of the batch applied.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

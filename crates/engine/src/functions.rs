@@ -8,6 +8,7 @@ use rusqlite::functions::{Context, FunctionFlags};
 use rusqlite::types::{ToSqlOutput, Value as SqlValue, ValueRef};
 use rusqlite::{Connection, Result};
 
+use crate::alter::{self, Compaction};
 use crate::bootstrap::LAYOUT_VERSION;
 use crate::core::{Shared, module_error};
 use crate::error::{ReplicateError, to_sql};
@@ -45,7 +46,10 @@ pub(crate) fn register(connection: &Connection, shared: &Arc<Shared>) -> Result<
     register.function("crsql_version", 0, constant, |_, _| Ok(LAYOUT_VERSION))?;
     register.function("crsql_as_crr", -1, plain, as_crr)?;
     register.function("crsql_as_table", 1, plain, as_table)?;
-    register.function("crsql_finalize", -1, plain | FunctionFlags::SQLITE_DIRECTONLY, |shared, _| {
+    let direct = plain | FunctionFlags::SQLITE_DIRECTONLY;
+    register.function("crsql_begin_alter", -1, direct, begin_alter)?;
+    register.function("crsql_commit_alter", -1, direct, commit_alter)?;
+    register.function("crsql_finalize", -1, direct, |shared, _| {
         shared.lock()?.finalize_statements();
         Ok("finalized")
     })?;
@@ -56,7 +60,6 @@ pub(crate) fn register(connection: &Connection, shared: &Arc<Shared>) -> Result<
     register.function("crsql_after_delete", -1, innocuous, capture::after_delete)?;
     register.function("crsql_config_set", 2, plain, config_set)?;
     register.function("crsql_config_get", 1, innocuous, config_get)?;
-    let direct = plain | FunctionFlags::SQLITE_DIRECTONLY;
     register.function("crsql_fract_as_ordered", -1, direct, fractional::as_ordered)?;
     register.function("crsql_fract_key_between", 2, constant, fractional::sql_key_between)?;
     register.function("crsql_fract_fix_conflict_return_old_key", -1, innocuous, fractional::fix_conflict)?;
@@ -93,21 +96,57 @@ fn text<'a>(context: &'a Context<'_>, index: usize, what: &str) -> Result<&'a st
     context.get_raw(index).as_str().map_err(|_| module_error(format!("{what} must be text")))
 }
 
-/// CRR-1: `(table)` or `('main', table)`.
-fn as_crr(shared: &Shared, context: &Context<'_>) -> Result<&'static str> {
-    let table = match context.len() {
-        0 => return Err(module_error("wrong number of args: give the table, or 'main' and the table")),
+const WRONG_NUMBER: &str = "wrong number of args: give the table, or 'main' and the table";
+
+/// A schema name, which must be that of the main database (TX-13).
+fn main_schema(context: &Context<'_>) -> Result<()> {
+    let schema = text(context, 0, "the schema name")?;
+    if schema.eq_ignore_ascii_case("main") {
+        return Ok(());
+    }
+    Err(to_sql(ReplicateError::OtherSchema { schema: schema.to_owned() }))
+}
+
+/// `(table)` or `('main', table)`.
+fn table_argument<'a>(context: &'a Context<'_>) -> Result<&'a str> {
+    match context.len() {
+        1 => text(context, 0, "the table name"),
         2 => {
-            let schema = text(context, 0, "the schema name")?;
-            if !schema.eq_ignore_ascii_case("main") {
-                return Err(to_sql(ReplicateError::OtherSchema { schema: schema.to_owned() }));
-            }
-            text(context, 1, "the table name")?
+            main_schema(context)?;
+            text(context, 1, "the table name")
         }
-        _ => text(context, 0, "the table name")?,
-    };
+        _ => Err(module_error(WRONG_NUMBER)),
+    }
+}
+
+/// CRR-1, where more than two arguments count as one.
+fn as_crr(shared: &Shared, context: &Context<'_>) -> Result<&'static str> {
+    let table = if context.len() > 2 { text(context, 0, "the table name")? } else { table_argument(context)? };
     replicate::replicate(shared, table).map_err(to_sql)?;
     Ok("OK")
+}
+
+/// ALT-1.
+fn begin_alter(shared: &Shared, context: &Context<'_>) -> Result<&'static str> {
+    alter::begin_alter(shared, table_argument(context)?).map_err(to_sql)?;
+    Ok("OK")
+}
+
+/// ALT-3: `([schema,] table [, non_destructive])`; a last argument of 1 says that nothing has to be compacted.
+fn commit_alter(shared: &Shared, context: &Context<'_>) -> Result<Option<i64>> {
+    let last = context.len().checked_sub(1).map(|last| context.get_raw(last));
+    let (table, compaction) = match (context.len(), last) {
+        (2, Some(ValueRef::Integer(flag))) => (text(context, 0, "the table name")?, flag),
+        (3, Some(ValueRef::Integer(flag))) => {
+            main_schema(context)?;
+            (text(context, 1, "the table name")?, flag)
+        }
+        (3, _) => return Err(module_error("the last argument must be 0 or 1")),
+        _ => (table_argument(context)?, 0),
+    };
+    let compaction = if compaction == 1 { Compaction::Skipped } else { Compaction::Needed };
+    alter::commit_alter(shared, table, compaction).map_err(to_sql)?;
+    Ok(None)
 }
 
 fn as_table(shared: &Shared, context: &Context<'_>) -> Result<Option<i64>> {

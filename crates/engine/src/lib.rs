@@ -15,6 +15,8 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 mod affinity;
+mod alter;
+mod backfill;
 mod bootstrap;
 mod capture;
 mod changes_table;
@@ -30,12 +32,13 @@ mod replicate;
 mod resolve;
 mod schema;
 mod sql;
+mod sql_text;
 mod statement;
 mod transaction;
 mod unpack_table;
 
 pub use engine::{Changesets, Engine};
-pub use error::{MergeError, OpenError, ReplicateError, StorageError};
+pub use error::{AlterError, MergeError, OpenError, ReplicateError, StorageError};
 pub use litemesh_proto as proto;
 pub use merge::{MergeProgress, Merged};
 pub use read::{LocalFilter, LocalPage, LocalPlace, PageLimits, SiteBounds, SitePlan};

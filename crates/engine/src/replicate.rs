@@ -1,10 +1,12 @@
 //! Makes a table replicated, and ordinary again (`crsqlite-compat.md` section 8).
 
+use crate::alter::{self, Extent};
+use crate::backfill::{Stamp, backfill_rows};
 use crate::core::{Core, Shared};
 use crate::error::ReplicateError;
-use crate::schema::{CLOCK_SUFFIX, KEY_COLUMN, KEYS_SUFFIX, Table, check_replicable, load_table};
+use crate::schema::{CLOCK_SUFFIX, ColumnInfo, KEY_COLUMN, KEYS_SUFFIX, Table, check_replicable, load_table};
 use crate::sql::{literal, quote};
-use crate::statement::{Bind, Handle, Rows};
+use crate::statement::Handle;
 
 /// Runs `body` inside a savepoint of its own: an error rolls back that and nothing of the caller's (CRR-4, BUG-19).
 pub(crate) fn in_savepoint<T, E: From<rusqlite::Error>>(
@@ -13,11 +15,14 @@ pub(crate) fn in_savepoint<T, E: From<rusqlite::Error>>(
     body: impl FnOnce() -> Result<T, E>,
 ) -> Result<T, E> {
     db.execute(&format!("SAVEPOINT {name}"))?;
-    let result = body();
-    if result.is_err() {
-        db.execute(&format!("ROLLBACK TO {name}"))?;
+    let result = body().and_then(|value| {
+        db.execute(&format!("RELEASE {name}"))?;
+        Ok(value)
+    });
+    // Where even the first of these fails, SQLite has rolled back everything already; what it said before is what matters.
+    if result.is_err() && db.execute(&format!("ROLLBACK TO {name}")).is_ok() {
+        let _ = db.execute(&format!("RELEASE {name}"));
     }
-    db.execute(&format!("RELEASE {name}"))?;
     result
 }
 
@@ -50,9 +55,7 @@ pub(crate) fn unreplicate(shared: &Shared, table: &str) -> Result<(), ReplicateE
         };
         core.raise_floor()?;
         drop_triggers(core.db, &table)?;
-        for suffix in [CLOCK_SUFFIX, KEYS_SUFFIX] {
-            core.db.execute(&format!("DROP TABLE IF EXISTS {}", quote(&format!("{table}{suffix}"))))?;
-        }
+        drop_shadows(core.db, &table)?;
         Ok::<_, ReplicateError>(())
     })?;
     core.refresh()?;
@@ -60,7 +63,7 @@ pub(crate) fn unreplicate(shared: &Shared, table: &str) -> Result<(), ReplicateE
 }
 
 /// The name as `sqlite_master` spells it (CRR-8).
-fn canonical_name(db: Handle, table: &str) -> Result<String, ReplicateError> {
+pub(crate) fn canonical_name(db: Handle, table: &str) -> Result<String, ReplicateError> {
     let statement = db.prepare(
         "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name = ?1 COLLATE NOCASE
          ORDER BY name = ?1 DESC",
@@ -85,35 +88,76 @@ fn has_trigger(db: Handle, table: &str) -> rusqlite::Result<bool> {
 fn create(core: &mut Core, name: &str) -> Result<(), ReplicateError> {
     let db = core.db;
     let table = load_table(db, name)?;
-    let (clock, keys) = (table.clock(), table.keys_table());
+    if has_shadows(db, name)? {
+        // The triggers went with the table that had them: it was made anew past `crsql_begin_alter()`.
+        alter::realign(core, &table, Extent::Everything, Stamp::Next)?;
+    } else {
+        create_shadows(db, &table)?;
+        backfill_rows(core, &table, Stamp::Next)?;
+    }
+    drop_triggers(db, name)?;
+    create_triggers(db, &table)?;
+    core.refresh()?;
+    Ok(())
+}
+
+/// Whether the shadow tables of this name are there.
+pub(crate) fn has_shadows(db: Handle, table: &str) -> rusqlite::Result<bool> {
+    let sql = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN (?1 || ?2, ?1 || ?3)";
+    Ok(db.query_integer(sql, &[table.into(), CLOCK_SUFFIX.into(), KEYS_SUFFIX.into()])? == Some(2))
+}
+
+/// DSK-4 to DSK-7, where they are missing.
+pub(crate) fn create_shadows(db: Handle, table: &Table) -> rusqlite::Result<()> {
+    let (clock, keys, names) = (table.clock(), table.keys_table(), table.key_names());
     db.execute(&format!(
         "CREATE TABLE IF NOT EXISTS {clock} (key INTEGER NOT NULL, col_name TEXT NOT NULL, col_version INTEGER NOT NULL,
          db_version INTEGER NOT NULL, site_id INTEGER NOT NULL DEFAULT 0, seq INTEGER NOT NULL, PRIMARY KEY (key, col_name))
          WITHOUT ROWID, STRICT"
     ))?;
-    let index = quote(&format!("{name}{CLOCK_SUFFIX}_dbv_idx"));
-    db.execute(&format!("CREATE INDEX IF NOT EXISTS {index} ON {clock} (db_version)"))?;
-    let names = table.key_names();
     db.execute(&format!("CREATE TABLE IF NOT EXISTS {keys} ({KEY_COLUMN} INTEGER PRIMARY KEY, {names})"))?;
-    let index = quote(&format!("{name}{KEYS_SUFFIX}_pks"));
-    db.execute(&format!("CREATE UNIQUE INDEX IF NOT EXISTS {index} ON {keys} ({names})"))?;
-    drop_triggers(db, name)?;
-    create_triggers(db, &table)?;
-    core.refresh()?;
-    backfill(core, &table)?;
-    Ok(())
+    create_indexes(db, table)
 }
 
+/// DSK-5 and DSK-7, where they are missing.
+pub(crate) fn create_indexes(db: Handle, table: &Table) -> rusqlite::Result<()> {
+    let name = |suffix: &str| quote(&format!("{}{suffix}", table.name));
+    let (index, clock) = (name(&format!("{CLOCK_SUFFIX}_dbv_idx")), name(CLOCK_SUFFIX));
+    db.execute(&format!("CREATE INDEX IF NOT EXISTS main.{index} ON {clock} (db_version)"))?;
+    let (index, keys) = (name(&format!("{KEYS_SUFFIX}_pks")), name(KEYS_SUFFIX));
+    db.execute(&format!("CREATE UNIQUE INDEX IF NOT EXISTS main.{index} ON {keys} ({})", table.key_names()))
+}
+
+/// Removes clocks and keys. Raise the version floor before (VER-7).
+pub(crate) fn drop_shadows(db: Handle, table: &str) -> rusqlite::Result<()> {
+    [CLOCK_SUFFIX, KEYS_SUFFIX]
+        .iter()
+        .try_for_each(|suffix| db.execute(&format!("DROP TABLE IF EXISTS main.{}", quote(&format!("{table}{suffix}")))))
+}
+
+/// Removes the triggers of a table, also those that older versions of CRSqlite made for each key column.
 pub(crate) fn drop_triggers(db: Handle, table: &str) -> rusqlite::Result<()> {
-    for suffix in ["__crsql_itrig", "__crsql_utrig", "__crsql_dtrig"] {
-        db.execute(&format!("DROP TRIGGER IF EXISTS {}", quote(&format!("{table}{suffix}"))))?;
+    let mut names: Vec<String> =
+        ["__crsql_itrig", "__crsql_utrig", "__crsql_dtrig"].iter().map(|suffix| format!("{table}{suffix}")).collect();
+    {
+        let legacy = "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE
+                      AND substr(name, 1, length(?1) + 1) = ?1 || '_' AND substr(name, -13) = '__crsql_utrig'";
+        let legacy = db.prepare(legacy)?;
+        let rows = legacy.query(&[table.into()])?;
+        while rows.next()? {
+            names.push(rows.text(0).into_owned());
+        }
     }
-    Ok(())
+    names.iter().try_for_each(|name| db.execute(&format!("DROP TRIGGER IF EXISTS main.{}", quote(name))))
 }
 
-/// DSK-8.
 pub(crate) fn create_triggers(db: Handle, table: &Table) -> rusqlite::Result<()> {
-    let columns = |row: &str, columns: &[crate::schema::ColumnInfo]| {
+    trigger_texts(table).iter().try_for_each(|(_, sql)| db.execute(sql))
+}
+
+/// Name and text of each trigger (DSK-8).
+pub(crate) fn trigger_texts(table: &Table) -> Vec<(String, String)> {
+    let columns = |row: &str, columns: &[ColumnInfo]| {
         columns.iter().map(|column| format!("{row}.{}", quote(&column.name))).collect::<Vec<_>>()
     };
     let first = literal(&table.name);
@@ -122,7 +166,16 @@ pub(crate) fn create_triggers(db: Handle, table: &Table) -> rusqlite::Result<()>
         format!("{function}({})", all.join(", "))
     };
     let (keys, cells) = (&table.keys, &table.cells);
-    for (suffix, event, body) in [
+    let trigger = |(suffix, event, body): (&str, &str, String)| {
+        let name = format!("{}{suffix}", table.name);
+        let sql = format!(
+            "CREATE TRIGGER main.{} AFTER {event} ON {} WHEN crsql_internal_sync_bit() = 0 BEGIN VALUES ({body}); END",
+            quote(&name),
+            quote(&table.name)
+        );
+        (name, sql)
+    };
+    [
         ("__crsql_itrig", "INSERT", call("crsql_after_insert", vec![columns("NEW", keys)])),
         (
             "__crsql_utrig",
@@ -133,40 +186,8 @@ pub(crate) fn create_triggers(db: Handle, table: &Table) -> rusqlite::Result<()>
             ),
         ),
         ("__crsql_dtrig", "DELETE", call("crsql_after_delete", vec![columns("OLD", keys)])),
-    ] {
-        db.execute(&format!(
-            "CREATE TRIGGER {} AFTER {event} ON {} WHEN crsql_internal_sync_bit() = 0 BEGIN VALUES ({body}); END",
-            quote(&format!("{}{suffix}", table.name)),
-            table.base()
-        ))?;
-    }
-    Ok(())
-}
-
-/// CRR-5: rows that were there before get clocks, all of one new version; an empty table takes no version.
-fn backfill(core: &mut Core, table: &Table) -> rusqlite::Result<()> {
-    let db = core.db;
-    let (names, keys, base) = (table.key_names(), table.keys_table(), table.base());
-    let rows = db.prepare(&format!("SELECT {names} FROM {base} EXCEPT SELECT {names} FROM {keys}"))?;
-    let add_key = db.prepare(&table.sql_add_key())?;
-    let sentinel = db.prepare(&table.sql_insert_sentinel())?;
-    let clocks = (!table.is_keys_only()).then(|| db.prepare(&table.sql_clocks_of_new_row())).transpose()?;
-    let row = rows.query(&[])?;
-    while row.next()? {
-        add_key.run(&key_binds(&row, table.keys.len()))?;
-        let key = Bind::Integer(db.last_insert_rowid());
-        let version = Bind::Integer(core.next_version(0));
-        let Some(clocks) = &clocks else {
-            sentinel.run(&[key, version, core.take_seq().into()])?;
-            continue;
-        };
-        let first = core.take_seq();
-        core.skip_seqs(table.cells.len() - 1);
-        clocks.run(&[key, version, first.into()])?;
-    }
-    Ok(())
-}
-
-fn key_binds<'a>(row: &'a Rows<'_>, count: usize) -> Vec<Bind<'a>> {
-    (0..count).filter_map(|column| i32::try_from(column).ok()).map(|column| row.value_ref(column).into()).collect()
+    ]
+    .into_iter()
+    .map(trigger)
+    .collect()
 }

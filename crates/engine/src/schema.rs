@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::affinity::Affinity;
 use crate::error::ReplicateError;
+use crate::sql_text::tokens;
 use crate::statement::{Handle, Statement};
 
 pub(crate) const CLOCK_SUFFIX: &str = "__crsql_clock";
@@ -178,7 +179,7 @@ pub(crate) fn load_orphans(db: Handle) -> rusqlite::Result<Vec<String>> {
 }
 
 pub(crate) fn load_table(db: Handle, name: &str) -> rusqlite::Result<Table> {
-    let columns = db.prepare("SELECT name, type, pk FROM pragma_table_info(?1) ORDER BY cid")?;
+    let columns = db.prepare("SELECT name, type, pk FROM pragma_table_info(?1, 'main') ORDER BY cid")?;
     let rows = columns.query(&[name.into()])?;
     let (mut keys, mut cells) = (Vec::new(), Vec::new());
     while rows.next()? {
@@ -215,35 +216,36 @@ pub(crate) fn check_replicable(db: Handle, table: &str) -> Result<(), ReplicateE
         }
         None => return Err(ReplicateError::NoSuchTable { table: name() }),
     }
-    if let Some(index) = find("SELECT name FROM pragma_index_list(?1) WHERE \"unique\" = 1 AND origin <> 'pk'")? {
+    if let Some(index) = find("SELECT name FROM pragma_index_list(?1, 'main') WHERE \"unique\" = 1 AND origin <> 'pk'")?
+    {
         return Err(ReplicateError::UniqueIndex { table: name(), index });
     }
     // AUTOINCREMENT is real where SQLite keeps a sequence for the table; the word may also stand in a comment.
     let create = find("SELECT sql FROM sqlite_master WHERE name = ?1 AND type = 'table'")?.unwrap_or_default();
     let is_autoincrement = has_autoincrement(&create);
-    if find("SELECT name FROM pragma_table_info(?1) WHERE pk > 0 AND \"notnull\" > 0")?.is_none() {
+    if find("SELECT name FROM pragma_table_info(?1, 'main') WHERE pk > 0 AND \"notnull\" > 0")?.is_none() {
         return Err(ReplicateError::NoPrimaryKey { table: name(), is_autoincrement });
     }
-    if let Some(column) = find("SELECT name FROM pragma_table_info(?1) WHERE pk > 0 AND \"notnull\" = 0")? {
+    if let Some(column) = find("SELECT name FROM pragma_table_info(?1, 'main') WHERE pk > 0 AND \"notnull\" = 0")? {
         return Err(ReplicateError::NullablePrimaryKey { table: name(), column });
     }
     if is_autoincrement {
         return Err(ReplicateError::Autoincrement { table: name() });
     }
-    if let Some(other) = find("SELECT \"table\" FROM pragma_foreign_key_list(?1)")? {
+    if let Some(other) = find("SELECT \"table\" FROM pragma_foreign_key_list(?1, 'main')")? {
         return Err(ReplicateError::ForeignKey { table: name(), other });
     }
-    let no_default = "SELECT name FROM pragma_table_xinfo(?1)
+    let no_default = "SELECT name FROM pragma_table_xinfo(?1, 'main')
                       WHERE pk = 0 AND \"notnull\" = 1 AND dflt_value IS NULL AND hidden = 0";
     if let Some(column) = find(no_default)? {
         return Err(ReplicateError::NotNullWithoutDefault { table: name(), column });
     }
     if let Some(column) =
-        find("SELECT name FROM pragma_table_info(?1) WHERE name = '-1' OR (pk > 0 AND name = '__crsql_key')")?
+        find("SELECT name FROM pragma_table_info(?1, 'main') WHERE name = '-1' OR (pk > 0 AND name = '__crsql_key')")?
     {
         return Err(ReplicateError::ReservedColumn { table: name(), column });
     }
-    let collation = "SELECT c.name FROM pragma_index_list(?1) l JOIN pragma_index_xinfo(l.name) c
+    let collation = "SELECT c.name FROM pragma_index_list(?1, 'main') l JOIN pragma_index_xinfo(l.name, 'main') c
                      WHERE l.origin = 'pk' AND c.key = 1 AND c.coll <> 'BINARY' COLLATE NOCASE";
     if let Some(column) = find(collation)? {
         return Err(ReplicateError::KeyCollation { table: name(), column });
@@ -253,30 +255,7 @@ pub(crate) fn check_replicable(db: Handle, table: &str) -> Result<(), ReplicateE
 
 /// Whether the keyword stands in a CREATE TABLE text, outside of strings, quoted names and comments.
 fn has_autoincrement(sql: &str) -> bool {
-    let mut rest = sql;
-    let skip = |rest: &mut &str, open: usize, close: &str| {
-        let after = &rest[open..];
-        *rest = after.find(close).map_or("", |end| &after[end + close.len()..]);
-    };
-    while let Some(first) = rest.chars().next() {
-        match first {
-            '\'' => skip(&mut rest, 1, "'"),
-            '"' => skip(&mut rest, 1, "\""),
-            '`' => skip(&mut rest, 1, "`"),
-            '[' => skip(&mut rest, 1, "]"),
-            '-' if rest.starts_with("--") => skip(&mut rest, 2, "\n"),
-            '/' if rest.starts_with("/*") => skip(&mut rest, 2, "*/"),
-            _ if first.is_alphanumeric() || first == '_' => {
-                let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
-                if rest[..end].eq_ignore_ascii_case("autoincrement") {
-                    return true;
-                }
-                rest = &rest[end..];
-            }
-            _ => rest = &rest[first.len_utf8()..],
-        }
-    }
-    false
+    tokens(sql).any(|token| token.is("autoincrement"))
 }
 
 #[cfg(test)]

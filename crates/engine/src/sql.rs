@@ -24,16 +24,18 @@ const INSERTED: &str = "col_version + 1 + (col_version % 2)";
 const DELETED: &str = "col_version + 2 - (col_version % 2)";
 
 impl Table {
+    // With the schema: a temporary table of the same name would be found first.
+
     pub(crate) fn clock(&self) -> String {
-        quote(&format!("{}{CLOCK_SUFFIX}", self.name))
+        format!("main.{}", quote(&format!("{}{CLOCK_SUFFIX}", self.name)))
     }
 
     pub(crate) fn keys_table(&self) -> String {
-        quote(&format!("{}{KEYS_SUFFIX}", self.name))
+        format!("main.{}", quote(&format!("{}{KEYS_SUFFIX}", self.name)))
     }
 
     pub(crate) fn base(&self) -> String {
-        quote(&self.name)
+        format!("main.{}", quote(&self.name))
     }
 
     pub(crate) fn key_names(&self) -> String {
@@ -176,7 +178,7 @@ impl Table {
     }
 
     /// Joins the base row to its key `p`.
-    fn base_of_key(&self) -> String {
+    pub(crate) fn base_of_key(&self) -> String {
         let same = |name: String| format!("b.{name} = p.{name}");
         format!("{} b ON {}", self.base(), join(self.keys.iter().map(|column| same(quote(&column.name))), " AND "))
     }

@@ -69,6 +69,12 @@ impl Handle {
         unsafe { ffi::sqlite3_changes64(self.0) }
     }
 
+    /// How many rows all statements so far changed, those inside of triggers included.
+    pub(crate) fn total_changes(self) -> i64 {
+        // SAFETY: the connection is open.
+        unsafe { ffi::sqlite3_total_changes64(self.0) }
+    }
+
     pub(crate) fn last_insert_rowid(self) -> i64 {
         // SAFETY: the connection is open.
         unsafe { ffi::sqlite3_last_insert_rowid(self.0) }
