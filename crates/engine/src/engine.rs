@@ -16,7 +16,7 @@ use crate::merge::{MergeProgress, Merged, merge_batch};
 use crate::read::{LocalFilter, LocalPage, LocalPlace, PageLimits, SiteBounds, SitePlan};
 use crate::statement::Handle;
 use crate::transaction::TransactionFlags;
-use crate::{changes_table, cursor, functions, read, replicate, transaction, unpack_table};
+use crate::{changes_table, clset_table, cursor, functions, read, replicate, transaction, unpack_table};
 
 /// One connection to a database whose tables can replicate.
 ///
@@ -87,6 +87,7 @@ impl Engine {
         transaction::register(db, &shared)?;
         functions::register(&connection, &shared)?;
         changes_table::register(&connection, &shared)?;
+        clset_table::register(&connection, Some(&shared))?;
         unpack_table::register(&connection)?;
         let engine = Self { connection, shared, progress_count: 0 };
         if found.has_litemesh_tables && !engine.connection.is_readonly(rusqlite::MAIN_DB)? {

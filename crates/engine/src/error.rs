@@ -155,6 +155,40 @@ impl From<rusqlite::Error> for AlterError {
     }
 }
 
+/// Why a schema was not migrated to. In every case the database is what it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages explain the fields
+pub enum MigrateError {
+    #[error("the schema cannot be made in an empty database: {0}")]
+    Schema(#[source] rusqlite::Error),
+    #[error("the schema must not contain {keyword}: the whole migration is one transaction")]
+    Transaction { keyword: String },
+    #[error("the cleanup of the private database failed: {0}")]
+    Cleanup(#[source] rusqlite::Error),
+    #[error(
+        "the primary key of table {table} would change (column {column}): that takes a new table. Make it between \
+         crsql_begin_alter('{table}') and crsql_commit_alter('{table}')"
+    )]
+    PrimaryKey { table: String, column: String },
+    #[error("could not {step}: {source}")]
+    Step { step: String, source: rusqlite::Error },
+    #[error("could not run the schema: {0}. What is there already must be made IF NOT EXISTS")]
+    Run(#[source] rusqlite::Error),
+    #[error("could not migrate {table}, which would no longer replicate: {source}")]
+    Refused { table: String, source: ReplicateError },
+    #[error(transparent)]
+    Alter(#[from] AlterError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl From<rusqlite::Error> for MigrateError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Storage(StorageError(error))
+    }
+}
+
 /// Why changes were refused. In every case the merge transaction was rolled back and nothing of the batch applied.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

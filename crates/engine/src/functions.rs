@@ -13,7 +13,7 @@ use crate::bootstrap::LAYOUT_VERSION;
 use crate::core::{Shared, module_error};
 use crate::error::{ReplicateError, to_sql};
 use crate::statement::to_value;
-use crate::{capture, fractional, replicate};
+use crate::{automigrate, capture, fractional, replicate};
 
 /// The commit of upstream whose behaviour is specified; what `crsql_sha()` answers there.
 const UPSTREAM_SHA: &str = "891fe9e0";
@@ -49,6 +49,7 @@ pub(crate) fn register(connection: &Connection, shared: &Arc<Shared>) -> Result<
     let direct = plain | FunctionFlags::SQLITE_DIRECTONLY;
     register.function("crsql_begin_alter", -1, direct, begin_alter)?;
     register.function("crsql_commit_alter", -1, direct, commit_alter)?;
+    register.function("crsql_automigrate", -1, plain, automigrate)?;
     register.function("crsql_finalize", -1, direct, |shared, _| {
         shared.lock()?.finalize_statements();
         Ok("finalized")
@@ -147,6 +148,23 @@ fn commit_alter(shared: &Shared, context: &Context<'_>) -> Result<Option<i64>> {
     let compaction = if compaction == 1 { Compaction::Skipped } else { Compaction::Needed };
     alter::commit_alter(shared, table, compaction).map_err(to_sql)?;
     Ok(None)
+}
+
+/// AM-1: `(schema [, cleanup])`. No schema is one without tables.
+fn automigrate(shared: &Shared, context: &Context<'_>) -> Result<&'static str> {
+    if context.is_empty() {
+        return Err(module_error("expected a schema: give the SQL text that makes it"));
+    }
+    let schema = match context.get_raw(0) {
+        ValueRef::Null => "",
+        _ => text(context, 0, "the schema")?,
+    };
+    let cleanup = match (context.len() == 2).then(|| context.get_raw(1)) {
+        None | Some(ValueRef::Null) => None,
+        Some(_) => Some(text(context, 1, "the cleanup")?),
+    };
+    automigrate::automigrate(shared, schema, cleanup).map_err(to_sql)?;
+    Ok("migration complete")
 }
 
 fn as_table(shared: &Shared, context: &Context<'_>) -> Result<Option<i64>> {

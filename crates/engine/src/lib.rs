@@ -2,7 +2,7 @@
 //!
 //! An [`Engine`] is one connection. It makes tables replicated ([`Engine::replicate`]), reads what a peer lacks, and merges
 //! what a peer sent ([`Engine::merge`]). The same engine answers the SQL of CRSqlite that sync needs: `crsql_changes`,
-//! `crsql_as_crr()`, `crsql_db_version()`, ordered lists ([`fractional`]) and more; not yet its helpers for schema changes.
+//! `crsql_as_crr()`, `crsql_db_version()`, ordered lists ([`fractional`]), schema changes and more.
 //!
 //! The way of a change, and the room for each step:
 //!
@@ -16,10 +16,12 @@
 
 mod affinity;
 mod alter;
+mod automigrate;
 mod backfill;
 mod bootstrap;
 mod capture;
 mod changes_table;
+mod clset_table;
 mod core;
 mod cursor;
 mod engine;
@@ -31,6 +33,7 @@ mod read;
 mod replicate;
 mod resolve;
 mod schema;
+mod scratch;
 mod sql;
 mod sql_text;
 mod statement;
@@ -38,7 +41,7 @@ mod transaction;
 mod unpack_table;
 
 pub use engine::{Changesets, Engine};
-pub use error::{AlterError, MergeError, OpenError, ReplicateError, StorageError};
+pub use error::{AlterError, MergeError, MigrateError, OpenError, ReplicateError, StorageError};
 pub use litemesh_proto as proto;
 pub use merge::{MergeProgress, Merged};
 pub use read::{LocalFilter, LocalPage, LocalPlace, PageLimits, SiteBounds, SitePlan};

@@ -30,35 +30,55 @@ pub(crate) fn in_savepoint<T, E: From<rusqlite::Error>>(
 pub(crate) fn replicate(shared: &Shared, table: &str) -> Result<(), ReplicateError> {
     let mut core = shared.lock()?;
     // Enlisted inside of the savepoint: outside, without a transaction of the caller, that would be one of its own.
-    in_savepoint(core.db, "as_crr", || {
-        core.enlist()?;
-        let table = canonical_name(core.db, table)?;
-        if core.table(&table).is_some() && has_trigger(core.db, &table)? {
-            return Ok(());
-        }
-        check_replicable(core.db, &table)?;
-        create(&mut core, &table)
-    })?;
+    in_savepoint(core.db, "as_crr", || make_replicated(&mut core, table))?;
     core.refresh()?;
     Ok(())
+}
+
+/// The same in the middle of a statement that writes, where SQLite opens no savepoint. An error leaves pieces behind.
+pub(crate) fn replicate_without_savepoint(shared: &Shared, table: &str) -> Result<(), ReplicateError> {
+    let mut core = shared.lock()?;
+    make_replicated(&mut core, table)?;
+    core.refresh()?;
+    Ok(())
+}
+
+fn make_replicated(core: &mut Core, table: &str) -> Result<(), ReplicateError> {
+    core.enlist()?;
+    let table = canonical_name(core.db, table)?;
+    if core.table(&table).is_some() && has_trigger(core.db, &table)? {
+        return Ok(());
+    }
+    check_replicable(core.db, &table)?;
+    create(core, &table)
 }
 
 /// Makes `table` an ordinary one (CRR-9). Its history goes; the version floor stays (VER-7).
 pub(crate) fn unreplicate(shared: &Shared, table: &str) -> Result<(), ReplicateError> {
     let mut core = shared.lock()?;
-    in_savepoint(core.db, "as_table", || {
-        core.enlist()?;
-        let table = match canonical_name(core.db, table) {
-            Ok(table) => table,
-            Err(ReplicateError::NoSuchTable { table }) => table,
-            Err(error) => return Err(error),
-        };
-        core.raise_floor()?;
-        drop_triggers(core.db, &table)?;
-        drop_shadows(core.db, &table)?;
-        Ok::<_, ReplicateError>(())
-    })?;
+    in_savepoint(core.db, "as_table", || make_ordinary(&mut core, table))?;
     core.refresh()?;
+    Ok(())
+}
+
+/// The same in the middle of a statement that writes.
+pub(crate) fn unreplicate_without_savepoint(shared: &Shared, table: &str) -> Result<(), ReplicateError> {
+    let mut core = shared.lock()?;
+    make_ordinary(&mut core, table)?;
+    core.refresh()?;
+    Ok(())
+}
+
+fn make_ordinary(core: &mut Core, table: &str) -> Result<(), ReplicateError> {
+    core.enlist()?;
+    let table = match canonical_name(core.db, table) {
+        Ok(table) => table,
+        Err(ReplicateError::NoSuchTable { table }) => table,
+        Err(error) => return Err(error),
+    };
+    core.raise_floor()?;
+    drop_triggers(core.db, &table)?;
+    drop_shadows(core.db, &table)?;
     Ok(())
 }
 

@@ -28,6 +28,15 @@ impl Token<'_> {
         self.kind == Kind::Word && self.text.eq_ignore_ascii_case(keyword)
     }
 
+    pub(crate) fn is_sign(&self, sign: char) -> bool {
+        self.kind == Kind::Sign && self.text.starts_with(sign)
+    }
+
+    /// Where it ends, in bytes.
+    pub(crate) fn end(&self) -> usize {
+        self.start + self.text.len()
+    }
+
     /// The text without its quotes.
     pub(crate) fn unquoted(&self) -> String {
         let Some(close) = self.text.chars().next().map(closing) else { return String::new() };
@@ -98,6 +107,76 @@ fn quoted_length(text: &str, open: char) -> usize {
     text.len()
 }
 
+/// Cuts a script into its statements, each as its tokens. As in SQLite's shell, the body of a trigger ends with `; END;`.
+pub(crate) fn statements(sql: &str) -> Vec<Vec<Token<'_>>> {
+    let mut statements = Vec::new();
+    let mut statement: Vec<Token<'_>> = Vec::new();
+    for token in tokens(sql) {
+        if !token.is_sign(';') {
+            statement.push(token);
+            continue;
+        }
+        let is_body_closed = matches!(statement.as_slice(), [.., before, end] if before.is_sign(';') && end.is("end"));
+        if is_trigger(&statement) && !is_body_closed {
+            statement.push(token);
+        } else if !statement.is_empty() {
+            statements.push(std::mem::take(&mut statement));
+        }
+    }
+    statements.extend((!statement.is_empty()).then_some(statement));
+    statements
+}
+
+fn is_trigger(statement: &[Token<'_>]) -> bool {
+    let is = |index: usize, keyword| statement.get(index).is_some_and(|token| token.is(keyword));
+    is(0, "create") && (is(1, "trigger") || ((is(1, "temp") || is(1, "temporary")) && is(2, "trigger")))
+}
+
+/// Whether two texts differ in nothing but spaces, comments, quotes of names, and case.
+pub(crate) fn is_same(one: &str, other: &str) -> bool {
+    let words = |sql| -> Vec<(bool, String)> {
+        let word = |token: Token<'_>| match token.kind {
+            Kind::Text => (true, token.unquoted()),
+            _ => (false, token.unquoted().to_ascii_lowercase()),
+        };
+        tokens(sql).map(word).collect()
+    };
+    words(one) == words(other)
+}
+
+/// The text that defines a column, as it stands in a CREATE TABLE.
+pub(crate) fn column_definition<'a>(create: &'a str, column: &str) -> Option<&'a str> {
+    let mut depth = 0_usize;
+    let mut definition: Option<(Token<'_>, Token<'_>)> = None;
+    for token in tokens(create) {
+        let is_end = depth == 1 && (token.is_sign(',') || token.is_sign(')'));
+        depth = match token.kind {
+            Kind::Sign if token.is_sign('(') => depth + 1,
+            Kind::Sign if token.is_sign(')') => depth.saturating_sub(1),
+            _ => depth,
+        };
+        if is_end {
+            if let Some((first, last)) = definition.take()
+                && names_column(&first, column)
+            {
+                return Some(&create[first.start..last.end()]);
+            }
+            if depth == 0 {
+                return None;
+            }
+        } else if depth > 1 || (depth == 1 && !token.is_sign('(')) || definition.is_some() {
+            definition = Some((definition.map_or(token, |(first, _)| first), token));
+        }
+    }
+    None
+}
+
+/// Unquoted, these words begin a constraint of the table.
+fn names_column(token: &Token<'_>, column: &str) -> bool {
+    let is_constraint = ["constraint", "primary", "unique", "check", "foreign"].iter().any(|word| token.is(word));
+    !is_constraint && token.unquoted().eq_ignore_ascii_case(column)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,6 +206,56 @@ mod tests {
         assert_eq!(unquoted, ["it's", "a\"b", "x", "", "word", "open"]);
     }
 
+    #[test]
+    fn scripts_are_cut_at_semicolons_outside_of_everything() {
+        let check = |sql: &str, expected: &[&str]| {
+            let found: Vec<_> =
+                statements(sql).iter().map(|s| &sql[s[0].start..s.last().map_or(0, Token::end)]).collect();
+            assert_eq!(found, expected, "{sql}");
+        };
+        check("", &[]);
+        check(" ;; -- nothing; here\n;", &[]);
+        check("a; b c;d", &["a", "b c", "d"]);
+        check("SELECT ';'; SELECT \";\" /* ; */, [;]", &["SELECT ';'", "SELECT \";\" /* ; */, [;]"]);
+        let trigger = "CREATE TRIGGER t AFTER INSERT ON x BEGIN SELECT CASE 1 WHEN 1 THEN 2 END; SELECT 2; END";
+        check(&format!("{trigger}; a"), &[trigger, "a"]);
+        let trigger = trigger.replace("CREATE", "create temp /* ; */");
+        check(&format!("{trigger};a;"), &[&trigger, "a"]);
+        check("CREATE TABLE trigger_ (a); END; a", &["CREATE TABLE trigger_ (a)", "END", "a"]);
+    }
+
+    #[test]
+    fn texts_are_the_same_where_sqlite_reads_the_same() {
+        for (one, other, same) in [
+            ("CREATE INDEX i ON t (a, b)", "create  index \"i\" on [T]( `a`,b) -- x", true),
+            ("ON t (a, b)", "ON t (b, a)", false),
+            ("ON t (a) WHERE a > 'x'", "ON t (a) WHERE a > 'X'", false),
+            ("ON t (a) WHERE a > 'x'", "ON t (a) WHERE a > x", false),
+            ("ON t (a DESC)", "ON t (a)", false),
+        ] {
+            assert_eq!(is_same(one, other), same, "{one} and {other}");
+        }
+    }
+
+    #[test]
+    fn definitions_of_columns_are_found() {
+        let create = "CREATE TABLE \"t(a\" (a INTEGER PRIMARY KEY NOT NULL, -- the key, (b)
+            \"b c\" DECIMAL(10, 2) NOT NULL DEFAULT ((1)) /* x */, [check] TEXT COLLATE NOCASE CHECK (\"check\" IN ('a', ')')), d,
+            UNIQUE (d), CHECK (d > 1), CONSTRAINT d CHECK (a)) STRICT";
+        for (column, definition) in [
+            ("A", Some("a INTEGER PRIMARY KEY NOT NULL")),
+            ("b c", Some("\"b c\" DECIMAL(10, 2) NOT NULL DEFAULT ((1))")),
+            ("check", Some("[check] TEXT COLLATE NOCASE CHECK (\"check\" IN ('a', ')'))")),
+            ("d", Some("d")),
+            ("UNIQUE", None),
+            ("e", None),
+        ] {
+            assert_eq!(column_definition(create, column), definition, "{column}");
+        }
+        assert_eq!(column_definition("CREATE TABLE t (a)", "a"), Some("a"));
+        assert_eq!(column_definition("CREATE TABLE t (a", "a"), None);
+    }
+
     /// Every cut is at a character, whatever comes.
     #[test]
     fn any_text_is_cut() {
@@ -137,9 +266,9 @@ mod tests {
             let mut end = 0;
             for token in tokens(&sql) {
                 assert!(token.start >= end && !token.text.is_empty(), "{sql:?}");
-                assert_eq!(&sql[token.start..token.start + token.text.len()], token.text, "{sql:?}");
+                assert_eq!(&sql[token.start..token.end()], token.text, "{sql:?}");
                 token.unquoted();
-                end = token.start + token.text.len();
+                end = token.end();
             }
         }
     }

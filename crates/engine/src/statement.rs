@@ -7,7 +7,7 @@
 //! to that), and it is used by one thread at a time (it lives behind the mutex of [`crate::core::Shared`], or in a cursor that
 //! SQLite itself never shares).
 
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, CString, c_int};
 use std::ptr;
 
 use litemesh_proto::Value;
@@ -56,6 +56,14 @@ impl Handle {
     /// Prepares, runs and forgets.
     pub(crate) fn execute(self, sql: &str) -> rusqlite::Result<()> {
         self.prepare(sql)?.run(&[])
+    }
+
+    /// Runs all statements of a text, ignoring rows.
+    pub(crate) fn run_script(self, sql: &str) -> rusqlite::Result<()> {
+        let sql = CString::new(sql)?;
+        // SAFETY: the connection is open and the text terminated; nothing is called back.
+        let code = unsafe { ffi::sqlite3_exec(self.0, sql.as_ptr(), None, ptr::null_mut(), ptr::null_mut()) };
+        if code == ffi::SQLITE_OK { Ok(()) } else { Err(self.error(code)) }
     }
 
     /// Runs a query of one row and one integer and forgets it. No row, or NULL, is `None`.

@@ -53,6 +53,19 @@ fn each_error_says_what_the_catalogue_says() {
             "SELECT crsql_commit_alter('foo', 1)",
             &["failed compacting tables post alteration", "primary key changed"],
         ),
+        ("", "SELECT crsql_automigrate()", &["expected a schema"]),
+        ("", "SELECT crsql_automigrate('CREATE TABLE foo (a')", &["incomplete input"]),
+        (
+            "",
+            "SELECT crsql_automigrate('CREATE TABLE foo (b PRIMARY KEY NOT NULL)')",
+            &["primary key of table foo would change"],
+        ),
+        ("", "CREATE VIRTUAL TABLE t USING clset (a PRIMARY KEY NOT NULL)", &["name must end with `_schema`"]),
+        (
+            "",
+            "CREATE VIRTUAL TABLE t_schema USING clset (a)",
+            &["Table t has no primary key or primary key is nullable"],
+        ),
         ("CREATE TEMP TABLE t (a)", "SELECT crsql_begin_alter('t')", &["Table t is temporary"]),
     ] {
         let engine = foo();
