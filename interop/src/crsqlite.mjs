@@ -87,6 +87,23 @@ class Connection {
     return rows.map((row) => Object.fromEntries(columns.map((column, index) => [column, row[index]])));
   }
 
+  /**
+   * Runs one statement and returns its rows with nothing lost: INTEGER as a bigint, REAL as a number (so that 1 and 1.0
+   * stay apart), TEXT as `{ text: bytes }`, BLOB as a Uint8Array, NULL as null.
+   */
+  async exactRows(sql) {
+    const rows = [];
+    for await (const statement of this.#api.statements(this.#handle, sql)) {
+      await this.#collect(statement, rows, (column) => this.#exactValue(statement, column));
+    }
+    return rows;
+  }
+
+  /** Whether no transaction is open. */
+  isAutocommit() {
+    return this.#api.get_autocommit(this.#handle) !== 0;
+  }
+
   /** Prepares one statement and runs it once for each parameter list. */
   async runMany(sql, parameterLists) {
     for await (const statement of this.#api.statements(this.#handle, sql)) {
@@ -114,11 +131,26 @@ class Connection {
     return { rows, columns };
   }
 
-  async #collect(statement, rows) {
+  async #collect(statement, rows, valueOf = (column) => this.#value(statement, column)) {
     const width = this.#api.column_count(statement);
     while ((await this.#api.step(statement)) === sqlite.SQLITE_ROW) {
       assert.ok(rows.length < RESULT_ROWS_MAX, `a query returned more than ${RESULT_ROWS_MAX} rows`);
-      rows.push(Array.from({ length: width }, (_, column) => this.#value(statement, column)));
+      rows.push(Array.from({ length: width }, (_, column) => valueOf(column)));
+    }
+  }
+
+  #exactValue(statement, column) {
+    switch (this.#api.column_type(statement, column)) {
+      case sqlite.SQLITE_INTEGER:
+        return this.#api.column_int64(statement, column);
+      case sqlite.SQLITE_FLOAT:
+        return this.#api.column_double(statement, column);
+      case sqlite.SQLITE_TEXT:
+        return { text: this.#api.column_blob(statement, column) };
+      case sqlite.SQLITE_BLOB:
+        return this.#api.column_blob(statement, column);
+      default:
+        return null;
     }
   }
 
@@ -147,11 +179,13 @@ export class Database {
   }
 
   /** Opens an empty database, or the given image of a database file (bytes; rollback journal mode, not WAL). */
-  static async open({ image } = {}) {
+  static async open({ image, readOnly = false } = {}) {
     const api = await engine();
     return locked(async () => {
       const imageName = image && placeImage(image);
-      const flags = sqlite.SQLITE_OPEN_READWRITE | sqlite.SQLITE_OPEN_CREATE;
+      const flags = readOnly
+        ? sqlite.SQLITE_OPEN_READONLY
+        : sqlite.SQLITE_OPEN_READWRITE | sqlite.SQLITE_OPEN_CREATE;
       const handle = await api.open_v2(imageName ?? ":memory:", flags, imageName && imageFiles.name);
       const connection = new Connection(api, handle);
       await assertLayout(connection);
@@ -160,8 +194,27 @@ export class Database {
     });
   }
 
+  /** Opens an empty database whose site id is the given one, 32 hex digits. */
+  static async openAs(siteId) {
+    const first = await Database.open({ image: Buffer.alloc(0) });
+    await first.exec(`UPDATE crsql_site_id SET site_id = x'${siteId}' WHERE ordinal = 0`);
+    await first.close();
+    // The original reads its site id once for each connection.
+    const image = first.image();
+    first.forget();
+    return Database.open({ image });
+  }
+
   exec(sql) {
     return locked(() => this.#connection.exec(sql));
+  }
+
+  exactRows(sql) {
+    return locked(() => this.#connection.exactRows(sql));
+  }
+
+  isAutocommit() {
+    return this.#connection.isAutocommit();
   }
 
   rows(sql, parameters) {
@@ -196,6 +249,11 @@ export class Database {
 
   close() {
     return locked(() => this.#connection.close());
+  }
+
+  /** Forgets the bytes of a database that was opened from an image and closed. */
+  forget() {
+    imageFiles.mapNameToFile.delete(this.#imageName);
   }
 }
 

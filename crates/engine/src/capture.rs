@@ -98,9 +98,14 @@ pub(crate) fn after_update(shared: &Shared, context: &Context<'_>) -> rusqlite::
     }
     core.join_transaction()?;
     let new_key = find_or_add_key(&core, &table, &arguments(context, 1, keys))?;
+    let old_key =
+        if key_changed { find_or_add_key(&core, &table, &arguments(context, 1 + keys, keys))? } else { new_key };
+    // 1 and 1.0 are one key (DSK-7): no row has moved, and there is nothing that could be told.
+    if old_key == new_key && changed_cells.is_empty() {
+        return Ok(0);
+    }
     let version = core.next_version(0);
-    if key_changed {
-        let old_key = find_or_add_key(&core, &table, &arguments(context, 1 + keys, keys))?;
+    if old_key != new_key {
         move_row(&mut core, &table, old_key, new_key, version)?;
     }
     for cell in changed_cells {

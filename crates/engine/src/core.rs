@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
+use litemesh_proto::limits::VERSION_MAX;
 use litemesh_proto::{DbVersion, SiteId};
 
 use crate::alter::Window;
@@ -84,6 +85,8 @@ pub(crate) struct Core {
     committed: Option<i64>,
     /// What the running transaction will commit as, once it has written a clock (VER-3, VER-6).
     pending: Option<i64>,
+    /// What `crsql_next_db_version()` promised: the transaction's next version is at least that (FN-3).
+    promised: i64,
     /// Whether a part of the running transaction was rolled back: its version may be in no clock row.
     is_pending_doubtful: bool,
     seq: i64,
@@ -117,6 +120,7 @@ impl Core {
             flags,
             committed: None,
             pending: None,
+            promised: 0,
             is_pending_doubtful: false,
             seq: 0,
             data_version: -1,
@@ -195,12 +199,14 @@ impl Core {
                 }
                 self.begin_counting();
                 self.windows.clear();
+                self.promised = 0;
                 self.last_origin = None;
             }
             Ended::RolledBack => {
                 self.pending = None;
                 self.begin_counting();
                 self.windows.clear();
+                self.promised = 0;
                 self.forget_sites();
             }
         }
@@ -309,9 +315,19 @@ impl Core {
     }
 
     /// What [`next_version`](Self::next_version) would give, without using it up.
-    pub(crate) fn peek_version(&self, at_least: i64) -> i64 {
+    fn peek_version(&self, at_least: i64) -> i64 {
         let after_committed = self.committed.unwrap_or_default().saturating_add(1);
-        after_committed.max(self.pending.unwrap_or_default()).max(at_least)
+        after_committed.max(self.pending.unwrap_or_default()).max(self.promised).max(at_least)
+    }
+
+    /// Tells the next version, which is not taken before a clock row carries it (VER-6), but will not be lower (FN-3).
+    pub(crate) fn promise_version(&mut self, at_least: i64) -> i64 {
+        let next = self.peek_version(at_least);
+        // BUG-29: a number near the end of the range would end all writing.
+        if next <= VERSION_MAX {
+            self.promised = next;
+        }
+        next
     }
 
     /// A version that no clock row has yet: each foreign changeset gets one of its own.

@@ -90,7 +90,7 @@ fn next_db_version(shared: &Shared, context: &Context<'_>) -> Result<i64> {
     let at_least = if context.len() == 1 { context.get_raw(0).as_i64().unwrap_or_default() } else { 0 };
     let mut core = shared.lock()?;
     core.db_version()?;
-    Ok(core.peek_version(at_least))
+    Ok(core.promise_version(at_least))
 }
 
 fn text<'a>(context: &'a Context<'_>, index: usize, what: &str) -> Result<&'a str> {

@@ -295,16 +295,22 @@ impl<'a> RowMerge<'a> {
     ) -> Result<(), MergeError> {
         let cell = match &change.column {
             Column::Row => None,
-            Column::Cell(name) => Some(self.table.cell_index(name).ok_or_else(|| MergeError::UnknownColumn {
-                index,
-                table: self.table.name.to_string(),
-                column: name.to_string(),
-            })?),
+            Column::Cell(name) => self.table.cell_index(name),
         };
         let (name, length) = (change.column.as_str(), change.causal_length);
         let held = self.clocks.iter().find(|clock| &*clock.name == name);
-        let incoming = Incoming { causal_length: length, is_row: cell.is_none(), col_version: change.col_version };
+        let is_row = change.column == Column::Row;
+        let incoming = Incoming { causal_length: length, is_row, col_version: change.col_version };
         let mut decision = resolve(self.causal_length, held.map(|clock| ColVersion::new(clock.col_version)), incoming);
+        // MRG-11: a change that loses anyway does not need its column, nor does a deletion.
+        let needs_cell = matches!(decision, Decision::Write | Decision::ReviveAndWrite | Decision::CompareValues);
+        if needs_cell && cell.is_none() {
+            return Err(MergeError::UnknownColumn {
+                index,
+                table: self.table.name.to_string(),
+                column: name.to_owned(),
+            });
+        }
         if let (Decision::CompareValues, Some(cell), Some(held)) = (decision, cell, held) {
             decision = match self.compare_with_held(core, cell, &change.value)? {
                 // 5.3 step 3, the FIX: without a base row there is nothing to lose against.
@@ -313,7 +319,7 @@ impl<'a> RowMerge<'a> {
             };
         }
         // MRG-12: equal sentinels agree on an author where equal values do.
-        if let (Decision::Ignore, None, Some(held)) = (decision, cell, held)
+        if let (Decision::Ignore, true, Some(held)) = (decision, is_row, held)
             && length == self.causal_length
             && self.compare_sites(core, held, author)? == Some(Ordering::Greater)
         {
@@ -419,13 +425,14 @@ impl<'a> RowMerge<'a> {
         author: &mut Author<'_>,
         index: usize,
     ) -> Result<(), MergeError> {
-        let (local, ordinal) = author.stamp(core)?;
         self.write_base_row(shared, core, keys, was_alive).map_err(|source| match source.sqlite_error_code() {
             Some(rusqlite::ErrorCode::ConstraintViolation | rusqlite::ErrorCode::TypeMismatch) => {
                 MergeError::Constraint { index, table: self.table.name.to_string(), source }
             }
             _ => source.into(),
         })?;
+        // After what the table may refuse: inside a transaction, SQLite keeps what a failing statement of one row wrote.
+        let (local, ordinal) = author.stamp(core)?;
         let key = match self.key {
             Some(key) => key,
             // MRG-5, the FIX: only a change that is written leaves a key.

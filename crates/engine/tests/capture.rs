@@ -135,6 +135,20 @@ fn a_moved_row_takes_all_of_its_cells_along() {
     );
 }
 
+/// DSK-7 and LW-6: keys are equal as SQLite compares them, so 1 and 1.0 are one row, which does not move.
+#[test]
+fn a_key_that_changes_its_type_alone_stays_the_same_row() {
+    let held = &[(1, "b", 1, 1, 0, 0), (1, "c", 1, 1, 0, 1)];
+    check_trace(
+        &foo(),
+        &[
+            ("INSERT INTO foo VALUES (1,'x','y')", held, 1),
+            ("UPDATE foo SET a = 1.0", held, 1),
+            ("UPDATE foo SET a = 1, b = 'z'", &[(1, "b", 2, 2, 0, 0), (1, "c", 1, 1, 0, 1)], 2),
+        ],
+    );
+}
+
 #[test]
 fn replace_with_recursive_triggers_starts_a_new_life() {
     let engine = foo();

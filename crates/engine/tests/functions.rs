@@ -85,23 +85,30 @@ fn site_ids_are_random_uuids_and_stay() {
     assert_ne!(Engine::open_in_memory().unwrap().site().unwrap(), site);
 }
 
-/// VER-3 and VER-6: asking for the next version does not use it up.
+/// VER-3, VER-6 and FN-3: what was told as the next version is not used up by that, but no lower one follows.
 #[test]
-fn next_db_version_has_no_lasting_effect() {
+fn next_db_version_never_falls_and_uses_nothing_up() {
     let engine = foo();
     let connection = engine.connection();
     for (sql, expected) in [
         ("SELECT crsql_next_db_version()", 1),
         ("SELECT crsql_next_db_version(100)", 100),
-        ("SELECT crsql_next_db_version()", 1),
-        ("SELECT crsql_next_db_version(7, 8)", 1),
-        ("SELECT crsql_next_db_version(-5)", 1),
+        ("SELECT crsql_next_db_version()", 100),
+        ("SELECT crsql_next_db_version(7, 8)", 100),
+        ("SELECT crsql_next_db_version(-5)", 100),
         ("SELECT crsql_db_version()", 0),
     ] {
         assert_eq!(ask::<i64>(connection, sql), expected, "{sql}");
     }
+    // BUG-29: this is not promised.
+    assert_eq!(ask::<i64>(connection, "SELECT crsql_next_db_version(9223372036854775807)"), i64::MAX);
     connection.execute_batch("INSERT INTO foo VALUES (1, 1)").unwrap();
-    assert_eq!(ask::<i64>(connection, "SELECT crsql_db_version()"), 1);
+    assert_eq!(ask::<i64>(connection, "SELECT crsql_db_version()"), 100);
+    assert_eq!(ask::<i64>(connection, "SELECT crsql_next_db_version()"), 101);
+    connection.execute_batch("BEGIN; INSERT INTO foo VALUES (2, 2)").unwrap();
+    assert_eq!(ask::<i64>(connection, "SELECT crsql_next_db_version(200)"), 200);
+    connection.execute_batch("ROLLBACK; INSERT INTO foo VALUES (2, 2)").unwrap();
+    assert_eq!(ask::<i64>(connection, "SELECT crsql_db_version()"), 101);
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! Merging: the golden vectors of `crsqlite-compat.md` 5.7, by plain SQL and by the native way, and what both must refuse.
 
+mod support;
+
 use litemesh_engine::proto::{CausalLength, Change, ColVersion, Column, DbVersion, PackedKey, Seq, SiteId, Value};
 use litemesh_engine::{Engine, MergeError, MergeProgress};
+use support::{ask, refusal};
 
 const AUTHOR: SiteId = SiteId::from_bytes([0xaa; 16]);
 
@@ -291,6 +294,41 @@ fn bad_changes_are_refused_whole_and_named() {
     assert!(matches!(refuse(|c| c.key = PackedKey::pack(&[Value::Null]).unwrap()), MergeError::NullKey { .. }));
     assert!(matches!(refuse(|c| c.db_version = DbVersion::new(i64::MAX)), MergeError::AbsurdVersion { .. }));
     assert!(matches!(refuse(|c| c.key = PackedKey::pack(&[Value::text("x")]).unwrap()), MergeError::Constraint { .. }));
+}
+
+/// MRG-11: a change that loses, and one that deletes, does not need its column.
+#[test]
+fn an_unknown_column_is_no_fault_of_a_change_that_writes_none() {
+    let mut engine = foo();
+    engine
+        .connection()
+        .execute_batch("INSERT INTO foo VALUES (1, 2); DELETE FROM foo; INSERT INTO foo VALUES (1, 2)")
+        .unwrap();
+    let version = engine.db_version().unwrap();
+    let (lost, deleting) = (change(("nope", Some(7), 9, 9, 1, 0)), change(("nope", None, 4, 9, 4, 0)));
+    engine.merge(&[lost], &MergeProgress::default()).unwrap();
+    assert_eq!((row(&engine), engine.db_version().unwrap()), (Some(Some(2)), version));
+    engine.merge(&[deleting], &MergeProgress::default()).unwrap();
+    assert_eq!(row(&engine), None);
+}
+
+/// MRG-14 and MRG-15: SQLite undoes a failing statement of one row, inside a transaction, only as far as it wrote itself. So
+/// nothing is written before what can fail.
+#[test]
+fn a_merge_that_fails_inside_a_transaction_leaves_nothing() {
+    let engine = Engine::open_in_memory().unwrap();
+    let connection = engine.connection();
+    connection.execute_batch("CREATE TABLE foo (a INTEGER PRIMARY KEY NOT NULL, b NOT NULL DEFAULT 0)").unwrap();
+    engine.replicate("foo").unwrap();
+    connection.execute_batch("BEGIN").unwrap();
+    let merge = "INSERT INTO crsql_changes VALUES ('foo', x'010901', 'b', NULL, 1, 9, x'00112233445566778899aabbccddeeff', 3, 0)";
+    assert!(refusal(connection, merge).contains("NOT NULL constraint failed"));
+    for table in ["foo", "foo__crsql_pks", "foo__crsql_clock", "litemesh_origin", "crsql_site_id WHERE ordinal > 0"] {
+        assert_eq!(ask::<i64>(connection, &format!("SELECT count(*) FROM {table}")), 0, "{table}");
+    }
+    assert_eq!(ask::<i64>(connection, "SELECT crsql_next_db_version()"), 1);
+    connection.execute_batch("INSERT INTO foo VALUES (1, 1); COMMIT").unwrap();
+    assert_eq!(clocks(&engine), [(1, "b".to_owned(), 1, 1, 0, 0)], "recorded, under the first version");
 }
 
 /// BUG-16: a key of another type is the same row, as it is for SQLite.
