@@ -20,6 +20,7 @@ pub(crate) struct Bootstrap {
 
 /// Makes the global tables that are missing. Writes nothing where all is there, so that a read-only file opens (TX-2).
 pub(crate) fn bootstrap(db: Handle) -> Result<Bootstrap, OpenError> {
+    refuse_utf16(db)?;
     refuse_foreign_layout(db)?;
     let mut has_litemesh_tables = true;
     if !is_complete(db)? {
@@ -60,6 +61,14 @@ fn is_complete(db: Handle) -> rusqlite::Result<bool> {
 fn is_read_only(db: Handle) -> bool {
     // SAFETY: the connection is open and the name terminated.
     unsafe { rusqlite::ffi::sqlite3_db_readonly(db.as_ptr(), c"main".as_ptr()) != 0 }
+}
+
+/// Keys and values are compared, and sent, as the bytes that SQLite holds: they must be the same bytes everywhere.
+fn refuse_utf16(db: Handle) -> Result<(), OpenError> {
+    let statement = db.prepare("PRAGMA encoding")?;
+    let rows = statement.query(&[])?;
+    // In a database of UTF-16 the answer is in UTF-16, too.
+    if rows.next()? && rows.bytes(0) == b"UTF-8" { Ok(()) } else { Err(OpenError::Utf16) }
 }
 
 /// TX-4: decided by the tables, not by the number, and before anything is stamped.

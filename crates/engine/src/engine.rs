@@ -9,14 +9,12 @@ use litemesh_proto::{Change, Changeset, Cursor, DbVersion, SiteId};
 use rusqlite::Connection;
 
 use crate::alter::{self, Compaction};
-use crate::bootstrap::bootstrap;
 use crate::core::{Core, Shared};
 use crate::error::{AlterError, MergeError, OpenError, ReplicateError, StorageError};
+use crate::load::load_shared;
 use crate::merge::{MergeProgress, Merged, merge_batch};
 use crate::read::{LocalFilter, LocalPage, LocalPlace, PageLimits, SiteBounds, SitePlan};
-use crate::statement::Handle;
-use crate::transaction::TransactionFlags;
-use crate::{changes_table, clset_table, cursor, functions, read, replicate, transaction, unpack_table};
+use crate::{cursor, read, replicate};
 
 /// One connection to a database whose tables can replicate.
 ///
@@ -68,27 +66,15 @@ impl Engine {
         Self::attach(Connection::open_in_memory()?)
     }
 
-    /// Loads the engine into a connection, whose settings are left alone.
+    /// Loads the engine into a connection. Of its settings only the busy timeout is changed, to 10 s. Where the connection
+    /// has to stay the application's own, use [`load`](crate::load()).
     ///
     /// # Errors
     ///
     /// As [`open`](Self::open).
     pub fn attach(connection: Connection) -> Result<Self, OpenError> {
         connection.busy_timeout(BUSY_TIMEOUT)?;
-        // SAFETY: the state that keeps the handle is owned by the connection's functions and virtual tables, which SQLite
-        // drops on close, and by this engine, which drops its connection with it.
-        let db = unsafe { Handle::new(connection.handle()) };
-        let found = bootstrap(db)?;
-        let flags = Arc::new(TransactionFlags::default());
-        let mut core = Core::new(db, found.site, flags.clone(), found.merge_equal_values);
-        core.has_litemesh_tables = found.has_litemesh_tables;
-        core.has_crsql_tables = found.has_crsql_tables;
-        let shared = Arc::new(Shared::new(core, flags));
-        transaction::register(db, &shared)?;
-        functions::register(&connection, &shared)?;
-        changes_table::register(&connection, &shared)?;
-        clset_table::register(&connection, Some(&shared))?;
-        unpack_table::register(&connection)?;
+        let (shared, found) = load_shared(&connection)?;
         let engine = Self { connection, shared, progress_count: 0 };
         if found.has_litemesh_tables && !engine.connection.is_readonly(rusqlite::MAIN_DB)? {
             cursor::record_unknown_origins(&mut *engine.core()?)?;

@@ -38,6 +38,13 @@ pub enum OpenError {
          as it is"
     )]
     ForeignLayout { table: String, found: &'static str },
+    #[error("this connection has CRSqlite, or another copy of Litemesh, loaded already: load one of them only")]
+    OtherEngine,
+    #[error(
+        "the database is in UTF-16: replicated tables need UTF-8. Copy its tables into a new file, which is in UTF-8 unless \
+         told otherwise"
+    )]
+    Utf16,
     #[error(transparent)]
     Storage(#[from] StorageError),
 }

@@ -18,6 +18,9 @@ use crate::{automigrate, capture, fractional, replicate};
 /// The commit of upstream whose behaviour is specified; what `crsql_sha()` answers there.
 const UPSTREAM_SHA: &str = "891fe9e0";
 
+/// Which engine answers: not CRSqlite, whose functions have the same names as ours otherwise.
+pub(crate) const VERSION_FUNCTION: &str = "litemesh_version";
+
 pub(crate) fn register(connection: &Connection, shared: &Arc<Shared>) -> Result<()> {
     let innocuous = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_INNOCUOUS;
     let constant = innocuous | FunctionFlags::SQLITE_DETERMINISTIC;
@@ -44,6 +47,7 @@ pub(crate) fn register(connection: &Connection, shared: &Arc<Shared>) -> Result<
     })?;
     register.function("crsql_sha", 0, constant, |_, _| Ok(UPSTREAM_SHA))?;
     register.function("crsql_version", 0, constant, |_, _| Ok(LAYOUT_VERSION))?;
+    register.function(VERSION_FUNCTION, 0, constant, |_, _| Ok(env!("CARGO_PKG_VERSION")))?;
     register.function("crsql_as_crr", -1, plain, as_crr)?;
     register.function("crsql_as_table", 1, plain, as_table)?;
     let direct = plain | FunctionFlags::SQLITE_DIRECTONLY;
