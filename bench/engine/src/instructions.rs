@@ -1,0 +1,73 @@
+//! Instructions executed for one operation, counted by callgrind: they do not change with the load of the machine, so they
+//! are what CI can gate on.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::Error;
+use crate::subject::Subject;
+use crate::work::{Task, Work};
+
+/// Instructions an operation: the whole task, less its preparation.
+pub fn count(subject: &Subject, task: &Task, operations: usize) -> Result<f64, Error> {
+    let whole = callgrind(subject, task, false)?;
+    let preparation = callgrind(subject, task, true)?;
+    Ok((whole as f64 - preparation as f64) / operations as f64)
+}
+
+fn callgrind(subject: &Subject, task: &Task, is_preparation: bool) -> Result<u64, Error> {
+    let folder = tempfile::tempdir()?;
+    let out = folder.path().join("callgrind.out");
+    let mut command = Command::new("valgrind");
+    command
+        .args(["--tool=callgrind", "--dump-instr=no"])
+        .arg(format!("--callgrind-out-file={}", out.display()))
+        .arg(std::env::current_exe()?)
+        .args(probe_arguments(subject, task, is_preparation));
+    let output = command.output()?;
+    if !output.status.success() {
+        return Err(format!("valgrind failed: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    total(&out)
+}
+
+/// The arguments that make this program run a task once.
+pub fn probe_arguments(subject: &Subject, task: &Task, is_preparation: bool) -> Vec<String> {
+    let mut arguments = vec!["probe".to_owned(), "--subject".to_owned(), subject.name()];
+    let work = clap::ValueEnum::to_possible_value(&task.work).map_or_else(String::new, |work| work.get_name().to_owned());
+    arguments.extend(["--work".to_owned(), work]);
+    for (name, value) in [("--rows", task.rows), ("--batch", task.batch), ("--columns", task.shape.columns)] {
+        arguments.extend([name.to_owned(), value.to_string()]);
+    }
+    if !task.shape.is_text_key {
+        arguments.push("--integer-key".to_owned());
+    }
+    if is_preparation {
+        arguments.push("--only-prepare".to_owned());
+    }
+    arguments
+}
+
+/// The sum of the events that callgrind writes at the end of its file.
+fn total(out: &Path) -> Result<u64, Error> {
+    let text = std::fs::read_to_string(out)?;
+    let line = text
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("totals:").or_else(|| line.strip_prefix("summary:")))
+        .ok_or("callgrind wrote no totals")?;
+    Ok(line.trim().parse()?)
+}
+
+/// What the table of the engine's bars counts: name, task, bar for Litemesh.
+pub const BARS: [(&str, Work, f64); 9] = [
+    ("insert a row", Work::Insert, 28_000.0),
+    ("update one column by key", Work::Update, 20_000.0),
+    ("delete a row by key", Work::Delete, 18_000.0),
+    ("merge a change, empty database", Work::MergeNew, 8_000.0),
+    ("merge a change already known", Work::MergeKnown, 3_500.0),
+    ("merge a newer value", Work::MergeNewer, 20_000.0),
+    ("merge a change through crsql_changes", Work::MergeSql, 25_000.0),
+    ("read a change", Work::Read, 3_500.0),
+    ("read a change through crsql_changes", Work::ReadSql, f64::INFINITY),
+];

@@ -1,0 +1,139 @@
+//! The engine beside plain SQLite, and beside any other engine that is given as an extension.
+//!
+//!     cargo run --release -p engine-bench -- times
+//!     cargo run --release -p engine-bench -- instructions
+//!
+//! Every line printed is a JSON object. `times` gives ratios to plain SQLite doing the same rows in the same run, medians of
+//! interleaved runs; `instructions` counts with callgrind.
+
+mod instructions;
+mod subject;
+mod times;
+mod work;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use serde_json::json;
+
+use crate::subject::Subject;
+use crate::work::{Shape, Task, Work};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Ratios of wall time and CPU time to plain SQLite.
+    Times {
+        #[arg(long, default_value_t = 100_000)]
+        rows: usize,
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+        /// Another engine, measured in the same run.
+        #[arg(long)]
+        extension: Option<PathBuf>,
+        /// Only this work.
+        #[arg(long)]
+        work: Option<Work>,
+        /// Only this shape: 3, 4 or 10 columns.
+        #[arg(long)]
+        columns: Option<usize>,
+    },
+    /// Instructions an operation, by callgrind.
+    Instructions {
+        #[arg(long, default_value_t = 2_000)]
+        rows: usize,
+        #[arg(long)]
+        extension: Option<PathBuf>,
+        #[arg(long)]
+        work: Option<Work>,
+        /// Columns of the table, with its key.
+        #[arg(long, default_value_t = 4)]
+        columns: usize,
+        #[arg(long)]
+        integer_key: bool,
+        /// Fail where a bar is missed.
+        #[arg(long)]
+        gate: bool,
+    },
+    #[command(hide = true)]
+    Probe {
+        #[arg(long)]
+        subject: String,
+        #[arg(long)]
+        work: Work,
+        #[arg(long)]
+        rows: usize,
+        #[arg(long)]
+        batch: usize,
+        #[arg(long)]
+        columns: usize,
+        #[arg(long)]
+        integer_key: bool,
+        #[arg(long)]
+        only_prepare: bool,
+    },
+}
+
+fn main() -> Result<(), Error> {
+    match Arguments::parse().command {
+        Command::Times { rows, runs, extension, work, columns } => times::run(rows, runs, extension, work, columns),
+        Command::Instructions { rows, extension, work, columns, integer_key, gate } => {
+            let shape = Shape { columns, is_text_key: !integer_key };
+            count_instructions(rows, shape, extension, work, gate)
+        }
+        Command::Probe { subject, work, rows, batch, columns, integer_key, only_prepare } => {
+            let shape = Shape { columns, is_text_key: !integer_key };
+            let task = Task { work, shape, rows, batch, memory_temp_store: false };
+            let folder = tempfile::tempdir()?;
+            let mut prepared = task.prepare(&Subject::parse(&subject), folder.path())?;
+            if !only_prepare {
+                prepared.run()?;
+            }
+            prepared.close()
+        }
+    }
+}
+
+fn count_instructions(
+    rows: usize,
+    shape: Shape,
+    extension: Option<PathBuf>,
+    only: Option<Work>,
+    gate: bool,
+) -> Result<(), Error> {
+    let mut missed = Vec::new();
+    for (name, work, bar) in instructions::BARS {
+        if only.is_some_and(|only| only != work) {
+            continue;
+        }
+        let task = Task { work, shape, rows, batch: rows, memory_temp_store: false };
+        let mut line = json!({ "work": name, "columns": shape.columns, "text_key": shape.is_text_key });
+        let subjects = [Subject::Plain, Subject::Litemesh].into_iter().chain(extension.clone().map(Subject::Extension));
+        for subject in subjects {
+            let folder = tempfile::tempdir()?;
+            let operations = task.prepare(&subject, folder.path())?.operations();
+            let instructions = instructions::count(&subject, &task, operations)?.round();
+            line[subject.name()] = json!(instructions);
+            if matches!(subject, Subject::Litemesh) {
+                if bar.is_finite() {
+                    line["bar"] = json!(bar);
+                }
+                if instructions > bar {
+                    missed.push(format!("{name}: {instructions}, at most {bar}"));
+                }
+            }
+        }
+        println!("{line}");
+    }
+    if gate && !missed.is_empty() {
+        return Err(missed.join("; ").into());
+    }
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! Who is measured: plain SQLite, Litemesh, or another engine given as a loadable extension.
+
+use std::path::{Path, PathBuf};
+
+use litemesh_engine::Engine;
+use rusqlite::Connection;
+
+use crate::Error;
+
+/// An engine under test.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    Plain,
+    Litemesh,
+    Extension(PathBuf),
+}
+
+impl Subject {
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "plain" => Self::Plain,
+            "litemesh" => Self::Litemesh,
+            path => Self::Extension(path.into()),
+        }
+    }
+
+    pub fn name(&self) -> String {
+        match self {
+            Self::Plain => "plain".to_owned(),
+            Self::Litemesh => "litemesh".to_owned(),
+            Self::Extension(path) => path.display().to_string(),
+        }
+    }
+
+    /// Opens a file: WAL, `synchronous=NORMAL`, for everybody alike.
+    pub fn open(&self, file: &Path, memory_temp_store: bool) -> Result<Store, Error> {
+        let store = match self {
+            Self::Litemesh => Store::Native(Engine::open(file)?),
+            Self::Plain => Store::Sql(Connection::open(file)?),
+            Self::Extension(path) => {
+                let connection = Connection::open(file)?;
+                // SAFETY: whoever runs the benchmark names the library that is to be measured.
+                unsafe {
+                    connection.load_extension_enable()?;
+                    connection.load_extension(path, None::<&str>)?;
+                    connection.load_extension_disable()?;
+                }
+                Store::Extension(connection)
+            }
+        };
+        let connection = store.connection();
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        if memory_temp_store {
+            connection.pragma_update(None, "temp_store", "MEMORY")?;
+        }
+        Ok(store)
+    }
+}
+
+/// An open database of a subject.
+pub enum Store {
+    Sql(Connection),
+    Native(Engine),
+    Extension(Connection),
+}
+
+impl Store {
+    pub fn connection(&self) -> &Connection {
+        match self {
+            Self::Sql(connection) | Self::Extension(connection) => connection,
+            Self::Native(engine) => engine.connection(),
+        }
+    }
+
+    pub fn replicate(&self, table: &str) -> Result<(), Error> {
+        match self {
+            Self::Sql(_) => {}
+            Self::Native(engine) => engine.replicate(table)?,
+            Self::Extension(connection) => connection.query_row("SELECT crsql_as_crr(?1)", [table], |_| Ok(()))?,
+        }
+        Ok(())
+    }
+
+    pub fn close(self) -> Result<(), Error> {
+        if let Self::Extension(connection) = &self {
+            connection.query_row("SELECT crsql_finalize()", [], |_| Ok(()))?;
+        }
+        Ok(())
+    }
+}
