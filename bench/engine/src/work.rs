@@ -57,12 +57,26 @@ impl Shape {
     }
 
     fn key(self, row: usize) -> SqlValue {
-        if self.is_text_key { SqlValue::Text(format!("r-{row:08}")) } else { SqlValue::Integer(row as i64 + 1) }
+        // As a UUIDv7 is: 36 characters, ascending in time, random at its end.
+        let random = (row as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let time = 1_760_000_000_000 + row as u64;
+        if self.is_text_key {
+            SqlValue::Text(format!(
+                "{:08x}-{:04x}-7{:03x}-8{:03x}-{:012x}",
+                time >> 16,
+                time & 0xffff,
+                random >> 52,
+                random >> 40 & 0xfff,
+                random & 0xffff_ffff_ffff
+            ))
+        } else {
+            SqlValue::Integer(row as i64 + 1)
+        }
     }
 
     fn row(self, row: usize) -> Vec<SqlValue> {
         let cell = |n: usize| match n % 3 {
-            1 => SqlValue::Text(format!("title of r {row}")),
+            1 => SqlValue::Text(format!("Write the report of week {row}")),
             2 => SqlValue::Integer(row as i64 % 2),
             _ => SqlValue::Integer(1_700_000_000 + row as i64),
         };

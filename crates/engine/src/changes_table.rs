@@ -233,7 +233,7 @@ fn insert(shared: &Shared, arguments: &Inserts<'_>) -> Result<i64> {
     }
     core.add_rows_impacted(won);
     let binds: Vec<Bind<'_>> = keys.iter().map(Bind::from).collect();
-    let key = crate::capture::find_key(&core, &table, &binds)?.unwrap_or_default();
+    let key = crate::record::find_key(&core, &table, &binds)?.unwrap_or_default();
     Ok(rowid(core.table_index(&name).unwrap_or_default(), key))
 }
 

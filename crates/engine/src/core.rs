@@ -12,6 +12,8 @@ use litemesh_proto::limits::VERSION_MAX;
 use litemesh_proto::{DbVersion, SiteId};
 
 use crate::alter::Window;
+use crate::notes::Notes;
+use crate::record::record_notes;
 use crate::schema::{Table, load_orphans, load_tables};
 use crate::sql::quote;
 use crate::statement::{Handle, Statement};
@@ -31,8 +33,17 @@ impl Shared {
         Self { core: Mutex::new(core), flags, sync_bit: AtomicI64::new(0) }
     }
 
-    /// Takes the state for one operation.
+    /// Takes the state for one operation. What the running statement noted so far is recorded before.
     pub(crate) fn lock(&self) -> rusqlite::Result<MutexGuard<'_, Core>> {
+        let mut core = self.lock_for_note()?;
+        if self.flags.has_notes() {
+            record_notes(&mut core)?;
+        }
+        Ok(core)
+    }
+
+    /// Takes the state to add a note to it.
+    pub(crate) fn lock_for_note(&self) -> rusqlite::Result<MutexGuard<'_, Core>> {
         match self.core.try_lock() {
             Ok(core) => Ok(core),
             // A panic inside an operation is a bug, but the state that it left is only a cache of the database.
@@ -50,9 +61,14 @@ impl Shared {
 
     /// Drops every prepared statement, so that the connection can close.
     pub(crate) fn finalize_statements(&self) {
-        if let Ok(mut core) = self.lock() {
+        if let Ok(mut core) = self.lock_for_note() {
             core.finalize_statements();
         }
+    }
+
+    /// Records what the statement noted that ends now.
+    pub(crate) fn end_statement(&self) -> rusqlite::Result<()> {
+        if self.flags.has_notes() { self.lock().map(drop) } else { Ok(()) }
     }
 
     /// Sets the sync bit until the guard is dropped, whatever happens in between (MRG-15).
@@ -90,6 +106,8 @@ pub(crate) struct Core {
     /// Whether a part of the running transaction was rolled back: its version may be in no clock row.
     is_pending_doubtful: bool,
     seq: i64,
+    /// Local writes whose clocks are not written yet. Void unless the flags say that there are some.
+    pub(crate) notes: Notes,
     data_version: i64,
     schema_version: i64,
     tables: Vec<Arc<Table>>,
@@ -123,6 +141,7 @@ impl Core {
             promised: 0,
             is_pending_doubtful: false,
             seq: 0,
+            notes: Notes::default(),
             data_version: -1,
             schema_version: -1,
             tables: Vec::new(),
@@ -185,6 +204,11 @@ impl Core {
 
     /// Catches up with transactions and schema changes that happened since the last call. Every operation begins here.
     pub(crate) fn refresh(&mut self) -> rusqlite::Result<()> {
+        self.follow_transaction();
+        self.follow_schema()
+    }
+
+    fn follow_transaction(&mut self) {
         if self.flags.take_savepoint_rolled_back() {
             self.forget_sites();
             self.is_pending_doubtful = true;
@@ -210,6 +234,9 @@ impl Core {
                 self.forget_sites();
             }
         }
+    }
+
+    fn follow_schema(&mut self) -> rusqlite::Result<()> {
         let schema_version = self.statement("PRAGMA schema_version")?.query_integer(&[])?.unwrap_or_default();
         // Not equal, rather than larger: a restored file may be older (TX-11).
         if schema_version != self.schema_version {
@@ -235,6 +262,32 @@ impl Core {
             self.committed = None;
         }
         Ok(())
+    }
+
+    /// Before a note is made. The schema cannot change while a statement runs, so the first note of it looks; and not even
+    /// that, where nothing but writes of replicated rows happened since the last statement.
+    pub(crate) fn begin_note(&mut self) -> rusqlite::Result<()> {
+        if self.flags.has_notes() {
+            return Ok(());
+        }
+        self.notes.clear();
+        if self.flags.is_same_schema() {
+            self.follow_transaction();
+            return Ok(());
+        }
+        self.flags.forget_savepoints();
+        self.refresh()
+    }
+
+    pub(crate) fn end_note(&self) {
+        self.flags.set_has_notes();
+    }
+
+    /// Takes the notes for recording them. Their allocations are to be given back.
+    pub(crate) fn take_notes(&mut self) -> Notes {
+        self.flags.forget_notes();
+        self.flags.forget_savepoints();
+        std::mem::take(&mut self.notes)
     }
 
     /// Begins to write: like [`refresh`](Self::refresh), and SQLite will tell us how the transaction ends.
@@ -350,16 +403,11 @@ impl Core {
         self.flags.add_rows_impacted(count);
     }
 
-    /// Takes the next sequence number (VER-9).
-    pub(crate) fn take_seq(&mut self) -> i64 {
+    /// Takes the next sequence numbers (VER-9), and gives the first.
+    pub(crate) fn take_seqs(&mut self, count: usize) -> i64 {
         let seq = self.seq;
-        self.seq += 1;
-        seq
-    }
-
-    /// Uses up numbers that a statement gives out itself.
-    pub(crate) fn skip_seqs(&mut self, count: usize) {
         self.seq += i64::try_from(count).unwrap_or_default();
+        seq
     }
 
     pub(crate) fn seq(&self) -> i64 {

@@ -38,7 +38,7 @@ pub(crate) fn register(connection: &Connection, shared: &Arc<Shared>) -> Result<
     register.function("crsql_increment_and_get_seq", 0, innocuous, |shared, _| {
         let mut core = shared.lock()?;
         core.enlist()?;
-        Ok(core.take_seq())
+        Ok(core.take_seqs(1))
     })?;
     register.function("crsql_rows_impacted", 0, innocuous, |shared, _| {
         let mut core = shared.lock()?;

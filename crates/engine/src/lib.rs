@@ -6,7 +6,7 @@
 //!
 //! The way of a change, and the room for each step:
 //!
-//! 1. `capture`: a trigger records the clocks of a local write, in its transaction.
+//! 1. `capture`: a trigger notes a local write; `record` writes its clocks when the statement ends, in its transaction.
 //! 2. `transaction`: SQLite tells us that it committed; [`Engine::on_commit`] passes that on. No data goes this way.
 //! 3. `read`: cursor -> ordered changes.
 //! 4. `merge`: changes of others -> one transaction of rows, clocks and cursor. Who wins is decided in `resolve`.
@@ -30,7 +30,9 @@ pub mod fractional;
 mod functions;
 mod load;
 mod merge;
+mod notes;
 mod read;
+mod record;
 mod replicate;
 mod resolve;
 mod schema;

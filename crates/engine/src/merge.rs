@@ -14,7 +14,7 @@ use std::sync::Arc;
 use litemesh_proto::limits::{VERSION_JUMP_MAX, VERSION_MAX};
 use litemesh_proto::{CausalLength, Change, ColVersion, Column, Cursor, DbVersion, SiteId, Value};
 
-use crate::capture::{add_key, find_key};
+use crate::record::{add_key, find_key};
 use crate::core::{Core, Shared};
 use crate::error::MergeError;
 use crate::resolve::{Decision, Incoming, resolve, resolve_values};
@@ -490,18 +490,11 @@ impl<'a> RowMerge<'a> {
     }
 
     fn put_clocks(&self, core: &Core, key: i64, local: i64, ordinal: i64) -> rusqlite::Result<()> {
-        let clocks = &self.plan.clocks;
-        let put = self.table.put_clocks(core.db, clocks.len())?;
-        let rows = put.start();
-        put.bind(1, key.into())?;
-        put.bind(2, local.into())?;
-        put.bind(3, ordinal.into())?;
-        for ((name, col_version, seq), parameter) in clocks.iter().zip((4..).step_by(3)) {
-            put.bind(parameter, (*name).into())?;
-            put.bind(parameter + 1, (*col_version).into())?;
-            put.bind(parameter + 2, (*seq).into())?;
+        let put = self.table.statement(core.db, |s| &s.put_clock, Table::sql_put_clock)?;
+        for (name, col_version, seq) in &self.plan.clocks {
+            let (name, col_version, seq) = ((*name).into(), (*col_version).into(), (*seq).into());
+            put.run(&[key.into(), local.into(), ordinal.into(), name, col_version, seq])?;
         }
-        while rows.next()? {}
         Ok(())
     }
 }

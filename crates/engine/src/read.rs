@@ -238,7 +238,7 @@ fn open_scans(core: &Core, at: &LocalPlace, until: i64) -> rusqlite::Result<Vec<
         for (parameter, value) in (1..).zip([version, key, until]) {
             statement.bind(parameter, value.into())?;
         }
-        let mut scan = Scan { table: table.clone(), statement, head: None };
+        let mut scan = Scan { table: table.clone(), statement: statement.clone(), head: None };
         scan.advance()?;
         scans.push(scan);
     }
@@ -650,7 +650,7 @@ fn read_local_version(
         for (parameter, value) in (1..).zip([local, after, range.ordinal]) {
             statement.bind(parameter, value.into())?;
         }
-        let mut scan = Scan { table: table.clone(), statement, head: None };
+        let mut scan = Scan { table: table.clone(), statement: statement.clone(), head: None };
         scan.advance()?;
         while scan.head.is_some() {
             let key = scan.key();

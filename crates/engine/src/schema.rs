@@ -1,7 +1,7 @@
 //! Which tables replicate, what they look like, and why a table cannot.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::affinity::Affinity;
 use crate::error::ReplicateError;
@@ -28,11 +28,14 @@ pub(crate) struct Table {
     /// The other columns, in table order. Generated and hidden ones are not replicated (DSK-8).
     pub(crate) cells: Vec<ColumnInfo>,
     cell_index: HashMap<Arc<str>, usize>,
-    statements: Mutex<TableStatements>,
+    statements: Statements,
+    /// Single cells read, by column.
+    read_cell: Vec<Slot>,
+    by_columns: Mutex<ByColumns>,
 }
 
 /// A statement that is prepared when it is first needed.
-pub(crate) type Slot = Mutex<Option<Arc<Statement>>>;
+pub(crate) type Slot = OnceLock<Arc<Statement>>;
 
 /// Statements on one table. Each field is named after what it does; its text is the `sql_…` method of the same name.
 #[derive(Default)]
@@ -42,8 +45,11 @@ pub(crate) struct Statements {
     pub(crate) add_key: Slot,
     pub(crate) row_clocks: Slot,
     pub(crate) clocks_of_new_row: Slot,
+    pub(crate) clocks_of_new_rows: Slot,
     pub(crate) clocks_of_known_row: Slot,
     pub(crate) count_cell: Slot,
+    pub(crate) count_cell_of: Slot,
+    pub(crate) put_clock: Slot,
     pub(crate) insert_sentinel: Slot,
     pub(crate) reinsert_sentinel: Slot,
     pub(crate) delete_sentinel: Slot,
@@ -55,16 +61,8 @@ pub(crate) struct Statements {
     pub(crate) scan_version: Slot,
 }
 
-#[derive(Default)]
-struct TableStatements {
-    /// Clock rows written together, by how many.
-    put_clocks: HashMap<usize, Arc<Statement>>,
-    /// Base rows written, by the kind of statement and the columns.
-    write_row: HashMap<(RowWrite, Vec<usize>), Arc<Statement>>,
-    /// Single cells read, by column.
-    read_cell: HashMap<usize, Arc<Statement>>,
-    fixed: Arc<Statements>,
-}
+/// Statements that write base rows, by their kind and the columns.
+type ByColumns = HashMap<(RowWrite, Vec<usize>), Arc<Statement>>;
 
 /// How a base row is written.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -91,57 +89,41 @@ impl Table {
         db: Handle,
         slot: impl for<'a> Fn(&'a Statements) -> &'a Slot,
         sql: impl Fn(&Self) -> String,
-    ) -> rusqlite::Result<Arc<Statement>> {
-        let fixed = self.statements.lock().unwrap_or_else(PoisonError::into_inner).fixed.clone();
-        let mut slot = slot(&fixed).lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(statement) = &*slot {
-            return Ok(statement.clone());
-        }
-        let statement = Arc::new(db.prepare(&sql(self))?);
-        *slot = Some(statement.clone());
-        Ok(statement)
+    ) -> rusqlite::Result<&Arc<Statement>> {
+        fill(slot(&self.statements), || db.prepare(&sql(self)))
     }
 
-    /// The statement that writes `count` clock rows of one base row.
-    pub(crate) fn put_clocks(&self, db: Handle, count: usize) -> rusqlite::Result<Arc<Statement>> {
-        let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(statement) = statements.put_clocks.get(&count) {
-            return Ok(statement.clone());
-        }
-        let statement = Arc::new(db.prepare(&self.sql_put_clocks(count))?);
-        statements.put_clocks.insert(count, statement.clone());
-        Ok(statement)
+    /// The statement that reads one cell by the key of its row.
+    pub(crate) fn read_cell(&self, db: Handle, cell: usize) -> rusqlite::Result<&Arc<Statement>> {
+        fill(&self.read_cell[cell], || db.prepare(&self.sql_read_cell(cell)))
     }
 
     /// The statement that writes these cells of a base row; the keys are its first parameters, the cells follow.
     pub(crate) fn write_row(&self, db: Handle, kind: RowWrite, cells: &[usize]) -> rusqlite::Result<Arc<Statement>> {
-        let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut statements = self.by_columns.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (kind, cells.to_vec());
-        if let Some(statement) = statements.write_row.get(&key) {
+        if let Some(statement) = statements.get(&key) {
             return Ok(statement.clone());
         }
-        if statements.write_row.len() >= COLUMN_SETS_MAX {
-            statements.write_row.clear();
+        if statements.len() >= COLUMN_SETS_MAX {
+            statements.clear();
         }
         let sql = match kind {
             RowWrite::Insert => self.sql_insert_row(cells),
             RowWrite::Update => self.sql_update_row(cells),
         };
         let statement = Arc::new(db.prepare(&sql)?);
-        statements.write_row.insert(key, statement.clone());
+        statements.insert(key, statement.clone());
         Ok(statement)
     }
+}
 
-    /// The statement that reads one cell by the key of its row.
-    pub(crate) fn read_cell(&self, db: Handle, cell: usize) -> rusqlite::Result<Arc<Statement>> {
-        let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(statement) = statements.read_cell.get(&cell) {
-            return Ok(statement.clone());
-        }
-        let statement = Arc::new(db.prepare(&self.sql_read_cell(cell))?);
-        statements.read_cell.insert(cell, statement.clone());
-        Ok(statement)
+fn fill(slot: &Slot, prepare: impl FnOnce() -> rusqlite::Result<Statement>) -> rusqlite::Result<&Arc<Statement>> {
+    if let Some(statement) = slot.get() {
+        return Ok(statement);
     }
+    let statement = Arc::new(prepare()?);
+    Ok(slot.get_or_init(|| statement))
 }
 
 /// All replicated tables, in the order of `sqlite_master` (DSK-9, with its FIX: the literal suffix, and the base table must
@@ -193,10 +175,12 @@ pub(crate) fn load_table(db: Handle, name: &str) -> rusqlite::Result<Table> {
     let cell_index = cells.iter().enumerate().map(|(index, column)| (column.name.clone(), index)).collect();
     Ok(Table {
         name: name.into(),
+        read_cell: cells.iter().map(|_| Slot::default()).collect(),
         keys: keys.into_iter().map(|(_, column)| column).collect(),
         cells,
         cell_index,
-        statements: Mutex::default(),
+        statements: Statements::default(),
+        by_columns: Mutex::default(),
     })
 }
 

@@ -18,6 +18,9 @@ fn join(parts: impl IntoIterator<Item = String>, separator: &str) -> String {
     parts.into_iter().collect::<Vec<_>>().join(separator)
 }
 
+/// About how many clocks of new rows one statement writes.
+const NEW_CLOCKS: usize = 64;
+
 /// `col_version` after an insert (4.5): even, that is dead, to the next odd; odd to the next odd.
 const INSERTED: &str = "col_version + 1 + (col_version % 2)";
 /// `col_version` after a delete (4.5 with its FIX): always the next even number.
@@ -47,9 +50,13 @@ impl Table {
         join((1..=self.keys.len()).map(|n| format!("?{n}")), ", ")
     }
 
-    /// `"a" IS ?1 AND "b" IS ?2`.
+    /// `"a" = ?1 AND "b" = ?2`. Not IS: no key is NULL, and only `=` tells SQLite that there is at most one row.
     fn keys_match(&self) -> String {
-        join(self.keys.iter().zip(1..).map(|(column, n)| format!("{} IS ?{n}", quote(&column.name))), " AND ")
+        self.keys_match_from(1)
+    }
+
+    fn keys_match_from(&self, first: usize) -> String {
+        join(self.keys.iter().zip(first..).map(|(column, n)| format!("{} = ?{n}", quote(&column.name))), " AND ")
     }
 
     pub(crate) fn sql_newest(&self) -> String {
@@ -71,22 +78,43 @@ impl Table {
         format!("SELECT col_name, col_version, site_id, db_version FROM {} WHERE key = ?1", self.clock())
     }
 
-    /// First clocks of a row inserted here: key, version, first seq. In the order of names, so that the B-tree is appended to;
-    /// the seqs follow table order (LW-4).
-    pub(crate) fn sql_clocks_of_new_row(&self) -> String {
+    /// First clocks of rows inserted here: version, first seq, then the key of each. In the order of names, so that the
+    /// B-tree is appended to; the seqs follow table order (LW-4). OR IGNORE: then the statement cannot fail half-way, and
+    /// SQLite keeps no journal for it. Clocks that lie under a new key all the same are left to be counted on.
+    fn sql_first_clocks(&self, rows: usize) -> String {
         let mut cells: Vec<_> = self.cells.iter().enumerate().collect();
         cells.sort_by(|a, b| a.1.name.as_bytes().cmp(b.1.name.as_bytes()));
-        let row = |(index, name): (usize, String)| format!("(?1, {name}, 1, ?2, 0, ?3 + {index})");
-        let rows = join(cells.into_iter().map(|(index, column)| row((index, literal(&column.name)))), ", ");
-        format!("INSERT INTO {} (key, col_name, col_version, db_version, site_id, seq) VALUES {rows}", self.clock())
+        let clock = |row: usize, index: usize, name: &str| {
+            format!("(?{}, {}, 1, ?1, 0, ?2 + {})", 3 + row, literal(name), row * self.cells.len() + index)
+        };
+        let clocks = (0..rows)
+            .flat_map(|row| cells.iter().map(move |(index, column)| (row, *index, &column.name)))
+            .map(|(row, index, name)| clock(row, index, name));
+        let clocks = join(clocks, ", ");
+        format!("INTO {} (key, col_name, col_version, db_version, site_id, seq) VALUES {clocks}", self.clock())
+    }
+
+    /// For one row.
+    pub(crate) fn sql_clocks_of_new_row(&self) -> String {
+        format!("INSERT OR IGNORE {}", self.sql_first_clocks(1))
+    }
+
+    /// For [`new_rows`](Self::new_rows).
+    pub(crate) fn sql_clocks_of_new_rows(&self) -> String {
+        format!("INSERT OR IGNORE {}", self.sql_first_clocks(self.new_rows()))
+    }
+
+    /// How many rows get their first clocks by one statement.
+    pub(crate) fn new_rows(&self) -> usize {
+        (NEW_CLOCKS / self.cells.len().max(1)).max(1)
     }
 
     /// The same for a row whose key was known: counts on.
     pub(crate) fn sql_clocks_of_known_row(&self) -> String {
         format!(
-            "{} ON CONFLICT (key, col_name) DO UPDATE SET col_version = col_version + 1,
+            "INSERT {} ON CONFLICT (key, col_name) DO UPDATE SET col_version = col_version + 1,
              db_version = excluded.db_version, site_id = 0, seq = excluded.seq",
-            self.sql_clocks_of_new_row()
+            self.sql_first_clocks(1)
         )
     }
 
@@ -97,6 +125,17 @@ impl Table {
              ON CONFLICT (key, col_name) DO UPDATE SET col_version = col_version + 1,
              db_version = excluded.db_version, site_id = 0, seq = excluded.seq",
             self.clock()
+        )
+    }
+
+    /// One cell written here that has a clock, by its primary key: name, version, seq, keys. `changes()` tells.
+    pub(crate) fn sql_count_cell_of(&self) -> String {
+        let keys_match = self.keys_match_from(4);
+        format!(
+            "UPDATE {} SET col_version = col_version + 1, db_version = ?2, site_id = 0, seq = ?3
+             WHERE key = (SELECT {KEY_COLUMN} FROM {} WHERE {keys_match}) AND col_name = ?1",
+            self.clock(),
+            self.keys_table()
         )
     }
 
@@ -128,6 +167,16 @@ impl Table {
         self.sentinel_upsert(2, DELETED)
     }
 
+    /// One merged clock: key, version, ordinal, name, col_version, seq.
+    pub(crate) fn sql_put_clock(&self) -> String {
+        format!(
+            "INSERT INTO {} (key, col_name, col_version, db_version, site_id, seq) VALUES (?1, ?4, ?5, ?2, ?3, ?6)
+             ON CONFLICT (key, col_name) DO UPDATE SET col_version = excluded.col_version,
+             db_version = excluded.db_version, site_id = excluded.site_id, seq = excluded.seq",
+            self.clock()
+        )
+    }
+
     pub(crate) fn sql_drop_cells(&self) -> String {
         format!("DELETE FROM {} WHERE key = ?1 AND col_name <> '-1'", self.clock())
     }
@@ -139,18 +188,6 @@ impl Table {
     /// Cells of a row that came back without its values: key, version (MRG-9).
     pub(crate) fn sql_zero_cells(&self) -> String {
         format!("UPDATE {} SET col_version = 0, db_version = ?2 WHERE key = ?1 AND col_name <> '-1'", self.clock())
-    }
-
-    /// Merged clocks: key, version, ordinal; then name, col_version and seq of each.
-    pub(crate) fn sql_put_clocks(&self, count: usize) -> String {
-        let row = |n: usize| format!("(?1, ?{}, ?{}, ?2, ?3, ?{})", 4 + 3 * n, 5 + 3 * n, 6 + 3 * n);
-        format!(
-            "INSERT INTO {} (key, col_name, col_version, db_version, site_id, seq) VALUES {}
-             ON CONFLICT (key, col_name) DO UPDATE SET col_version = excluded.col_version,
-             db_version = excluded.db_version, site_id = excluded.site_id, seq = excluded.seq",
-            self.clock(),
-            join((0..count).map(row), ", ")
-        )
     }
 
     /// A row with these cells; on a row that is there all the same (written past the triggers), only the cells are set. The

@@ -88,6 +88,11 @@ impl Handle {
         unsafe { ffi::sqlite3_last_insert_rowid(self.0) }
     }
 
+    pub(crate) fn set_last_insert_rowid(self, rowid: i64) {
+        // SAFETY: the connection is open.
+        unsafe { ffi::sqlite3_set_last_insert_rowid(self.0, rowid) };
+    }
+
     fn error(self, code: c_int) -> rusqlite::Error {
         // SAFETY: the connection is open; SQLite returns a terminated string that stays valid until its next call.
         let (code, message) = unsafe {
@@ -178,23 +183,37 @@ impl Statement {
     }
 
     /// Starts the statement; it is reset when the rows are dropped.
-    pub(crate) fn query(&self, binds: &[Bind<'_>]) -> rusqlite::Result<Rows<'_>> {
-        let rows = self.start();
+    pub(crate) fn query<'a>(&'a self, binds: &[Bind<'a>]) -> rusqlite::Result<Rows<'a>> {
+        let mut rows = self.start();
         for (index, bind) in (1..).zip(binds) {
-            self.bind(index, *bind)?;
+            // SAFETY: the rows borrow the bytes, and forget them when they are dropped.
+            let code = unsafe { self.bind_with(index, *bind, ffi::SQLITE_STATIC()) };
+            rows.has_borrowed |= matches!(bind, Bind::Text(_) | Bind::Blob(_));
+            if code != ffi::SQLITE_OK {
+                return Err(self.db.error(code));
+            }
         }
         Ok(rows)
     }
 
     /// Starts the statement with whatever is bound by [`bind`](Self::bind).
     pub(crate) fn start(&self) -> Rows<'_> {
-        Rows { statement: self }
+        Rows { statement: self, has_borrowed: false }
     }
 
     /// Binds one parameter, counted from 1. The bytes are copied.
     pub(crate) fn bind(&self, index: c_int, value: Bind<'_>) -> rusqlite::Result<()> {
-        // SAFETY: the statement is valid; SQLITE_TRANSIENT makes SQLite copy the bytes, whose length is given.
-        let code = unsafe {
+        // SAFETY: SQLITE_TRANSIENT makes SQLite copy the bytes.
+        let code = unsafe { self.bind_with(index, value, ffi::SQLITE_TRANSIENT()) };
+        if code == ffi::SQLITE_OK { Ok(()) } else { Err(self.db.error(code)) }
+    }
+
+    /// # Safety
+    ///
+    /// With `SQLITE_STATIC` the bytes must live until the parameter is bound again or cleared.
+    unsafe fn bind_with(&self, index: c_int, value: Bind<'_>, keep: ffi::sqlite3_destructor_type) -> c_int {
+        // SAFETY: the statement is valid, the length is that of the bytes, and how long these live is the caller's.
+        unsafe {
             match value {
                 Bind::Null => ffi::sqlite3_bind_null(self.raw, index),
                 Bind::Integer(value) => ffi::sqlite3_bind_int64(self.raw, index, value),
@@ -204,7 +223,7 @@ impl Statement {
                     index,
                     non_null(bytes).cast(),
                     bytes.len() as u64,
-                    ffi::SQLITE_TRANSIENT(),
+                    keep,
                     // The constant's type differs between bindings; it is 1.
                     ffi::SQLITE_UTF8 as u8,
                 ),
@@ -213,11 +232,10 @@ impl Statement {
                     index,
                     non_null(bytes).cast(),
                     bytes.len() as u64,
-                    ffi::SQLITE_TRANSIENT(),
+                    keep,
                 ),
             }
-        };
-        if code == ffi::SQLITE_OK { Ok(()) } else { Err(self.db.error(code)) }
+        }
     }
 }
 
@@ -229,12 +247,18 @@ fn non_null(bytes: &[u8]) -> *const u8 {
 /// A running statement. The current row is read through it; dropping it resets the statement.
 pub(crate) struct Rows<'a> {
     statement: &'a Statement,
+    /// Whether bytes are bound that live no longer than this.
+    has_borrowed: bool,
 }
 
 impl Drop for Rows<'_> {
     fn drop(&mut self) {
         // SAFETY: the statement is valid. The code repeats the error of the last step, which was reported then.
         unsafe { ffi::sqlite3_reset(self.statement.raw) };
+        if self.has_borrowed {
+            // SAFETY: as above.
+            unsafe { ffi::sqlite3_clear_bindings(self.statement.raw) };
+        }
     }
 }
 

@@ -9,7 +9,8 @@
 //!   open. It finalizes ours, so that nobody has to call `crsql_finalize()` (FN-9).
 
 use std::ffi::{CString, c_char, c_int, c_void};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use rusqlite::ffi;
@@ -38,6 +39,10 @@ pub(crate) struct TransactionFlags {
     is_enlisted: AtomicBool,
     ended: AtomicU8,
     savepoint_rolled_back: AtomicBool,
+    /// Whether the running statement noted writes that are not recorded yet.
+    has_notes: AtomicBool,
+    /// How many savepoints SQLite opened since the schema was looked at or notes were recorded.
+    savepoints: AtomicU32,
     /// `crsql_rows_impacted()` (FN-5). Here, because a failed statement takes back what it counted.
     rows_impacted: AtomicI64,
     /// What it was when each savepoint began, by the savepoint's number.
@@ -62,6 +67,28 @@ impl TransactionFlags {
         self.savepoint_rolled_back.swap(false, Ordering::AcqRel)
     }
 
+    pub(crate) fn has_notes(&self) -> bool {
+        self.has_notes.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_has_notes(&self) {
+        self.has_notes.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn forget_notes(&self) {
+        self.has_notes.store(false, Ordering::Release);
+    }
+
+    /// Whether no statement can have changed the schema since the last one that was recorded. One that writes a replicated
+    /// table opens one savepoint, and so does every one that changes the schema.
+    pub(crate) fn is_same_schema(&self) -> bool {
+        self.is_enlisted() && self.savepoints.load(Ordering::Acquire) <= 1
+    }
+
+    pub(crate) fn forget_savepoints(&self) {
+        self.savepoints.store(0, Ordering::Release);
+    }
+
     pub(crate) fn set_wake(&self, wake: Option<Wake>) {
         if let Ok(mut slot) = self.wake.lock() {
             *slot = wake;
@@ -84,6 +111,7 @@ impl TransactionFlags {
     }
 
     fn begin_savepoint(&self, number: c_int) {
+        self.savepoints.fetch_add(1, Ordering::AcqRel);
         if let (Ok(mut before), Ok(number)) = (self.rows_impacted_before.lock(), usize::try_from(number)) {
             // Savepoints that are older than our part in the transaction: nothing was counted before them.
             before.resize(number, 0);
@@ -93,6 +121,7 @@ impl TransactionFlags {
 
     fn roll_back_to_savepoint(&self, number: c_int) {
         self.savepoint_rolled_back.store(true, Ordering::Release);
+        self.forget_notes();
         if let (Ok(before), Ok(number)) = (self.rows_impacted_before.lock(), usize::try_from(number)) {
             self.rows_impacted.store(before.get(number).copied().unwrap_or_default(), Ordering::Release);
         }
@@ -100,6 +129,7 @@ impl TransactionFlags {
 
     fn end(&self, how: Ended) {
         self.is_enlisted.store(false, Ordering::Release);
+        self.forget_notes();
         self.forget_rows_impacted();
         self.ended.store(how as u8, Ordering::Release);
         if how == Ended::Committed
@@ -297,8 +327,48 @@ unsafe extern "C" fn begin(raw: *mut ffi::sqlite3_vtab) -> c_int {
     ffi::SQLITE_OK
 }
 
-unsafe extern "C" fn sync(_: *mut ffi::sqlite3_vtab) -> c_int {
-    ffi::SQLITE_OK
+/// The end of a statement that is a transaction of its own. Writing is allowed here, not in `xCommit`.
+unsafe extern "C" fn sync(raw: *mut ffi::sqlite3_vtab) -> c_int {
+    // SAFETY: SQLite passes a table of ours.
+    let (code, message) = unsafe { end_statement(raw) };
+    if let Some(message) = message {
+        // SAFETY: SQLite frees the text of the table that it passed, with its own allocator.
+        unsafe { (*raw).zErrMsg = sqlite_text(&message) };
+    }
+    code
+}
+
+/// Records what was noted. The message is for who can pass it on.
+///
+/// # Safety
+///
+/// `raw` is a table that [`connect`] made.
+unsafe fn end_statement(raw: *mut ffi::sqlite3_vtab) -> (c_int, Option<String>) {
+    // SAFETY: the caller's.
+    let table = unsafe { table(raw) };
+    if !table.flags.has_notes() {
+        return (ffi::SQLITE_OK, None);
+    }
+    let Some(shared) = table.shared.upgrade() else { return (ffi::SQLITE_OK, None) };
+    match catch_unwind(AssertUnwindSafe(|| shared.end_statement())) {
+        Ok(Ok(())) => (ffi::SQLITE_OK, None),
+        Ok(Err(rusqlite::Error::SqliteFailure(error, message))) => (error.extended_code, message),
+        Ok(Err(error)) => (ffi::SQLITE_ERROR, Some(error.to_string())),
+        Err(_) => (ffi::SQLITE_INTERNAL, Some("litemesh: internal error while recording a write".to_owned())),
+    }
+}
+
+/// A text that SQLite owns and frees; null where memory is out.
+fn sqlite_text(text: &str) -> *mut c_char {
+    // SAFETY: as many bytes are written as were asked for: the text, and its end.
+    unsafe {
+        let copy = ffi::sqlite3_malloc64(text.len() as u64 + 1).cast::<c_char>();
+        if !copy.is_null() {
+            std::ptr::copy_nonoverlapping(text.as_ptr().cast(), copy, text.len());
+            *copy.add(text.len()) = 0;
+        }
+        copy
+    }
 }
 
 unsafe extern "C" fn commit(raw: *mut ffi::sqlite3_vtab) -> c_int {
@@ -313,14 +383,19 @@ unsafe extern "C" fn rollback(raw: *mut ffi::sqlite3_vtab) -> c_int {
     ffi::SQLITE_OK
 }
 
+/// What was noted before the savepoint must be written before it, too.
 unsafe extern "C" fn savepoint(raw: *mut ffi::sqlite3_vtab, number: c_int) -> c_int {
     // SAFETY: SQLite passes a table of ours.
+    let (code, _) = unsafe { end_statement(raw) };
+    // SAFETY: as above.
     unsafe { table(raw) }.flags.begin_savepoint(number);
-    ffi::SQLITE_OK
+    code
 }
 
-unsafe extern "C" fn release(_: *mut ffi::sqlite3_vtab, _: c_int) -> c_int {
-    ffi::SQLITE_OK
+/// The end of a statement inside of a transaction. FTS5 writes here, too.
+unsafe extern "C" fn release(raw: *mut ffi::sqlite3_vtab, _: c_int) -> c_int {
+    // SAFETY: SQLite passes a table of ours.
+    unsafe { end_statement(raw) }.0
 }
 
 unsafe extern "C" fn rollback_to(raw: *mut ffi::sqlite3_vtab, number: c_int) -> c_int {

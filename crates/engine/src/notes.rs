@@ -1,0 +1,125 @@
+//! What the triggers reported and the clocks do not tell yet: the local writes of the statement that is running.
+//!
+//! Writing clocks from inside a trigger makes SQLite keep a copy of every page that they touch, in case the statement fails
+//! later, and makes each clock a statement of its own. So a trigger only notes what happened, and [`crate::record`] writes the
+//! clocks when SQLite says that the statement is over: in `xRelease` of its savepoint, in `xSync` of its transaction where it
+//! has none, or before anything else of the engine runs.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use rusqlite::types::ValueRef;
+
+use crate::schema::Table;
+use crate::statement::Bind;
+
+/// Notes are written at the latest when their values take this many bytes.
+const NOTES_BYTES_MAX: usize = 256 << 10;
+
+/// One write of one row.
+#[derive(Clone)]
+pub(crate) struct Note {
+    pub(crate) table: Arc<Table>,
+    pub(crate) write: Write,
+    /// The primary key: of the row as it is now, except for a delete.
+    keys: Range<usize>,
+}
+
+/// What happened to the row.
+#[derive(Clone)]
+pub(crate) enum Write {
+    Insert,
+    /// The columns that changed; and the old primary key, where that changed.
+    Update {
+        cells: Range<usize>,
+        old_keys: Option<Range<usize>>,
+    },
+    Delete,
+}
+
+/// The notes of a statement. Empty between statements.
+#[derive(Default)]
+pub(crate) struct Notes {
+    notes: Vec<Note>,
+    values: Vec<NotedValue>,
+    bytes: Vec<u8>,
+    cells: Vec<usize>,
+}
+
+/// A value of a primary key; long ones lie in `bytes`.
+enum NotedValue {
+    Null,
+    Integer(i64),
+    Real(f64),
+    Text(Range<usize>),
+    Blob(Range<usize>),
+}
+
+impl Notes {
+    pub(crate) fn clear(&mut self) {
+        self.notes.clear();
+        self.values.clear();
+        self.bytes.clear();
+        self.cells.clear();
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes.len() + self.values.len() * size_of::<NotedValue>() + self.notes.len() * size_of::<Note>()
+            > NOTES_BYTES_MAX
+    }
+
+    pub(crate) fn notes(&self) -> &[Note] {
+        &self.notes
+    }
+
+    pub(crate) fn add<'a>(&mut self, table: &Arc<Table>, write: Write, keys: impl Iterator<Item = ValueRef<'a>>) {
+        let keys = self.keep(keys);
+        self.notes.push(Note { table: table.clone(), write, keys });
+    }
+
+    /// Keeps values for a note that is made with them.
+    pub(crate) fn keep<'a>(&mut self, values: impl Iterator<Item = ValueRef<'a>>) -> Range<usize> {
+        let start = self.values.len();
+        for value in values {
+            let mut keep = |bytes: &[u8]| {
+                let start = self.bytes.len();
+                self.bytes.extend_from_slice(bytes);
+                start..self.bytes.len()
+            };
+            let value = match value {
+                ValueRef::Null => NotedValue::Null,
+                ValueRef::Integer(value) => NotedValue::Integer(value),
+                ValueRef::Real(value) => NotedValue::Real(value),
+                ValueRef::Text(bytes) => NotedValue::Text(keep(bytes)),
+                ValueRef::Blob(bytes) => NotedValue::Blob(keep(bytes)),
+            };
+            self.values.push(value);
+        }
+        start..self.values.len()
+    }
+
+    /// Keeps columns for a note that is made with them.
+    pub(crate) fn keep_cells(&mut self, cells: impl Iterator<Item = usize>) -> Range<usize> {
+        let start = self.cells.len();
+        self.cells.extend(cells);
+        start..self.cells.len()
+    }
+
+    pub(crate) fn cells(&self, range: &Range<usize>) -> &[usize] {
+        &self.cells[range.clone()]
+    }
+
+    pub(crate) fn keys_of(&self, note: &Note) -> impl Iterator<Item = Bind<'_>> {
+        self.binds(&note.keys)
+    }
+
+    pub(crate) fn binds(&self, range: &Range<usize>) -> impl Iterator<Item = Bind<'_>> {
+        self.values[range.clone()].iter().map(|value| match value {
+            NotedValue::Null => Bind::Null,
+            NotedValue::Integer(value) => Bind::Integer(*value),
+            NotedValue::Real(value) => Bind::Real(*value),
+            NotedValue::Text(range) => Bind::Text(&self.bytes[range.clone()]),
+            NotedValue::Blob(range) => Bind::Blob(&self.bytes[range.clone()]),
+        })
+    }
+}
