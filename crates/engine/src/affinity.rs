@@ -33,6 +33,16 @@ impl Affinity {
         }
     }
 
+    /// Whether a value is stored as it is.
+    pub(crate) fn keeps(self, value: &Value) -> bool {
+        match value {
+            Value::Null | Value::Blob(_) => true,
+            Value::Text(_) => matches!(self, Self::Text | Self::Blob),
+            Value::Integer(_) => matches!(self, Self::Integer | Self::Numeric | Self::Blob),
+            Value::Real(_) => matches!(self, Self::Real | Self::Blob),
+        }
+    }
+
     /// The value as a column of this affinity stores it. `None` where only SQLite itself can tell (a REAL as TEXT).
     pub(crate) fn apply(self, value: &Value) -> Option<Value> {
         Some(match (self, value) {

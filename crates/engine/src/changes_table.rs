@@ -18,9 +18,10 @@ use rusqlite::{Connection, Error, Result};
 
 use crate::core::{Shared, module_error};
 use crate::error::{MergeError, to_sql};
-use crate::merge::{Author, merge_row, row_keys};
+use crate::merge::{Author, row_keys};
+use crate::merge_row::RowMerge;
 use crate::schema::{KEY_COLUMN, Table};
-use crate::statement::{Bind, Handle, Statement};
+use crate::statement::{Handle, Statement};
 
 const SCHEMA: &CStr = c"CREATE TABLE crsql_changes (
     \"table\" TEXT NOT NULL, pk BLOB NOT NULL, cid TEXT NOT NULL, val ANY, col_version INTEGER NOT NULL,
@@ -220,21 +221,28 @@ fn insert(shared: &Shared, arguments: &Inserts<'_>) -> Result<i64> {
     author.check(&core, 0).map_err(vtab_error)?;
     let keys = row_keys(&core, &table, &change, 0).map_err(vtab_error)?;
     let used_before = core.used_version();
-    let won = match merge_row(shared, &mut core, &table, &keys, std::slice::from_ref(&change), &mut author, 0) {
-        Ok(won) => won,
+    let mut merge = || -> Result<(usize, i64), MergeError> {
+        let mut row = RowMerge::load(&core, &table, &keys)?;
+        row.decide(&mut core, &change, &author, 0)?;
+        let won = row.won();
+        if won == 0 {
+            return Ok((0, 0));
+        }
+        let stamp = author.stamp(&mut core)?;
+        Ok((won, row.write(shared, &mut core, &keys, stamp, 0)?))
+    };
+    match merge() {
+        Ok((0, _)) => Ok(0),
+        Ok((won, key)) => {
+            core.add_rows_impacted(won);
+            Ok(rowid(core.table_index(&name).unwrap_or_default(), key))
+        }
         Err(error) => {
             // Inside a transaction SQLite undoes a statement of one row only as far as itself wrote.
             core.give_back(used_before);
-            return Err(vtab_error(error));
+            Err(vtab_error(error))
         }
-    };
-    if won == 0 {
-        return Ok(0);
     }
-    core.add_rows_impacted(won);
-    let binds: Vec<Bind<'_>> = keys.iter().map(Bind::from).collect();
-    let key = crate::record::find_key(&core, &table, &binds)?.unwrap_or_default();
-    Ok(rowid(core.table_index(&name).unwrap_or_default(), key))
 }
 
 fn vtab_error(error: MergeError) -> Error {

@@ -30,6 +30,8 @@ pub mod fractional;
 mod functions;
 mod load;
 mod merge;
+mod merge_row;
+mod new_rows;
 mod notes;
 mod read;
 mod record;

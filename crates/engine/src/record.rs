@@ -212,14 +212,14 @@ pub(crate) fn find_key(core: &Core, table: &Table, keys: &[Bind<'_>]) -> rusqlit
     table.statement(core.db, |s| &s.find_key, Table::sql_find_key)?.query_integer(keys)
 }
 
-fn find_or_add_key(core: &Core, table: &Table, keys: &[Bind<'_>]) -> rusqlite::Result<i64> {
+pub(crate) fn find_or_add_key(core: &Core, table: &Table, keys: &[Bind<'_>]) -> rusqlite::Result<i64> {
     match find_key(core, table, keys)? {
         Some(key) => Ok(key),
         None => add_key(core, table, keys),
     }
 }
 
-pub(crate) fn add_key(core: &Core, table: &Table, keys: &[Bind<'_>]) -> rusqlite::Result<i64> {
+fn add_key(core: &Core, table: &Table, keys: &[Bind<'_>]) -> rusqlite::Result<i64> {
     table.statement(core.db, |s| &s.add_key, Table::sql_add_key)?.run(keys)?;
     Ok(core.db.last_insert_rowid())
 }

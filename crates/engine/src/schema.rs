@@ -44,6 +44,11 @@ pub(crate) struct Statements {
     pub(crate) find_key: Slot,
     pub(crate) add_key: Slot,
     pub(crate) row_clocks: Slot,
+    pub(crate) row_state: Slot,
+    pub(crate) base_row: Slot,
+    pub(crate) highest_key: Slot,
+    pub(crate) add_keys: Slot,
+    pub(crate) add_key_as: Slot,
     pub(crate) clocks_of_new_row: Slot,
     pub(crate) clocks_of_new_rows: Slot,
     pub(crate) clocks_of_known_row: Slot,
@@ -69,6 +74,9 @@ type ByColumns = HashMap<(RowWrite, Vec<usize>), Arc<Statement>>;
 pub(crate) enum RowWrite {
     Insert,
     Update,
+    /// As many new rows as [`Table::new_rows`] says: their base rows, and their clocks.
+    InsertMany,
+    ClocksOfMany,
 }
 
 /// Most column sets of one table whose statements are kept. A table of n columns has 2^n sets; a few are in use.
@@ -76,6 +84,10 @@ const COLUMN_SETS_MAX: usize = 64;
 
 impl Table {
     pub(crate) fn cell_index(&self, name: &str) -> Option<usize> {
+        // Hashing costs more than looking at a few.
+        if self.cells.len() <= 8 {
+            return self.cells.iter().position(|cell| *cell.name == *name);
+        }
         self.cell_index.get(name).copied()
     }
 
@@ -111,6 +123,8 @@ impl Table {
         let sql = match kind {
             RowWrite::Insert => self.sql_insert_row(cells),
             RowWrite::Update => self.sql_update_row(cells),
+            RowWrite::InsertMany => self.sql_insert_rows(cells),
+            RowWrite::ClocksOfMany => self.sql_clocks_of_rows(cells),
         };
         let statement = Arc::new(db.prepare(&sql)?);
         statements.insert(key, statement.clone());

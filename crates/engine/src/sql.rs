@@ -18,6 +18,12 @@ fn join(parts: impl IntoIterator<Item = String>, separator: &str) -> String {
     parts.into_iter().collect::<Vec<_>>().join(separator)
 }
 
+/// `(?1, ?2), (?3, ?4)`.
+fn rows_of_parameters(rows: usize, columns: usize) -> String {
+    let row = |row: usize| format!("({})", join((1..=columns).map(|n| format!("?{}", row * columns + n)), ", "));
+    join((0..rows).map(row), ", ")
+}
+
 /// About how many clocks of new rows one statement writes.
 const NEW_CLOCKS: usize = 64;
 
@@ -76,6 +82,69 @@ impl Table {
     /// All clocks of one row: name, col_version, ordinal, db_version.
     pub(crate) fn sql_row_clocks(&self) -> String {
         format!("SELECT col_name, col_version, site_id, db_version FROM {} WHERE key = ?1", self.clock())
+    }
+
+    /// The clocks of one row by its primary key: key, then as [`sql_row_clocks`](Self::sql_row_clocks). A sub-query rather than a
+    /// join: SQLite plans a join anew for every value that is bound.
+    pub(crate) fn sql_row_state(&self) -> String {
+        format!(
+            "SELECT key, col_name, col_version, site_id, db_version FROM {}
+             WHERE key = (SELECT {KEY_COLUMN} FROM {} WHERE {})",
+            self.clock(),
+            self.keys_table(),
+            self.keys_match()
+        )
+    }
+
+    /// All cells of one base row.
+    pub(crate) fn sql_base_row(&self) -> String {
+        let cells = join(self.cells.iter().map(|cell| quote(&cell.name)), ", ");
+        format!("SELECT {cells} FROM {} WHERE {}", self.base(), self.keys_match())
+    }
+
+    pub(crate) fn sql_highest_key(&self) -> String {
+        format!("SELECT max({KEY_COLUMN}) FROM {}", self.keys_table())
+    }
+
+    /// Keys of [`new_rows`](Self::new_rows): of each its number, then the primary key. `changes()` tells whether all were new.
+    pub(crate) fn sql_add_keys(&self) -> String {
+        self.sql_add_keys_as(self.new_rows())
+    }
+
+    pub(crate) fn sql_add_key_as(&self) -> String {
+        self.sql_add_keys_as(1)
+    }
+
+    fn sql_add_keys_as(&self, rows: usize) -> String {
+        format!(
+            "INSERT OR IGNORE INTO {} ({KEY_COLUMN}, {}) VALUES {}",
+            self.keys_table(),
+            self.key_names(),
+            rows_of_parameters(rows, 1 + self.keys.len())
+        )
+    }
+
+    /// Base rows of [`new_rows`](Self::new_rows) with these cells: of each the primary key, then the cells.
+    pub(crate) fn sql_insert_rows(&self, cells: &[usize]) -> String {
+        self.sql_insert(cells, &rows_of_parameters(self.new_rows(), self.keys.len() + cells.len()))
+    }
+
+    /// Clocks of [`new_rows`](Self::new_rows) with these cells: version, ordinal; then of each row its key, and of each cell
+    /// col_version and seq. In the order of names, so that the B-tree is appended to.
+    pub(crate) fn sql_clocks_of_rows(&self, cells: &[usize]) -> String {
+        let mut names: Vec<_> = cells.iter().map(|cell| &*self.cells[*cell].name).enumerate().collect();
+        names.sort_unstable_by_key(|(_, name)| name.as_bytes());
+        let clock = |row: usize, index: usize, name: &str| {
+            let key = 3 + row * (1 + 2 * cells.len());
+            let first = key + 1 + 2 * index;
+            format!("(?{key}, {}, ?{first}, ?1, ?2, ?{})", literal(name), first + 1)
+        };
+        let clocks = (0..self.new_rows()).flat_map(|row| names.iter().map(move |(index, name)| clock(row, *index, name)));
+        format!(
+            "INSERT OR IGNORE INTO {} (key, col_name, col_version, db_version, site_id, seq) VALUES {}",
+            self.clock(),
+            join(clocks, ", ")
+        )
     }
 
     /// First clocks of rows inserted here: version, first seq, then the key of each. In the order of names, so that the
@@ -193,16 +262,19 @@ impl Table {
     /// A row with these cells; on a row that is there all the same (written past the triggers), only the cells are set. The
     /// conflict target is the primary key, so that any other constraint is an error (MRG-10).
     pub(crate) fn sql_insert_row(&self, cells: &[usize]) -> String {
+        self.sql_insert(cells, &rows_of_parameters(1, self.keys.len() + cells.len()))
+    }
+
+    fn sql_insert(&self, cells: &[usize], values: &str) -> String {
         let names = cells.iter().map(|cell| quote(&self.cells[*cell].name)).collect::<Vec<_>>();
         let columns = join([self.key_names()].into_iter().chain(names.iter().cloned()), ", ");
-        let values = join((1..=self.keys.len() + cells.len()).map(|n| format!("?{n}")), ", ");
         let action = if names.is_empty() {
             "NOTHING".to_owned()
         } else {
             format!("UPDATE SET {}", join(names.iter().map(|name| format!("{name} = excluded.{name}")), ", "))
         };
         format!(
-            "INSERT INTO {} ({columns}) VALUES ({values}) ON CONFLICT ({}) DO {action}",
+            "INSERT INTO {} ({columns}) VALUES {values} ON CONFLICT ({}) DO {action}",
             self.base(),
             self.key_names()
         )

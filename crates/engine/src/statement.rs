@@ -7,6 +7,7 @@
 //! to that), and it is used by one thread at a time (it lives behind the mutex of [`crate::core::Shared`], or in a cursor that
 //! SQLite itself never shares).
 
+use std::cmp::Ordering;
 use std::ffi::{CStr, CString, c_int};
 use std::ptr;
 
@@ -318,6 +319,19 @@ impl Rows<'_> {
     /// The value, copied.
     pub(crate) fn value(&self, column: c_int) -> Value {
         to_value(self.value_ref(column))
+    }
+}
+
+/// How an incoming value compares with one that is held: as [`Value::merge_cmp`], without copying.
+pub(crate) fn merge_cmp(incoming: &Value, held: ValueRef<'_>) -> Ordering {
+    match (incoming, held) {
+        (Value::Text(incoming), ValueRef::Text(held)) | (Value::Blob(incoming), ValueRef::Blob(held)) => {
+            (**incoming).cmp(held)
+        }
+        // Of different types: what the held bytes are does not matter.
+        (_, ValueRef::Text(_)) => incoming.merge_cmp(&Value::text("")),
+        (_, ValueRef::Blob(_)) => incoming.merge_cmp(&Value::blob([])),
+        _ => incoming.merge_cmp(&to_value(held)),
     }
 }
 

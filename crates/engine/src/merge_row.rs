@@ -1,0 +1,369 @@
+//! One row being merged: its clocks are read once, all its changes are decided in memory ([`crate::resolve`]), then the row is
+//! written once and its clocks once.
+
+use std::cmp::Ordering;
+
+use litemesh_proto::{CausalLength, Change, ColVersion, Column, Value};
+
+use crate::core::{Core, Shared};
+use crate::error::MergeError;
+use crate::merge::{Author, Stamp, record_origin};
+use crate::record::find_or_add_key;
+use crate::resolve::{Decision, Incoming, resolve, resolve_values};
+use crate::schema::{RowWrite, Table};
+use crate::statement::{Bind, Rows, merge_cmp};
+
+/// What a clock is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Of {
+    /// The sentinel.
+    Row,
+    Cell(usize),
+    /// A column that the table no longer has.
+    Gone,
+}
+
+/// A clock that is held.
+struct HeldClock {
+    of: Of,
+    col_version: i64,
+    ordinal: i64,
+    local_version: i64,
+}
+
+/// A clock to be written.
+#[derive(Clone, Copy)]
+struct NewClock {
+    of: Of,
+    col_version: i64,
+    seq: i64,
+}
+
+/// A cell of a row that is new here, and its clock.
+pub(crate) struct NewCell<'a> {
+    pub(crate) cell: usize,
+    pub(crate) value: &'a Value,
+    pub(crate) col_version: i64,
+    pub(crate) seq: i64,
+}
+
+/// What is to be written for one row.
+#[derive(Default)]
+struct RowPlan<'a> {
+    delete: bool,
+    /// The row must exist, whatever its cells.
+    ensure: bool,
+    /// The cells that are held count as never written in this life (MRG-9).
+    zero: bool,
+    cells: Vec<(usize, &'a Value)>,
+    clocks: Vec<NewClock>,
+}
+
+impl<'a> RowPlan<'a> {
+    fn put_clock(&mut self, of: Of, col_version: i64, seq: i64) {
+        let new = NewClock { of, col_version, seq };
+        match self.clocks.iter_mut().find(|clock| clock.of == of) {
+            Some(clock) => *clock = new,
+            None => self.clocks.push(new),
+        }
+    }
+
+    fn put_cell(&mut self, cell: usize, value: &'a Value) {
+        match self.cells.iter_mut().find(|held| held.0 == cell) {
+            Some(held) => held.1 = value,
+            None => self.cells.push((cell, value)),
+        }
+    }
+}
+
+/// The state of one row while its changes are decided.
+pub(crate) struct RowMerge<'t, 'a> {
+    table: &'t Table,
+    /// Known once a clock of the row was seen.
+    key: Option<i64>,
+    keys: &'t [Value],
+    causal_length: CausalLength,
+    was_alive: bool,
+    clocks: Vec<HeldClock>,
+    /// The base row, once a value of it was asked for. `Some(None)`: there is none.
+    base: Option<Option<Rows<'t>>>,
+    plan: RowPlan<'a>,
+    won: usize,
+}
+
+impl<'t, 'a> RowMerge<'t, 'a> {
+    /// Reads the clocks of a row.
+    pub(crate) fn load(core: &Core, table: &'t Table, keys: &'t [Value]) -> rusqlite::Result<Self> {
+        let mut row = Self {
+            table,
+            key: None,
+            keys,
+            causal_length: CausalLength::ZERO,
+            was_alive: false,
+            clocks: Vec::new(),
+            base: None,
+            plan: RowPlan::default(),
+            won: 0,
+        };
+        let rows = table.statement(core.db, |s| &s.row_state, Table::sql_row_state)?.query(&binds(keys))?;
+        let mut sentinel = None;
+        while rows.next()? {
+            row.key = Some(rows.integer(0));
+            let of = match rows.bytes(1) {
+                b"-1" => Of::Row,
+                name => std::str::from_utf8(name).ok().and_then(|name| table.cell_index(name)).map_or(Of::Gone, Of::Cell),
+            };
+            let clock = HeldClock {
+                of,
+                col_version: rows.integer(2),
+                ordinal: rows.integer(3),
+                local_version: rows.integer(4),
+            };
+            if of == Of::Row {
+                sentinel = Some(clock.col_version);
+            }
+            row.clocks.push(clock);
+        }
+        // VER-13: the sentinel tells; without one, any clock means a first life.
+        row.causal_length = match sentinel {
+            Some(length) => CausalLength::new(length),
+            None if row.clocks.is_empty() => CausalLength::ZERO,
+            None => CausalLength::FIRST,
+        };
+        row.was_alive = row.causal_length.is_alive();
+        Ok(row)
+    }
+
+    /// How many changes won.
+    pub(crate) fn won(&self) -> usize {
+        self.won
+    }
+
+    /// Decides one change, and plans what it does.
+    pub(crate) fn decide(
+        &mut self,
+        core: &mut Core,
+        change: &'a Change,
+        author: &Author<'_>,
+        index: usize,
+    ) -> Result<(), MergeError> {
+        let of = match &change.column {
+            Column::Row => Of::Row,
+            Column::Cell(name) => {
+                Of::Cell(self.table.cell_index(name).ok_or_else(|| MergeError::UnknownColumn {
+                    index,
+                    table: self.table.name.to_string(),
+                    column: name.to_string(),
+                })?)
+            }
+        };
+        let length = change.causal_length;
+        let held = self.clocks.iter().find(|clock| clock.of == of);
+        let incoming = Incoming { causal_length: length, is_row: of == Of::Row, col_version: change.col_version };
+        let mut decision = resolve(self.causal_length, held.map(|clock| ColVersion::new(clock.col_version)), incoming);
+        if let (Decision::CompareValues, Of::Cell(cell), Some(held)) = (decision, of, held) {
+            let ordinal = held.ordinal;
+            decision = match self.compare_with_held(core, cell, &change.value)? {
+                // 5.3 step 3, the FIX: without a base row there is nothing to lose against.
+                None => Decision::Write,
+                Some(values) => resolve_values(values, compare_sites(core, ordinal, author)?),
+            };
+        } else if let (Decision::Ignore, Of::Row, Some(held)) = (decision, of, held)
+            && length == self.causal_length
+            && compare_sites(core, held.ordinal, author)? == Some(Ordering::Greater)
+        {
+            // MRG-12: equal sentinels agree on an author where equal values do.
+            self.plan.put_clock(Of::Row, length.get(), change.seq.get());
+            self.won += 1;
+            return Ok(());
+        }
+        match (decision, of) {
+            (Decision::Delete, _) => self.plan_delete(length, change.seq.get()),
+            (Decision::Revive, _) => self.plan_revive(length, change.seq.get()),
+            (Decision::ReviveAndWrite, Of::Cell(cell)) => {
+                self.plan_revive(length, change.seq.get());
+                self.plan_write(cell, change);
+            }
+            (Decision::Write, Of::Cell(cell)) => {
+                if self.causal_length == CausalLength::ZERO {
+                    self.causal_length = length;
+                }
+                self.plan_write(cell, change);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// `None` where the base row is missing.
+    fn compare_with_held(&mut self, core: &Core, cell: usize, incoming: &Value) -> rusqlite::Result<Option<Ordering>> {
+        if let Some((_, planned)) = self.plan.cells.iter().find(|(planned, _)| *planned == cell) {
+            return Ok(Some(incoming.merge_cmp(planned)));
+        }
+        let base = match &self.base {
+            Some(base) => base,
+            None => {
+                let statement = self.table.statement(core.db, |s| &s.base_row, Table::sql_base_row)?;
+                let rows = statement.query(&binds(self.keys))?;
+                self.base.insert(if rows.next()? { Some(rows) } else { None })
+            }
+        };
+        let column = i32::try_from(cell).unwrap_or(i32::MAX);
+        Ok(base.as_ref().map(|row| merge_cmp(incoming, row.value_ref(column))))
+    }
+
+    /// MRG-6, with its FIX: what is stored is the causal length.
+    fn plan_delete(&mut self, length: CausalLength, seq: i64) {
+        self.plan = RowPlan { delete: true, ..RowPlan::default() };
+        self.plan.put_clock(Of::Row, length.get(), seq);
+        self.causal_length = length;
+        self.clocks.clear();
+        self.won += 1;
+    }
+
+    /// MRG-7 to MRG-9.
+    fn plan_revive(&mut self, length: CausalLength, seq: i64) {
+        self.plan.ensure = true;
+        for clock in self.clocks.iter_mut().filter(|clock| clock.of != Of::Row) {
+            clock.col_version = 0;
+            self.plan.zero = true;
+        }
+        for clock in self.plan.clocks.iter_mut().filter(|clock| clock.of != Of::Row) {
+            clock.col_version = 0;
+        }
+        self.plan.put_clock(Of::Row, length.get(), seq);
+        self.causal_length = length;
+        self.won += 1;
+    }
+
+    /// MRG-10.
+    fn plan_write(&mut self, cell: usize, change: &'a Change) {
+        self.plan.put_cell(cell, &change.value);
+        let (of, col_version) = (Of::Cell(cell), change.col_version.get());
+        self.plan.put_clock(of, col_version, change.seq.get());
+        match self.clocks.iter_mut().find(|clock| clock.of == of) {
+            Some(held) => held.col_version = col_version,
+            None => self.clocks.push(HeldClock { of, col_version, ordinal: 0, local_version: 0 }),
+        }
+        self.won += 1;
+    }
+
+    /// The cells, in table order, if the row was never seen here and is only written.
+    pub(crate) fn as_new(&mut self) -> Option<Vec<NewCell<'a>>> {
+        let plan = &mut self.plan;
+        if self.key.is_some() || plan.delete || plan.ensure || plan.zero || plan.cells.len() != plan.clocks.len() {
+            return None;
+        }
+        let clock_of = |cell: usize| plan.clocks.iter().find(|clock| clock.of == Of::Cell(cell)).copied();
+        let mut cells = Vec::with_capacity(plan.cells.len());
+        for (cell, value) in plan.cells.iter().copied() {
+            let NewClock { col_version, seq, .. } = clock_of(cell)?;
+            cells.push(NewCell { cell, value, col_version, seq });
+        }
+        cells.sort_unstable_by_key(|cell| cell.cell);
+        Some(cells)
+    }
+
+    /// Writes what was planned.
+    pub(crate) fn write(
+        mut self,
+        shared: &Shared,
+        core: &mut Core,
+        keys: &[Value],
+        stamp: Stamp,
+        index: usize,
+    ) -> Result<i64, MergeError> {
+        // The statement must not be under way while the row is written.
+        self.base = None;
+        let keys = binds(keys);
+        self.write_base_row(shared, core, &keys)
+            .map_err(|source| constraint_error(source, index, self.table))?;
+        let key = match self.key {
+            Some(key) => key,
+            // MRG-5, the FIX: only a change that is written leaves a key.
+            None => find_or_add_key(core, self.table, &keys)?,
+        };
+        if self.plan.delete {
+            self.table.statement(core.db, |s| &s.drop_cells, Table::sql_drop_cells)?.run(&[key.into()])?;
+        }
+        if self.plan.zero {
+            self.zero_cells(core, key, stamp)?;
+        }
+        self.put_clocks(core, key, stamp)?;
+        Ok(key)
+    }
+
+    fn write_base_row(&mut self, shared: &Shared, core: &Core, keys: &[Bind<'_>]) -> rusqlite::Result<()> {
+        let (table, db) = (self.table, core.db);
+        let _sync = shared.sync_guard();
+        if self.plan.delete {
+            table.statement(db, |s| &s.delete_row, Table::sql_delete_row)?.run(keys)?;
+        }
+        if !self.plan.ensure && self.plan.cells.is_empty() {
+            return Ok(());
+        }
+        self.plan.cells.sort_unstable_by_key(|(cell, _)| *cell);
+        let cells: Vec<usize> = self.plan.cells.iter().map(|(cell, _)| *cell).collect();
+        let mut binds = keys.to_vec();
+        binds.extend(self.plan.cells.iter().map(|(_, value)| Bind::from(*value)));
+        // An UPDATE of a living row checks only what changes; an upsert would check a row of defaults first.
+        if self.was_alive && !self.plan.delete && !cells.is_empty() {
+            table.write_row(db, RowWrite::Update, &cells)?.run(&binds)?;
+            if db.changes() > 0 {
+                return Ok(());
+            }
+        }
+        table.write_row(db, RowWrite::Insert, &cells)?.run(&binds)
+    }
+
+    /// Peers behind us must get the cells again, so they are stamped anew; each stamp needs its origin.
+    fn zero_cells(&self, core: &mut Core, key: i64, stamp: Stamp) -> rusqlite::Result<()> {
+        let zero = self.table.statement(core.db, |s| &s.zero_cells, Table::sql_zero_cells)?;
+        zero.run(&[key.into(), stamp.local.into()])?;
+        for clock in self.clocks.iter().filter(|clock| clock.ordinal != 0 && clock.of != Of::Row) {
+            const ORIGIN: &str = "SELECT version FROM litemesh_origin WHERE local_version = ?1 AND site = ?2";
+            let binds = [clock.local_version.into(), clock.ordinal.into()];
+            let version = core.statement(ORIGIN)?.query_integer(&binds)?.unwrap_or_default();
+            record_origin(core, stamp.local, clock.ordinal, version)?;
+        }
+        Ok(())
+    }
+
+    fn put_clocks(&self, core: &Core, key: i64, stamp: Stamp) -> rusqlite::Result<()> {
+        let put = self.table.statement(core.db, |s| &s.put_clock, Table::sql_put_clock)?;
+        for clock in &self.plan.clocks {
+            let name = match clock.of {
+                Of::Row => Column::ROW_NAME,
+                Of::Cell(cell) => &self.table.cells[cell].name,
+                Of::Gone => continue,
+            };
+            let (col_version, seq) = (clock.col_version.into(), clock.seq.into());
+            put.run(&[key.into(), stamp.local.into(), stamp.ordinal.into(), name.into(), col_version, seq])?;
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn binds(keys: &[Value]) -> Vec<Bind<'_>> {
+    keys.iter().map(Bind::from).collect()
+}
+
+/// A constraint of the user's is the fault of the change; everything else is the database's.
+pub(crate) fn constraint_error(source: rusqlite::Error, index: usize, table: &Table) -> MergeError {
+    match source.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::ConstraintViolation | rusqlite::ErrorCode::TypeMismatch) => {
+            MergeError::Constraint { index, table: table.name.to_string(), source }
+        }
+        _ => source.into(),
+    }
+}
+
+/// `None` unless the database breaks ties by site (CFG-1).
+fn compare_sites(core: &mut Core, ordinal: i64, author: &Author<'_>) -> rusqlite::Result<Option<Ordering>> {
+    if core.merge_equal_values != 1 {
+        return Ok(None);
+    }
+    let held = core.site_of(ordinal)?.map(|site| *site.as_bytes());
+    let incoming = author.site.unwrap_or_default();
+    Ok(Some(incoming.cmp(held.as_ref().map_or(&[][..], |site| &site[..]))))
+}
