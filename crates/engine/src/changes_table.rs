@@ -419,9 +419,9 @@ impl ChangesCursor {
             }
         };
         let row = statement.query(&[head.key.into()])?;
-        let has_base = row.next()? && row.integer(1) != 0;
+        let has_base = row.next()? && row.integer(0) != 0;
         let value =
-            if has_base { row.value(i32::try_from(2 + table.keys.len()).unwrap_or(i32::MAX)) } else { Value::Null };
+            if has_base { row.value(i32::try_from(1 + table.keys.len()).unwrap_or(i32::MAX)) } else { Value::Null };
         drop(row);
         drop(cells);
         let cid = if has_base { head.name.clone() } else { Column::ROW_NAME.into() };

@@ -105,8 +105,8 @@ pub(crate) fn prune_origins(core: &mut Core, after: i64, limit: usize) -> rusqli
     for (local, ordinal) in &candidates {
         let mut is_used = false;
         for table in &tables {
-            let scan = table.statement(core.db, |s| &s.scan_version, Table::sql_scan_version)?;
-            is_used |= scan.query(&[(*local).into(), i64::MIN.into(), (*ordinal).into()])?.next()?;
+            let stamped = table.statement(core.db, |s| &s.stamped, Table::sql_stamped)?;
+            is_used |= stamped.query(&[(*local).into(), (*ordinal).into()])?.next()?;
         }
         if !is_used {
             const DELETE: &str = "DELETE FROM litemesh_origin WHERE local_version = ?1 AND site = ?2";

@@ -10,18 +10,8 @@ use crate::error::MergeError;
 use crate::merge::{Author, Stamp, record_origin};
 use crate::record::find_or_add_key;
 use crate::resolve::{Decision, Incoming, resolve, resolve_values};
-use crate::schema::{RowWrite, Table};
+use crate::schema::{ClockOf as Of, RowWrite, Table};
 use crate::statement::{Bind, Rows, merge_cmp};
-
-/// What a clock is about.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Of {
-    /// The sentinel.
-    Row,
-    Cell(usize),
-    /// A column that the table no longer has.
-    Gone,
-}
 
 /// A clock that is held.
 struct HeldClock {
@@ -109,10 +99,7 @@ impl<'t, 'a> RowMerge<'t, 'a> {
         let mut sentinel = None;
         while rows.next()? {
             row.key = Some(rows.integer(0));
-            let of = match rows.bytes(1) {
-                b"-1" => Of::Row,
-                name => std::str::from_utf8(name).ok().and_then(|name| table.cell_index(name)).map_or(Of::Gone, Of::Cell),
-            };
+            let of = table.clock_of(rows.bytes(1));
             let clock = HeldClock {
                 of,
                 col_version: rows.integer(2),

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use litemesh_proto::{CausalLength, Change, ColVersion, Column, Cursor, DbVersion, PackedKey, Seq, SiteId};
 
 use crate::core::Core;
-use crate::schema::Table;
+use crate::schema::{ClockOf, Table};
 use crate::statement::{Rows, Statement};
 
 /// How much one page may hold. A page always holds at least one row, whatever its size.
@@ -107,24 +107,18 @@ pub(crate) fn read_local(
         };
         let scan = &mut scans[next];
         let (version, key) = (scan.version(), scan.key());
-        let row = scan.take_row()?;
-        page.scanned += row.len();
-        let mut wanted = Vec::with_capacity(row.len());
         let is_echo = filter.is_echo(version);
-        for clock in row {
+        page.take_row(scan, |clock| {
             // A cell that was held when its row came back in a new life (MRG-9) is neither an echo nor covered by what
             // its author was read up to: the reader may hold the new life without any value of that cell.
             let is_of_past_life = clock.col_version == 0;
             if is_echo && !is_of_past_life {
-                continue;
+                return Ok(None);
             }
-            if let Some((site, label)) = labels.of(core, version, clock.ordinal)?
-                && (is_of_past_life || label.is_unknown || !filter.covered.covers(&site, label.version))
-            {
-                wanted.push((clock, site, label.version));
-            }
-        }
-        page.read_row(core, &scans[next].table, key, wanted)?;
+            let Some((site, label)) = labels.of(core, version, clock.ordinal)? else { return Ok(None) };
+            let is_wanted = is_of_past_life || label.is_unknown || !filter.covered.covers(&site, label.version);
+            Ok(is_wanted.then_some((site, label.version)))
+        })?;
         if page.is_full() {
             let inside = Some((version, scans[next].table.name.clone(), key));
             return Ok(LocalPage {
@@ -158,48 +152,83 @@ fn first_wanted(core: &mut Core, after: i64, filter: &LocalFilter<'_>) -> rusqli
     Ok(own)
 }
 
-/// One clock row as scanned.
+/// What of a scanned clock decides whether it is sent.
 struct ScannedClock {
-    name: Box<str>,
     col_version: i64,
     ordinal: i64,
-    seq: i64,
 }
 
-/// A running scan of one clock table. The statement is this scan's own: pages of several readers may interleave.
+/// A running scan of one clock table, row by row. The statement is this scan's own: pages of several readers may interleave.
 struct Scan {
     table: Arc<Table>,
     statement: Arc<Statement>,
-    head: Option<(i64, i64, ScannedClock)>,
+    /// Version and key of the row at which it stands.
+    head: Option<(i64, i64)>,
+    /// What comes after the statement: the same for the versions after the first, up to the second.
+    then: Option<(Arc<Statement>, i64, i64)>,
 }
 
 impl Scan {
+    /// Rows at `version` after `key`, then everything up to `until`.
+    fn open(core: &Core, table: &Arc<Table>, version: i64, key: i64, until: i64) -> rusqlite::Result<Self> {
+        let later = table.statement(core.db, |s| &s.scan, Table::sql_scan)?.clone();
+        if key == i64::MAX {
+            return Self::start(table, &later, version, until, None);
+        }
+        let then = Some((later, version, until));
+        let statement = table.statement(core.db, |s| &s.scan_version, Table::sql_scan_version)?;
+        Self::start(table, statement, version, key, then)
+    }
+
+    /// Rows at exactly one version.
+    fn open_version(core: &Core, table: &Arc<Table>, version: i64, key: i64) -> rusqlite::Result<Self> {
+        let statement = table.statement(core.db, |s| &s.scan_version, Table::sql_scan_version)?;
+        Self::start(table, statement, version, key, None)
+    }
+
+    fn start(
+        table: &Arc<Table>,
+        statement: &Arc<Statement>,
+        from: i64,
+        to: i64,
+        then: Option<(Arc<Statement>, i64, i64)>,
+    ) -> rusqlite::Result<Self> {
+        drop(statement.start());
+        for (parameter, value) in [(1, from), (2, to)] {
+            statement.bind(parameter, value.into())?;
+        }
+        let mut scan = Self { table: table.clone(), statement: statement.clone(), head: None, then };
+        scan.advance()?;
+        Ok(scan)
+    }
+
     fn version(&self) -> i64 {
-        self.head.as_ref().map_or(i64::MAX, |head| head.0)
+        self.head.map_or(i64::MAX, |head| head.0)
     }
 
     fn key(&self) -> i64 {
-        self.head.as_ref().map_or(i64::MAX, |head| head.1)
+        self.head.map_or(i64::MAX, |head| head.1)
     }
 
-    /// Steps the statement without resetting it: it runs for as long as the scan lives.
+    /// The statement at its row. Not reset when dropped: it runs for as long as the scan lives.
+    fn rows(&self) -> std::mem::ManuallyDrop<Rows<'_>> {
+        std::mem::ManuallyDrop::new(self.statement.start())
+    }
+
     fn advance(&mut self) -> rusqlite::Result<()> {
-        let rows = std::mem::ManuallyDrop::new(self.statement.start());
-        self.head = if rows.next()? { Some(read_clock(&rows)) } else { None };
-        Ok(())
-    }
-
-    /// The clocks of the row at the head that have its version.
-    fn take_row(&mut self) -> rusqlite::Result<Vec<ScannedClock>> {
-        let at = (self.version(), self.key());
-        let mut row = Vec::new();
-        while let Some((version, key, _)) = self.head
-            && (version, key) == at
-        {
-            row.extend(self.head.take().map(|(_, _, clock)| clock));
-            self.advance()?;
+        let rows = self.rows();
+        if rows.next()? {
+            let head = (rows.integer(0), rows.integer(1));
+            debug_assert!(self.head.is_none_or(|last| last <= head), "{:?} comes after {head:?}", self.head);
+            self.head = Some(head);
+            return Ok(());
         }
-        Ok(row)
+        let Some((later, from, until)) = self.then.take() else {
+            self.head = None;
+            return Ok(());
+        };
+        *self = Self::start(&self.table, &later, from, until, None)?;
+        Ok(())
     }
 }
 
@@ -207,16 +236,6 @@ impl Drop for Scan {
     fn drop(&mut self) {
         drop(self.statement.start());
     }
-}
-
-fn read_clock(rows: &Rows<'_>) -> (i64, i64, ScannedClock) {
-    let clock = ScannedClock {
-        name: rows.text(2).into(),
-        col_version: rows.integer(3),
-        ordinal: rows.integer(4),
-        seq: rows.integer(5),
-    };
-    (rows.integer(0), rows.integer(1), clock)
 }
 
 fn open_scans(core: &Core, at: &LocalPlace, until: i64) -> rusqlite::Result<Vec<Scan>> {
@@ -233,14 +252,7 @@ fn open_scans(core: &Core, at: &LocalPlace, until: i64) -> rusqlite::Result<Vec<
             Some((version, ..)) => (version, i64::MIN),
             None => (at.version, i64::MAX),
         };
-        let statement = table.statement(core.db, |s| &s.scan, Table::sql_scan)?;
-        drop(statement.start());
-        for (parameter, value) in (1..).zip([version, key, until]) {
-            statement.bind(parameter, value.into())?;
-        }
-        let mut scan = Scan { table: table.clone(), statement: statement.clone(), head: None };
-        scan.advance()?;
-        scans.push(scan);
+        scans.push(Scan::open(core, table, version, key, until)?);
     }
     Ok(scans)
 }
@@ -324,52 +336,67 @@ impl PageBuilder {
             || self.scanned >= ROWS_SCANNED_MAX
     }
 
-    /// Turns clocks of one row into changes, with the values that the row has now.
-    fn read_row(
+    /// Turns the clocks of the row at which the scan stands into changes, as far as `label` gives them a site and a version,
+    /// and moves the scan on.
+    fn take_row(
         &mut self,
-        core: &Core,
-        table: &Arc<Table>,
-        key: i64,
-        clocks: Vec<(ScannedClock, SiteId, DbVersion)>,
+        scan: &mut Scan,
+        mut label: impl FnMut(&ScannedClock) -> rusqlite::Result<Option<(SiteId, DbVersion)>>,
     ) -> rusqlite::Result<()> {
-        let Some((first, ..)) = clocks.first() else { return Ok(()) };
-        // One cell of many is read alone; reading the whole row would load what is not sent.
-        let single = if clocks.len() == 1 { table.cell_index(&first.name) } else { None };
-        let statement = match single {
-            Some(cell) => table.read_cell(core.db, cell)?,
-            None => table.statement(core.db, |s| &s.read_row, Table::sql_read_row)?,
-        };
-        let row = statement.query(&[key.into()])?;
-        if !row.next()? {
-            return Ok(());
-        }
-        let causal_length = if row.is_null(0) { CausalLength::FIRST } else { CausalLength::new(row.integer(0)) };
-        let has_base = row.integer(1) != 0;
-        let first_cell = 2 + table.keys.len();
-        let keys: Vec<_> = (2..first_cell).map(|column| row.value(as_column(column))).collect();
-        let Ok(packed) = PackedKey::pack(&keys) else { return Ok(()) };
-        for (clock, site, version) in clocks {
-            let (column, value) = if &*clock.name == Column::ROW_NAME {
-                (Column::Row, litemesh_proto::Value::Null)
-            } else {
+        let at = scan.head;
+        let table = scan.table.clone();
+        let (start, mut causal_length, mut packed) = (self.changes.len(), CausalLength::FIRST, None);
+        while scan.head == at && at.is_some() {
+            self.scanned += 1;
+            let rows = scan.rows();
+            let of = table.clock_of(rows.bytes(2));
+            let clock = ScannedClock { col_version: rows.integer(3), ordinal: rows.integer(4) };
+            let mut is_of_version = true;
+            if of == ClockOf::Row {
+                causal_length = CausalLength::new(clock.col_version);
+                is_of_version = Some(rows.integer(6)) == at.map(|at| at.0);
+            }
+            let has_base = rows.integer(7) != 0;
+            let column = match of {
+                ClockOf::Row => Some(Column::Row),
+                ClockOf::Cell(cell) if has_base => Some(Column::Cell(table.cells[cell].name.clone())),
                 // VT-2, VT-5: a clock without its row or its column has nothing to say; `crsql_check` is for those.
-                let Some(cell) = table.cell_index(&clock.name).filter(|_| has_base) else { continue };
-                let column = if single.is_some() { first_cell } else { first_cell + cell };
-                (Column::Cell(table.cells[cell].name.clone()), row.value(as_column(column)))
+                ClockOf::Cell(_) | ClockOf::Gone => None,
             };
-            let change = Change {
-                table: table.name.clone(),
-                key: packed.clone(),
-                column,
-                value,
-                col_version: ColVersion::new(clock.col_version),
-                db_version: version,
-                site,
-                causal_length,
-                seq: Seq::new(clock.seq),
-            };
-            self.bytes += change.wire_bytes();
-            self.changes.push(change);
+            if let Some(column) = column.filter(|_| is_of_version)
+                && let Some((site, db_version)) = label(&clock)?
+            {
+                let packed = match &packed {
+                    Some(packed) => packed,
+                    None => {
+                        let keys: Vec<_> = (0..table.keys.len()).map(|n| rows.value(as_column(9 + n))).collect();
+                        let Ok(key) = PackedKey::pack(&keys) else {
+                            // More than 255 columns: nobody could have written its clocks.
+                            scan.advance()?;
+                            continue;
+                        };
+                        packed.insert(key)
+                    }
+                };
+                let change = Change {
+                    table: table.name.clone(),
+                    key: packed.clone(),
+                    column,
+                    value: rows.value(8),
+                    col_version: ColVersion::new(clock.col_version),
+                    db_version,
+                    site,
+                    causal_length,
+                    seq: Seq::new(rows.integer(5)),
+                };
+                self.bytes += change.wire_bytes();
+                self.changes.push(change);
+            }
+            scan.advance()?;
+        }
+        // The sentinel need not come first: some names sort before `-1`.
+        for change in &mut self.changes[start..] {
+            change.causal_length = causal_length;
         }
         Ok(())
     }
@@ -574,11 +601,8 @@ fn read_own_range(
             return Ok(true);
         };
         let (version, key) = (scans[next].version(), scans[next].key());
-        let row = scans[next].take_row()?;
-        page.scanned += row.len();
-        let own = row.into_iter().filter(|clock| clock.ordinal == 0);
-        let clocks = own.map(|clock| (clock, range.site, DbVersion::new(version))).collect();
-        page.read_row(core, &scans[next].table, key, clocks)?;
+        let label = (range.site, DbVersion::new(version));
+        page.take_row(&mut scans[next], |clock| Ok((clock.ordinal == 0).then_some(label)))?;
         if page.is_full() {
             let place =
                 LocalPlace { version: version - 1, inside: Some((version, scans[next].table.name.clone(), key)) };
@@ -645,19 +669,10 @@ fn read_local_version(
             Some((started, key)) if index == started => key,
             _ => i64::MIN,
         };
-        let statement = table.statement(core.db, |s| &s.scan_version, Table::sql_scan_version)?;
-        drop(statement.start());
-        for (parameter, value) in (1..).zip([local, after, range.ordinal]) {
-            statement.bind(parameter, value.into())?;
-        }
-        let mut scan = Scan { table: table.clone(), statement: statement.clone(), head: None };
-        scan.advance()?;
+        let mut scan = Scan::open_version(core, table, local, after)?;
         while scan.head.is_some() {
             let key = scan.key();
-            let row = scan.take_row()?;
-            page.scanned += row.len();
-            let clocks = row.into_iter().map(|clock| (clock, range.site, label)).collect();
-            page.read_row(core, table, key, clocks)?;
+            page.take_row(&mut scan, |clock| Ok((clock.ordinal == range.ordinal).then_some((range.site, label))))?;
             if page.is_full() {
                 return Ok(Some((table.name.clone(), key)));
             }

@@ -20,6 +20,16 @@ pub(crate) struct ColumnInfo {
     pub(crate) affinity: Affinity,
 }
 
+/// What a clock is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ClockOf {
+    /// The sentinel.
+    Row,
+    Cell(usize),
+    /// A column that the table no longer has.
+    Gone,
+}
+
 /// A replicated table: its columns, and the statements on it that are worth keeping.
 pub(crate) struct Table {
     pub(crate) name: Arc<str>,
@@ -29,8 +39,6 @@ pub(crate) struct Table {
     pub(crate) cells: Vec<ColumnInfo>,
     cell_index: HashMap<Arc<str>, usize>,
     statements: Statements,
-    /// Single cells read, by column.
-    read_cell: Vec<Slot>,
     by_columns: Mutex<ByColumns>,
 }
 
@@ -61,9 +69,9 @@ pub(crate) struct Statements {
     pub(crate) drop_cells: Slot,
     pub(crate) delete_row: Slot,
     pub(crate) zero_cells: Slot,
-    pub(crate) read_row: Slot,
     pub(crate) scan: Slot,
     pub(crate) scan_version: Slot,
+    pub(crate) stamped: Slot,
 }
 
 /// Statements that write base rows, by their kind and the columns.
@@ -91,6 +99,15 @@ impl Table {
         self.cell_index.get(name).copied()
     }
 
+    /// What the clock of this `col_name` is about.
+    pub(crate) fn clock_of(&self, name: &[u8]) -> ClockOf {
+        if name == b"-1" {
+            return ClockOf::Row;
+        }
+        let cell = std::str::from_utf8(name).ok().and_then(|name| self.cell_index(name));
+        cell.map_or(ClockOf::Gone, ClockOf::Cell)
+    }
+
     pub(crate) fn is_keys_only(&self) -> bool {
         self.cells.is_empty()
     }
@@ -103,11 +120,6 @@ impl Table {
         sql: impl Fn(&Self) -> String,
     ) -> rusqlite::Result<&Arc<Statement>> {
         fill(slot(&self.statements), || db.prepare(&sql(self)))
-    }
-
-    /// The statement that reads one cell by the key of its row.
-    pub(crate) fn read_cell(&self, db: Handle, cell: usize) -> rusqlite::Result<&Arc<Statement>> {
-        fill(&self.read_cell[cell], || db.prepare(&self.sql_read_cell(cell)))
     }
 
     /// The statement that writes these cells of a base row; the keys are its first parameters, the cells follow.
@@ -189,7 +201,6 @@ pub(crate) fn load_table(db: Handle, name: &str) -> rusqlite::Result<Table> {
     let cell_index = cells.iter().enumerate().map(|(index, column)| (column.name.clone(), index)).collect();
     Ok(Table {
         name: name.into(),
-        read_cell: cells.iter().map(|_| Slot::default()).collect(),
         keys: keys.into_iter().map(|(_, column)| column).collect(),
         cells,
         cell_index,

@@ -292,47 +292,70 @@ impl Table {
         format!("{} b ON {}", self.base(), join(self.keys.iter().map(|column| same(quote(&column.name))), " AND "))
     }
 
-    /// One row by its key: causal length or NULL, whether the base row is there, primary key, all cells.
-    pub(crate) fn sql_read_row(&self) -> String {
-        self.sql_read_cells(&self.cells.iter().map(|column| format!("b.{}", quote(&column.name))).collect::<Vec<_>>())
-    }
-
-    /// The same with one cell.
+    /// One cell by the key of its row: whether the base row is there, primary key, value.
     pub(crate) fn sql_read_cell(&self, cell: usize) -> String {
-        self.sql_read_cells(&[format!("b.{}", quote(&self.cells[cell].name))])
-    }
-
-    fn sql_read_cells(&self, cells: &[String]) -> String {
         let keys = self.keys.iter().map(|column| format!("p.{}", quote(&column.name)));
         format!(
-            "SELECT (SELECT col_version FROM {} WHERE key = ?1 AND col_name = '-1'), b.{} IS NOT NULL, {}
-             FROM {} p LEFT JOIN {} WHERE p.{KEY_COLUMN} = ?1",
-            self.clock(),
+            "SELECT b.{} IS NOT NULL, {}, b.{} FROM {} p LEFT JOIN {} WHERE p.{KEY_COLUMN} = ?1",
             quote(&self.keys[0].name),
-            join(keys.chain(cells.iter().cloned()), ", "),
+            join(keys, ", "),
+            quote(&self.cells[cell].name),
             self.keys_table(),
             self.base_of_key()
         )
     }
 
-    /// Clocks after `(version ?1, key ?2)` in the order (db_version, key, name), up to version ?3:
-    /// db_version, key, name, col_version, ordinal, seq.
+    /// Clocks after version ?1 and up to ?2, row by row: see [`scan_of`](Self::scan_of).
     pub(crate) fn sql_scan(&self) -> String {
+        self.scan_of("db_version > ?1 AND db_version <= ?2")
+    }
+
+    /// Clocks at exactly version ?1, of rows after key ?2.
+    pub(crate) fn sql_scan_version(&self) -> String {
+        self.scan_of("db_version = ?1 AND key > ?2")
+    }
+
+    /// Clocks of the rows that the version index names, in the order (db_version, key, name): db_version, key; name,
+    /// col_version, ordinal, seq and db_version of the clock; whether the base row is there, the cell's value, primary key.
+    ///
+    /// The sentinel comes with each row, whatever its own version: it tells the causal length. One statement, so that its
+    /// cursors stay where they are from row to row; the index is read alone, and each row is looked up once. The unary plus
+    /// keeps SQLite from taking the two sides of the OR for two scans.
+    fn scan_of(&self, range: &str) -> String {
+        let value = match self.cells.as_slice() {
+            [] => "NULL".to_owned(),
+            cells => {
+                let cells = cells.iter().map(|cell| format!("WHEN {} THEN b.{}", literal(&cell.name), quote(&cell.name)));
+                format!("CASE c.col_name {} END", join(cells, " "))
+            }
+        };
         format!(
-            "SELECT db_version, key, col_name, col_version, site_id, seq FROM {clock}
-             INDEXED BY {index} WHERE (db_version, key) > (?1, ?2) AND db_version <= ?3 ORDER BY db_version, key, col_name",
+            "SELECT r.db_version, r.key, c.col_name, c.col_version, c.site_id, c.seq, c.db_version, b.{key} IS NOT NULL, {value},
+             {keys}
+             FROM (SELECT DISTINCT db_version, key FROM {clock} INDEXED BY {index} WHERE {range}
+                   ORDER BY db_version, key) r
+             CROSS JOIN {pks} p ON p.{KEY_COLUMN} = r.key
+             LEFT JOIN {base}
+             CROSS JOIN {clock} c ON c.key = r.key AND (+c.db_version = r.db_version OR +c.col_name = '-1')",
+            key = quote(&self.keys[0].name),
+            keys = join(self.keys.iter().map(|column| format!("p.{}", quote(&column.name))), ", "),
             clock = self.clock(),
-            index = quote(&format!("{}{CLOCK_SUFFIX}_dbv_idx", self.name))
+            index = self.version_index(),
+            pks = self.keys_table(),
+            base = self.base_of_key(),
         )
     }
 
-    /// Clocks of ordinal ?3 at exactly version ?1, after key ?2: as [`sql_scan`](Self::sql_scan).
-    pub(crate) fn sql_scan_version(&self) -> String {
+    /// Whether there is a clock of version ?1 and ordinal ?2.
+    pub(crate) fn sql_stamped(&self) -> String {
         format!(
-            "SELECT db_version, key, col_name, col_version, site_id, seq FROM {clock}
-             INDEXED BY {index} WHERE db_version = ?1 AND key > ?2 AND site_id = ?3 ORDER BY key, col_name",
-            clock = self.clock(),
-            index = quote(&format!("{}{CLOCK_SUFFIX}_dbv_idx", self.name))
+            "SELECT 1 FROM {} INDEXED BY {} WHERE db_version = ?1 AND site_id = ?2 LIMIT 1",
+            self.clock(),
+            self.version_index()
         )
+    }
+
+    fn version_index(&self) -> String {
+        quote(&format!("{}{CLOCK_SUFFIX}_dbv_idx", self.name))
     }
 }
