@@ -65,7 +65,7 @@ pub(crate) fn revive_rows(core: &mut Core, table: &Table, stamp: Stamp) -> rusql
     let first_clocks = db.prepare(&sql_first_clocks(table))?;
     for key in buried {
         if !table.is_keys_only() {
-            revive.run(&[key.into(), version.into(), core.take_seq().into()])?;
+            revive.run(&[key.into(), version.into(), core.take_seqs(1).into()])?;
         }
         write_first_clocks(core, table, &first_clocks, key, version)?;
     }
@@ -84,9 +84,9 @@ fn write_first_clocks(
     key: i64,
     version: i64,
 ) -> rusqlite::Result<()> {
-    let seq = core.take_seq();
-    core.skip_seqs(table.cells.len().saturating_sub(1));
-    first_clocks.run(&[key.into(), version.into(), seq.into()])
+    let (key, version) = (key.into(), version.into());
+    let seq = core.take_seqs(table.cells.len().max(1)).into();
+    first_clocks.run(&if table.is_keys_only() { [key, version, seq] } else { [version, seq, key] })
 }
 
 /// Of these columns, cells without a clock get one, unless their value is the default: that is what every node has (ALT-5).
@@ -108,7 +108,7 @@ pub(crate) fn backfill_cells(core: &mut Core, table: &Table, cells: &[usize], st
             table.sql_cells_without_clock(cell, &default)
         );
         db.prepare(&fill)?.run(&default.binds())?;
-        core.skip_seqs(usize::try_from(db.changes()).unwrap_or_default());
+        core.take_seqs(usize::try_from(db.changes()).unwrap_or_default());
     }
     Ok(())
 }

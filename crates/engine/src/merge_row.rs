@@ -134,16 +134,13 @@ impl<'t, 'a> RowMerge<'t, 'a> {
         author: &Author<'_>,
         index: usize,
     ) -> Result<(), MergeError> {
-        let of = match &change.column {
-            Column::Row => Of::Row,
-            Column::Cell(name) => {
-                Of::Cell(self.table.cell_index(name).ok_or_else(|| MergeError::UnknownColumn {
-                    index,
-                    table: self.table.name.to_string(),
-                    column: name.to_string(),
-                })?)
-            }
-        };
+        let of =
+            match &change.column {
+                Column::Row => Of::Row,
+                Column::Cell(name) => Of::Cell(self.table.cell_index(name).ok_or_else(|| {
+                    MergeError::UnknownColumn { index, table: self.table.name.to_string(), column: name.to_string() }
+                })?),
+            };
         let length = change.causal_length;
         let held = self.clocks.iter().find(|clock| clock.of == of);
         let incoming = Incoming { causal_length: length, is_row: of == Of::Row, col_version: change.col_version };
@@ -263,8 +260,7 @@ impl<'t, 'a> RowMerge<'t, 'a> {
         // The statement must not be under way while the row is written.
         self.base = None;
         let keys = binds(keys);
-        self.write_base_row(shared, core, &keys)
-            .map_err(|source| constraint_error(source, index, self.table))?;
+        self.write_base_row(shared, core, &keys).map_err(|source| constraint_error(source, index, self.table))?;
         let key = match self.key {
             Some(key) => key,
             // MRG-5, the FIX: only a change that is written leaves a key.

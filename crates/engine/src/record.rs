@@ -1,6 +1,5 @@
 //! Notes of local writes -> clock rows, in the transaction that wrote (`crsqlite-compat.md` section 4).
 
-
 use crate::core::Core;
 use crate::notes::{Note, Notes, Write};
 use crate::schema::Table;

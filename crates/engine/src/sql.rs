@@ -139,7 +139,8 @@ impl Table {
             let first = key + 1 + 2 * index;
             format!("(?{key}, {}, ?{first}, ?1, ?2, ?{})", literal(name), first + 1)
         };
-        let clocks = (0..self.new_rows()).flat_map(|row| names.iter().map(move |(index, name)| clock(row, *index, name)));
+        let clocks =
+            (0..self.new_rows()).flat_map(|row| names.iter().map(move |(index, name)| clock(row, *index, name)));
         format!(
             "INSERT OR IGNORE INTO {} (key, col_name, col_version, db_version, site_id, seq) VALUES {}",
             self.clock(),
@@ -325,7 +326,8 @@ impl Table {
         let value = match self.cells.as_slice() {
             [] => "NULL".to_owned(),
             cells => {
-                let cells = cells.iter().map(|cell| format!("WHEN {} THEN b.{}", literal(&cell.name), quote(&cell.name)));
+                let cells =
+                    cells.iter().map(|cell| format!("WHEN {} THEN b.{}", literal(&cell.name), quote(&cell.name)));
                 format!("CASE c.col_name {} END", join(cells, " "))
             }
         };

@@ -228,13 +228,9 @@ impl Statement {
                     // The constant's type differs between bindings; it is 1.
                     ffi::SQLITE_UTF8 as u8,
                 ),
-                Bind::Blob(bytes) => ffi::sqlite3_bind_blob64(
-                    self.raw,
-                    index,
-                    non_null(bytes).cast(),
-                    bytes.len() as u64,
-                    keep,
-                ),
+                Bind::Blob(bytes) => {
+                    ffi::sqlite3_bind_blob64(self.raw, index, non_null(bytes).cast(), bytes.len() as u64, keep)
+                }
             }
         }
     }

@@ -89,6 +89,7 @@ impl OrderedList {
                 columns.push(name);
             }
         }
+        drop(rows);
         keys.sort_unstable();
         let keys: Vec<String> = keys.into_iter().map(|(_, name)| name).collect();
         let named = |name: &str| {
