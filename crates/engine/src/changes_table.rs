@@ -228,8 +228,7 @@ fn insert(shared: &Shared, arguments: &Inserts<'_>) -> Result<i64> {
         if won == 0 {
             return Ok((0, 0));
         }
-        let stamp = author.stamp(&mut core)?;
-        Ok((won, row.write(shared, &mut core, &keys, stamp, 0)?))
+        Ok((won, row.write(shared, &mut core, &keys, &mut author, 0)?))
     };
     match merge() {
         Ok((0, _)) => Ok(0),

@@ -99,13 +99,13 @@ fn merge_changeset<'a>(
         }
         let won = row.won();
         if won > 0 {
-            let stamp = author.stamp(core)?;
             if let Some(new) = row.as_new() {
                 drop(row);
+                let stamp = author.stamp(core)?;
                 new_rows.add(shared, core, table, &first.key, keys, new, stamp, index)?;
             } else {
                 new_rows.write(shared, core)?;
-                row.write(shared, core, &keys, stamp, index)?;
+                row.write(shared, core, &keys, &mut author, index)?;
             }
             merged.won += won;
             if !merged.tables.contains(&table.name) {

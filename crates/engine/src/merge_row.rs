@@ -75,6 +75,8 @@ pub(crate) struct RowMerge<'t, 'a> {
     causal_length: CausalLength,
     was_alive: bool,
     clocks: Vec<HeldClock>,
+    /// Versions of cells whose columns the table no longer has.
+    gone: Vec<(Box<str>, i64)>,
     /// The base row, once a value of it was asked for. `Some(None)`: there is none.
     base: Option<Option<Rows<'t>>>,
     plan: RowPlan<'a>,
@@ -91,6 +93,7 @@ impl<'t, 'a> RowMerge<'t, 'a> {
             causal_length: CausalLength::ZERO,
             was_alive: false,
             clocks: Vec::new(),
+            gone: Vec::new(),
             base: None,
             plan: RowPlan::default(),
             won: 0,
@@ -106,8 +109,10 @@ impl<'t, 'a> RowMerge<'t, 'a> {
                 ordinal: rows.integer(3),
                 local_version: rows.integer(4),
             };
-            if of == Of::Row {
-                sentinel = Some(clock.col_version);
+            match of {
+                Of::Row => sentinel = Some(clock.col_version),
+                Of::Gone => row.gone.push((rows.text(1).into(), clock.col_version)),
+                Of::Cell(_) => {}
             }
             row.clocks.push(clock);
         }
@@ -134,17 +139,25 @@ impl<'t, 'a> RowMerge<'t, 'a> {
         author: &Author<'_>,
         index: usize,
     ) -> Result<(), MergeError> {
-        let of =
-            match &change.column {
-                Column::Row => Of::Row,
-                Column::Cell(name) => Of::Cell(self.table.cell_index(name).ok_or_else(|| {
-                    MergeError::UnknownColumn { index, table: self.table.name.to_string(), column: name.to_string() }
-                })?),
-            };
+        let of = match &change.column {
+            Column::Row => Of::Row,
+            Column::Cell(name) => self.table.cell_index(name).map_or(Of::Gone, Of::Cell),
+        };
+        let name = change.column.as_str();
         let length = change.causal_length;
-        let held = self.clocks.iter().find(|clock| clock.of == of);
+        let held = self.clocks.iter().find(|clock| clock.of == of && of != Of::Gone);
+        let held_version = match of {
+            Of::Gone => self.gone.iter().find(|(gone, _)| **gone == *name).map(|(_, version)| *version),
+            _ => held.map(|clock| clock.col_version),
+        };
         let incoming = Incoming { causal_length: length, is_row: of == Of::Row, col_version: change.col_version };
-        let mut decision = resolve(self.causal_length, held.map(|clock| ColVersion::new(clock.col_version)), incoming);
+        let mut decision = resolve(self.causal_length, held_version.map(ColVersion::new), incoming);
+        // MRG-11: a change that loses anyway does not need its column, nor does a deletion.
+        let needs_cell = matches!(decision, Decision::Write | Decision::ReviveAndWrite | Decision::CompareValues);
+        if needs_cell && of == Of::Gone {
+            let (table, column) = (self.table.name.to_string(), name.to_owned());
+            return Err(MergeError::UnknownColumn { index, table, column });
+        }
         if let (Decision::CompareValues, Of::Cell(cell), Some(held)) = (decision, of, held) {
             let ordinal = held.ordinal;
             decision = match self.compare_with_held(core, cell, &change.value)? {
@@ -254,13 +267,15 @@ impl<'t, 'a> RowMerge<'t, 'a> {
         shared: &Shared,
         core: &mut Core,
         keys: &[Value],
-        stamp: Stamp,
+        author: &mut Author<'_>,
         index: usize,
     ) -> Result<i64, MergeError> {
         // The statement must not be under way while the row is written.
         self.base = None;
         let keys = binds(keys);
         self.write_base_row(shared, core, &keys).map_err(|source| constraint_error(source, index, self.table))?;
+        // After what the table may refuse: inside a transaction, SQLite keeps what a failing statement of one row wrote.
+        let stamp = author.stamp(core)?;
         let key = match self.key {
             Some(key) => key,
             // MRG-5, the FIX: only a change that is written leaves a key.
