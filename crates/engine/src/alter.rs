@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::backfill::{Stamp, backfill_cells, backfill_rows, revive_rows};
 use crate::core::{Core, Shared};
 use crate::error::{AlterError, ReplicateError};
+use crate::heal::{heal_table, move_shadows};
 use crate::replicate::{canonical_name, create_shadows, create_triggers, drop_shadows, drop_triggers, has_shadows};
 use crate::schema::{KEY_COLUMN, KEYS_SUFFIX, Table, check_replicable, load_table};
 use crate::sql::literal;
@@ -74,6 +75,7 @@ fn begin(core: &mut Core, table: &str) -> Result<Window, ReplicateError> {
     let db = core.db;
     take_write_lock(db)?;
     core.enlist()?;
+    heal_table(core, table)?;
     let table = match canonical_name(db, table) {
         Err(ReplicateError::NoSuchTable { table }) => table,
         name => name?,
@@ -164,6 +166,7 @@ fn commit(core: &mut Core, index: usize, table: &str, compaction: Compaction) ->
     core.enlist().map_err(failed)?;
     let refused = |source| AlterError::Refused { table: table.to_owned(), source };
     let name = canonical_name(db, table).map_err(refused)?;
+    take_shadows_along(db, &core.windows[index].table, &name).map_err(failed)?;
     let had_history = has_shadows(db, &name).map_err(failed)?;
     match check_replicable(db, &name) {
         // CRSqlite lets such tables replicate. Those that do must not be stuck with their columns.
@@ -179,10 +182,21 @@ fn commit(core: &mut Core, index: usize, table: &str, compaction: Compaction) ->
             };
             realign(core, &table, extent, Stamp::Current).map_err(failed)?;
         }
-        Compaction::Skipped if has_same_keys(db, &table).map_err(failed)? => {}
+        Compaction::Skipped if has_same_keys(db, &table).map_err(failed)? => {
+            create_shadows(db, &table).map_err(failed)?;
+        }
         Compaction::Skipped => return Err(AlterError::KeysChanged { table: name }),
     }
     drop_triggers(db, &name).and_then(|()| create_triggers(db, &table)).map_err(failed)
+}
+
+/// The table can have been renamed inside.
+fn take_shadows_along(db: Handle, old: &str, new: &str) -> rusqlite::Result<()> {
+    if old.eq_ignore_ascii_case(new) || entry_of(db, old)?.is_some() || !has_shadows(db, old)? || has_shadows(db, new)?
+    {
+        return Ok(());
+    }
+    move_shadows(db, old, new)
 }
 
 /// What can have happened inside of the window (ALT-6).

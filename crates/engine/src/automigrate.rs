@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use crate::alter::{Compaction, begin_alter, commit_alter, take_write_lock};
 use crate::core::Shared;
 use crate::error::MigrateError;
+use crate::heal::heal;
 use crate::replicate::{has_shadows, in_savepoint, unreplicate};
 use crate::schema::check_replicable;
 use crate::scratch;
@@ -43,6 +44,10 @@ pub(crate) fn automigrate(shared: &Shared, schema: &str, cleanup: Option<&str>) 
     let db = shared.lock()?.db;
     let migrated = in_savepoint(db, "automigrate_tables", || {
         take_write_lock(db)?;
+        let mut core = shared.lock()?;
+        core.refresh()?;
+        heal(&mut core)?;
+        drop(core);
         migrate(shared, db, wanted, schema)
     });
     if let Some(cleanup) = cleanup {

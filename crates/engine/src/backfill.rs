@@ -113,6 +113,28 @@ pub(crate) fn backfill_cells(core: &mut Core, table: &Table, cells: &[usize], st
     Ok(())
 }
 
+/// Whether a cell of this row has a clock, or a value other than the default.
+pub(crate) fn is_written(db: Handle, table: &Table, cell: &ColumnInfo, keys: &[Bind<'_>]) -> rusqlite::Result<bool> {
+    let default = Default::of(db, table, cell)?;
+    let matches = |row: &str| {
+        let column = |(column, n): (&ColumnInfo, usize)| format!("{row}.{} = ?{n}", quote(&column.name));
+        table.keys.iter().zip(1..).map(column).collect::<Vec<_>>().join(" AND ")
+    };
+    let sql = format!(
+        "SELECT 1 FROM {} b WHERE {} AND ({} OR EXISTS (SELECT 1 FROM {} p JOIN {} c ON c.key = p.{KEY_COLUMN}
+         WHERE {} AND c.col_name = {}))",
+        table.base(),
+        matches("b"),
+        default.differs(cell, table.keys.len() + 1),
+        table.keys_table(),
+        table.clock(),
+        matches("p"),
+        literal(&cell.name)
+    );
+    let binds: Vec<_> = keys.iter().copied().chain(default.binds()).collect();
+    db.prepare(&sql)?.query(&binds)?.next()
+}
+
 /// What a column holds where nobody wrote to it.
 enum Default {
     Null,
@@ -162,6 +184,17 @@ impl Default {
         }
     }
 
+    /// Whether the cell of row `b` is something else. The value is parameter `n`.
+    fn differs(&self, cell: &ColumnInfo, n: usize) -> String {
+        let name = quote(&cell.name);
+        match self {
+            Self::Null => format!("b.{name} IS NOT NULL"),
+            // The collation could take another text for the default.
+            Self::Value(_) => format!("b.{name} COLLATE BINARY IS NOT ?{n}"),
+            Self::Varies => "1".to_owned(),
+        }
+    }
+
     fn binds(&self) -> Vec<Bind<'_>> {
         match self {
             Self::Value(value) => vec![value.into()],
@@ -203,19 +236,13 @@ impl Table {
 
     /// `FROM …`: base rows `b` and keys `p` whose value of this column is not the default `?1`, and has no clock.
     fn sql_cells_without_clock(&self, cell: &ColumnInfo, default: &Default) -> String {
-        let name = quote(&cell.name);
-        let is_written = match default {
-            Default::Null => format!("b.{name} IS NOT NULL"),
-            // The collation could take another text for the default.
-            Default::Value(_) => format!("b.{name} COLLATE BINARY IS NOT ?1"),
-            Default::Varies => "1".to_owned(),
-        };
         format!(
-            "FROM {} b CROSS JOIN {} p ON {} WHERE {is_written} AND NOT EXISTS
+            "FROM {} b CROSS JOIN {} p ON {} WHERE {} AND NOT EXISTS
              (SELECT 1 FROM {} c WHERE c.key = p.{KEY_COLUMN} AND c.col_name = {})",
             self.base(),
             self.keys_table(),
             self.key_is_of_base(),
+            default.differs(cell, 1),
             self.clock(),
             literal(&cell.name)
         )

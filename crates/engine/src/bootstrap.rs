@@ -58,7 +58,7 @@ fn is_complete(db: Handle) -> rusqlite::Result<bool> {
         && db.query_integer("SELECT length(site_id) FROM crsql_site_id WHERE ordinal = 0", &[])? == Some(16))
 }
 
-fn is_read_only(db: Handle) -> bool {
+pub(crate) fn is_read_only(db: Handle) -> bool {
     // SAFETY: the connection is open and the name terminated.
     unsafe { rusqlite::ffi::sqlite3_db_readonly(db.as_ptr(), c"main".as_ptr()) != 0 }
 }

@@ -5,13 +5,19 @@
 
 use std::sync::Arc;
 
+use litemesh_proto::{PackedKey, Value};
 use rusqlite::functions::Context;
 use rusqlite::types::ValueRef;
 
+use crate::changes_table::value_ref;
 use crate::core::{Core, Shared, module_error};
+use crate::discovery::Repair;
+use crate::error::to_sql;
+use crate::heal::written_cells;
 use crate::notes::Write;
 use crate::record::record_notes;
 use crate::schema::Table;
+use crate::statement::Bind;
 
 /// LW-0, common to all three: the table named by the first argument.
 fn begin(core: &mut Core, context: &Context<'_>) -> rusqlite::Result<Arc<Table>> {
@@ -20,19 +26,30 @@ fn begin(core: &mut Core, context: &Context<'_>) -> rusqlite::Result<Arc<Table>>
     }
     core.begin_note()?;
     let name = context.get_raw(0).as_str()?;
-    core.table(name).ok_or_else(|| module_error(format!("table {name} not found among the replicated tables")))
+    core.table_of_trigger(name).ok_or_else(|| unknown_table(core, name))
+}
+
+fn unknown_table(core: &Core, name: &str) -> rusqlite::Error {
+    let is_renamed = |repair: &Repair| matches!(repair, Repair::RenameKeys { shadow, .. } if shadow == name);
+    let advice = if core.repairs.iter().any(is_renamed) {
+        format!(": columns of its primary key were renamed. SELECT crsql_as_crr('{name}') goes on with the new names")
+    } else {
+        String::new()
+    };
+    module_error(format!("table {name} not found among the replicated tables{advice}"))
 }
 
 fn expect_arguments(context: &Context<'_>, table: &Table, expected: usize) -> rusqlite::Result<()> {
     let got = context.len() - 1;
-    if got == expected {
-        return Ok(());
-    }
-    Err(module_error(format!(
+    if got == expected { Ok(()) } else { Err(wrong_count(table, expected, got)) }
+}
+
+fn wrong_count(table: &Table, expected: usize, got: usize) -> rusqlite::Error {
+    module_error(format!(
         "expected {expected} values, got {got}: the columns of table {} changed since its triggers were made. Wrap ALTER \
          TABLE in crsql_begin_alter('{0}') and crsql_commit_alter('{0}')",
         table.name
-    )))
+    ))
 }
 
 fn arguments<'a>(context: &'a Context<'_>, from: usize, count: usize) -> impl Iterator<Item = ValueRef<'a>> {
@@ -62,21 +79,63 @@ pub(crate) fn after_insert(shared: &Shared, context: &Context<'_>) -> rusqlite::
 pub(crate) fn after_update(shared: &Shared, context: &Context<'_>) -> rusqlite::Result<i64> {
     let mut core = shared.lock_for_note()?;
     let table = begin(&mut core, context)?;
-    let (keys, cells) = (table.keys.len(), table.cells.len());
+    let (keys, cells) = (table.keys.len(), table.passed_cells());
     expect_arguments(context, &table, 2 * (keys + cells))?;
+    let value = |i: usize, key_from: usize, cell_from: usize| {
+        context.get_raw(if i < keys { key_from + i } else { cell_from + i - keys })
+    };
+    let cells_from = 1 + 2 * keys;
+    note_update(&mut core, &table, |i| value(i, 1, cells_from), |i| value(i, 1 + keys, cells_from + cells))
+}
 
-    let differs = |new: usize, old: usize| !same(context.get_raw(new), context.get_raw(old));
-    let key_changed = (0..keys).any(|i| differs(1 + i, 1 + keys + i));
-    let (new_cells, old_cells) = (1 + 2 * keys, 1 + 2 * keys + cells);
-    let changed = core.notes.keep_cells((0..cells).filter(|i| differs(new_cells + i, old_cells + i)));
+/// `litemesh_after_update(table, packed…)`, of tables too wide for an argument for each value (CRR-7): all new values, keys
+/// first, packed in chunks; then all old ones.
+pub(crate) fn after_update_packed(shared: &Shared, context: &Context<'_>) -> rusqlite::Result<i64> {
+    let mut core = shared.lock_for_note()?;
+    let table = begin(&mut core, context)?;
+    let half = (context.len() - 1) / 2;
+    let unpack = |from: usize| -> rusqlite::Result<Vec<Value>> {
+        let mut values = Vec::new();
+        for index in from..from + half {
+            let packed = context.get_raw(index).as_bytes()?;
+            values.extend(PackedKey::from_bytes(packed).unpack().map_err(to_sql)?);
+        }
+        Ok(values)
+    };
+    let (new, old) = (unpack(1)?, unpack(1 + half)?);
+    let expected = table.keys.len() + table.passed_cells();
+    if new.len() != expected || old.len() != expected {
+        return Err(wrong_count(&table, 2 * expected, new.len() + old.len()));
+    }
+    note_update(&mut core, &table, |i| value_ref(&new[i]), |i| value_ref(&old[i]))
+}
+
+/// `new` and `old` give the values that the trigger passed: keys, then cells.
+fn note_update<'a>(
+    core: &mut Core,
+    table: &Arc<Table>,
+    new: impl Fn(usize) -> ValueRef<'a>,
+    old: impl Fn(usize) -> ValueRef<'a>,
+) -> rusqlite::Result<i64> {
+    let keys = table.keys.len();
+    let differs = |i: &usize| !same(new(*i), old(*i));
+    let key_changed = (0..keys).any(|i| differs(&i));
+    let passed = (keys..keys + table.passed_cells()).filter(differs).map(|i| table.passed_cell(i - keys));
+    let mut changed = core.notes.keep_cells(passed);
+    // FN-8, the FIX: the trigger may know fewer columns than there are by now.
+    if table.passed.is_some() {
+        let binds: Vec<Bind<'_>> = (0..keys).map(|i| new(i).into()).collect();
+        let written = written_cells(core, table, &binds)?;
+        changed.end = core.notes.keep_cells(written.into_iter()).end;
+    }
     // VER-6, the FIX: nothing changed, so no version is used up and nobody is woken.
     if changed.is_empty() && !key_changed {
         return Ok(0);
     }
     core.join_transaction()?;
-    let old_keys = key_changed.then(|| core.notes.keep(arguments(context, 1 + keys, keys)));
-    core.notes.add(&table, Write::Update { cells: changed, old_keys }, arguments(context, 1, keys));
-    end(&mut core)
+    let old_keys = key_changed.then(|| core.notes.keep((0..keys).map(old)));
+    core.notes.add(table, Write::Update { cells: changed, old_keys }, (0..keys).map(new));
+    end(core)
 }
 
 /// `crsql_after_delete(table, keys…)`.

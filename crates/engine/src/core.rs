@@ -12,9 +12,10 @@ use litemesh_proto::limits::VERSION_MAX;
 use litemesh_proto::{DbVersion, SiteId};
 
 use crate::alter::Window;
+use crate::discovery::{Discovery, Repair, discover};
 use crate::notes::Notes;
 use crate::record::record_notes;
-use crate::schema::{Table, load_orphans, load_tables};
+use crate::schema::{CLOCK_SUFFIX, Table};
 use crate::sql::quote;
 use crate::statement::{Handle, Statement};
 use crate::transaction::{Ended, STATEMENTS_TABLE, TRANSACTION_TABLE, TransactionFlags};
@@ -112,8 +113,10 @@ pub(crate) struct Core {
     schema_version: i64,
     tables: Vec<Arc<Table>>,
     by_name: HashMap<Arc<str>, usize>,
-    /// Clock tables whose base table is gone. They still say which versions were given out.
+    /// What clock tables are named after that no table replicates with. They still say which versions were given out.
     orphans: Vec<String>,
+    /// What DDL left to be mended.
+    pub(crate) repairs: Vec<Repair>,
     /// Ordinals of sites, both ways.
     pub(crate) ordinals: HashMap<Vec<u8>, i64>,
     pub(crate) sites: HashMap<i64, Option<SiteId>>,
@@ -147,6 +150,7 @@ impl Core {
             tables: Vec::new(),
             by_name: HashMap::new(),
             orphans: Vec::new(),
+            repairs: Vec::new(),
             ordinals: HashMap::new(),
             sites: HashMap::new(),
             last_origin: None,
@@ -253,8 +257,11 @@ impl Core {
 
     fn reload_tables(&mut self) -> rusqlite::Result<()> {
         self.connect_statements_table()?;
-        self.tables = load_tables(self.db)?.into_iter().map(Arc::new).collect();
-        self.orphans = load_orphans(self.db)?;
+        let Discovery { tables, orphans, repairs } = discover(self.db)?;
+        self.tables = tables.into_iter().map(Arc::new).collect();
+        self.orphans = orphans;
+        self.flags.set_wants_triggers(repairs.iter().any(|repair| matches!(repair, Repair::Triggers { .. })));
+        self.repairs = repairs;
         self.by_name = self.tables.iter().enumerate().map(|(index, table)| (table.name.clone(), index)).collect();
         // A table that left or came may change the stored version. Not inside of a transaction that we follow: what was read
         // at its beginning is what its own version must be above.
@@ -334,8 +341,8 @@ impl Core {
             let newest = table.statement(self.db, |s| &s.newest, Table::sql_newest)?;
             version = version.max(newest.query_integer(&[])?.unwrap_or_default());
         }
-        for clock in &self.orphans {
-            let newest = format!("SELECT max(db_version) FROM {}", quote(clock));
+        for shadow in &self.orphans {
+            let newest = format!("SELECT max(db_version) FROM main.{}", quote(&format!("{shadow}{CLOCK_SUFFIX}")));
             version = version.max(self.db.query_integer(&newest, &[])?.unwrap_or_default());
         }
         Ok(version)
@@ -417,6 +424,14 @@ impl Core {
     /// The replicated table of exactly this name.
     pub(crate) fn table(&self, name: &str) -> Option<Arc<Table>> {
         self.by_name.get(name).map(|index| self.tables[*index].clone())
+    }
+
+    /// The replicated table whose triggers pass this name. CRSqlite can have left one in another case there (CRR-8).
+    pub(crate) fn table_of_trigger(&self, name: &str) -> Option<Arc<Table>> {
+        let is_exact = |table: &&Arc<Table>| &*table.shadow == name;
+        let found = self.by_name.get(name).map(|index| &self.tables[*index]).filter(is_exact);
+        let is_like = |table: &&Arc<Table>| table.shadow.eq_ignore_ascii_case(name);
+        found.or_else(|| self.tables.iter().find(is_like)).cloned()
     }
 
     /// The position of a table in discovery order, and how many there are.

@@ -11,6 +11,7 @@ use rusqlite::Connection;
 use crate::alter::{self, Compaction};
 use crate::core::{Core, Shared};
 use crate::error::{AlterError, MergeError, OpenError, ReplicateError, StorageError};
+use crate::heal::heal;
 use crate::load::load_shared;
 use crate::merge::{MergeProgress, Merged, merge_batch};
 use crate::read::{LocalFilter, LocalPage, LocalPlace, PageLimits, SiteBounds, SitePlan};
@@ -77,6 +78,10 @@ impl Engine {
         let (shared, found) = load_shared(&connection)?;
         let engine = Self { connection, shared, progress_count: 0 };
         if found.has_litemesh_tables && !engine.connection.is_readonly(rusqlite::MAIN_DB)? {
+            let mut core = engine.core()?;
+            core.refresh()?;
+            heal(&mut core)?;
+            drop(core);
             cursor::record_unknown_origins(&mut *engine.core()?)?;
         }
         Ok(engine)
@@ -225,6 +230,7 @@ impl Engine {
         let merged = {
             let mut core = self.shared.lock()?;
             core.enlist()?;
+            heal(&mut core)?;
             core.refresh_config()?;
             let merged = merge_batch(&self.shared, &mut core, changes)?;
             cursor::store_progress(&mut core, progress)?;

@@ -60,7 +60,7 @@ impl From<rusqlite::Error> for OpenError {
 #[non_exhaustive]
 #[allow(missing_docs)] // the messages explain the fields
 pub enum ReplicateError {
-    #[error("Table {table} does not exist")]
+    #[error("Table {table} does not exist{}", schema_hint(table))]
     NoSuchTable { table: String },
     #[error("{table} is a view or a virtual table; only ordinary tables can replicate")]
     NotATable { table: String },
@@ -100,8 +100,25 @@ pub enum ReplicateError {
          would replicate as different rows. Declare it without COLLATE"
     )]
     KeyCollation { table: String, column: String },
+    #[error(
+        "Table {table} has {columns} columns; at most {columns_max} can replicate here. Split it, or raise SQLite's limit of \
+         columns"
+    )]
+    TooWide { table: String, columns: i64, columns_max: i64 },
+    #[error("Table {table} has a primary key of {keys} columns; at most 255 can replicate")]
+    TooManyKeys { table: String, keys: i64 },
     #[error(transparent)]
     Storage(#[from] StorageError),
+}
+
+/// A dot can be part of a name, but seldom is.
+fn schema_hint(table: &str) -> String {
+    match table.split_once('.') {
+        Some((schema, table)) => {
+            format!(". If {schema} is its schema, give that as an argument of its own: ('{schema}', '{table}')")
+        }
+        None => String::new(),
+    }
 }
 
 impl ReplicateError {

@@ -12,6 +12,7 @@ use crate::alter::{self, Compaction};
 use crate::bootstrap::LAYOUT_VERSION;
 use crate::core::{Shared, module_error};
 use crate::error::{ReplicateError, to_sql};
+use crate::heal::{self_heal, set_self_heal};
 use crate::statement::to_value;
 use crate::{automigrate, capture, fractional, replicate};
 
@@ -62,6 +63,9 @@ pub(crate) fn register(connection: &Connection, shared: &Arc<Shared>) -> Result<
     register.function("crsql_internal_sync_bit", -1, innocuous, sync_bit)?;
     register.function("crsql_after_insert", -1, innocuous, capture::after_insert)?;
     register.function("crsql_after_update", -1, innocuous, capture::after_update)?;
+    // Those of wide tables' triggers. Innocuous, as what CRSqlite's triggers call: they run where schemas are not trusted.
+    register.function("litemesh_after_update", -1, innocuous, capture::after_update_packed)?;
+    register.function("litemesh_pack", -1, innocuous, pack_columns)?;
     register.function("crsql_after_delete", -1, innocuous, capture::after_delete)?;
     register.function("crsql_config_set", 2, plain, config_set)?;
     register.function("crsql_config_get", 1, innocuous, config_get)?;
@@ -172,7 +176,8 @@ fn automigrate(shared: &Shared, context: &Context<'_>) -> Result<&'static str> {
 }
 
 fn as_table(shared: &Shared, context: &Context<'_>) -> Result<Option<i64>> {
-    replicate::unreplicate(shared, text(context, 0, "the table name")?).map_err(to_sql)?;
+    let failed = |error| module_error(format!("failed to downgrade the crr: {error}"));
+    replicate::unreplicate(shared, text(context, 0, "the table name")?).map_err(failed)?;
     Ok(None)
 }
 
@@ -194,34 +199,58 @@ fn sync_bit(shared: &Shared, context: &Context<'_>) -> Result<i64> {
     Ok(shared.sync_bit.load(Ordering::Relaxed))
 }
 
-const MERGE_EQUAL_VALUES: &str = "merge-equal-values";
+/// The settings there are.
+#[derive(Clone, Copy)]
+enum Setting {
+    /// CFG-1.
+    MergeEqualValues,
+    /// ALT-7.
+    SelfHeal,
+}
 
-fn setting(context: &Context<'_>) -> Result<()> {
-    if context.get_raw(0).as_str() == Ok(MERGE_EQUAL_VALUES) {
-        return Ok(());
+impl Setting {
+    const ALL: [(&str, Self); 2] = [("merge-equal-values", Self::MergeEqualValues), ("self-heal", Self::SelfHeal)];
+
+    fn named_by(context: &Context<'_>) -> Result<Self> {
+        let name = context.get_raw(0).as_str().ok();
+        let found = Self::ALL.iter().find(|(known, _)| Some(*known) == name);
+        found
+            .map(|(_, setting)| *setting)
+            .ok_or_else(|| module_error("Unknown setting name: the settings are merge-equal-values and self-heal"))
     }
-    Err(module_error("Unknown setting name: the only setting is merge-equal-values"))
 }
 
 /// CFG-2, with the FIX of CFG-4 and CFG-5: only integers are stored.
 fn config_set(shared: &Shared, context: &Context<'_>) -> Result<i64> {
-    setting(context)?;
+    let setting = Setting::named_by(context)?;
     let ValueRef::Integer(value) = context.get_raw(1) else {
-        return Err(module_error("could not persist config: merge-equal-values takes 0 or 1"));
+        return Err(module_error("could not persist config: settings take 0 or 1"));
     };
     let mut core = shared.lock()?;
     core.refresh()?;
-    const SET: &str = "INSERT OR REPLACE INTO crsql_master (key, value) VALUES ('config.merge-equal-values', ?1)";
-    core.statement(SET)?.run(&[value.into()])?;
-    core.merge_equal_values = value;
+    match setting {
+        Setting::MergeEqualValues => {
+            const SET: &str =
+                "INSERT OR REPLACE INTO crsql_master (key, value) VALUES ('config.merge-equal-values', ?1)";
+            core.statement(SET)?.run(&[value.into()])?;
+            core.merge_equal_values = value;
+        }
+        Setting::SelfHeal => set_self_heal(&mut core, value)?,
+    }
     Ok(value)
 }
 
 /// CFG-3, with its FIX: read from the database, so that all connections agree.
 fn config_get(shared: &Shared, context: &Context<'_>) -> Result<ToSqlOutput<'static>> {
-    setting(context)?;
+    let setting = Setting::named_by(context)?;
     let mut core = shared.lock()?;
     core.refresh()?;
-    core.refresh_config()?;
-    Ok(ToSqlOutput::Owned(SqlValue::Integer(core.merge_equal_values)))
+    let value = match setting {
+        Setting::MergeEqualValues => {
+            core.refresh_config()?;
+            core.merge_equal_values
+        }
+        Setting::SelfHeal => self_heal(&mut core)?,
+    };
+    Ok(ToSqlOutput::Owned(SqlValue::Integer(value)))
 }

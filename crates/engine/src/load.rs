@@ -13,7 +13,7 @@ use crate::error::OpenError;
 use crate::functions::VERSION_FUNCTION;
 use crate::statement::Handle;
 use crate::transaction::TransactionFlags;
-use crate::{changes_table, clset_table, functions, transaction, unpack_table};
+use crate::{changes_table, clset_table, functions, scratch, transaction, unpack_table};
 
 /// Loads the engine into a connection that stays the caller's. Does nothing where it is loaded already.
 ///
@@ -38,7 +38,7 @@ use crate::{changes_table, clset_table, functions, transaction, unpack_table};
 /// SQLite fails, the layout of the file is not one that we may touch, or CRSqlite itself is loaded ([`OpenError`]). Nothing
 /// was loaded then.
 pub fn load(connection: &Connection) -> Result<(), OpenError> {
-    if answers(handle(connection), VERSION_FUNCTION) {
+    if scratch::is_opening() || answers(handle(connection), VERSION_FUNCTION) {
         return Ok(());
     }
     load_shared(connection).map(drop)

@@ -4,6 +4,7 @@ use crate::alter::{self, Extent};
 use crate::backfill::{Stamp, backfill_rows};
 use crate::core::{Core, Shared};
 use crate::error::ReplicateError;
+use crate::heal::heal_table;
 use crate::schema::{CLOCK_SUFFIX, ColumnInfo, KEY_COLUMN, KEYS_SUFFIX, Table, check_replicable, load_table};
 use crate::sql::{literal, quote};
 use crate::statement::Handle;
@@ -45,8 +46,9 @@ pub(crate) fn replicate_without_savepoint(shared: &Shared, table: &str) -> Resul
 
 fn make_replicated(core: &mut Core, table: &str) -> Result<(), ReplicateError> {
     core.enlist()?;
+    heal_table(core, table)?;
     let table = canonical_name(core.db, table)?;
-    if core.table(&table).is_some() && has_trigger(core.db, &table)? {
+    if core.table(&table).is_some() {
         return Ok(());
     }
     check_replicable(core.db, &table)?;
@@ -71,6 +73,7 @@ pub(crate) fn unreplicate_without_savepoint(shared: &Shared, table: &str) -> Res
 
 fn make_ordinary(core: &mut Core, table: &str) -> Result<(), ReplicateError> {
     core.enlist()?;
+    heal_table(core, table)?;
     let table = match canonical_name(core.db, table) {
         Ok(table) => table,
         Err(ReplicateError::NoSuchTable { table }) => table,
@@ -97,12 +100,6 @@ pub(crate) fn canonical_name(db: Handle, table: &str) -> Result<String, Replicat
         return Err(ReplicateError::Temporary { table: table.to_owned() });
     }
     Err(ReplicateError::NoSuchTable { table: table.to_owned() })
-}
-
-fn has_trigger(db: Handle, table: &str) -> rusqlite::Result<bool> {
-    let name = format!("{table}__crsql_itrig");
-    let sql = "SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND name = ?1";
-    Ok(db.query_integer(sql, &[name.as_str().into()])? > Some(0))
 }
 
 fn create(core: &mut Core, name: &str) -> Result<(), ReplicateError> {
@@ -141,7 +138,7 @@ pub(crate) fn create_shadows(db: Handle, table: &Table) -> rusqlite::Result<()> 
 
 /// DSK-5 and DSK-7, where they are missing.
 pub(crate) fn create_indexes(db: Handle, table: &Table) -> rusqlite::Result<()> {
-    let name = |suffix: &str| quote(&format!("{}{suffix}", table.name));
+    let name = |suffix: &str| quote(&format!("{}{suffix}", table.shadow));
     let (index, clock) = (name(&format!("{CLOCK_SUFFIX}_dbv_idx")), name(CLOCK_SUFFIX));
     db.execute(&format!("CREATE INDEX IF NOT EXISTS main.{index} ON {clock} (db_version)"))?;
     let (index, keys) = (name(&format!("{KEYS_SUFFIX}_pks")), name(KEYS_SUFFIX));
@@ -175,19 +172,40 @@ pub(crate) fn create_triggers(db: Handle, table: &Table) -> rusqlite::Result<()>
     trigger_texts(table).iter().try_for_each(|(_, sql)| db.execute(sql))
 }
 
-/// Name and text of each trigger (DSK-8).
+/// Most arguments of a function where SQLite was compiled without saying how many; newer versions take 1000. A file must work
+/// with either.
+const ARGUMENTS_MAX: usize = 127;
+/// How many values are packed into one argument of a wider table.
+const PACKED_VALUES_MAX: usize = 100;
+
+/// Name and text of each trigger (DSK-8). The update trigger of a table that is too wide for CRSqlite packs its values (CRR-7).
 pub(crate) fn trigger_texts(table: &Table) -> Vec<(String, String)> {
     let columns = |row: &str, columns: &[ColumnInfo]| {
         columns.iter().map(|column| format!("{row}.{}", quote(&column.name))).collect::<Vec<_>>()
     };
-    let first = literal(&table.name);
+    let first = literal(&table.shadow);
     let call = |function: &str, arguments: Vec<Vec<String>>| {
         let all: Vec<String> = std::iter::once(first.clone()).chain(arguments.into_iter().flatten()).collect();
         format!("{function}({})", all.join(", "))
     };
     let (keys, cells) = (&table.keys, &table.cells);
+    let packed = |row: &str| {
+        let values = [columns(row, keys), columns(row, cells)].concat();
+        let chunks = values.chunks(PACKED_VALUES_MAX);
+        chunks.map(|chunk| format!("litemesh_pack({})", chunk.join(", "))).collect::<Vec<_>>()
+    };
+    // The name of the table comes first.
+    let arguments = 1 + 2 * (keys.len() + cells.len());
+    let update = if arguments <= ARGUMENTS_MAX {
+        call(
+            "crsql_after_update",
+            vec![columns("NEW", keys), columns("OLD", keys), columns("NEW", cells), columns("OLD", cells)],
+        )
+    } else {
+        call("litemesh_after_update", vec![packed("NEW"), packed("OLD")])
+    };
     let trigger = |(suffix, event, body): (&str, &str, String)| {
-        let name = format!("{}{suffix}", table.name);
+        let name = format!("{}{suffix}", table.shadow);
         let sql = format!(
             "CREATE TRIGGER main.{} AFTER {event} ON {} WHEN crsql_internal_sync_bit() = 0 BEGIN VALUES ({body}); END",
             quote(&name),
@@ -197,14 +215,7 @@ pub(crate) fn trigger_texts(table: &Table) -> Vec<(String, String)> {
     };
     [
         ("__crsql_itrig", "INSERT", call("crsql_after_insert", vec![columns("NEW", keys)])),
-        (
-            "__crsql_utrig",
-            "UPDATE",
-            call(
-                "crsql_after_update",
-                vec![columns("NEW", keys), columns("OLD", keys), columns("NEW", cells), columns("OLD", cells)],
-            ),
-        ),
+        ("__crsql_utrig", "UPDATE", update),
         ("__crsql_dtrig", "DELETE", call("crsql_after_delete", vec![columns("OLD", keys)])),
     ]
     .into_iter()

@@ -33,6 +33,10 @@ pub(crate) enum ClockOf {
 /// A replicated table: its columns, and the statements on it that are worth keeping.
 pub(crate) struct Table {
     pub(crate) name: Arc<str>,
+    /// What its shadow tables and triggers are named after: its name, unless it was renamed since (ALT-7).
+    pub(crate) shadow: Arc<str>,
+    /// Cells that the update trigger passes, in its order, where columns were added since it was made (FN-8). `None`: all.
+    pub(crate) passed: Option<Vec<usize>>,
     /// Primary key columns, in PRIMARY KEY order.
     pub(crate) keys: Vec<ColumnInfo>,
     /// The other columns, in table order. Generated and hidden ones are not replicated (DSK-8).
@@ -108,6 +112,16 @@ impl Table {
         cell.map_or(ClockOf::Gone, ClockOf::Cell)
     }
 
+    /// How many cells the update trigger passes.
+    pub(crate) fn passed_cells(&self) -> usize {
+        self.passed.as_ref().map_or(self.cells.len(), Vec::len)
+    }
+
+    /// Which cell it passes at this place.
+    pub(crate) fn passed_cell(&self, place: usize) -> usize {
+        self.passed.as_ref().map_or(place, |passed| passed[place])
+    }
+
     pub(crate) fn is_keys_only(&self) -> bool {
         self.cells.is_empty()
     }
@@ -152,40 +166,7 @@ fn fill(slot: &Slot, prepare: impl FnOnce() -> rusqlite::Result<Statement>) -> r
     Ok(slot.get_or_init(|| statement))
 }
 
-/// All replicated tables, in the order of `sqlite_master` (DSK-9, with its FIX: the literal suffix, and the base table must
-/// exist; a clock table that was left behind is ignored, BUG-1).
-pub(crate) fn load_tables(db: Handle) -> rusqlite::Result<Vec<Table>> {
-    let list = db.prepare(
-        "SELECT c.name, b.name FROM sqlite_master c JOIN sqlite_master b
-         ON b.type = 'table' AND b.name = substr(c.name, 1, length(c.name) - 13)
-         WHERE c.type = 'table' AND substr(c.name, -13) = '__crsql_clock' ORDER BY c.rowid",
-    )?;
-    let mut tables = Vec::new();
-    let rows = list.query(&[])?;
-    while rows.next()? {
-        let table = load_table(db, &rows.text(1))?;
-        if !table.keys.is_empty() {
-            tables.push(table);
-        }
-    }
-    Ok(tables)
-}
-
-/// Clock tables that a DROP TABLE of their base table left behind.
-pub(crate) fn load_orphans(db: Handle) -> rusqlite::Result<Vec<String>> {
-    let list = db.prepare(
-        "SELECT name FROM sqlite_master c WHERE type = 'table' AND substr(name, -13) = '__crsql_clock'
-         AND NOT EXISTS (SELECT 1 FROM sqlite_master b
-         WHERE b.type = 'table' AND b.name = substr(c.name, 1, length(c.name) - 13))",
-    )?;
-    let mut orphans = Vec::new();
-    let rows = list.query(&[])?;
-    while rows.next()? {
-        orphans.push(rows.text(0).into_owned());
-    }
-    Ok(orphans)
-}
-
+/// A table by its name, with shadow tables of the same name.
 pub(crate) fn load_table(db: Handle, name: &str) -> rusqlite::Result<Table> {
     let columns = db.prepare("SELECT name, type, pk FROM pragma_table_info(?1, 'main') ORDER BY cid")?;
     let rows = columns.query(&[name.into()])?;
@@ -201,6 +182,8 @@ pub(crate) fn load_table(db: Handle, name: &str) -> rusqlite::Result<Table> {
     let cell_index = cells.iter().enumerate().map(|(index, column)| (column.name.clone(), index)).collect();
     Ok(Table {
         name: name.into(),
+        shadow: name.into(),
+        passed: None,
         keys: keys.into_iter().map(|(_, column)| column).collect(),
         cells,
         cell_index,
@@ -258,6 +241,24 @@ pub(crate) fn check_replicable(db: Handle, table: &str) -> Result<(), ReplicateE
                      WHERE l.origin = 'pk' AND c.key = 1 AND c.coll <> 'BINARY' COLLATE NOCASE";
     if let Some(column) = find(collation)? {
         return Err(ReplicateError::KeyCollation { table: name(), column });
+    }
+    check_width(db, table)
+}
+
+/// CRR-7, what is left of it: the statements that read a row ask for two values more than it has columns, and a key has
+/// its number of values in one byte.
+fn check_width(db: Handle, table: &str) -> Result<(), ReplicateError> {
+    let count = |what: &str| -> rusqlite::Result<i64> {
+        let sql = format!("SELECT count(*) FROM pragma_table_info(?1, 'main') WHERE {what}");
+        Ok(db.query_integer(&sql, &[table.into()])?.unwrap_or_default())
+    };
+    let (columns, columns_max) = (count("1")?, db.columns_max() - 2);
+    if columns > columns_max {
+        return Err(ReplicateError::TooWide { table: table.to_owned(), columns, columns_max });
+    }
+    let keys = count("pk > 0")?;
+    if keys > i64::from(u8::MAX) {
+        return Err(ReplicateError::TooManyKeys { table: table.to_owned(), keys });
     }
     Ok(())
 }

@@ -36,11 +36,11 @@ impl Table {
     // With the schema: a temporary table of the same name would be found first.
 
     pub(crate) fn clock(&self) -> String {
-        format!("main.{}", quote(&format!("{}{CLOCK_SUFFIX}", self.name)))
+        format!("main.{}", quote(&format!("{}{CLOCK_SUFFIX}", self.shadow)))
     }
 
     pub(crate) fn keys_table(&self) -> String {
-        format!("main.{}", quote(&format!("{}{KEYS_SUFFIX}", self.name)))
+        format!("main.{}", quote(&format!("{}{KEYS_SUFFIX}", self.shadow)))
     }
 
     pub(crate) fn base(&self) -> String {
@@ -358,6 +358,6 @@ impl Table {
     }
 
     fn version_index(&self) -> String {
-        quote(&format!("{}{CLOCK_SUFFIX}_dbv_idx", self.name))
+        quote(&format!("{}{CLOCK_SUFFIX}_dbv_idx", self.shadow))
     }
 }

@@ -84,6 +84,12 @@ impl Handle {
         unsafe { ffi::sqlite3_total_changes64(self.0) }
     }
 
+    /// Most columns of a table, and of a result.
+    pub(crate) fn columns_max(self) -> i64 {
+        // SAFETY: the connection is open; -1 leaves the limit as it is.
+        i64::from(unsafe { ffi::sqlite3_limit(self.0, ffi::SQLITE_LIMIT_COLUMN, -1) })
+    }
+
     pub(crate) fn last_insert_rowid(self) -> i64 {
         // SAFETY: the connection is open.
         unsafe { ffi::sqlite3_last_insert_rowid(self.0) }

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, Weak};
 use rusqlite::ffi;
 
 use crate::core::Shared;
+use crate::heal::heal_triggers;
 use crate::statement::Handle;
 
 pub(crate) const TRANSACTION_TABLE: &str = "litemesh_transaction";
@@ -43,6 +44,8 @@ pub(crate) struct TransactionFlags {
     has_notes: AtomicBool,
     /// How many savepoints SQLite opened since the schema was looked at or notes were recorded.
     savepoints: AtomicU32,
+    /// Whether there is an update trigger that knows too few columns (ALT-7).
+    wants_triggers: AtomicBool,
     /// `crsql_rows_impacted()` (FN-5). Here, because a failed statement takes back what it counted.
     rows_impacted: AtomicI64,
     /// What it was when each savepoint began, by the savepoint's number.
@@ -87,6 +90,15 @@ impl TransactionFlags {
 
     pub(crate) fn forget_savepoints(&self) {
         self.savepoints.store(0, Ordering::Release);
+    }
+
+    /// Whether there is an update trigger that knows too few columns.
+    pub(crate) fn wants_triggers(&self) -> bool {
+        self.wants_triggers.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_wants_triggers(&self, wants: bool) {
+        self.wants_triggers.store(wants, Ordering::Release);
     }
 
     pub(crate) fn set_wake(&self, wake: Option<Wake>) {
@@ -330,7 +342,11 @@ unsafe extern "C" fn begin(raw: *mut ffi::sqlite3_vtab) -> c_int {
 /// The end of a statement that is a transaction of its own. Writing is allowed here, not in `xCommit`.
 unsafe extern "C" fn sync(raw: *mut ffi::sqlite3_vtab) -> c_int {
     // SAFETY: SQLite passes a table of ours.
-    let (code, message) = unsafe { end_statement(raw) };
+    let (mut code, mut message) = unsafe { end_statement(raw) };
+    if code == ffi::SQLITE_OK {
+        // SAFETY: as above.
+        (code, message) = unsafe { mend_triggers(raw) };
+    }
     if let Some(message) = message {
         // SAFETY: SQLite frees the text of the table that it passed, with its own allocator.
         unsafe { (*raw).zErrMsg = sqlite_text(&message) };
@@ -349,12 +365,31 @@ unsafe fn end_statement(raw: *mut ffi::sqlite3_vtab) -> (c_int, Option<String>) 
     if !table.flags.has_notes() {
         return (ffi::SQLITE_OK, None);
     }
+    call(table, "recording a write", Shared::end_statement)
+}
+
+/// Makes triggers anew that know too few columns (ALT-7).
+///
+/// # Safety
+///
+/// `raw` is a table that [`connect`] made.
+unsafe fn mend_triggers(raw: *mut ffi::sqlite3_vtab) -> (c_int, Option<String>) {
+    // SAFETY: the caller's.
+    let table = unsafe { table(raw) };
+    if !table.flags.wants_triggers() {
+        return (ffi::SQLITE_OK, None);
+    }
+    call(table, "making triggers anew", heal_triggers)
+}
+
+/// Calls the engine from inside of SQLite.
+fn call(table: &Table, what: &str, body: impl FnOnce(&Shared) -> rusqlite::Result<()>) -> (c_int, Option<String>) {
     let Some(shared) = table.shared.upgrade() else { return (ffi::SQLITE_OK, None) };
-    match catch_unwind(AssertUnwindSafe(|| shared.end_statement())) {
+    match catch_unwind(AssertUnwindSafe(|| body(&shared))) {
         Ok(Ok(())) => (ffi::SQLITE_OK, None),
         Ok(Err(rusqlite::Error::SqliteFailure(error, message))) => (error.extended_code, message),
         Ok(Err(error)) => (ffi::SQLITE_ERROR, Some(error.to_string())),
-        Err(_) => (ffi::SQLITE_INTERNAL, Some("litemesh: internal error while recording a write".to_owned())),
+        Err(_) => (ffi::SQLITE_INTERNAL, Some(format!("litemesh: internal error while {what}"))),
     }
 }
 

@@ -90,7 +90,14 @@ fn file_bytes(connection: &Connection) -> rusqlite::Result<u64> {
 }
 
 fn read_table(connection: &Connection, table: &Arc<str>) -> rusqlite::Result<TableStatus> {
-    let clock = quote(&format!("{table}__crsql_clock"));
+    // A table that was renamed goes on with the shadow tables that it had, until somebody writes.
+    let shadow: String = connection.query_row(
+        "SELECT substr(name, 1, length(name) - 13) FROM sqlite_master WHERE type = 'trigger'
+         AND tbl_name = ?1 COLLATE NOCASE AND substr(name, -13) = '__crsql_itrig'",
+        [table],
+        |row| row.get(0),
+    )?;
+    let clock = quote(&format!("{shadow}__crsql_clock"));
     let count = |sql: &str| database_file::number(connection, sql, []);
     Ok(TableStatus {
         table: table.to_string(),
@@ -98,7 +105,7 @@ fn read_table(connection: &Connection, table: &Arc<str>) -> rusqlite::Result<Tab
         tombstones: count(&format!("SELECT count(*) FROM {clock} WHERE col_name = '-1' AND col_version % 2 = 0"))?,
         clocks: count(&format!("SELECT count(*) FROM {clock}"))?,
         row_bytes: pages(connection, &[table])?,
-        metadata_bytes: pages(connection, &[&format!("{table}__crsql_clock"), &format!("{table}__crsql_pks")])?,
+        metadata_bytes: pages(connection, &[&format!("{shadow}__crsql_clock"), &format!("{shadow}__crsql_pks")])?,
     })
 }
 
