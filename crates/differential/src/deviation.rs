@@ -11,6 +11,7 @@ pub(crate) enum Deviation {
     EvenLength,
     IdleVersions,
     VersionFloor,
+    UnusedNumbers,
     BackfillOrder,
     IgnoredKeys,
     SentinelLength,
@@ -21,11 +22,12 @@ pub(crate) enum Deviation {
 }
 
 impl Deviation {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::MovedCells,
         Self::EvenLength,
         Self::IdleVersions,
         Self::VersionFloor,
+        Self::UnusedNumbers,
         Self::BackfillOrder,
         Self::IgnoredKeys,
         Self::SentinelLength,
@@ -42,6 +44,7 @@ impl Deviation {
             Self::EvenLength => ("4.5", "a deletion leads to an even causal length, whatever was there"),
             Self::IdleVersions => ("VER-6", "what records nothing uses up no version and leaves no key"),
             Self::VersionFloor => ("VER-7", "db_version does not fall when clocks go"),
+            Self::UnusedNumbers => ("VER-9", "a statement that fails uses up no sequence numbers"),
             Self::BackfillOrder => ("CRR-5", "rows that were there before are numbered in the order of the table"),
             Self::IgnoredKeys => ("MRG-5", "changes that are ignored leave no key"),
             Self::SentinelLength => ("MRG-6", "a sentinel's version is the causal length"),

@@ -4,7 +4,8 @@ use std::fmt;
 
 use crate::Result;
 
-/// A value as the SQL literal that makes it. Equal literals mean equal values, to the bit of a REAL and the byte of a TEXT.
+/// A value as the SQL literal that makes it. Equal literals mean equal values, to the bit of a REAL and the byte of a
+/// TEXT.
 pub(crate) type Literal = String;
 
 /// One row of a result.

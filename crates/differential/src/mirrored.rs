@@ -1,7 +1,7 @@
 //! Both engines run the same statements under the same site id, and must hold the same after each.
 //!
-//! Where they differ, the difference must be one of the register, to the clock. CRSqlite's shadow tables are then made like
-//! ours, and everything must be equal again: so no deviation can hide what comes after it.
+//! Where they differ, the difference must be one of the register, to the clock. CRSqlite's shadow tables are then made
+//! like ours, and everything must be equal again: so no deviation can hide what comes after it.
 
 use fastrand::Rng;
 
@@ -52,6 +52,9 @@ const SITE: [u8; 16] = *b"Limesh\0\x40\0\x80\0\0\0\0\0\x01";
 
 /// Gives `last_insert_rowid()` and `changes()` the same values on both: writing to shadow tables moves them.
 const SET_COUNTERS: &str = "INSERT INTO scratch VALUES (0)";
+
+/// Uses up one sequence number.
+const NEXT_SEQ: &str = "SELECT crsql_increment_and_get_seq()";
 
 struct Pair<'a> {
     ours: Ours,
@@ -136,6 +139,11 @@ impl<'a> Pair<'a> {
         if is_failed_merge {
             self.clear_sync_bit()?;
             self.align_next_version()?;
+        } else if our_outcome.is_error() && ours.seq < original.seq && !self.ours.is_autocommit() {
+            self.tally.hits.count(Deviation::UnusedNumbers);
+            let count = usize::try_from(original.seq - ours.seq)?;
+            self.ours.must(&vec![NEXT_SEQ.to_owned(); count])?;
+            ours.seq = original.seq;
         }
         if is_failed_merge || matches!(statement.about, About::Refound { .. }) {
             // What the engines wrote inside moved `last_insert_rowid()`, which nobody asks for then.
@@ -279,8 +287,9 @@ impl<'a> Pair<'a> {
             .into())
     }
 
-    /// MRG-14: inside a transaction SQLite undoes a failing statement of one row only as far as it wrote itself, and of what
-    /// the engines wrote nothing. Ours has then written nothing; CRSqlite has revived the row. Gives what removes that row.
+    /// MRG-14: inside a transaction SQLite undoes a failing statement of one row only as far as it wrote itself, and of
+    /// what the engines wrote nothing. Ours has then written nothing; CRSqlite has revived the row. Gives what removes
+    /// that row.
     fn explain_failed_merge(
         &self,
         before: &State,
@@ -373,7 +382,7 @@ impl<'a> Pair<'a> {
         } else if found.contains(&Deviation::MovedCells) {
             // Numbers that our statement used up and theirs did not.
             let count = usize::try_from(self.state.seq - original.seq).unwrap_or_default();
-            texts.extend(std::iter::repeat_n("SELECT crsql_increment_and_get_seq()".to_owned(), count));
+            texts.extend(std::iter::repeat_n(NEXT_SEQ.to_owned(), count));
         }
         self.original.must(&texts)?;
         self.state.counters = run_and_read(&mut self.ours, SET_COUNTERS, self.tables)?.1.counters;

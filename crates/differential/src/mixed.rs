@@ -370,8 +370,8 @@ impl Running<'_> {
     }
 }
 
-/// Leaves out the sentinel of a first life that has cells: it says nothing that they do not, and whether a replica has it
-/// depends on what came first (5.2, rule 4).
+/// Leaves out the sentinel of a first life that has cells: it says nothing that they do not, and whether a replica has
+/// it depends on what came first (5.2, rule 4).
 fn without_first_sentinels(rows: Vec<Row>) -> BTreeSet<Row> {
     let with_cells: BTreeSet<(Literal, Literal)> =
         rows.iter().filter(|row| row[2] != "'-1'").map(|row| (row[0].clone(), row[1].clone())).collect();

@@ -1,5 +1,5 @@
-//! Random programs: statements as applications and peers send them. Made before anything runs, so that a failing program
-//! can be cut down.
+//! Random programs: statements as applications and peers send them. Made before anything runs, so that a failing
+//! program can be cut down.
 
 use fastrand::Rng;
 
@@ -115,7 +115,8 @@ fn transaction(rng: &mut Rng, tables: &[Table]) -> Unit {
             }
             19 => filter(rng),
             _ => {
-                // A transaction that writes nothing would leave the promise to the next one, in both engines differently.
+                // A transaction that writes nothing would leave the promise to the next one, in both engines
+                // differently.
                 statements.push(certain_write(rng, tables));
                 Statement::plain(format!("SELECT crsql_next_db_version({})", pick(rng, &["", "0", "-1", "5", "60"])))
             }

@@ -1,7 +1,8 @@
-//! The register of deviations: every way in which we answer otherwise than CRSqlite, each with the script that shows it.
+//! The register of deviations: every way in which we answer otherwise than CRSqlite, each with the script that shows
+//! it.
 //!
-//! Rules are those of Appendix B of the compatibility specification. Those that are not there are faults of this build of
-//! CRSqlite (MRG-15, VT-2), or differences that this program has found.
+//! Rules are those of Appendix B of the compatibility specification. Those that are not there are faults of this build
+//! of CRSqlite (MRG-15, VT-2), or differences that this program has found.
 
 use crate::scenario::Answer::{Dies, Fails, Is};
 use crate::scenario::{Answer, Scenario};
@@ -139,6 +140,16 @@ fn local_writes() -> Vec<Scenario> {
             &[
                 ("SELECT crsql_db_version()", Is("1"), Is("2")),
                 ("SELECT max(db_version) FROM crsql_changes", Is("1"), Is("1")),
+            ],
+        ),
+        scenario(
+            "VER-9",
+            "a statement that fails uses up no sequence numbers",
+            &[FOO, FOO_CRR, "INSERT INTO foo VALUES (1, 2)", "BEGIN"],
+            &[
+                ("INSERT INTO foo VALUES (2, 2), (1, 2)", Fails("UNIQUE"), Fails("UNIQUE")),
+                ("UPDATE foo SET b = 3", Is(""), Is("")),
+                ("SELECT seq FROM crsql_changes", Is("0"), Is("1")),
             ],
         ),
         scenario(

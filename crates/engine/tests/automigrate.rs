@@ -42,7 +42,7 @@ fn objects(connection: &Connection) -> Vec<String> {
     statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
 }
 
-/// empty_schema, to_empty_from_something, to_something_from_empty.
+/// empty_schema, to_empty_from_something, to_something_from_empty, idempotent.
 #[test]
 fn tables_come_and_go() {
     let engine = open("SELECT 1");

@@ -66,7 +66,7 @@ fn two() -> Engine {
     engine
 }
 
-/// test_as_ordered.py: middle_insertion, front_insertion, endinsertion.
+/// test_as_ordered.py: middle_insertion, front_insertion, endinsertion. rs-fract.test.c: rows between others.
 #[test]
 fn a_row_is_inserted_after_the_one_it_names() {
     for (after, expected) in [("1", "a P"), ("NULL", "Z~"), ("2", "a\"")] {
@@ -89,7 +89,7 @@ fn a_row_moves_after_the_one_it_names() {
     assert_eq!(ordered(&engine, "'l'"), [2, 1, 3]);
 }
 
-/// FR-8.
+/// FR-8. rs-fract.test.c: rows at both ends.
 #[test]
 fn minus_one_and_one_move_to_the_ends() {
     let engine = two();

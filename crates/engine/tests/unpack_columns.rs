@@ -29,6 +29,7 @@ fn cells_come_out_as_they_went_in() {
     assert_eq!(unpack(connection, &[0]), []);
 }
 
+/// pack_columns.rs: there and back.
 #[test]
 fn pack_and_unpack_are_inverse() {
     let engine = Engine::open_in_memory().unwrap();

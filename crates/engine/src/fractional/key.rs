@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(key_between(lo, hi).as_deref(), Ok(expected), "between {lo:?} and {hi:?}");
     }
 
-    /// FR-4, and A.4 of the inventory: what CRSqlite gives.
+    /// FR-4, and key_between of CRSqlite's unit tests.
     #[test]
     fn keys_are_those_of_crsqlite() {
         let largest = format!("z{}", "~".repeat(26));
@@ -257,6 +257,7 @@ mod tests {
         }
     }
 
+    /// validate_order_key of CRSqlite's unit tests.
     #[test]
     fn what_is_no_key_is_refused() {
         let check = |lo: Option<&str>, hi: Option<&str>, gist: &str| {
@@ -325,7 +326,7 @@ mod tests {
             }
         }
 
-        /// A.4: a list whose items move at random keeps the order of its keys.
+        /// The random re-ordering of CRSqlite's unit tests: the order of the keys is kept.
         #[test]
         fn random_moves_keep_the_order(moves in proptest::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 1..200)) {
             let mut list: Vec<String> = Vec::new();
