@@ -20,6 +20,7 @@ mod schema;
 mod shrink;
 mod state;
 
+use std::fmt;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,9 @@ use crate::original::Originals;
 use crate::shrink::{Shrinkable, shrink};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// How often a long run says how far it is.
+const REPORT_INTERVAL: Duration = Duration::from_secs(600);
 
 /// What was run.
 #[derive(Default)]
@@ -52,6 +56,16 @@ impl Tally {
         self.refused += other.refused;
         self.comparisons += other.comparisons;
         self.hits.add(&other.hits);
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { programs, statements, refused, comparisons, .. } = self;
+        write!(
+            f,
+            "{programs} programs, {statements} statements and changes ({refused} refused), {comparisons} comparisons"
+        )
     }
 }
 
@@ -110,7 +124,12 @@ fn run(arguments: &Arguments) -> Result<bool> {
         failures += show_register(&mut originals)?;
     }
     let end = Instant::now() + Duration::from_secs(arguments.seconds);
+    let mut next_report = Instant::now() + REPORT_INTERVAL;
     for seed in (arguments.seed..).take(usize::try_from(arguments.programs)?) {
+        if Instant::now() >= next_report {
+            println!("before seed {seed}: {mirrored} mirrored, {mixed} mixed, {failures} failures");
+            next_report += REPORT_INTERVAL;
+        }
         if Instant::now() >= end || (failures > 0 && !arguments.keep_going) {
             break;
         }
@@ -124,12 +143,8 @@ fn run(arguments: &Arguments) -> Result<bool> {
         }
     }
     println!("programs from seed {} on:", arguments.seed);
-    for (name, tally) in [("mirrored", &mirrored), ("mixed", &mixed)] {
-        println!(
-            "  {name}: {} programs, {} statements and changes ({} refused), {} comparisons",
-            tally.programs, tally.statements, tally.refused, tally.comparisons
-        );
-    }
+    println!("  mirrored: {mirrored}");
+    println!("  mixed: {mixed}");
     println!("deviations that mirrored programs met:");
     for deviation in Deviation::ALL {
         let ((rule, what), count) = (deviation.describe(), mirrored.hits.of(deviation));
