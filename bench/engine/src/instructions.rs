@@ -34,7 +34,8 @@ fn callgrind(subject: &Subject, task: &Task, is_preparation: bool) -> Result<u64
 /// The arguments that make this program run a task once.
 pub fn probe_arguments(subject: &Subject, task: &Task, is_preparation: bool) -> Vec<String> {
     let mut arguments = vec!["probe".to_owned(), "--subject".to_owned(), subject.name()];
-    let work = clap::ValueEnum::to_possible_value(&task.work).map_or_else(String::new, |work| work.get_name().to_owned());
+    let work =
+        clap::ValueEnum::to_possible_value(&task.work).map_or_else(String::new, |work| work.get_name().to_owned());
     arguments.extend(["--work".to_owned(), work]);
     for (name, value) in [("--rows", task.rows), ("--batch", task.batch), ("--columns", task.shape.columns)] {
         arguments.extend([name.to_owned(), value.to_string()]);

@@ -2,10 +2,12 @@
 //!
 //!     cargo run --release -p engine-bench -- times
 //!     cargo run --release -p engine-bench -- instructions
+//!     cargo run --release -p engine-bench -- incremental
 //!
 //! Every line printed is a JSON object. `times` gives ratios to plain SQLite doing the same rows in the same run, medians of
 //! interleaved runs; `instructions` counts with callgrind.
 
+mod incremental;
 mod instructions;
 mod subject;
 mod times;
@@ -62,6 +64,13 @@ enum Command {
         #[arg(long)]
         gate: bool,
     },
+    /// Reading the last changes among many, and finding nothing new in many tables.
+    Incremental {
+        #[arg(long, default_value_t = 1_000_000)]
+        changes: usize,
+        #[arg(long, default_value_t = 200)]
+        tables: usize,
+    },
     #[command(hide = true)]
     Probe {
         #[arg(long)]
@@ -88,6 +97,7 @@ fn main() -> Result<(), Error> {
             let shape = Shape { columns, is_text_key: !integer_key };
             count_instructions(rows, shape, extension, work, gate)
         }
+        Command::Incremental { changes, tables } => incremental::run(changes, tables),
         Command::Probe { subject, work, rows, batch, columns, integer_key, only_prepare } => {
             let shape = Shape { columns, is_text_key: !integer_key };
             let task = Task { work, shape, rows, batch, memory_temp_store: false };

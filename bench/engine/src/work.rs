@@ -52,7 +52,8 @@ pub struct Shape {
 impl Shape {
     pub fn schema(self) -> String {
         let key = if self.is_text_key { "TEXT" } else { "INTEGER" };
-        let cells = (1..self.columns).map(|n| format!(", {} {}", NAMES[n - 1], if n % 3 == 1 { "TEXT" } else { "INT" }));
+        let cells =
+            (1..self.columns).map(|n| format!(", {} {}", NAMES[n - 1], if n % 3 == 1 { "TEXT" } else { "INT" }));
         format!("CREATE TABLE todo (id {key} PRIMARY KEY NOT NULL{})", cells.collect::<String>())
     }
 
@@ -197,7 +198,7 @@ impl Prepared {
     }
 
     pub fn run(&mut self) -> Result<(), Error> {
-        let (task, shape) = (self.task, self.task.shape);
+        let task = self.task;
         let connection = self.store.connection();
         match task.work {
             Work::Insert => task.fill(connection, &self.rows),
@@ -294,7 +295,8 @@ impl Shape {
 fn merge_by_sql(connection: &Connection, changes: &[Change]) -> Result<(), Error> {
     let transaction = connection.unchecked_transaction()?;
     {
-        let mut insert = transaction.prepare("INSERT INTO crsql_changes VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?;
+        let mut insert =
+            transaction.prepare("INSERT INTO crsql_changes VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?;
         for change in changes {
             let value = match &change.value {
                 Value::Null => SqlValue::Null,

@@ -2,8 +2,8 @@
 //! (`crsqlite-compat.md` section 6).
 
 use std::borrow::Cow;
-use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{CStr, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -129,7 +129,6 @@ unsafe impl VTab<'_> for ChangesTable {
             shared: self.shared.clone(),
             scans: Vec::new(),
             current: None,
-            cells: RefCell::default(),
             db: self.shared.lock()?.db,
         })
     }
@@ -212,8 +211,7 @@ fn insert(shared: &Shared, arguments: &Inserts<'_>) -> Result<i64> {
         seq: Seq::new(integer_of(seq)),
     };
     let mut core = shared.lock()?;
-    core.enlist()?;
-    core.refresh_config()?;
+    core.enlist_for_step()?;
     let table = core
         .table(&name)
         .ok_or_else(|| module_error(format!("could not find the schema information for table {name}")))?;
@@ -230,7 +228,9 @@ fn insert(shared: &Shared, arguments: &Inserts<'_>) -> Result<i64> {
         }
         Ok((won, row.write(shared, &mut core, &keys, &mut author, 0)?))
     };
-    match merge() {
+    let merged = merge();
+    core.end_step();
+    match merged {
         Ok((0, _)) => Ok(0),
         Ok((won, key)) => {
             core.add_rows_impacted(won);
@@ -256,11 +256,44 @@ fn rowid(table_index: usize, key: i64) -> i64 {
     i64::try_from(table_index).unwrap_or_default().saturating_mul(ROWID_SLAB).saturating_add(key % ROWID_SLAB)
 }
 
-/// One clock table being read in the order `(db_version, seq)`. The statement belongs to this cursor alone.
+/// A statement that one cursor uses; the table keeps it for the next one.
+struct Borrowed {
+    table: Arc<Table>,
+    sql: String,
+    statement: Option<Statement>,
+}
+
+impl Borrowed {
+    fn take(table: &Arc<Table>, db: Handle, sql: String) -> Result<Self> {
+        let statement = Some(table.take_idle(db, &sql)?);
+        Ok(Self { table: table.clone(), sql, statement })
+    }
+}
+
+impl std::ops::Deref for Borrowed {
+    type Target = Statement;
+
+    fn deref(&self) -> &Statement {
+        #[allow(clippy::expect_used)] // taken only by `drop`
+        self.statement.as_ref().expect("the statement is there until it is dropped")
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if let Some(statement) = self.statement.take() {
+            self.table.give_back(&self.sql, statement);
+        }
+    }
+}
+
+/// One clock table being read in the order `(db_version, seq)`.
 struct Scan {
     table: Arc<Table>,
     index: usize,
-    statement: Statement,
+    statement: Borrowed,
+    /// Read a cell of a row each, by column.
+    cells: HashMap<usize, Borrowed>,
     head: Option<Head>,
 }
 
@@ -298,6 +331,27 @@ impl Scan {
     }
 }
 
+impl Scan {
+    /// Finds the value of a clock. `None` where its column is gone (VT-5).
+    fn load(&mut self, db: Handle, head: Head) -> Result<Option<Current>> {
+        let (table, index) = (self.table.clone(), self.index);
+        if &*head.name == Column::ROW_NAME {
+            return Ok(Some(Current { table, index, head, cid: Column::ROW_NAME.into(), value: Value::Null }));
+        }
+        let Some(cell) = table.cell_index(&head.name) else { return Ok(None) };
+        let statement = match self.cells.entry(cell) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Borrowed::take(&table, db, table.sql_read_cell(cell))?),
+        };
+        let row = statement.query(&[head.key.into()])?;
+        let has_base = row.next()? && row.integer(0) != 0;
+        let value = if has_base { row.value(1) } else { Value::Null };
+        drop(row);
+        let cid = if has_base { head.name.clone() } else { Column::ROW_NAME.into() };
+        Ok(Some(Current { table, index, head, cid, value }))
+    }
+}
+
 /// The row under the cursor.
 struct Current {
     table: Arc<Table>,
@@ -314,7 +368,6 @@ struct ChangesCursor {
     shared: Arc<Shared>,
     scans: Vec<Scan>,
     current: Option<Current>,
-    cells: RefCell<HashMap<(usize, usize), Statement>>,
     db: Handle,
 }
 
@@ -347,10 +400,10 @@ unsafe impl VTabCursor for ChangesCursor {
 impl ChangesCursor {
     fn start(&mut self, plan: &str, arguments: &Filters<'_>) -> Result<()> {
         (self.scans, self.current) = (Vec::new(), None);
-        self.cells.borrow_mut().clear();
         let mut core = self.shared.lock()?;
         core.refresh()?;
         let (mut conditions, mut binds, mut only_table) = (String::new(), Vec::new(), None);
+        let mut lowest = i64::MIN;
         for (letter, value) in plan.chars().zip(arguments.iter()) {
             let condition = match letter {
                 '=' => "c.db_version = ?",
@@ -369,6 +422,9 @@ impl ChangesCursor {
                     continue;
                 }
             };
+            if let (ValueRef::Integer(bound), '=' | '>' | 'g') = (value, letter) {
+                lowest = lowest.max(if letter == '>' { bound.saturating_add(1) } else { bound });
+            }
             conditions.push_str(" AND ");
             conditions.push_str(condition);
             binds.push(crate::statement::to_value(value));
@@ -377,11 +433,18 @@ impl ChangesCursor {
             if only_table.as_ref().is_some_and(|only| only != table.name.as_bytes()) {
                 continue;
             }
-            let statement = self.db.prepare(&sql_scan(table, &conditions))?;
+            // One look at the end of the index tells that most tables have nothing new.
+            if lowest > i64::MIN {
+                let newest = table.statement(self.db, |s| &s.newest, Table::sql_newest)?;
+                if newest.query_integer(&[])?.unwrap_or_default() < lowest {
+                    continue;
+                }
+            }
+            let statement = Borrowed::take(table, self.db, sql_scan(table, &conditions))?;
             for (parameter, value) in (1..).zip(&binds) {
                 statement.bind(parameter, value.into())?;
             }
-            let mut scan = Scan { table: table.clone(), index, statement, head: None };
+            let mut scan = Scan { table: table.clone(), index, statement, cells: HashMap::new(), head: None };
             scan.advance()?;
             self.scans.push(scan);
         }
@@ -397,34 +460,10 @@ impl ChangesCursor {
                 return Ok(());
             };
             let Some(head) = scan.head.take() else { return Ok(()) };
-            let (table, index) = (scan.table.clone(), scan.index);
+            self.current = scan.load(self.db, head)?;
             scan.advance()?;
-            self.current = self.load(table, index, head)?;
         }
         Ok(())
-    }
-
-    /// Finds the value of a clock. `None` where its column is gone (VT-5).
-    fn load(&self, table: Arc<Table>, index: usize, head: Head) -> Result<Option<Current>> {
-        if &*head.name == Column::ROW_NAME {
-            return Ok(Some(Current { table, index, head, cid: Column::ROW_NAME.into(), value: Value::Null }));
-        }
-        let Some(cell) = table.cell_index(&head.name) else { return Ok(None) };
-        let mut cells = self.cells.borrow_mut();
-        let statement = match cells.entry((index, cell)) {
-            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(self.db.prepare(&table.sql_read_cell(cell))?)
-            }
-        };
-        let row = statement.query(&[head.key.into()])?;
-        let has_base = row.next()? && row.integer(0) != 0;
-        let value =
-            if has_base { row.value(i32::try_from(1 + table.keys.len()).unwrap_or(i32::MAX)) } else { Value::Null };
-        drop(row);
-        drop(cells);
-        let cid = if has_base { head.name.clone() } else { Column::ROW_NAME.into() };
-        Ok(Some(Current { table, index, head, cid, value }))
     }
 
     fn result(&self, context: &mut Context, column: c_int) -> Result<()> {

@@ -303,6 +303,22 @@ impl Core {
         self.join_transaction()
     }
 
+    /// [`enlist`](Self::enlist) and the configuration, for who comes again and again in one transaction: what cannot have
+    /// changed since [`end_step`](Self::end_step) is not looked at again.
+    pub(crate) fn enlist_for_step(&mut self) -> rusqlite::Result<()> {
+        if self.flags.has_no_savepoint_since() {
+            self.follow_transaction();
+            return Ok(());
+        }
+        self.enlist()?;
+        self.refresh_config()
+    }
+
+    /// After the last thing that a step wrote.
+    pub(crate) fn end_step(&self) {
+        self.flags.end_step();
+    }
+
     /// The second half of [`enlist`](Self::enlist), for who has refreshed already.
     pub(crate) fn join_transaction(&mut self) -> rusqlite::Result<()> {
         if self.flags.is_enlisted() {

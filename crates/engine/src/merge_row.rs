@@ -328,7 +328,6 @@ impl<'t, 'a> RowMerge<'t, 'a> {
     }
 
     fn put_clocks(&self, core: &Core, key: i64, stamp: Stamp) -> rusqlite::Result<()> {
-        let put = self.table.statement(core.db, |s| &s.put_clock, Table::sql_put_clock)?;
         for clock in &self.plan.clocks {
             let name = match clock.of {
                 Of::Row => Column::ROW_NAME,
@@ -336,7 +335,16 @@ impl<'t, 'a> RowMerge<'t, 'a> {
                 Of::Gone => continue,
             };
             let (col_version, seq) = (clock.col_version.into(), clock.seq.into());
-            put.run(&[key.into(), stamp.local.into(), stamp.ordinal.into(), name.into(), col_version, seq])?;
+            let binds = [key.into(), stamp.local.into(), stamp.ordinal.into(), name.into(), col_version, seq];
+            let was_held =
+                !self.plan.delete && self.clocks.iter().any(|held| held.of == clock.of && held.local_version > 0);
+            if was_held {
+                self.table.statement(core.db, |s| &s.move_clock, Table::sql_move_clock)?.run(&binds)?;
+                if core.db.changes() > 0 {
+                    continue;
+                }
+            }
+            self.table.statement(core.db, |s| &s.put_clock, Table::sql_put_clock)?.run(&binds)?;
         }
         Ok(())
     }

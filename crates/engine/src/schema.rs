@@ -44,6 +44,8 @@ pub(crate) struct Table {
     cell_index: HashMap<Arc<str>, usize>,
     statements: Statements,
     by_columns: Mutex<ByColumns>,
+    /// Statements of `crsql_changes` that no cursor uses at the moment, by their text.
+    idle: Mutex<HashMap<Box<str>, Vec<Statement>>>,
 }
 
 /// A statement that is prepared when it is first needed.
@@ -67,6 +69,7 @@ pub(crate) struct Statements {
     pub(crate) count_cell: Slot,
     pub(crate) count_cell_of: Slot,
     pub(crate) put_clock: Slot,
+    pub(crate) move_clock: Slot,
     pub(crate) insert_sentinel: Slot,
     pub(crate) reinsert_sentinel: Slot,
     pub(crate) delete_sentinel: Slot,
@@ -90,6 +93,9 @@ pub(crate) enum RowWrite {
     InsertMany,
     ClocksOfMany,
 }
+
+/// Most statements of one table that wait for a cursor.
+const IDLE_MAX: usize = 16;
 
 /// Most column sets of one table whose statements are kept. A table of n columns has 2^n sets; a few are in use.
 const COLUMN_SETS_MAX: usize = 64;
@@ -134,6 +140,27 @@ impl Table {
         sql: impl Fn(&Self) -> String,
     ) -> rusqlite::Result<&Arc<Statement>> {
         fill(slot(&self.statements), || db.prepare(&sql(self)))
+    }
+
+    /// A statement for one cursor alone, kept for the next one when it is given back.
+    pub(crate) fn take_idle(&self, db: Handle, sql: &str) -> rusqlite::Result<Statement> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        match idle.get_mut(sql).and_then(Vec::pop) {
+            Some(statement) => Ok(statement),
+            None => db.prepare(sql),
+        }
+    }
+
+    pub(crate) fn give_back(&self, sql: &str, statement: Statement) {
+        drop(statement.start());
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept: usize = idle.values().map(Vec::len).sum();
+        if kept < IDLE_MAX {
+            match idle.get_mut(sql) {
+                Some(statements) => statements.push(statement),
+                None => drop(idle.insert(sql.into(), vec![statement])),
+            }
+        }
     }
 
     /// The statement that writes these cells of a base row; the keys are its first parameters, the cells follow.
@@ -189,6 +216,7 @@ pub(crate) fn load_table(db: Handle, name: &str) -> rusqlite::Result<Table> {
         cell_index,
         statements: Statements::default(),
         by_columns: Mutex::default(),
+        idle: Mutex::default(),
     })
 }
 

@@ -247,6 +247,14 @@ impl Table {
         )
     }
 
+    /// The same where the clock is known to be there.
+    pub(crate) fn sql_move_clock(&self) -> String {
+        format!(
+            "UPDATE {} SET col_version = ?5, db_version = ?2, site_id = ?3, seq = ?6 WHERE key = ?1 AND col_name = ?4",
+            self.clock()
+        )
+    }
+
     pub(crate) fn sql_drop_cells(&self) -> String {
         format!("DELETE FROM {} WHERE key = ?1 AND col_name <> '-1'", self.clock())
     }
@@ -293,17 +301,25 @@ impl Table {
         format!("{} b ON {}", self.base(), join(self.keys.iter().map(|column| same(quote(&column.name))), " AND "))
     }
 
-    /// One cell by the key of its row: whether the base row is there, primary key, value.
+    /// One cell by the key of its row: whether the base row is there, and the value.
     pub(crate) fn sql_read_cell(&self, cell: usize) -> String {
-        let keys = self.keys.iter().map(|column| format!("p.{}", quote(&column.name)));
         format!(
-            "SELECT b.{} IS NOT NULL, {}, b.{} FROM {} p LEFT JOIN {} WHERE p.{KEY_COLUMN} = ?1",
+            "SELECT b.{} IS NOT NULL, b.{} FROM {} p LEFT JOIN {} WHERE p.{KEY_COLUMN} = ?1",
             quote(&self.keys[0].name),
-            join(keys, ", "),
             quote(&self.cells[cell].name),
             self.keys_table(),
             self.base_of_key()
         )
+    }
+
+    /// The value of the cell that `name` names, in the base row `b`.
+    fn cell_named(&self, name: &str) -> String {
+        if self.cells.is_empty() {
+            return "NULL".to_owned();
+        }
+        let cell =
+            |cell: &crate::schema::ColumnInfo| format!("WHEN {} THEN b.{}", literal(&cell.name), quote(&cell.name));
+        format!("CASE {name} {} END", join(self.cells.iter().map(cell), " "))
     }
 
     /// Clocks after version ?1 and up to ?2, row by row: see [`scan_of`](Self::scan_of).
@@ -323,14 +339,7 @@ impl Table {
     /// cursors stay where they are from row to row; the index is read alone, and each row is looked up once. The unary plus
     /// keeps SQLite from taking the two sides of the OR for two scans.
     fn scan_of(&self, range: &str) -> String {
-        let value = match self.cells.as_slice() {
-            [] => "NULL".to_owned(),
-            cells => {
-                let cells =
-                    cells.iter().map(|cell| format!("WHEN {} THEN b.{}", literal(&cell.name), quote(&cell.name)));
-                format!("CASE c.col_name {} END", join(cells, " "))
-            }
-        };
+        let value = self.cell_named("c.col_name");
         format!(
             "SELECT r.db_version, r.key, c.col_name, c.col_version, c.site_id, c.seq, c.db_version, b.{key} IS NOT NULL, {value},
              {keys}

@@ -34,6 +34,9 @@ pub(crate) enum Ended {
 /// Called after each commit that changed a replicated table. Must be quick and must not use the connection.
 pub(crate) type Wake = Box<dyn Fn() + Send + Sync>;
 
+/// Stands in the count of savepoints from the end of a step to the next savepoint.
+const STEP_ENDED: u32 = 1 << 16;
+
 /// Flags that SQLite's callbacks set.
 #[derive(Default)]
 pub(crate) struct TransactionFlags {
@@ -86,6 +89,16 @@ impl TransactionFlags {
     /// table opens one savepoint, and so does every one that changes the schema.
     pub(crate) fn is_same_schema(&self) -> bool {
         self.is_enlisted() && self.savepoints.load(Ordering::Acquire) <= 1
+    }
+
+    /// Whether the transaction is the one of the last step, and SQLite opened no savepoint since. Statements that change the
+    /// schema, and those that write a replicated table, open one; a lone INSERT into `crsql_changes` does not.
+    pub(crate) fn has_no_savepoint_since(&self) -> bool {
+        self.is_enlisted() && self.savepoints.load(Ordering::Acquire) == STEP_ENDED
+    }
+
+    pub(crate) fn end_step(&self) {
+        self.savepoints.store(STEP_ENDED, Ordering::Release);
     }
 
     pub(crate) fn forget_savepoints(&self) {
