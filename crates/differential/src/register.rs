@@ -480,6 +480,24 @@ fn altering() -> Vec<Scenario> {
                 ("SELECT count(*) FROM crsql_changes", Is("1"), Is("1")),
             ],
         ),
+        scenario(
+            "ALT-5",
+            "a row that is written back over its tombstone inside of a window is alive",
+            &[
+                FOO,
+                FOO_CRR,
+                "INSERT INTO foo VALUES (1, 2)",
+                "DELETE FROM foo",
+                "SELECT crsql_begin_alter('foo')",
+                "INSERT INTO foo VALUES (1, 3)",
+                "SELECT crsql_commit_alter('foo')",
+            ],
+            &[(
+                "SELECT cid, val, cl FROM crsql_changes ORDER BY cid",
+                Is("'-1', NULL, 3; 'b', 3, 3"),
+                Is("'-1', NULL, 2; 'b', 3, 2"),
+            )],
+        ),
     ]
 }
 

@@ -234,14 +234,14 @@ impl Table {
         )
     }
 
-    /// `FROM …`: base rows `b` and keys `p` whose value of this column is not the default `?1`, and has no clock.
+    /// `FROM …`: keys `p` and their rows `b` whose value of this column is not the default `?1`, and has no clock. In the order
+    /// of keys, in which CRSqlite numbers them, too.
     fn sql_cells_without_clock(&self, cell: &ColumnInfo, default: &Default) -> String {
         format!(
-            "FROM {} b CROSS JOIN {} p ON {} WHERE {} AND NOT EXISTS
+            "FROM {} p CROSS JOIN {} WHERE {} AND NOT EXISTS
              (SELECT 1 FROM {} c WHERE c.key = p.{KEY_COLUMN} AND c.col_name = {})",
-            self.base(),
             self.keys_table(),
-            self.key_is_of_base(),
+            self.base_of_key(),
             default.differs(cell, 1),
             self.clock(),
             literal(&cell.name)
