@@ -133,6 +133,18 @@ pub(crate) struct Core {
     pub(crate) has_crsql_tables: bool,
 }
 
+/// See [`Core::hold_state`]: a statement that is not finished. Unlike a transaction it has no end that the hooks of the
+/// application would hear of.
+pub(crate) struct HeldState(Option<Arc<Statement>>);
+
+impl Drop for HeldState {
+    fn drop(&mut self) {
+        if let Some(statement) = &self.0 {
+            drop(statement.start());
+        }
+    }
+}
+
 impl Core {
     pub(crate) fn new(db: Handle, site: SiteId, flags: Arc<TransactionFlags>, merge_equal_values: i64) -> Self {
         Self {
@@ -364,8 +376,23 @@ impl Core {
         Ok(version)
     }
 
+    /// Makes all statements of this connection see one state of the database, until what it gives is dropped.
+    ///
+    /// Outside of a transaction another connection may commit between any two of them, and a table that the list names may
+    /// be gone when its clocks are read.
+    pub(crate) fn hold_state(&mut self) -> rusqlite::Result<HeldState> {
+        let statement = self.statement("SELECT 1 FROM sqlite_master")?;
+        if statement.is_running() {
+            return Ok(HeldState(None));
+        }
+        let held = HeldState(Some(statement.clone()));
+        std::mem::ManuallyDrop::new(statement.start()).next()?;
+        Ok(held)
+    }
+
     /// VER-2.
     pub(crate) fn db_version(&mut self) -> rusqlite::Result<i64> {
+        let _held = self.hold_state()?;
         self.refresh()?;
         if !self.flags.is_enlisted() {
             self.refresh_committed()?;

@@ -9,6 +9,7 @@ use crate::statement::Bind;
 
 /// The cursor: `litemesh_cursor` and our own version. Everything that we wrote, we hold.
 pub(crate) fn read_cursor(core: &mut Core) -> rusqlite::Result<Cursor> {
+    let _held = core.hold_state()?;
     let version = core.version()?;
     let mut cursor = Cursor::new();
     if core.has_litemesh_tables {
@@ -72,6 +73,11 @@ pub(crate) fn record_unknown_origins(core: &mut Core) -> rusqlite::Result<()> {
 }
 
 fn fill(core: &mut Core, since: i64, until: i64) -> rusqlite::Result<()> {
+    // First, because with the write lock the list of tables stays true.
+    const SET: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('origins_complete_until', ?1)
+         ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    core.statement(SET)?.run(&[until.into()])?;
+    core.refresh()?;
     for table in core.tables().to_vec() {
         let fill = format!(
             "INSERT INTO litemesh_origin (local_version, site, version)
@@ -81,9 +87,7 @@ fn fill(core: &mut Core, since: i64, until: i64) -> rusqlite::Result<()> {
         );
         core.db.prepare(&fill)?.run(&[since.into()])?;
     }
-    const SET: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('origins_complete_until', ?1)
-         ON CONFLICT (key) DO UPDATE SET value = excluded.value";
-    core.statement(SET)?.run(&[until.into()])
+    Ok(())
 }
 
 /// Removes origins that no clock row needs any more, looking at about `limit` of them after `after`. Gives the local

@@ -194,6 +194,7 @@ impl Engine {
     /// Names of the replicated tables.
     pub fn tables(&self) -> Result<Vec<Arc<str>>, StorageError> {
         let mut core = self.core()?;
+        let _held = core.hold_state()?;
         core.refresh()?;
         Ok(core.tables().iter().map(|table| table.name.clone()).collect())
     }
@@ -311,6 +312,7 @@ impl Engine {
     /// SQLite fails.
     pub fn tables_changed_since(&self, since: DbVersion) -> Result<BTreeSet<Arc<str>>, StorageError> {
         let mut core = self.core()?;
+        let _held = core.hold_state()?;
         core.refresh()?;
         let mut changed = BTreeSet::new();
         for table in core.tables().to_vec() {

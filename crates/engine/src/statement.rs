@@ -203,6 +203,12 @@ impl Statement {
         Ok(rows)
     }
 
+    /// Whether it has given a row and was not reset since.
+    pub(crate) fn is_running(&self) -> bool {
+        // SAFETY: the statement is not finalized.
+        unsafe { ffi::sqlite3_stmt_busy(self.raw) != 0 }
+    }
+
     /// Starts the statement with whatever is bound by [`bind`](Self::bind).
     pub(crate) fn start(&self) -> Rows<'_> {
         Rows { statement: self, has_borrowed: false }
