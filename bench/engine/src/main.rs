@@ -9,6 +9,7 @@
 
 mod incremental;
 mod instructions;
+mod layouts;
 mod subject;
 mod times;
 mod work;
@@ -71,6 +72,11 @@ enum Command {
         #[arg(long, default_value_t = 200)]
         tables: usize,
     },
+    /// What other layouts on disk could give, by bare SQL.
+    Layouts {
+        #[arg(long, default_value_t = 100_000)]
+        rows: usize,
+    },
     #[command(hide = true)]
     Probe {
         #[arg(long)]
@@ -98,6 +104,7 @@ fn main() -> Result<(), Error> {
             count_instructions(rows, shape, extension, work, gate)
         }
         Command::Incremental { changes, tables } => incremental::run(changes, tables),
+        Command::Layouts { rows } => layouts::run(rows),
         Command::Probe { subject, work, rows, batch, columns, integer_key, only_prepare } => {
             let shape = Shape { columns, is_text_key: !integer_key };
             let task = Task { work, shape, rows, batch, memory_temp_store: false };

@@ -75,7 +75,7 @@ impl Shape {
         }
     }
 
-    fn row(self, row: usize) -> Vec<SqlValue> {
+    pub fn row(self, row: usize) -> Vec<SqlValue> {
         let cell = |n: usize| match n % 3 {
             1 => SqlValue::Text(format!("Write the report of week {row}")),
             2 => SqlValue::Integer(row as i64 % 2),
@@ -84,7 +84,7 @@ impl Shape {
         std::iter::once(self.key(row)).chain((1..self.columns).map(cell)).collect()
     }
 
-    fn insert(self) -> String {
+    pub fn insert(self) -> String {
         format!("INSERT INTO todo VALUES ({})", vec!["?"; self.columns].join(", "))
     }
 }
