@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use crate::alter::{Compaction, begin_alter, commit_alter, take_write_lock};
 use crate::core::Shared;
 use crate::error::MigrateError;
+use crate::fractional::drop_list_triggers;
 use crate::heal::heal;
 use crate::replicate::{has_shadows, in_savepoint, unreplicate};
 use crate::schema::check_replicable;
@@ -42,19 +43,21 @@ pub(crate) fn automigrate(shared: &Shared, schema: &str, cleanup: Option<&str>) 
     let wanted = unsafe { Handle::new(scratch.handle()) };
     wanted.run_script(schema).map_err(MigrateError::Schema)?;
     let db = shared.lock()?.db;
-    let migrated = in_savepoint(db, "automigrate_tables", || {
+    let migrate = || {
         take_write_lock(db)?;
         let mut core = shared.lock()?;
         core.refresh()?;
         heal(&mut core)?;
         drop(core);
         migrate(shared, db, wanted, schema)
-    });
-    if let Some(cleanup) = cleanup {
-        wanted.run_script(cleanup).map_err(MigrateError::Cleanup)?;
-    }
-    close(scratch)?;
-    migrated
+    };
+    in_savepoint(db, "automigrate_tables", || {
+        let migrated = migrate();
+        // In the savepoint as well: a migration that is reported as failed must not have happened.
+        let cleaned = cleanup.map_or(Ok(()), |cleanup| wanted.run_script(cleanup).map_err(MigrateError::Cleanup));
+        let closed = close(scratch);
+        migrated.and(cleaned).and(closed)
+    })
 }
 
 fn close(scratch: Connection) -> Result<(), MigrateError> {
@@ -212,6 +215,7 @@ fn migrate_columns(shared: &Shared, db: Handle, wanted: Handle, table: &str, new
     drop_list_view(db, table)?;
     let alter = format!("ALTER TABLE main.{}", quote(table));
     for ColumnShape { name, .. } in gone {
+        drop_list_triggers(db, table, name).map_err(step(format!("drop the order of table {table}")))?;
         db.execute(&format!("{alter} DROP COLUMN {}", quote(name)))
             .map_err(step(format!("drop column {name} of table {table}")))?;
     }

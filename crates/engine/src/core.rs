@@ -232,10 +232,13 @@ impl Core {
         match self.flags.take_ended() {
             Ended::No => {}
             Ended::Committed => {
-                if let Some(pending) = self.pending.take() {
+                let pending = self.pending.take();
+                if self.is_pending_doubtful {
                     // A version that no clock row carries must not be reported: it would be given out again after a
                     // restart, and peers whose cursors cover it by then would never take what was written under it.
-                    self.committed = (!self.is_pending_doubtful).then_some(pending);
+                    self.committed = None;
+                } else if pending.is_some() {
+                    self.committed = pending;
                 }
                 self.begin_counting();
                 self.windows.clear();
@@ -244,6 +247,8 @@ impl Core {
             }
             Ended::RolledBack => {
                 self.pending = None;
+                // A raised floor went back with the rest.
+                self.committed = None;
                 self.begin_counting();
                 self.windows.clear();
                 self.promised = 0;

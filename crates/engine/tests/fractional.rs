@@ -361,6 +361,37 @@ fn a_refusal_leaves_the_transaction_alone() {
     assert_eq!(ordered(&engine, "'l'"), [1, 2, 3, 4], "the triggers are still there");
 }
 
+/// Section 10: a migration may drop the columns that a list is made of, and then nothing of the list is in its way.
+#[test]
+fn a_migration_may_drop_the_columns_of_a_list() {
+    let migrate = |engine: &Engine, columns: &str, order: &str| {
+        let schema = format!(
+            "CREATE TABLE IF NOT EXISTS foo (a INTEGER PRIMARY KEY NOT NULL{columns});
+             SELECT crsql_as_crr('foo');
+             {order}"
+        );
+        engine.connection().query_row("SELECT crsql_automigrate(?1)", [schema], |_| Ok(())).unwrap();
+    };
+    for (columns, order) in [
+        (", list", ""),
+        (", spot TEXT", "SELECT crsql_fract_as_ordered('foo', 'spot')"),
+        (", place, list", "SELECT crsql_fract_as_ordered('foo', 'place', 'list')"),
+        ("", ""),
+    ] {
+        let engine = two();
+        migrate(&engine, columns, order);
+        run(&engine, "INSERT INTO foo (a) VALUES (3)");
+        let parts = "SELECT count(*) FROM sqlite_master WHERE name LIKE '%fractindex%'";
+        assert_eq!(ask::<i64>(engine.connection(), parts), if order.is_empty() { 0 } else { 5 }, "{columns}");
+    }
+    // Another column goes: the list stays.
+    let engine = two();
+    run(&engine, "SELECT crsql_begin_alter('foo'); ALTER TABLE foo ADD COLUMN c; SELECT crsql_commit_alter('foo')");
+    migrate(&engine, ", spot TEXT, list", "");
+    run(&engine, "INSERT INTO foo VALUES (3, -1, 'l')");
+    assert_eq!(spot(&engine, 3), "Z~");
+}
+
 /// FR-11, and what is sent: the key, never the request.
 #[test]
 fn an_insert_replicates_as_its_key() {

@@ -237,6 +237,7 @@ mod tests {
         check(&[Value::Null], "01 05");
         check(&[Value::Real(0.0)], "01 02 0000000000000000");
         check(&[Value::Real(1.5)], "01 02 3FF8000000000000");
+        check(&[Value::Real(-0.0)], "01 02 8000000000000000");
         check(&[Value::Real(f64::INFINITY)], "01 02 7FF0000000000000");
         check(&[Value::text("")], "01 03");
         check(&[Value::text("a")], "01 0B 01 61");
@@ -246,8 +247,9 @@ mod tests {
         check(&[Value::Integer(1), Value::Integer(2)], "02 0901 0902");
         check(&[Value::text("a"), Value::Null, Value::Integer(3)], "03 0B0161 05 0903");
         check(&[Value::Integer(12), Value::text("str"), Value::blob([1, 2, 3])], "03 090C 0B03737472 0C03010203");
-        assert_eq!(PackedKey::pack(&[Value::text("x".repeat(300))]).unwrap().as_bytes().len(), 304);
-        assert_eq!(PackedKey::pack(&[Value::blob(vec![0; 70000])]).unwrap().as_bytes().len(), 70005);
+        check(&[Value::text("x".repeat(128))], &format!("01 0B 80 {}", "78".repeat(128)));
+        check(&[Value::text("x".repeat(300))], &format!("01 13 012C {}", "78".repeat(300)));
+        check(&[Value::blob(vec![7; 70000])], &format!("01 1C 011170 {}", "07".repeat(70000)));
     }
 
     #[test]

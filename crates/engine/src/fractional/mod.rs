@@ -12,7 +12,7 @@ mod ordered_list;
 pub use key::{OrderKeyError, key_between};
 
 pub(crate) use conflict::fix_conflict;
-pub(crate) use ordered_list::as_ordered;
+pub(crate) use ordered_list::{as_ordered, drop_list_triggers};
 
 use rusqlite::functions::Context;
 use rusqlite::types::ValueRef;

@@ -28,6 +28,22 @@ pub(crate) fn as_ordered(shared: &Shared, context: &Context<'_>) -> rusqlite::Re
     Ok(None)
 }
 
+fn trigger_name(table: &str, suffix: &str) -> String {
+    format!("__crsql_{table}_fractindex_{suffix}")
+}
+
+/// Drops the triggers that give keys, where they name a column: SQLite would not let that go otherwise.
+pub(crate) fn drop_list_triggers(db: Handle, table: &str, column: &str) -> rusqlite::Result<()> {
+    for name in ["pend_trig", "ezmove"].map(|suffix| trigger_name(table, suffix)) {
+        let names_it = "SELECT count(*) FROM sqlite_master
+                        WHERE type = 'trigger' AND name = ?1 COLLATE NOCASE AND instr(lower(sql), lower(?2))";
+        if db.query_integer(names_it, &[name.as_str().into(), quote(column).as_str().into()])? > Some(0) {
+            db.execute(&format!("DROP TRIGGER {}", quote(&name)))?;
+        }
+    }
+    Ok(())
+}
+
 /// A table whose rows are ordered by a column, in one list for each combination of other columns.
 pub(super) struct OrderedList {
     table: String,
@@ -171,9 +187,11 @@ impl OrderedList {
             )));
         }
         let view = self.view_name();
-        for (kind, name) in
-            [("TRIGGER", self.trigger_name("pend_trig")), ("TRIGGER", self.trigger_name("ezmove")), ("VIEW", view)]
-        {
+        for (kind, name) in [
+            ("TRIGGER", trigger_name(&self.table, "pend_trig")),
+            ("TRIGGER", trigger_name(&self.table, "ezmove")),
+            ("VIEW", view),
+        ] {
             db.execute(&format!("DROP {kind} IF EXISTS {}", quote(&name)))?;
         }
         for sql in [
@@ -186,10 +204,6 @@ impl OrderedList {
             db.execute(&sql)?;
         }
         Ok(())
-    }
-
-    fn trigger_name(&self, suffix: &str) -> String {
-        format!("__crsql_{}_fractindex_{suffix}", self.table)
     }
 
     /// FR-7 and FR-8: a row that asks for a place gets its key.
@@ -205,7 +219,7 @@ impl OrderedList {
              WHEN -1 THEN crsql_fract_key_between(NULL, {first})
              ELSE crsql_fract_key_between({last}, NULL) END
              WHERE {this}; END",
-            name = quote(&self.trigger_name(suffix)),
+            name = quote(&trigger_name(&self.table, suffix)),
             asks = asks(&asked),
             first = self.first_key(of_row, "", "ASC"),
             last = self.first_key(of_row, "", "DESC"),
