@@ -52,6 +52,7 @@ pub(crate) enum Command {
     Sql(SqlArgs),
     Status(StatusArgs),
     Diff(DiffArgs),
+    Doctor(DoctorArgs),
     Demo(DemoArgs),
     Completions(CompletionsArgs),
 }
@@ -154,9 +155,9 @@ pub(crate) struct SyncArgs {
 /// Run SQL with the engine loaded
 ///
 /// Writes to replicated tables are recorded, so that they reach other copies. The SQL comes from the command line, else
-/// from standard input, else from a prompt with history. What sync needs of CRSqlite is there:
-/// crsql_changes, crsql_as_crr(), crsql_as_table(), crsql_site_id(), crsql_db_version() and crsql_config_set(), and
-/// crsql_fract_as_ordered() for ordered lists, not yet its helpers for schema changes.
+/// from standard input, else from a prompt with history. The SQL surface of CRSqlite is there: crsql_changes, crsql_as_crr(),
+/// crsql_begin_alter() and crsql_commit_alter(), crsql_fract_as_ordered() and the others. crsql_check() lists what is wrong
+/// with the file.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:\n  \
     litemesh sql todo.db \"SELECT * FROM todo\"\n  \
@@ -212,6 +213,43 @@ pub(crate) struct DiffArgs {
     pub(crate) b: PathBuf,
 
     /// Show at most so many differing rows of each table; all are counted
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) limit: usize,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Find what is wrong with a file, and repair it
+///
+/// Checks that rows and their clocks agree, that triggers, indexes and shadow tables are there and do what they must, and
+/// that the file itself is whole (`PRAGMA integrity_check`). Each finding says what can be done about it. The same list is
+/// there in SQL: SELECT * FROM crsql_check().
+///
+/// Reads only, and the file may be in use, unless --repair is given: that mends what can be mended without a decision, in one
+/// transaction. No row of a table is changed by it; rows and cells that were written past the triggers are sent to other
+/// copies as if they were written now.
+///
+/// The exit code is 0 if the file is sound (or is now), 1 if something worse than a note is left.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  \
+    litemesh doctor todo.db\n  \
+    litemesh doctor todo.db --repair\n  \
+    litemesh doctor todo.db --json | jq '.groups[] | {kind, table, count}'")]
+pub(crate) struct DoctorArgs {
+    /// The SQLite file
+    pub(crate) file: PathBuf,
+
+    /// Repair what needs no decision
+    #[arg(long)]
+    pub(crate) repair: bool,
+
+    /// With --repair: rows that are gone here although nobody was told are deleted at all other copies, too
+    #[arg(long, requires = "repair")]
+    pub(crate) bury: bool,
+
+    /// Show at most so many findings of each kind and table; all are counted
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub(crate) limit: usize,
 

@@ -8,7 +8,7 @@ use std::process;
 pub(crate) enum ExitCode {
     /// Everything that was asked for is done.
     Ok = 0,
-    /// A comparison found differences.
+    /// A comparison found differences, a check found faults.
     Different = 1,
     /// The command line makes no sense.
     Usage = 2,
@@ -26,8 +26,8 @@ pub(crate) enum ExitCode {
 
 /// Every code with its meaning, in the order of the numbers.
 const TABLE: [(ExitCode, &str); 8] = [
-    (ExitCode::Ok, "done; for `diff` and `demo`: the files are equal"),
-    (ExitCode::Different, "`diff` or `demo` found differences"),
+    (ExitCode::Ok, "done; for `diff` and `demo`: the files are equal; for `doctor`: the file is sound"),
+    (ExitCode::Different, "`diff` or `demo` found differences, `doctor` found faults that are left"),
     (ExitCode::Usage, "the command line makes no sense"),
     (ExitCode::Database, "a file cannot be opened, read or written, or SQL failed"),
     (ExitCode::CannotReplicate, "a table cannot be replicated; the reason is printed"),

@@ -81,6 +81,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Sql(args) => commands::sql::run(&args),
         Command::Status(args) => commands::status::run(&args),
         Command::Diff(args) => commands::diff::run(&args),
+        Command::Doctor(args) => commands::doctor::run(&args),
         Command::Demo(args) => block_on(commands::demo::run(&args)),
         Command::Completions(args) => commands::completions::run(&args),
     }

@@ -13,6 +13,7 @@ fn help_says_what_a_stranger_must_know() {
         ("sql", &["--json", "--csv", "standard input", "prompt", "blob", "crsql_changes"]),
         ("status", &["--json", "tombstones", "Reads only"]),
         ("diff", &["--json", "--limit", "exit code 0", "exit code 1"]),
+        ("doctor", &["--repair", "--bury", "--json", "integrity_check", "crsql_check()", "exit code is 0"]),
         ("demo", &["--dir", "--keep", "--json", "--rows", "only if the three files are equal"]),
         ("completions", &["bash", "zsh", "fish", "~/.zfunc/_litemesh"]),
     ] {
@@ -29,7 +30,7 @@ fn help_says_what_a_stranger_must_know() {
 #[test]
 fn help_lists_every_command_and_every_exit_code() {
     let help = litemesh(&["--help"]).ok();
-    for word in ["init", "serve", "sync", "sql", "status", "diff", "demo", "completions", "Exit codes:"] {
+    for word in ["init", "serve", "sync", "sql", "status", "diff", "doctor", "demo", "completions", "Exit codes:"] {
         assert!(help.contains(word), "{word}");
     }
     for code in [0, 1, 2, 3, 4, 5, 6, 70] {
@@ -49,6 +50,7 @@ fn a_command_line_that_makes_no_sense_is_a_usage_error() {
         &["serve", "x.db", "--max-body", "1"],
         &["sync", "x.db"],
         &["sql", "x.db", "--json", "--csv"],
+        &["doctor", "x.db", "--bury"],
         &["demo", "--rows", "0"],
         &["completions", "tcl"],
     ] {
@@ -78,6 +80,7 @@ fn a_missing_file_is_named_and_not_made() {
         &["sync", &missing, "http://127.0.0.1:1"],
         &["sql", &missing, "SELECT 1"],
         &["status", &missing],
+        &["doctor", &missing, "--repair"],
         &["diff", &missing, &missing],
     ] {
         litemesh(args).fails(3, &["missing.db does not exist", "litemesh init"]);
@@ -89,7 +92,9 @@ fn a_missing_file_is_named_and_not_made() {
 fn a_file_that_is_no_database_is_called_so() {
     let files = Files::new();
     let file = files.write("letter.txt", &"Dear reader, this is no database. ".repeat(100));
-    for args in [&["init", &file][..], &["serve", &file], &["sql", &file, "SELECT 1"], &["status", &file]] {
+    for args in
+        [&["init", &file][..], &["serve", &file], &["sql", &file, "SELECT 1"], &["status", &file], &["doctor", &file]]
+    {
         let done = litemesh(args).fails(3, &["letter.txt", "file is not a database"]);
         assert_eq!(done.stderr.lines().count(), 1, "{done:?}");
     }

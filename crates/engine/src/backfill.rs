@@ -136,7 +136,7 @@ pub(crate) fn is_written(db: Handle, table: &Table, cell: &ColumnInfo, keys: &[B
 }
 
 /// What a column holds where nobody wrote to it.
-enum Default {
+pub(crate) enum Default {
     Null,
     Value(litemesh_proto::Value),
     /// Something else each time, such as `CURRENT_TIMESTAMP`, or unknown.
@@ -144,7 +144,7 @@ enum Default {
 }
 
 impl Default {
-    fn of(db: Handle, table: &Table, cell: &ColumnInfo) -> rusqlite::Result<Self> {
+    pub(crate) fn of(db: Handle, table: &Table, cell: &ColumnInfo) -> rusqlite::Result<Self> {
         let declared = db.prepare("SELECT dflt_value FROM pragma_table_info(?1, 'main') WHERE name = ?2")?;
         let row = declared.query(&[(&*table.name).into(), (&*cell.name).into()])?;
         if !row.next()? || row.is_null(0) {
@@ -185,7 +185,7 @@ impl Default {
     }
 
     /// Whether the cell of row `b` is something else. The value is parameter `n`.
-    fn differs(&self, cell: &ColumnInfo, n: usize) -> String {
+    pub(crate) fn differs(&self, cell: &ColumnInfo, n: usize) -> String {
         let name = quote(&cell.name);
         match self {
             Self::Null => format!("b.{name} IS NOT NULL"),
@@ -195,7 +195,7 @@ impl Default {
         }
     }
 
-    fn binds(&self) -> Vec<Bind<'_>> {
+    pub(crate) fn binds(&self) -> Vec<Bind<'_>> {
         match self {
             Self::Value(value) => vec![value.into()],
             _ => Vec::new(),

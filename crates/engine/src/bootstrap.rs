@@ -120,7 +120,7 @@ fn create(db: Handle) -> rusqlite::Result<()> {
     created
 }
 
-fn create_tables(db: Handle) -> rusqlite::Result<()> {
+pub(crate) fn create_tables(db: Handle) -> rusqlite::Result<()> {
     for sql in [
         // DSK-1 to DSK-3: CRSqlite's own.
         "CREATE TABLE IF NOT EXISTS crsql_tracked_peers (site_id BLOB NOT NULL, version INTEGER NOT NULL,

@@ -9,6 +9,8 @@ use litemesh_proto::{Change, Changeset, Cursor, DbVersion, SiteId};
 use rusqlite::Connection;
 
 use crate::alter::{self, Compaction};
+use crate::check::repair::{self, Repaired};
+use crate::check::{Checker, Finding};
 use crate::core::{Core, Shared};
 use crate::error::{AlterError, MergeError, OpenError, ReplicateError, StorageError};
 use crate::heal::heal;
@@ -340,6 +342,66 @@ impl Engine {
         transaction.commit()?;
         Ok(DbVersion::new(next))
     }
+
+    /// What is inconsistent in this database, one after the other: `crsql_check()` in SQL.
+    ///
+    /// Reads only, and works on a read-only connection. Memory does not grow with the database. Unless a transaction is open,
+    /// each kind of finding is looked for in the state that the database has then.
+    ///
+    /// What nobody can find out: a value that was changed past the triggers, where its cell has a clock already.
+    ///
+    /// # Errors
+    ///
+    /// SQLite fails.
+    ///
+    /// ```
+    /// use litemesh_engine::{Engine, FindingKind};
+    ///
+    /// let mut engine = Engine::open_in_memory()?;
+    /// engine.connection().execute_batch("CREATE TABLE todo (id TEXT PRIMARY KEY NOT NULL, title TEXT)")?;
+    /// engine.replicate("todo")?;
+    /// // With the sync bit set the triggers record nothing.
+    /// engine.connection().execute_batch("SELECT crsql_internal_sync_bit(1); INSERT INTO todo (id) VALUES ('a')")?;
+    /// let found = engine.check()?.collect::<Result<Vec<_>, _>>()?;
+    /// assert_eq!(found[0].kind, FindingKind::RowWithoutClocks);
+    /// engine.repair()?;
+    /// assert_eq!(engine.check()?.count(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn check(&self) -> Result<Findings<'_>, StorageError> {
+        Ok(Findings { checker: Some(Checker::new(&mut *self.core()?, None)?), _engine: self })
+    }
+
+    /// Mends what [`check`](Self::check) finds, as far as that needs no decision: [`FindingKind::repair`] tells for each
+    /// kind. One transaction; what is consistent is not touched. Check again to see what is left.
+    ///
+    /// [`FindingKind::repair`]: crate::FindingKind::repair
+    ///
+    /// # Errors
+    ///
+    /// SQLite fails; nothing was changed then.
+    pub fn repair(&mut self) -> Result<Vec<Repaired>, StorageError> {
+        self.in_transaction(repair::repair)
+    }
+
+    /// Deletes at all sites the rows that are gone here though their clocks say that they live
+    /// ([`FindingKind::ClockWithoutRow`](crate::FindingKind::ClockWithoutRow)).
+    ///
+    /// Right where they were deleted past the triggers; wrong where they were lost.
+    ///
+    /// # Errors
+    ///
+    /// SQLite fails; nothing was changed then.
+    pub fn bury_missing_rows(&mut self) -> Result<Vec<Repaired>, StorageError> {
+        self.in_transaction(repair::bury_missing_rows)
+    }
+
+    fn in_transaction<T>(&mut self, work: impl FnOnce(&mut Core) -> rusqlite::Result<T>) -> Result<T, StorageError> {
+        let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let done = work(&mut *self.shared.lock()?)?;
+        transaction.commit()?;
+        Ok(done)
+    }
 }
 
 /// Closes a window that was left by an error or a panic.
@@ -369,6 +431,25 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
         connection.pragma_update(None, "synchronous", "NORMAL")?;
     }
     Ok(())
+}
+
+/// Iterator of [`Engine::check`]. Ends with the first error.
+pub struct Findings<'a> {
+    checker: Option<Checker>,
+    /// The statements of the check must be gone before the connection is.
+    _engine: &'a Engine,
+}
+
+impl Iterator for Findings<'_> {
+    type Item = Result<Finding, StorageError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.checker.as_mut()?.next();
+        if !matches!(next, Ok(Some(_))) {
+            self.checker = None;
+        }
+        next.map_err(StorageError::from).transpose()
+    }
 }
 
 /// Iterator of [`Engine::changes_since`].

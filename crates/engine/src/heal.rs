@@ -37,6 +37,15 @@ pub(crate) fn heal(core: &mut Core) -> rusqlite::Result<()> {
     core.refresh()
 }
 
+/// Mends everything, whatever is set. Inside of the caller's transaction. Gives what it was.
+pub(crate) fn mend_all(core: &mut Core) -> rusqlite::Result<Vec<Repair>> {
+    core.refresh()?;
+    let repairs = core.repairs.clone();
+    mend(core, &repairs)?;
+    core.refresh()?;
+    Ok(repairs)
+}
+
 /// Mends what has to do with one table, which somebody names. Inside of the caller's savepoint.
 pub(crate) fn heal_table(core: &mut Core, name: &str) -> rusqlite::Result<()> {
     core.refresh()?;

@@ -21,6 +21,7 @@ mod backfill;
 mod bootstrap;
 mod capture;
 mod changes_table;
+mod check;
 mod clset_table;
 mod core;
 mod cursor;
@@ -47,7 +48,8 @@ mod statement;
 mod transaction;
 mod unpack_table;
 
-pub use engine::{Changesets, Engine};
+pub use check::{Finding, FindingKind, Repair, Repaired, Severity};
+pub use engine::{Changesets, Engine, Findings};
 pub use error::{AlterError, MergeError, MigrateError, OpenError, ReplicateError, StorageError};
 pub use litemesh_proto as proto;
 pub use load::load;

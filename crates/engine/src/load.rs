@@ -13,7 +13,7 @@ use crate::error::OpenError;
 use crate::functions::VERSION_FUNCTION;
 use crate::statement::Handle;
 use crate::transaction::TransactionFlags;
-use crate::{changes_table, clset_table, functions, scratch, transaction, unpack_table};
+use crate::{changes_table, check, clset_table, functions, scratch, transaction, unpack_table};
 
 /// Loads the engine into a connection that stays the caller's. Does nothing where it is loaded already.
 ///
@@ -60,6 +60,7 @@ pub(crate) fn load_shared(connection: &Connection) -> Result<(Arc<Shared>, Boots
     transaction::register(db, &shared)?;
     functions::register(connection, &shared)?;
     changes_table::register(connection, &shared)?;
+    check::table::register(connection, &shared)?;
     clset_table::register(connection, Some(&shared))?;
     unpack_table::register(connection)?;
     Ok((shared, found))
