@@ -3,10 +3,12 @@
 //!     cargo run --release -p engine-bench -- times
 //!     cargo run --release -p engine-bench -- instructions
 //!     cargo run --release -p engine-bench -- incremental
+//!     cargo run --release -p engine-bench -- alter
 //!
 //! Every line printed is a JSON object. `times` gives ratios to plain SQLite doing the same rows in the same run, medians of
 //! interleaved runs; `instructions` counts with callgrind.
 
+mod alter;
 mod incremental;
 mod instructions;
 mod layouts;
@@ -77,6 +79,11 @@ enum Command {
         #[arg(long, default_value_t = 100_000)]
         rows: usize,
     },
+    /// Schema changes of a large table: milliseconds. Fails where adding a column takes more than 50.
+    Alter {
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: usize,
+    },
     #[command(hide = true)]
     Probe {
         #[arg(long)]
@@ -105,6 +112,7 @@ fn main() -> Result<(), Error> {
         }
         Command::Incremental { changes, tables } => incremental::run(changes, tables),
         Command::Layouts { rows } => layouts::run(rows),
+        Command::Alter { rows } => alter::run(rows),
         Command::Probe { subject, work, rows, batch, columns, integer_key, only_prepare } => {
             let shape = Shape { columns, is_text_key: !integer_key };
             let task = Task { work, shape, rows, batch, memory_temp_store: false };
