@@ -97,7 +97,8 @@ pub(crate) struct InitArgs {
     litemesh serve hub.db --listen 0.0.0.0:4646 --path /sync  for a proxy on another machine\n\n\
 With --json, each line of standard output is one JSON object with the member `event`. The first is\n  \
     {\"event\":\"listening\",\"url\":\"http://127.0.0.1:4646\",\"site_id\":\"<32 hex digits>\"}\n\
-then `connect`, `sync`, `eose`, `served`, `change`, `outdated`, `disconnect`, `error` and `lagged` as they happen.")]
+then `connect`, `sync`, `eose`, `served`, `change`, `outdated`, `disconnect`, `error` and `lagged` as they happen.\n\
+The last is `stats`, with what the server has done: connections, messages, bytes, and what was refused.")]
 pub(crate) struct ServeArgs {
     /// The SQLite file, made replicated by `litemesh init`
     pub(crate) file: PathBuf,

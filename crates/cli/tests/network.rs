@@ -4,7 +4,7 @@
 mod support;
 
 use serde_json::json;
-use support::{Files, Hub, Running, litemesh, rows};
+use support::{Files, Hub, Running, SCHEMA, litemesh, rows};
 
 #[test]
 fn sync_once_brings_both_sides_to_the_same_rows() {
@@ -30,8 +30,30 @@ fn sync_once_brings_both_sides_to_the_same_rows() {
     let found = (&last["event"], &last["peer"], &last["changes_received"], &last["changes_sent"]);
     assert_eq!(found, (&json!("done"), &json!(hub.site), &json!(0), &json!(0)));
 
-    let (status, stderr) = hub.running.stop("-TERM");
-    assert_eq!((status.code(), stderr.as_str()), (Some(0), ""));
+    let stats = hub.running.stats_at_stop();
+    let count = |name: &str| stats[name].as_u64().unwrap();
+    assert_eq!((count("streams_total"), count("refused_by_peer"), count("refused_streams")), (2, 0, 0), "{stats}");
+    // Each connection posted its request at least.
+    assert!(count("messages_in") >= 3 && count("bytes_in") > 0 && count("bytes_out") > 0, "{stats}");
+}
+
+#[test]
+fn a_hub_says_what_it_has_done_when_it_stops() {
+    let files = Files::new();
+    let (hub_file, copy) = (files.database("hub.db"), files.path("copy.db"));
+    let more = files.write("more.sql", &format!("{SCHEMA} CREATE TABLE more (id TEXT PRIMARY KEY NOT NULL);"));
+    litemesh(&["init", &copy, "--schema", &more]).ok();
+    litemesh(&["sql", &copy, "INSERT INTO more VALUES ('a')"]).ok();
+    let hub = Hub::start(&hub_file, &[]);
+    litemesh(&["sync", &copy, &hub.url, "--once", "--timeout", "10"]).fails(6, &["more"]);
+    let stats = hub.running.stats_at_stop();
+    assert!(stats["refused_by_peer"].as_u64() > Some(0), "{stats}");
+
+    let hub = Running::start(&["serve", &hub_file, "--listen", "127.0.0.1:0"]);
+    while hub.line() != "Ctrl-C stops it" {}
+    hub.signal("-TERM");
+    assert_eq!(hub.line(), "stopped; 0 connections, 0 messages in (0 B), 0 messages out (0 B)");
+    hub.end();
 }
 
 #[test]

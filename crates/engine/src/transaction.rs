@@ -253,6 +253,12 @@ unsafe fn table<'a>(table: *mut ffi::sqlite3_vtab) -> &'a Table {
     unsafe { &*table.cast::<Table>() }
 }
 
+/// Makes the table of one connection.
+///
+/// # Safety
+///
+/// SQLite calls it with an open connection, the `aux` that [`register`] gave it and has not dropped, and a place for
+/// the result.
 unsafe extern "C" fn connect(
     db: *mut ffi::sqlite3,
     aux: *mut c_void,
@@ -275,6 +281,11 @@ unsafe extern "C" fn connect(
     ffi::SQLITE_OK
 }
 
+/// Ends a table, and with that of statements the statements, while they can still be finalized.
+///
+/// # Safety
+///
+/// SQLite calls it with a table that [`connect`] made and [`disconnect`] has not ended, as the last call on that table.
 unsafe extern "C" fn disconnect(raw: *mut ffi::sqlite3_vtab) -> c_int {
     // SAFETY: made by `connect`, ended here, once.
     let table = unsafe { Box::from_raw(raw.cast::<Table>()) };
@@ -286,10 +297,20 @@ unsafe extern "C" fn disconnect(raw: *mut ffi::sqlite3_vtab) -> c_int {
     ffi::SQLITE_OK
 }
 
+/// There is nothing to plan.
+///
+/// # Safety
+///
+/// SQLite calls it; nothing that it passes is used.
 unsafe extern "C" fn best_index(_: *mut ffi::sqlite3_vtab, _: *mut ffi::sqlite3_index_info) -> c_int {
     ffi::SQLITE_OK
 }
 
+/// Opens a cursor, which has no state of its own.
+///
+/// # Safety
+///
+/// SQLite calls it with a place for the result.
 unsafe extern "C" fn open(_: *mut ffi::sqlite3_vtab, out: *mut *mut ffi::sqlite3_vtab_cursor) -> c_int {
     let cursor = Box::new(ffi::sqlite3_vtab_cursor { pVtab: std::ptr::null_mut() });
     // SAFETY: SQLite passes a place for the result.
@@ -297,12 +318,22 @@ unsafe extern "C" fn open(_: *mut ffi::sqlite3_vtab, out: *mut *mut ffi::sqlite3
     ffi::SQLITE_OK
 }
 
+/// Ends a cursor.
+///
+/// # Safety
+///
+/// SQLite calls it with a cursor that [`open`] made and [`close`] has not ended, as the last call on that cursor.
 unsafe extern "C" fn close(cursor: *mut ffi::sqlite3_vtab_cursor) -> c_int {
     // SAFETY: made by `open`, ended here, once.
     drop(unsafe { Box::from_raw(cursor) });
     ffi::SQLITE_OK
 }
 
+/// Starts a scan, which is at its end at once.
+///
+/// # Safety
+///
+/// SQLite calls it; nothing that it passes is used.
 unsafe extern "C" fn filter(
     _: *mut ffi::sqlite3_vtab_cursor,
     _: c_int,
@@ -313,19 +344,38 @@ unsafe extern "C" fn filter(
     ffi::SQLITE_OK
 }
 
+/// Never reached: a scan is at its end at once.
+///
+/// # Safety
+///
+/// SQLite calls it; nothing that it passes is used.
 unsafe extern "C" fn next(_: *mut ffi::sqlite3_vtab_cursor) -> c_int {
     ffi::SQLITE_OK
 }
 
 /// Both tables are always empty.
+///
+/// # Safety
+///
+/// SQLite calls it; nothing that it passes is used.
 unsafe extern "C" fn eof(_: *mut ffi::sqlite3_vtab_cursor) -> c_int {
     1
 }
 
+/// Never reached, likewise.
+///
+/// # Safety
+///
+/// SQLite calls it; nothing that it passes is used.
 unsafe extern "C" fn column(_: *mut ffi::sqlite3_vtab_cursor, _: *mut ffi::sqlite3_context, _: c_int) -> c_int {
     ffi::SQLITE_OK
 }
 
+/// Never reached, likewise.
+///
+/// # Safety
+///
+/// SQLite calls it with a place for the result.
 unsafe extern "C" fn rowid(_: *mut ffi::sqlite3_vtab_cursor, out: *mut ffi::sqlite3_int64) -> c_int {
     // SAFETY: SQLite passes a place for the result.
     unsafe { *out = 0 };
@@ -333,6 +383,10 @@ unsafe extern "C" fn rowid(_: *mut ffi::sqlite3_vtab_cursor, out: *mut ffi::sqli
 }
 
 /// A write stores nothing: that it happened is what counts.
+///
+/// # Safety
+///
+/// SQLite calls it with a place for the rowid; the values are not looked at.
 unsafe extern "C" fn update(
     _: *mut ffi::sqlite3_vtab,
     _: c_int,
@@ -344,6 +398,11 @@ unsafe extern "C" fn update(
     ffi::SQLITE_OK
 }
 
+/// The first write of a transaction.
+///
+/// # Safety
+///
+/// SQLite calls it with a table that [`connect`] made and [`disconnect`] has not ended.
 unsafe extern "C" fn begin(raw: *mut ffi::sqlite3_vtab) -> c_int {
     // SAFETY: SQLite passes a table of ours.
     let flags = &unsafe { table(raw) }.flags;
@@ -353,6 +412,10 @@ unsafe extern "C" fn begin(raw: *mut ffi::sqlite3_vtab) -> c_int {
 }
 
 /// The end of a statement that is a transaction of its own. Writing is allowed here, not in `xCommit`.
+///
+/// # Safety
+///
+/// SQLite calls it with a table that [`connect`] made and [`disconnect`] has not ended.
 unsafe extern "C" fn sync(raw: *mut ffi::sqlite3_vtab) -> c_int {
     // SAFETY: SQLite passes a table of ours.
     let (mut code, mut message) = unsafe { end_statement(raw) };
@@ -419,12 +482,22 @@ fn sqlite_text(text: &str) -> *mut c_char {
     }
 }
 
+/// The transaction is committed.
+///
+/// # Safety
+///
+/// SQLite calls it with a table that [`connect`] made and [`disconnect`] has not ended.
 unsafe extern "C" fn commit(raw: *mut ffi::sqlite3_vtab) -> c_int {
     // SAFETY: SQLite passes a table of ours.
     unsafe { table(raw) }.flags.end(Ended::Committed);
     ffi::SQLITE_OK
 }
 
+/// The transaction is rolled back.
+///
+/// # Safety
+///
+/// SQLite calls it with a table that [`connect`] made and [`disconnect`] has not ended.
 unsafe extern "C" fn rollback(raw: *mut ffi::sqlite3_vtab) -> c_int {
     // SAFETY: SQLite passes a table of ours.
     unsafe { table(raw) }.flags.end(Ended::RolledBack);
@@ -432,6 +505,10 @@ unsafe extern "C" fn rollback(raw: *mut ffi::sqlite3_vtab) -> c_int {
 }
 
 /// What was noted before the savepoint must be written before it, too.
+///
+/// # Safety
+///
+/// SQLite calls it with a table that [`connect`] made and [`disconnect`] has not ended.
 unsafe extern "C" fn savepoint(raw: *mut ffi::sqlite3_vtab, number: c_int) -> c_int {
     // SAFETY: SQLite passes a table of ours.
     let (code, _) = unsafe { end_statement(raw) };
@@ -441,11 +518,20 @@ unsafe extern "C" fn savepoint(raw: *mut ffi::sqlite3_vtab, number: c_int) -> c_
 }
 
 /// The end of a statement inside of a transaction. FTS5 writes here, too.
+///
+/// # Safety
+///
+/// SQLite calls it with a table that [`connect`] made and [`disconnect`] has not ended.
 unsafe extern "C" fn release(raw: *mut ffi::sqlite3_vtab, _: c_int) -> c_int {
     // SAFETY: SQLite passes a table of ours.
     unsafe { end_statement(raw) }.0
 }
 
+/// A part of the transaction is rolled back.
+///
+/// # Safety
+///
+/// SQLite calls it with a table that [`connect`] made and [`disconnect`] has not ended.
 unsafe extern "C" fn rollback_to(raw: *mut ffi::sqlite3_vtab, number: c_int) -> c_int {
     // SAFETY: SQLite passes a table of ours.
     unsafe { table(raw) }.flags.roll_back_to_savepoint(number);

@@ -36,6 +36,7 @@ type Reply = oneshot::Sender<Result<(), Refusal>>;
 
 /// What is shared by the sessions of one peer.
 pub(crate) struct Common {
+    pub(crate) site: SiteId,
     pub(crate) engine: EngineThread,
     pub(crate) events: broadcast::Sender<Event>,
     /// Versions of v1 remotes that we hold, the newest perhaps in part: what may be passed on to other v1 remotes.
@@ -79,8 +80,9 @@ pub(crate) struct Driver {
 impl Driver {
     /// Runs one session until its connection ends. Says why it ended.
     pub(crate) async fn run(self, inbox: mpsc::Receiver<Inbound>) {
-        let span =
-            tracing::debug_span!("session", remote = %self.remote.site.fmt_short(), transport = %self.transport_name);
+        let peer = tracing::info_span!("peer", site = %self.common.site.fmt_short());
+        let (remote, transport) = (self.remote.site.fmt_short(), &self.transport_name);
+        let session = tracing::info_span!(parent: &peer, "session", %remote, %transport);
         async {
             self.tell(|peer, transport| Event::Connect { peer, transport });
             let reason = self.serve(inbox).await;
@@ -88,7 +90,7 @@ impl Driver {
             tracing::debug!(reason, "session ended");
             self.tell(|peer, transport| Event::Disconnect { peer, transport, reason });
         }
-        .instrument(span)
+        .instrument(session)
         .await;
     }
 
@@ -151,7 +153,7 @@ impl Driver {
             match effect {
                 Effect::Ask(request) => self.spawn_ask(tasks, request),
                 Effect::EndAfter(delay, reason) => {
-                    tasks.spawn(async move {
+                    spawn(tasks, async move {
                         tokio::time::sleep(delay).await;
                         Done::Failed(reason)
                     });
@@ -184,7 +186,7 @@ impl Driver {
     /// Reads what we hold, to ask for the rest.
     fn spawn_opening(&self, tasks: &mut JoinSet<Done>) {
         let (engine, site) = (self.common.engine.clone(), self.remote.site);
-        tasks.spawn(async move {
+        spawn(tasks, async move {
             let read = move |engine: &mut Engine| Ok((engine.cursor()?, engine.position(site)?));
             match flatten(engine.call(read).await) {
                 Ok((cursor, position)) => Done::Input(Input::Opened { cursor, position }),
@@ -195,7 +197,7 @@ impl Driver {
 
     fn spawn_ask(&self, tasks: &mut JoinSet<Done>, request: SyncRequest) {
         let (transport, remote) = (self.transport.clone(), self.remote);
-        tasks.spawn(async move {
+        spawn(tasks, async move {
             match transport.sync(remote, request).await {
                 // Nothing follows from it: the answer comes by itself.
                 Ok(()) => std::future::pending().await,
@@ -214,9 +216,16 @@ impl Driver {
         self.stats.changes_received.fetch_add(changes.len() as u64, Ordering::Relaxed);
         let (engine, frontier, recent) =
             (self.common.engine.clone(), self.common.frontier.clone(), self.recent.clone());
+        let span = tracing::debug_span!("merge", remote = %self.remote.site.fmt_short(), changes = changes.len());
         let work = move |engine: &mut Engine| {
+            // The work is done on the engine's thread, where no span would be known.
+            let _entered = span.entered();
             let merged = engine.merge(&changes, &progress);
+            if let Err(error) = &merged {
+                tracing::warn!(%error, "not merged");
+            }
             if let Ok(merged) = &merged {
+                tracing::debug!("merged");
                 // Before anybody is told of the commit, or the others would look too early and never again.
                 frontier.lock().unwrap_or_else(PoisonError::into_inner).join(&reached);
                 let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -227,7 +236,7 @@ impl Driver {
             }
             merged
         };
-        tasks.spawn(async move {
+        spawn(tasks, async move {
             let result = match engine.call(work).await {
                 Err(error) => return Done::Failed(error.to_string()),
                 Ok(Ok(merged)) => Ok(MergeDone { local_versions: merged.local_versions }),
@@ -242,7 +251,7 @@ impl Driver {
             (self.common.engine.clone(), self.common.frontier.clone(), self.recent.clone());
         let bytes_max = self.transport.message_bytes_max(self.remote).min(BATCH_BYTES_MAX);
         let limits = PageLimits { changes_max: BATCH_CHANGES_MAX, bytes_max };
-        tasks.spawn(async move {
+        spawn(tasks, async move {
             let generation = order.generation;
             let work = move |engine: &mut Engine| {
                 let recent = recent.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -258,7 +267,7 @@ impl Driver {
     fn spawn_send(&self, tasks: &mut JoinSet<Done>, message: PeerMessage) {
         let (transport, remote, stats) = (self.transport.clone(), self.remote, self.stats.clone());
         let (events, name) = (self.common.events.clone(), self.transport_name.clone());
-        tasks.spawn(async move {
+        spawn(tasks, async move {
             let count = message.change_count() as u64;
             match transport.send(remote, message).await {
                 Ok(()) => {
@@ -276,6 +285,11 @@ impl Driver {
             }
         });
     }
+}
+
+/// Spawns a task that works for the session, and says so in what it logs.
+fn spawn(tasks: &mut JoinSet<Done>, work: impl Future<Output = Done> + Send + 'static) {
+    tasks.spawn(work.in_current_span());
 }
 
 fn read(

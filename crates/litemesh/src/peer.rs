@@ -169,7 +169,8 @@ impl PeerBuilder {
         let waker = engine.waker();
         self.database.wakers().add(move || waker.wake());
         let watch = FileWatch::start(self.database.path(), engine.waker());
-        let common = Arc::new(Common { engine, events: self.events, frontier: Arc::default(), limits: self.limits });
+        let common =
+            Arc::new(Common { site, engine, events: self.events, frontier: Arc::default(), limits: self.limits });
         let stop = CancellationToken::new();
         let inner = Arc::new(Inner {
             site,

@@ -14,7 +14,10 @@
 //! 4. [`Transport::send`] resolves when the carrier took the message, and waits while it cannot: that is the backpressure.
 //!    A peer has at most one `send` a connection under way. An error means that the connection is of no more use: the peer
 //!    gives it up, and everything not yet acknowledged is asked for again over the next one.
-//! 5. A transport keeps no protocol state: no retries of content, no cursors, no filters. It dials again by itself.
+//! 5. A transport may be used as soon as it has called `connect`: the peer's [`sync`](Transport::sync) can come before that
+//!    call, and even before [`start`](Transport::start), has resolved. [`stop`](Transport::stop) can come at any time, also
+//!    to a transport that was never started, because another one of the peer could not be.
+//! 6. A transport keeps no protocol state: no retries of content, no cursors, no filters. It dials again by itself.
 //!
 //! # Futures
 //!
@@ -42,7 +45,8 @@ pub trait Transport: Send + Sync + 'static {
     /// error: the transport goes on dialling.
     fn start(&self, peer: Arc<dyn PeerCallbacks>) -> BoxFuture<'_, Result<(), TransportError>>;
 
-    /// Asks the remote for everything that `request` does not cover.
+    /// Asks the remote for everything that `request` does not cover. May be called before `start` has resolved; see the
+    /// contract, 5.
     ///
     /// # Errors
     ///
@@ -59,7 +63,8 @@ pub trait Transport: Send + Sync + 'static {
     /// Ends one connection. `disconnect` is *not* reported for it. Unknown connections are ignored.
     fn close(&self, remote: Remote) -> BoxFuture<'_, ()>;
 
-    /// Ends all connections and all tasks. After it resolves nothing is reported any more.
+    /// Ends all connections and all tasks. After it resolves nothing is reported any more. A transport that was never
+    /// started has nothing to end, and is not started afterwards.
     fn stop(&self) -> BoxFuture<'_, ()>;
 
     /// About how many bytes of JSON one message to this remote may take.

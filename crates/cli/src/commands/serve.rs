@@ -5,15 +5,15 @@ use std::path::Path;
 
 use axum::Router;
 use litemesh::{Database, Event, EventError, Limits, Peer};
-use litemesh_http::HttpServer;
-use serde_json::json;
+use litemesh_http::{Counters, HttpServer};
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use crate::args::ServeArgs;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, bytes, counted};
 use crate::shutdown::Shutdown;
 use crate::{database_file, event_line};
 
@@ -22,6 +22,7 @@ pub(crate) struct Hub {
     pub(crate) peer: Peer,
     /// Where it can be joined.
     pub(crate) url: String,
+    transport: HttpServer,
     /// Dropped or used to end the server.
     shutdown: oneshot::Sender<()>,
     server: tokio::task::JoinHandle<std::io::Result<()>>,
@@ -53,23 +54,26 @@ impl Hub {
             .map_err(|error| Failure::start(file, &error))?;
         let routes = if path == "/" { transport.routes() } else { Router::new().nest(path, transport.routes()) };
         let (shutdown, asked) = oneshot::channel::<()>();
-        let server = tokio::spawn(async move {
-            // Dropping the sender means the same as using it.
-            let asked = async move { drop(asked.await) };
-            transport.serve_router(routes, listener, asked).await
+        let server = tokio::spawn({
+            let transport = transport.clone();
+            async move {
+                // Dropping the sender means the same as using it.
+                let asked = async move { drop(asked.await) };
+                transport.serve_router(routes, listener, asked).await
+            }
         });
         let url = format!("http://{address}{}", if path == "/" { "" } else { path });
-        Ok(Self { peer, url, shutdown, server })
+        Ok(Self { peer, url, transport, shutdown, server })
     }
 
-    /// Ends the server, then the peer. Waits for answers under way.
-    pub(crate) async fn stop(self) -> Result<(), Failure> {
+    /// Ends the server, then the peer. Waits for answers under way. Gives what the server has done.
+    pub(crate) async fn stop(self) -> Result<Counters, Failure> {
         // An error means that the server has ended already.
         let _ = self.shutdown.send(());
         let served = self.server.await;
         self.peer.stop().await;
         match served {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => Ok(self.transport.counters()),
             Ok(Err(error)) => Err(Failure::network(format!("the listener failed: {error}"), "start again")),
             Err(error) => Err(Failure::internal(error.to_string())),
         }
@@ -105,12 +109,60 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         hub.peer.stop().await;
         return result.map(|()| ExitCode::Ok);
     }
-    hub.stop().await?;
+    let counters = hub.stop().await?;
     result?;
-    if !args.json {
-        output.line("stopped")?;
+    if args.json {
+        output.json(&stats(&counters))?;
+    } else {
+        output.line(format_args!("stopped; {}", summary(&counters)))?;
     }
     Ok(ExitCode::Ok)
+}
+
+/// The counters as the last event.
+fn stats(counters: &Counters) -> Value {
+    json!({
+        "event": "stats",
+        "streams_total": counters.streams_total,
+        "messages_in": counters.messages_in,
+        "messages_out": counters.messages_out,
+        "bytes_in": counters.bytes_in,
+        "bytes_out": counters.bytes_out,
+        "refused_malformed": counters.refused_malformed,
+        "refused_too_large": counters.refused_too_large,
+        "refused_unknown": counters.refused_unknown,
+        "refused_streams": counters.refused_streams,
+        "refused_by_peer": counters.refused_by_peer,
+        "garbled": counters.garbled,
+        "stalled": counters.stalled,
+    })
+}
+
+/// The counters as a sentence; of what went wrong only what happened.
+fn summary(counters: &Counters) -> String {
+    let mut text = format!(
+        "{}, {} in ({}), {} out ({})",
+        counted(counters.streams_total, "connection"),
+        counted(counters.messages_in, "message"),
+        bytes(counters.bytes_in),
+        counted(counters.messages_out, "message"),
+        bytes(counters.bytes_out),
+    );
+    for (number, what) in [
+        (counters.refused_malformed, "malformed request"),
+        (counters.refused_too_large, "oversized request"),
+        (counters.refused_unknown, "unconnected request"),
+        (counters.refused_streams, "refused connection"),
+        (counters.refused_by_peer, "refused message"),
+        (counters.garbled, "unreadable message"),
+        (counters.stalled, "stalled client"),
+    ] {
+        if number > 0 {
+            text.push_str(", ");
+            text.push_str(&counted(number, what));
+        }
+    }
+    text
 }
 
 fn announce(args: &ServeArgs, hub: &Hub, output: &mut Output) -> Result<(), Failure> {
@@ -154,4 +206,21 @@ pub(crate) fn warn_of_nothing_to_sync(file: &Path) {
         std::io::stderr(),
         "litemesh: warning: {file} has no replicated table, so nothing will be synced: run `litemesh init {file}`"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_tells_what_went_wrong_only_where_something_did() {
+        let counters = HttpServer::new().counters();
+        assert_eq!(summary(&counters), "0 connections, 0 messages in (0 B), 0 messages out (0 B)");
+        let mut counters = counters;
+        (counters.streams_total, counters.messages_in, counters.bytes_in) = (1, 1200, 2048);
+        (counters.refused_by_peer, counters.stalled) = (3, 1);
+        let expected =
+            "1 connection, 1,200 messages in (2.0 KiB), 0 messages out (0 B), 3 refused messages, 1 stalled client";
+        assert_eq!(summary(&counters), expected);
+    }
 }

@@ -151,14 +151,37 @@ impl Running {
         }
     }
 
+    #[cfg(unix)]
+    #[track_caller]
+    pub(crate) fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for the end.
+    #[track_caller]
+    pub(crate) fn end(mut self) -> (ExitStatus, String) {
+        let stderr = self.stderr.recv_timeout(PATIENCE).expect("it ends after a signal");
+        (self.child.wait().unwrap(), stderr)
+    }
+
     /// Sends a signal, and waits for the end.
     #[cfg(unix)]
     #[track_caller]
-    pub(crate) fn stop(mut self, signal: &str) -> (ExitStatus, String) {
-        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-        let stderr = self.stderr.recv_timeout(PATIENCE).expect("it ends after a signal");
-        (self.child.wait().unwrap(), stderr)
+    pub(crate) fn stop(self, signal: &str) -> (ExitStatus, String) {
+        self.signal(signal);
+        self.end()
+    }
+
+    /// Stops a hub, which must end well; what it has done.
+    #[cfg(unix)]
+    #[track_caller]
+    pub(crate) fn stats_at_stop(self) -> Value {
+        self.signal("-TERM");
+        let stats = self.event("stats");
+        let (status, stderr) = self.end();
+        assert_eq!((status.code(), stderr.as_str()), (Some(0), ""));
+        stats
     }
 }
 
