@@ -13,6 +13,8 @@ pub(crate) enum Deviation {
     VersionFloor,
     UnusedNumbers,
     BackfillOrder,
+    RevivedInside,
+    UnreadRows,
     IgnoredKeys,
     SentinelLength,
     FailedMerge,
@@ -22,13 +24,15 @@ pub(crate) enum Deviation {
 }
 
 impl Deviation {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::MovedCells,
         Self::EvenLength,
         Self::IdleVersions,
         Self::VersionFloor,
         Self::UnusedNumbers,
         Self::BackfillOrder,
+        Self::RevivedInside,
+        Self::UnreadRows,
         Self::IgnoredKeys,
         Self::SentinelLength,
         Self::FailedMerge,
@@ -46,6 +50,8 @@ impl Deviation {
             Self::VersionFloor => ("VER-7", "db_version does not fall when clocks go"),
             Self::UnusedNumbers => ("VER-9", "a statement that fails uses up no sequence numbers"),
             Self::BackfillOrder => ("CRR-5", "rows that were there before are numbered in the order of the table"),
+            Self::RevivedInside => ("ALT-5", "rows written over their tombstones inside a window are alive"),
+            Self::UnreadRows => ("ALT-6", "a window that only adds columns looks at no rows"),
             Self::IgnoredKeys => ("MRG-5", "changes that are ignored leave no key"),
             Self::SentinelLength => ("MRG-6", "a sentinel's version is the causal length"),
             Self::FailedMerge => ("MRG-14", "a merge that fails leaves nothing behind in its transaction"),

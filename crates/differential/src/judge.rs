@@ -74,16 +74,19 @@ impl Judge<'_> {
                     last = *our;
                     continue;
                 }
-                found.push(match self.statement.about {
+                found.push(match &self.statement.about {
                     // A change that was ignored has numbered the row for a later one of the statement.
                     About::Merge(_) if !self.before.keys.contains_key(key) => Deviation::IgnoredKeys,
-                    About::Refound { table } if table == self.table => Deviation::BackfillOrder,
+                    About::Refound { table } | About::Alter { table, .. } if *table == self.table => {
+                        Deviation::BackfillOrder
+                    }
                     _ => return Err("keys are numbered in another order".into()),
                 });
                 continue;
             }
             let has_clocks = self.original.clocks.keys().any(|(of, _)| of == key);
             let deviation = match &self.statement.about {
+                About::Alter { table, .. } if *table == self.table => Some(Deviation::UnreadRows),
                 _ if has_clocks => None,
                 About::Merge(changes) => changes
                     .iter()
@@ -100,6 +103,38 @@ impl Judge<'_> {
         Ok(found)
     }
 
+    /// ALT-5 and ALT-6.
+    fn explain_altered(
+        &self,
+        place: (&Row, &str),
+        before: &Clocks<'_>,
+        ours: &Clocks<'_>,
+        our: Option<Clock>,
+        their: Option<Clock>,
+    ) -> Option<Deviation> {
+        let is_first = |clock: Clock| (clock.col_version, clock.db_version, clock.site) == (1, self.version_before, 0);
+        let sentinel = |clocks: &Clocks<'_>| clocks.get(&(place.0, ROW)).map_or(0, |clock| clock.col_version);
+        let held = sentinel(before);
+        let is_revived = held > 0 && held % 2 == 0 && sentinel(ours) == held + 1;
+        match (our, their) {
+            // First clocks of what was written while nothing was recorded.
+            (None, Some(their)) if is_first(their) => Some(Deviation::UnreadRows),
+            (Some(our), Some(their)) if (Clock { seq: 0, ..our }) == (Clock { seq: 0, ..their }) => {
+                Some(Deviation::BackfillOrder)
+            }
+            // It counts as inserted: all of its cells do, those that were written since, too.
+            (Some(our), Some(their)) if is_revived && place.1 != ROW => {
+                let counted = Clock { col_version: their.col_version + 1, db_version: self.version_before, ..our };
+                (our == counted && our.site == 0).then_some(Deviation::RevivedInside)
+            }
+            (Some(our), None) if is_revived && is_first(our) => Some(Deviation::RevivedInside),
+            (Some(our), Some(their)) if is_revived && place.1 == ROW => (their.col_version == held
+                && (our.db_version, our.site) == (self.version_before, 0))
+                .then_some(Deviation::RevivedInside),
+            _ => None,
+        }
+    }
+
     fn explain_clock(
         &self,
         place: (&Row, &str),
@@ -108,6 +143,9 @@ impl Judge<'_> {
         our: Option<Clock>,
         their: Option<Clock>,
     ) -> Option<Deviation> {
+        if let About::Alter { table, .. } = &self.statement.about {
+            return if *table == self.table { self.explain_altered(place, before, ours, our, their) } else { None };
+        }
         let our = our?;
         let held = before.get(&place).map_or(0, |clock| clock.col_version);
         if place.1 == ROW {

@@ -13,7 +13,8 @@ use crate::ours::Ours;
 use crate::program::{About, Ends, Statement, Unit, comparing_units};
 use crate::schema::{Purpose, Table, random_tables};
 use crate::state::{
-    State, check_order, differences, integer, rewriting_clocks, rewriting_master, rewriting_sites, run_and_read,
+    State, check_order, differences, integer, rewriting_clocks, rewriting_master, rewriting_sites, run_all_and_read,
+    run_and_read,
 };
 use crate::{Failure, Result, Tally};
 
@@ -127,6 +128,9 @@ impl<'a> Pair<'a> {
 
     fn step(&mut self, statement: &Statement) -> Result<()> {
         self.script.push(statement.sql.clone());
+        if let About::Alter { texts, .. } = &statement.about {
+            return self.alter(statement, texts);
+        }
         let (our_outcome, mut ours) = run_and_read(&mut self.ours, &statement.sql, self.tables)?;
         let (their_outcome, mut original) = run_and_read(&mut self.original, &statement.sql, self.tables)?;
         self.tally.statements += 1;
@@ -160,19 +164,38 @@ impl<'a> Pair<'a> {
             }
             None => self.explain(&before, &original, statement)?,
         };
-        if found.is_empty() {
-            self.expect_equal(&original)?;
-        } else {
-            for deviation in &found {
-                self.tally.hits.count(*deviation);
-            }
-            let original = self.reconcile(&original, &found)?;
-            self.expect_equal(&original)?;
-        }
+        self.settle(&original, &found)?;
         if self.ours.is_autocommit() {
             self.may_idle = false;
         }
         Ok(())
+    }
+
+    /// Everything must be equal, once what is explained has been made so.
+    fn settle(&mut self, original: &State, found: &[Deviation]) -> Result<()> {
+        if found.is_empty() {
+            return self.expect_equal(original);
+        }
+        for deviation in found {
+            self.tally.hits.count(*deviation);
+        }
+        let original = self.reconcile(original, found)?;
+        self.expect_equal(&original)
+    }
+
+    /// A window is compared as a whole.
+    fn alter(&mut self, statement: &Statement, texts: &[String]) -> Result<()> {
+        let texts = [texts, &[SET_COUNTERS.to_owned()]].concat();
+        let (our_outcomes, ours) = run_all_and_read(&mut self.ours, &texts, self.tables)?;
+        let (their_outcomes, original) = run_all_and_read(&mut self.original, &texts, self.tables)?;
+        self.tally.statements += texts.len() as u64;
+        for (our, their) in our_outcomes.iter().zip(&their_outcomes) {
+            self.tally.refused += u64::from(our.is_error());
+            self.compare_outcomes(statement, our, their)?;
+        }
+        let before = std::mem::replace(&mut self.state, ours);
+        let found = self.explain(&before, &original, statement)?;
+        self.settle(&original, &found)
     }
 
     /// Fails where anything is different.

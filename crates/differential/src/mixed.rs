@@ -323,51 +323,41 @@ impl Running<'_> {
     /// Section 19, 5: what every file must keep, whoever wrote it.
     fn check_integrity(&mut self) -> Result<()> {
         for table in self.tables {
-            let name = &table.name;
-            let same_key: Vec<_> = table.keys.iter().map(|key| format!("p.{0} IS b.{0}", quote(&key.name))).collect();
-            let base = format!("SELECT 1 FROM {name} b WHERE {}", same_key.join(" AND "));
-            let dead = format!(
-                "SELECT 1 FROM {name}__crsql_clock s
-                 WHERE s.key = p.__crsql_key AND s.col_name = '-1' AND s.col_version % 2 = 0"
-            );
-            let clocks = format!("SELECT 1 FROM {name}__crsql_clock c WHERE c.key = p.__crsql_key");
-            for (what, text) in [
-                (
-                    "clocks without a key",
-                    format!(
-                        "SELECT * FROM {name}__crsql_clock WHERE key NOT IN (SELECT __crsql_key FROM {name}__crsql_pks)"
-                    ),
-                ),
-                (
-                    "rows without clocks",
-                    format!(
-                        "SELECT * FROM {name} b WHERE NOT EXISTS (SELECT 1 FROM {name}__crsql_pks p WHERE {} AND EXISTS ({clocks}))",
-                        same_key.join(" AND ")
-                    ),
-                ),
-                (
-                    "dead rows that are there, or have cells",
-                    format!(
-                        "SELECT * FROM {name}__crsql_pks p WHERE EXISTS ({dead}) AND (EXISTS ({base}) OR EXISTS ({clocks} AND c.col_name <> '-1'))"
-                    ),
-                ),
-                (
-                    "living rows that are not there",
-                    format!(
-                        "SELECT * FROM {name}__crsql_pks p WHERE EXISTS ({clocks}) AND NOT EXISTS ({dead}) AND NOT EXISTS ({base})"
-                    ),
-                ),
-            ] {
+            for (what, text) in unsound(table) {
                 for (index, replica) in self.replicas.iter_mut().enumerate() {
                     let found = replica.rows(&text)?;
                     if !found.is_empty() {
-                        return Err(format!("{what} in {name} at {index}: {}", Outcome::Rows(found)).into());
+                        return Err(format!("{what} in {} at {index}: {}", table.name, Outcome::Rows(found)).into());
                     }
                 }
             }
         }
         Ok(())
     }
+}
+
+/// What must not be found, and the text that looks for it.
+fn unsound(table: &Table) -> [(&'static str, String); 4] {
+    let name = &table.name;
+    let (clock, pks) = (format!("{name}__crsql_clock"), format!("{name}__crsql_pks"));
+    let same_key: Vec<_> = table.keys.iter().map(|key| format!("p.{0} IS b.{0}", quote(&key.name))).collect();
+    let same_key = same_key.join(" AND ");
+    let base = format!("EXISTS (SELECT 1 FROM {name} b WHERE {same_key})");
+    let clocks = |and: &str| format!("EXISTS (SELECT 1 FROM {clock} c WHERE c.key = p.__crsql_key{and})");
+    let (any, cells) = (clocks(""), clocks(" AND c.col_name <> '-1'"));
+    let dead = clocks(" AND c.col_name = '-1' AND c.col_version % 2 = 0");
+    [
+        ("clocks without a key", format!("SELECT * FROM {clock} WHERE key NOT IN (SELECT __crsql_key FROM {pks})")),
+        (
+            "rows without clocks",
+            format!("SELECT * FROM {name} b WHERE NOT EXISTS (SELECT 1 FROM {pks} p WHERE {same_key} AND {any})"),
+        ),
+        (
+            "dead rows that are there, or have cells",
+            format!("SELECT * FROM {pks} p WHERE {dead} AND ({base} OR {cells})"),
+        ),
+        ("living rows that are not there", format!("SELECT * FROM {pks} p WHERE {any} AND NOT {dead} AND NOT {base}")),
+    ]
 }
 
 /// Leaves out the sentinel of a first life that has cells: it says nothing that they do not, and whether a replica has

@@ -1,5 +1,6 @@
 //! Our side.
 
+use litemesh_engine::rusqlite::config::DbConfig;
 use litemesh_engine::rusqlite::types::ValueRef;
 use litemesh_engine::rusqlite::{Connection, Error};
 use litemesh_engine::{Engine as LitemeshEngine, rusqlite};
@@ -21,6 +22,9 @@ impl Ours {
     }
 
     pub(crate) fn attach(connection: Connection) -> Result<Self> {
+        // As CRSqlite's SQLite is built: a column that is not there is an error, and not a text.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
         Ok(Self { engine: LitemeshEngine::attach(connection)? })
     }
 

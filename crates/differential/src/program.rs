@@ -29,6 +29,8 @@ pub(crate) enum About {
     Merge(Vec<Incoming>),
     /// The table becomes an ordinary one and a replicated one again.
     Refound { table: usize },
+    /// A window of `crsql_begin_alter` and `crsql_commit_alter`, in one step: inside of it CRSqlite can read nothing.
+    Alter { table: usize, texts: Vec<String> },
     /// SELECT from `crsql_changes`, ordered by these columns; `true` is descending.
     Filter { order: Vec<(usize, bool)> },
 }
@@ -92,6 +94,7 @@ fn random_unit(rng: &mut Rng, tables: &[Table]) -> Unit {
         73..75 => alone(Statement::plain("UPDATE scratch SET n = n + 1")),
         75..78 => bulk_load(rng, tables),
         78 => alone(refound(rng, tables)),
+        79..82 => alone(alter(rng, tables)),
         _ => transaction(rng, tables),
     }
 }
@@ -134,6 +137,41 @@ fn refound(rng: &mut Rng, tables: &[Table]) -> Statement {
         sql: format!("SELECT crsql_as_table('{name}'), crsql_as_crr('{name}')"),
         about: About::Refound { table },
     }
+}
+
+/// Section 9.
+fn alter(rng: &mut Rng, tables: &[Table]) -> Statement {
+    let index = rng.usize(..tables.len());
+    let table = &tables[index];
+    let name = &table.name;
+    let mut texts = Vec::new();
+    for _ in 0..rng.usize(..3) {
+        texts.push(match rng.u8(..6) {
+            0..3 => {
+                let default = pick(rng, &["", " DEFAULT NULL", " DEFAULT 1", " NOT NULL DEFAULT 2", " DEFAULT 'x'"]);
+                format!("ALTER TABLE {name} ADD COLUMN n{}{default}", rng.u8(..4))
+            }
+            3 if !table.cells.is_empty() => {
+                format!("ALTER TABLE {name} DROP COLUMN {}", quote(&pick(rng, &table.cells).name))
+            }
+            4 if !table.cells.is_empty() => {
+                let cell = quote(&pick(rng, &table.cells).name);
+                format!("ALTER TABLE {name} RENAME COLUMN {cell} TO r{}", rng.u8(..4))
+            }
+            _ => format!("ALTER TABLE {name} DROP COLUMN n{}", rng.u8(..4)),
+        });
+    }
+    for _ in 0..rng.usize(..3) {
+        texts.push(match rng.u8(..4) {
+            0 | 1 => insert(rng, table),
+            2 => format!("UPDATE {name} SET n{} = 5", rng.u8(..4)),
+            _ => format!("DELETE FROM {name} WHERE {}", table.matching(&keys(rng, table))),
+        });
+    }
+    rng.shuffle(&mut texts);
+    texts.insert(0, format!("SELECT crsql_begin_alter('{name}')"));
+    texts.push(format!("SELECT crsql_commit_alter('{name}')"));
+    Statement { sql: texts.join(";\n"), about: About::Alter { table: index, texts } }
 }
 
 /// Rows that nobody is told of.

@@ -60,14 +60,25 @@ fn texts(tables: &[Table]) -> Vec<String> {
     texts
 }
 
-/// Runs `text`, then reads everything. The error of either is in the `Result`, that of the text in the outcome.
+/// Runs one text, then reads everything.
 pub(crate) fn run_and_read(engine: &mut impl Engine, text: &str, tables: &[Table]) -> Result<(Outcome, State)> {
-    let mut all = vec![text.to_owned()];
+    let (mut outcomes, state) = run_all_and_read(engine, &[text.to_owned()], tables)?;
+    Ok((outcomes.pop().ok_or("an outcome")?, state))
+}
+
+/// Runs texts, then reads everything. What comes of a text is in its outcome.
+pub(crate) fn run_all_and_read(
+    engine: &mut impl Engine,
+    first: &[String],
+    tables: &[Table],
+) -> Result<(Vec<Outcome>, State)> {
+    let mut all = first.to_vec();
     all.extend(texts(tables));
-    let mut outcomes = engine.run(&all)?.into_iter().zip(all);
-    let (outcome, _) = outcomes.next().ok_or("an outcome")?;
+    let mut outcomes = engine.run(&all)?;
+    let read = outcomes.split_off(first.len());
+    let mut read = read.into_iter().zip(all.split_off(first.len()));
     let mut rows = || -> Result<Vec<Row>> {
-        let (outcome, text) = outcomes.next().ok_or("an outcome")?;
+        let (outcome, text) = read.next().ok_or("an outcome")?;
         outcome.rows().map_err(|error| format!("{text}: {error}").into())
     };
     let mut state = State { counters: one(rows()?)?, ..State::default() };
@@ -99,7 +110,7 @@ pub(crate) fn run_and_read(engine: &mut impl Engine, text: &str, tables: &[Table
         }
         state.tables.push(table);
     }
-    Ok((outcome, state))
+    Ok((outcomes, state))
 }
 
 fn one(rows: Vec<Row>) -> Result<Row> {
