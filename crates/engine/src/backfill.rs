@@ -113,28 +113,6 @@ pub(crate) fn backfill_cells(core: &mut Core, table: &Table, cells: &[usize], st
     Ok(())
 }
 
-/// Whether a cell of this row has a clock, or a value other than the default.
-pub(crate) fn is_written(db: Handle, table: &Table, cell: &ColumnInfo, keys: &[Bind<'_>]) -> rusqlite::Result<bool> {
-    let default = Default::of(db, table, cell)?;
-    let matches = |row: &str| {
-        let column = |(column, n): (&ColumnInfo, usize)| format!("{row}.{} = ?{n}", quote(&column.name));
-        table.keys.iter().zip(1..).map(column).collect::<Vec<_>>().join(" AND ")
-    };
-    let sql = format!(
-        "SELECT 1 FROM {} b WHERE {} AND ({} OR EXISTS (SELECT 1 FROM {} p JOIN {} c ON c.key = p.{KEY_COLUMN}
-         WHERE {} AND c.col_name = {}))",
-        table.base(),
-        matches("b"),
-        default.differs(cell, table.keys.len() + 1),
-        table.keys_table(),
-        table.clock(),
-        matches("p"),
-        literal(&cell.name)
-    );
-    let binds: Vec<_> = keys.iter().copied().chain(default.binds()).collect();
-    db.prepare(&sql)?.query(&binds)?.next()
-}
-
 /// What a column holds where nobody wrote to it.
 pub(crate) enum Default {
     Null,

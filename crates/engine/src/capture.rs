@@ -13,7 +13,6 @@ use crate::changes_table::value_ref;
 use crate::core::{Core, Shared, module_error};
 use crate::discovery::Repair;
 use crate::error::to_sql;
-use crate::heal::written_cells;
 use crate::notes::Write;
 use crate::record::record_notes;
 use crate::schema::Table;
@@ -123,9 +122,9 @@ fn note_update<'a>(
     let passed = (keys..keys + table.passed_cells()).filter(differs).map(|i| table.passed_cell(i - keys));
     let mut changed = core.notes.keep_cells(passed);
     // FN-8, the FIX: the trigger may know fewer columns than there are by now.
-    if table.passed.is_some() {
+    if let Some(unpassed) = table.unpassed(core.db)? {
         let binds: Vec<Bind<'_>> = (0..keys).map(|i| new(i).into()).collect();
-        let written = written_cells(core, table, &binds)?;
+        let written = unpassed.written(&binds)?;
         changed.end = core.notes.keep_cells(written.into_iter()).end;
     }
     // VER-6, the FIX: nothing changed, so no version is used up and nobody is woken.

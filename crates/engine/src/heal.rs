@@ -7,14 +7,13 @@
 //! `crsql_config_set('self-heal', 0)`; then only a function that names the table mends it.
 
 use crate::alter::take_write_lock;
-use crate::backfill::is_written;
 use crate::bootstrap::is_read_only;
 use crate::core::{Core, Shared};
 use crate::discovery::Repair;
 use crate::replicate::{create_indexes, create_triggers, drop_shadows, drop_triggers, in_savepoint};
-use crate::schema::{CLOCK_SUFFIX, KEYS_SUFFIX, Table, load_table};
+use crate::schema::{CLOCK_SUFFIX, KEYS_SUFFIX, load_table};
 use crate::sql::quote;
-use crate::statement::{Bind, Handle};
+use crate::statement::Handle;
 
 /// Mends everything, if that is not turned off. Call it when the schema has just been looked at. Errors are logged, not told:
 /// what could not be mended goes on to work.
@@ -162,18 +161,4 @@ fn remake_triggers(db: Handle, shadow: &str, table: &str) -> rusqlite::Result<()
     table.shadow = shadow.into();
     drop_triggers(db, shadow)?;
     create_triggers(db, &table)
-}
-
-/// Cells of a row that the update trigger did not pass, and that were written as far as can be told (FN-8): one with a value
-/// other than the default, or with a clock already. The old value is not to be had, so a write that changes nothing can count
-/// as one that does; until the triggers are mended, at the end of the same transaction.
-pub(crate) fn written_cells(core: &Core, table: &Table, keys: &[Bind<'_>]) -> rusqlite::Result<Vec<usize>> {
-    let Some(passed) = &table.passed else { return Ok(Vec::new()) };
-    let mut written = Vec::new();
-    for cell in (0..table.cells.len()).filter(|cell| !passed.contains(cell)) {
-        if is_written(core.db, table, &table.cells[cell], keys)? {
-            written.push(cell);
-        }
-    }
-    Ok(written)
 }

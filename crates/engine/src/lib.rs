@@ -47,6 +47,7 @@ mod sql_text;
 mod statement;
 mod transaction;
 mod unpack_table;
+mod unpassed;
 
 pub use check::{Finding, FindingKind, Repair, Repaired, Severity};
 pub use engine::{Changesets, Engine, Findings};

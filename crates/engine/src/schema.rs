@@ -7,6 +7,7 @@ use crate::affinity::Affinity;
 use crate::error::ReplicateError;
 use crate::sql_text::tokens;
 use crate::statement::{Handle, Statement};
+use crate::unpassed::Unpassed;
 
 pub(crate) const CLOCK_SUFFIX: &str = "__crsql_clock";
 pub(crate) const KEYS_SUFFIX: &str = "__crsql_pks";
@@ -41,6 +42,7 @@ pub(crate) struct Table {
     pub(crate) keys: Vec<ColumnInfo>,
     /// The other columns, in table order. Generated and hidden ones are not replicated (DSK-8).
     pub(crate) cells: Vec<ColumnInfo>,
+    unpassed: OnceLock<Unpassed>,
     cell_index: HashMap<Arc<str>, usize>,
     statements: Statements,
     by_columns: Mutex<ByColumns>,
@@ -128,6 +130,16 @@ impl Table {
         self.passed.as_ref().map_or(place, |passed| passed[place])
     }
 
+    /// The cells that it does not pass, if there are such.
+    pub(crate) fn unpassed(&self, db: Handle) -> rusqlite::Result<Option<&Unpassed>> {
+        let Some(passed) = &self.passed else { return Ok(None) };
+        if let Some(unpassed) = self.unpassed.get() {
+            return Ok(Some(unpassed));
+        }
+        let unpassed = Unpassed::new(db, self, passed)?;
+        Ok(Some(self.unpassed.get_or_init(|| unpassed)))
+    }
+
     pub(crate) fn is_keys_only(&self) -> bool {
         self.cells.is_empty()
     }
@@ -211,6 +223,7 @@ pub(crate) fn load_table(db: Handle, name: &str) -> rusqlite::Result<Table> {
         name: name.into(),
         shadow: name.into(),
         passed: None,
+        unpassed: OnceLock::new(),
         keys: keys.into_iter().map(|(_, column)| column).collect(),
         cells,
         cell_index,
