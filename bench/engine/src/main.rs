@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use serde_json::json;
 
+use crate::instructions::Bar;
 use crate::subject::Subject;
 use crate::work::{Shape, Task, Work};
 
@@ -63,7 +64,7 @@ enum Command {
         columns: usize,
         #[arg(long)]
         integer_key: bool,
-        /// Fail where a bar is missed.
+        /// Fail where a ceiling is passed: something became slower. Ceilings are for the table of four columns.
         #[arg(long)]
         gate: bool,
     },
@@ -133,8 +134,8 @@ fn count_instructions(
     only: Option<Work>,
     gate: bool,
 ) -> Result<(), Error> {
-    let mut missed = Vec::new();
-    for (name, work, bar) in instructions::BARS {
+    let mut slower = Vec::new();
+    for Bar { name, work, wanted, ceiling } in instructions::BARS {
         if only.is_some_and(|only| only != work) {
             continue;
         }
@@ -147,18 +148,16 @@ fn count_instructions(
             let instructions = instructions::count(&subject, &task, operations)?.round();
             line[subject.name()] = json!(instructions);
             if matches!(subject, Subject::Litemesh) {
-                if bar.is_finite() {
-                    line["bar"] = json!(bar);
-                }
-                if instructions > bar {
-                    missed.push(format!("{name}: {instructions}, at most {bar}"));
+                line["bar"] = json!(wanted);
+                if instructions > ceiling {
+                    slower.push(format!("{name}: {instructions} instructions, at most {ceiling} so far"));
                 }
             }
         }
         println!("{line}");
     }
-    if gate && !missed.is_empty() {
-        return Err(missed.join("; ").into());
+    if gate && !slower.is_empty() {
+        return Err(slower.join("; ").into());
     }
     Ok(())
 }
