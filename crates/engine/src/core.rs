@@ -197,6 +197,8 @@ impl Core {
 
     /// Finalizes all statements. They are prepared again when needed (FN-9).
     pub(crate) fn finalize_statements(&mut self) {
+        // Notes of a statement that failed may still hold their table.
+        self.notes.clear();
         self.statements.clear();
         self.tables.clear();
         self.by_name.clear();

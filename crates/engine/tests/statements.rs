@@ -237,3 +237,20 @@ fn an_insert_after_add_column_records_the_new_column() {
     let of_second = clocks(db).into_iter().filter(|clock| clock.0 == 2).map(|clock| clock.1);
     assert_eq!(of_second.collect::<Vec<_>>(), ["b", "c", "d"]);
 }
+
+/// FN-9: whatever a statement left behind, the connection closes.
+#[test]
+fn a_connection_closes_after_a_statement_that_failed() {
+    for failing in ["INSERT INTO foo VALUES (2, 1, 1), (1, 1, 1)", "BEGIN; INSERT INTO foo VALUES (2, 1, 1), (1, 1, 1)"]
+    {
+        let db = Connection::open_in_memory().unwrap();
+        litemesh_engine::load(&db).unwrap();
+        db.execute_batch(
+            "CREATE TABLE foo (a INTEGER PRIMARY KEY NOT NULL, b, c); SELECT crsql_as_crr('foo');
+             INSERT INTO foo VALUES (1, 1, 1)",
+        )
+        .unwrap();
+        db.execute_batch(failing).unwrap_err();
+        db.close().unwrap();
+    }
+}
