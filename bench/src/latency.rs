@@ -1,12 +1,17 @@
-//! From commit to commit: one writer, one reader, a real HTTP connection between them.
+//! From commit to commit: one writer, one reader, a real HTTP connection between them. The writer is the peer's own process,
+//! or another one that writes to the peer's file.
 
+use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use litemesh::{Database, Event, Events, Peer};
 use litemesh_http::{HttpClient, HttpServer};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::Command;
 
-use crate::{Error, workload};
+use crate::{Error, process, workload};
 
 pub async fn run(writes: usize) -> Result<Value, Error> {
     let folder = tempfile::tempdir()?;
@@ -29,10 +34,14 @@ pub async fn run(writes: usize) -> Result<Value, Error> {
 
     let down = measure(&hub_db, &mut peer_events, &peer_db, "down", writes).await?;
     let up = measure(&peer_db, &mut hub_events, &hub_db, "up", writes).await?;
+    let foreign = measure_foreign(&folder.path().join("peer.db"), &mut hub_events, &hub_db, writes).await?;
     peer.stop().await;
     hub.stop().await;
     serving.abort();
-    Ok(json!({ "scenario": "live latency", "hub_to_peer_ms": down, "peer_to_hub_ms": up, "writes": writes }))
+    Ok(json!({
+        "scenario": "live latency", "hub_to_peer_ms": down, "peer_to_hub_ms": up, "other_process_to_hub_ms": foreign,
+        "writes": writes,
+    }))
 }
 
 async fn measure(
@@ -51,14 +60,47 @@ async fn measure(
             Instant::now()
         };
         // The row is committed at the far side when its change event comes; other events may come before it.
-        while workload::count(to.lock().connection())? < before + n + 1 {
-            while !matches!(events.recv().await?, Event::Change { .. }) {}
-        }
+        wait_for_rows(events, to, before + n + 1).await?;
         latencies.push(committed.elapsed());
     }
+    Ok(quantiles(latencies))
+}
+
+/// As [`measure`], with a writer that is another process: the peer hears of its commits from the file alone.
+async fn measure_foreign(file: &Path, events: &mut Events, to: &Database, writes: usize) -> Result<Value, Error> {
+    let mut writer = Command::new(std::env::current_exe()?)
+        .arg("write")
+        .arg(file)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut keys = writer.stdin.take().ok_or("no stdin")?;
+    let mut commits = BufReader::new(writer.stdout.take().ok_or("no stdout")?).lines();
+    let mut latencies = Vec::with_capacity(writes);
+    let before = workload::count(to.lock().connection())?;
+    for n in 0..writes {
+        keys.write_all(format!("foreign-{n}\n").as_bytes()).await?;
+        let committed: u64 = commits.next_line().await?.ok_or("the writer ended")?.parse()?;
+        wait_for_rows(events, to, before + n + 1).await?;
+        latencies.push(Duration::from_nanos(process::nanos_now()?.saturating_sub(committed)));
+    }
+    drop(keys);
+    writer.wait().await?;
+    Ok(quantiles(latencies))
+}
+
+async fn wait_for_rows(events: &mut Events, db: &Database, rows: usize) -> Result<(), Error> {
+    while workload::count(db.lock().connection())? < rows {
+        while !matches!(events.recv().await?, Event::Change { .. }) {}
+    }
+    Ok(())
+}
+
+fn quantiles(mut latencies: Vec<Duration>) -> Value {
     latencies.sort();
     let at = |share: f64| millis(latencies[((latencies.len() - 1) as f64 * share) as usize]);
-    Ok(json!({ "p50": at(0.5), "p99": at(0.99), "max": at(1.0) }))
+    json!({ "p50": at(0.5), "p99": at(0.99), "max": at(1.0) })
 }
 
 fn millis(duration: Duration) -> f64 {

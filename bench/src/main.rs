@@ -33,7 +33,7 @@ enum Scenario {
         #[arg(long)]
         v1: bool,
     },
-    /// From commit on one side to commit on the other, both ways: p50 and p99.
+    /// From commit on one side to commit on the other, both ways, and from a writer in another process: p50 and p99.
     Latency {
         #[arg(long, default_value_t = 1000)]
         writes: usize,
@@ -47,6 +47,8 @@ enum Scenario {
     All,
     #[command(hide = true)]
     Hub { file: std::path::PathBuf },
+    #[command(hide = true)]
+    Write { file: std::path::PathBuf },
     #[command(hide = true)]
     Join {
         file: std::path::PathBuf,
@@ -63,6 +65,7 @@ async fn main() -> Result<(), Error> {
         Scenario::Latency { writes } => print(latency::run(writes).await?),
         Scenario::Local { rows } => print(local::run(rows)?),
         Scenario::Hub { file } => process::hub(&file).await?,
+        Scenario::Write { file } => process::write(&file)?,
         Scenario::Join { file, url, v1 } => process::join(&file, &url, v1).await?,
         Scenario::All => {
             print(local::run(100_000)?);

@@ -1,7 +1,7 @@
-//! The two processes of a catch-up.
+//! Processes of their own: the two of a catch-up, and a writer beside a peer.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use litemesh::{Database, Event, Peer};
 use litemesh_http::{HttpClient, HttpServer};
@@ -45,6 +45,21 @@ pub async fn join(file: &Path, url: &str, v1: bool) -> Result<(), Error> {
     peer.stop().await;
     println!("{}", peak_memory_kib()?);
     Ok(())
+}
+
+/// Inserts a row for each line of standard input, which is its key; prints when each was committed, in nanoseconds of the
+/// wall clock, which is the one that processes share.
+pub fn write(file: &Path) -> Result<(), Error> {
+    let db = Database::open(file)?;
+    for key in std::io::stdin().lines() {
+        db.lock().connection().execute("INSERT INTO todo VALUES (?1, 'live', 0, 0)", [key?])?;
+        println!("{}", nanos_now()?);
+    }
+    Ok(())
+}
+
+pub fn nanos_now() -> Result<u64, Error> {
+    Ok(u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos())?)
 }
 
 /// The process's peak resident memory, from the kernel.

@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 use support::{Files, Hub, Running, SCHEMA, litemesh, rows};
 
@@ -78,6 +80,26 @@ fn sync_stays_and_carries_what_other_processes_write() {
     hub.running.event("disconnect");
     let (status, _) = hub.running.stop("-INT");
     assert_eq!(status.code(), Some(0));
+}
+
+/// The delay itself is a measurement (bench/, `latency`): about a millisecond, at most the 50 ms of the look that needs no
+/// help of the file system.
+#[test]
+fn each_write_of_another_process_reaches_the_hub_soon() {
+    // Far above what it takes on a machine that is busy, far below what a look that was forgotten would take.
+    const SOON: Duration = Duration::from_secs(20);
+    let files = Files::new();
+    let (hub_file, copy) = (files.database("hub.db"), files.database("copy.db"));
+    let hub = Hub::start(&hub_file, &[]);
+    let sync = Running::start(&["sync", &copy, &hub.url, "--json"]);
+    sync.events(&["eose", "served"]);
+    for n in 0..10 {
+        litemesh(&["sql", &copy, &format!("INSERT INTO todo (id) VALUES ('{n}')")]).ok();
+        let committed = Instant::now();
+        hub.running.event("change");
+        assert!(committed.elapsed() < SOON, "{n}: {:?}", committed.elapsed());
+        assert_eq!(rows(&hub_file, "SELECT count(*) AS n FROM todo"), json!([{ "n": n + 1 }]));
+    }
 }
 
 #[test]
