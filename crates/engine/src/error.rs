@@ -232,6 +232,9 @@ pub enum MergeError {
     NullKey { index: usize, table: String },
     #[error("Invalid change at index {index}: db_version {version} is absurd, at most {max} is accepted now")]
     AbsurdVersion { index: usize, version: i64, max: i64 },
+    /// Counted on from there, it would leave its range, and nobody could write to the row again.
+    #[error("Invalid change at index {index}: {field} {value} is absurd, at most {max} is accepted")]
+    AbsurdCount { index: usize, field: &'static str, value: i64, max: i64 },
     #[error("Invalid change at index {index}: table {table}: {source}")]
     Constraint { index: usize, table: String, source: rusqlite::Error },
     #[error(transparent)]

@@ -3,6 +3,7 @@
 
 use std::cmp::Ordering;
 
+use litemesh_proto::limits::VERSION_MAX;
 use litemesh_proto::{CausalLength, Change, ColVersion, Column, Value};
 
 use crate::core::{Core, Shared};
@@ -12,6 +13,16 @@ use crate::record::find_or_add_key;
 use crate::resolve::{Decision, Incoming, resolve, resolve_values};
 use crate::schema::{ClockOf as Of, RowWrite, Table};
 use crate::statement::{Bind, Rows, merge_cmp};
+
+/// BUG-29, of rows: what came over the wire was checked there, what came by SQL was not.
+fn check_counts(change: &Change, index: usize) -> Result<(), MergeError> {
+    let counts =
+        [("col_version", change.col_version.get()), ("cl", change.causal_length.get()), ("seq", change.seq.get())];
+    match counts.into_iter().find(|(_, value)| *value > VERSION_MAX) {
+        Some((field, value)) => Err(MergeError::AbsurdCount { index, field, value, max: VERSION_MAX }),
+        None => Ok(()),
+    }
+}
 
 /// A clock that is held.
 struct HeldClock {
@@ -139,6 +150,7 @@ impl<'t, 'a> RowMerge<'t, 'a> {
         author: &Author<'_>,
         index: usize,
     ) -> Result<(), MergeError> {
+        check_counts(change, index)?;
         let of = match &change.column {
             Column::Row => Of::Row,
             Column::Cell(name) => self.table.cell_index(name).map_or(Of::Gone, Of::Cell),

@@ -293,6 +293,9 @@ fn bad_changes_are_refused_whole_and_named() {
     ));
     assert!(matches!(refuse(|c| c.key = PackedKey::pack(&[Value::Null]).unwrap()), MergeError::NullKey { .. }));
     assert!(matches!(refuse(|c| c.db_version = DbVersion::new(i64::MAX)), MergeError::AbsurdVersion { .. }));
+    assert!(matches!(refuse(|c| c.col_version = ColVersion::new(1 << 53)), MergeError::AbsurdCount { .. }));
+    assert!(matches!(refuse(|c| c.causal_length = CausalLength::new(i64::MAX)), MergeError::AbsurdCount { .. }));
+    assert!(matches!(refuse(|c| c.seq = Seq::new(i64::MAX)), MergeError::AbsurdCount { .. }));
     assert!(matches!(refuse(|c| c.key = PackedKey::pack(&[Value::text("x")]).unwrap()), MergeError::Constraint { .. }));
 }
 
