@@ -20,8 +20,7 @@ pub(crate) struct Bootstrap {
 
 /// Makes the global tables that are missing. Writes nothing where all is there, so that a read-only file opens (TX-2).
 pub(crate) fn bootstrap(db: Handle) -> Result<Bootstrap, OpenError> {
-    refuse_utf16(db)?;
-    refuse_foreign_layout(db)?;
+    refuse_what_is_not_ours(db)?;
     let mut has_litemesh_tables = true;
     if !is_complete(db)? {
         if !is_read_only(db) {
@@ -61,6 +60,12 @@ fn is_complete(db: Handle) -> rusqlite::Result<bool> {
 pub(crate) fn is_read_only(db: Handle) -> bool {
     // SAFETY: the connection is open and the name terminated.
     unsafe { rusqlite::ffi::sqlite3_db_readonly(db.as_ptr(), c"main".as_ptr()) != 0 }
+}
+
+/// To be asked before anything is written, the journal mode included.
+pub(crate) fn refuse_what_is_not_ours(db: Handle) -> Result<(), OpenError> {
+    refuse_utf16(db)?;
+    refuse_foreign_layout(db)
 }
 
 /// Keys and values are compared, and sent, as the bytes that SQLite holds: they must be the same bytes everywhere.

@@ -19,7 +19,8 @@ use rusqlite::{Connection, Error, Result};
 use crate::core::{Shared, module_error};
 use crate::error::{MergeError, to_sql};
 use crate::merge::{Author, row_keys};
-use crate::merge_row::RowMerge;
+use crate::merge_row::{RowMerge, binds as row_binds};
+use crate::record::find_key;
 use crate::schema::{KEY_COLUMN, Table};
 use crate::statement::{Handle, Statement};
 
@@ -97,6 +98,7 @@ unsafe impl VTab<'_> for ChangesTable {
                     IndexConstraintOp::SQLITE_INDEX_CONSTRAINT_EQ | IndexConstraintOp::SQLITE_INDEX_CONSTRAINT_IS,
                 ) => 's',
                 (TABLE, IndexConstraintOp::SQLITE_INDEX_CONSTRAINT_EQ) => 't',
+                (PK, IndexConstraintOp::SQLITE_INDEX_CONSTRAINT_EQ) => 'p',
                 _ => continue,
             };
             // SQLite scans once for each value of an IN list: only by version does that keep the order (VT-9).
@@ -402,8 +404,8 @@ impl ChangesCursor {
         (self.scans, self.current) = (Vec::new(), None);
         let mut core = self.shared.lock()?;
         core.refresh()?;
-        let (mut conditions, mut binds, mut only_table) = (String::new(), Vec::new(), None);
-        let mut lowest = i64::MIN;
+        let (mut conditions, mut binds) = (String::new(), Vec::new());
+        let (mut only_table, mut only_row, mut lowest) = (None, None, i64::MIN);
         for (letter, value) in plan.chars().zip(arguments.iter()) {
             let condition = match letter {
                 '=' => "c.db_version = ?",
@@ -415,6 +417,13 @@ impl ChangesCursor {
                     let ordinal = bytes_of(&value).map(|site| core.find_ordinal(site)).transpose()?.flatten();
                     binds.push(Value::Integer(ordinal.unwrap_or(-1)));
                     conditions.push_str(" AND c.site_id = ?");
+                    continue;
+                }
+                'p' => {
+                    // What is no packed key is the key of no row.
+                    let ValueRef::Blob(packed) = value else { return Ok(()) };
+                    let Ok(keys) = PackedKey::from_bytes(packed).unpack() else { return Ok(()) };
+                    only_row = Some(keys);
                     continue;
                 }
                 _ => {
@@ -429,9 +438,19 @@ impl ChangesCursor {
             conditions.push_str(condition);
             binds.push(crate::statement::to_value(value));
         }
+        if only_row.is_some() {
+            conditions.push_str(" AND c.key = ?");
+        }
         for (index, table) in core.tables().iter().enumerate() {
             if only_table.as_ref().is_some_and(|only| only != table.name.as_bytes()) {
                 continue;
+            }
+            let mut binds = binds.clone();
+            if let Some(keys) = &only_row {
+                let is_of_table = keys.len() == table.keys.len();
+                let key = if is_of_table { find_key(&core, table, &row_binds(keys))? } else { None };
+                let Some(key) = key else { continue };
+                binds.push(Value::Integer(key));
             }
             // One look at the end of the index tells that most tables have nothing new.
             if lowest > i64::MIN {

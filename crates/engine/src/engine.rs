@@ -9,6 +9,7 @@ use litemesh_proto::{Change, Changeset, Cursor, DbVersion, SiteId};
 use rusqlite::Connection;
 
 use crate::alter::{self, Compaction};
+use crate::bootstrap::refuse_what_is_not_ours;
 use crate::check::repair::{self, Repaired};
 use crate::check::{Checker, Finding};
 use crate::core::{Core, Shared};
@@ -17,6 +18,7 @@ use crate::heal::heal;
 use crate::load::load_shared;
 use crate::merge::{MergeProgress, Merged, merge_batch};
 use crate::read::{LocalFilter, LocalPage, LocalPlace, PageLimits, SiteBounds, SitePlan};
+use crate::statement::Handle;
 use crate::{cursor, read, replicate};
 
 /// One connection to a database whose tables can replicate.
@@ -56,6 +58,9 @@ impl Engine {
     /// SQLite cannot open it, or its layout is not one that we may touch ([`OpenError`]).
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         let connection = Connection::open(path)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        // SAFETY: the connection is open, and the handle is used no longer than this call.
+        refuse_what_is_not_ours(unsafe { Handle::new(connection.handle()) })?;
         configure(&connection)?;
         Self::attach(connection)
     }
@@ -424,7 +429,6 @@ impl Drop for OpenWindow<'_> {
 const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(BUSY_TIMEOUT)?;
     // A file that is read-only, or on a file system without shared memory, stays in the mode it has.
     if !connection.is_readonly(rusqlite::MAIN_DB)? {
         connection.pragma_update(None, "journal_mode", "WAL")?;
