@@ -53,6 +53,7 @@ pub(crate) enum Command {
     Status(StatusArgs),
     Diff(DiffArgs),
     Doctor(DoctorArgs),
+    Fork(ForkArgs),
     Demo(DemoArgs),
     Completions(CompletionsArgs),
 }
@@ -253,6 +254,33 @@ pub(crate) struct DoctorArgs {
     /// Show at most so many findings of each kind and table; all are counted
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub(crate) limit: usize,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Make a copied file a site of its own
+///
+/// A copy of a file has the site id of its original, and two files that write under one id hide changes from everybody who
+/// hears of both; `litemesh sync` and `litemesh serve` refuse each other then. This gives the copy a new site id, in one
+/// transaction: what it took over counts as the original's, what it writes from now on as its own. Nothing that copy and
+/// original have in common is sent again when they meet.
+///
+/// Fork a copy before anything is written to it. If that is too late, --copied-at keeps apart what it wrote.
+///
+/// No other program may have the file open.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  \
+    litemesh sql hub.db \"VACUUM INTO 'copy.db'\" && litemesh fork copy.db\n  \
+    litemesh fork copy.db --copied-at 1200   what was written to the copy after version 1200 is its own")]
+pub(crate) struct ForkArgs {
+    /// The SQLite file: the copy
+    pub(crate) file: PathBuf,
+
+    /// The db version of the original when it was copied, as `litemesh status` shows it [default: that of the copy now]
+    #[arg(long, value_name = "VERSION", value_parser = clap::value_parser!(i64).range(0..))]
+    pub(crate) copied_at: Option<i64>,
 
     /// Print one JSON object
     #[arg(long)]

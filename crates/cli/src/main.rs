@@ -82,6 +82,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Status(args) => commands::status::run(&args),
         Command::Diff(args) => commands::diff::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
+        Command::Fork(args) => commands::fork::run(&args),
         Command::Demo(args) => block_on(commands::demo::run(&args)),
         Command::Completions(args) => commands::completions::run(&args),
     }

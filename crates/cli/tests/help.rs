@@ -14,6 +14,7 @@ fn help_says_what_a_stranger_must_know() {
         ("status", &["--json", "tombstones", "Reads only"]),
         ("diff", &["--json", "--limit", "exit code 0", "exit code 1"]),
         ("doctor", &["--repair", "--bury", "--json", "integrity_check", "crsql_check()", "exit code is 0"]),
+        ("fork", &["--copied-at", "--json", "site id", "one transaction", "VACUUM INTO"]),
         ("demo", &["--dir", "--keep", "--json", "--rows", "only if the three files are equal"]),
         ("completions", &["bash", "zsh", "fish", "~/.zfunc/_litemesh"]),
     ] {
@@ -30,7 +31,9 @@ fn help_says_what_a_stranger_must_know() {
 #[test]
 fn help_lists_every_command_and_every_exit_code() {
     let help = litemesh(&["--help"]).ok();
-    for word in ["init", "serve", "sync", "sql", "status", "diff", "doctor", "demo", "completions", "Exit codes:"] {
+    for word in
+        ["init", "serve", "sync", "sql", "status", "diff", "doctor", "fork", "demo", "completions", "Exit codes:"]
+    {
         assert!(help.contains(word), "{word}");
     }
     for code in [0, 1, 2, 3, 4, 5, 6, 70] {
@@ -51,6 +54,7 @@ fn a_command_line_that_makes_no_sense_is_a_usage_error() {
         &["sync", "x.db"],
         &["sql", "x.db", "--json", "--csv"],
         &["doctor", "x.db", "--bury"],
+        &["fork", "x.db", "--copied-at", "-1"],
         &["demo", "--rows", "0"],
         &["completions", "tcl"],
     ] {
@@ -81,6 +85,7 @@ fn a_missing_file_is_named_and_not_made() {
         &["sql", &missing, "SELECT 1"],
         &["status", &missing],
         &["doctor", &missing, "--repair"],
+        &["fork", &missing],
         &["diff", &missing, &missing],
     ] {
         litemesh(args).fails(3, &["missing.db does not exist", "litemesh init"]);
@@ -92,9 +97,14 @@ fn a_missing_file_is_named_and_not_made() {
 fn a_file_that_is_no_database_is_called_so() {
     let files = Files::new();
     let file = files.write("letter.txt", &"Dear reader, this is no database. ".repeat(100));
-    for args in
-        [&["init", &file][..], &["serve", &file], &["sql", &file, "SELECT 1"], &["status", &file], &["doctor", &file]]
-    {
+    for args in [
+        &["init", &file][..],
+        &["serve", &file],
+        &["sql", &file, "SELECT 1"],
+        &["status", &file],
+        &["doctor", &file],
+        &["fork", &file],
+    ] {
         let done = litemesh(args).fails(3, &["letter.txt", "file is not a database"]);
         assert_eq!(done.stderr.lines().count(), 1, "{done:?}");
     }

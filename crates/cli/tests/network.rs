@@ -123,7 +123,7 @@ fn a_file_that_is_connected_already_is_told_so() {
     let hub = Hub::start(&hub_file, &[]);
     let first = Running::start(&["sync", &file, &hub.url, "--json"]);
     first.events(&["eose", "served"]);
-    let words = ["cannot join the hub at", "ALREADY_CONNECTED", "this file is connected already", "litemesh init"];
+    let words = ["cannot join the hub at", "ALREADY_CONNECTED", "this file is connected already", "litemesh fork"];
     litemesh(&["sync", &file, &hub.url, "--once", "--timeout", "1"]).fails(6, &words);
     // One that stays says it as well, and joins when the place is free.
     let second = Running::start(&["sync", &file, &hub.url, "--json"]);
@@ -142,10 +142,49 @@ fn a_copied_file_is_told_what_it_is() {
     std::fs::copy(&hub_file, &copy).unwrap();
     let hub = Hub::start(&hub_file, &[]);
     // At once: no dial would end otherwise.
-    let words = ["cannot join the hub at", &hub.site, "is our own", "copy of the other", "litemesh init"];
-    litemesh(&["sync", &copy, &hub.url, "--once", "--timeout", "1000"]).fails(6, &words);
+    let words = ["cannot join the hub at", &hub.site, "is our own", "copy of the other", "litemesh fork COPY"];
+    let done = litemesh(&["sync", &copy, &hub.url, "--once", "--timeout", "1000"]).fails(6, &words);
+    assert_eq!(done.stderr.lines().count(), 1, "{done:?}");
     let stays = Running::start(&["sync", &copy, &hub.url, "--json"]);
+    // VER-16: both sides say so, as an event.
+    for side in [&hub.running, &stays] {
+        let error = side.event("error");
+        assert_eq!(error["peer"], hub.site.as_str(), "{error}");
+        assert!(error["message"].as_str().unwrap().contains("`litemesh fork`"), "{error}");
+    }
     assert_eq!(stays.event("unreachable")["kind"], "same_site");
+    drop(stays);
+
+    litemesh(&["sql", &copy, "INSERT INTO todo (id) VALUES ('of the copy')"]).ok();
+    let forked = litemesh(&["fork", &copy, "--json", "--copied-at", "0"]).json();
+    assert_eq!((&forked["site_id_before"], &forked["version"]), (&hub.site.as_str().into(), &0.into()));
+    litemesh(&["sync", &copy, &hub.url, "--once"]).ok();
+    litemesh(&["diff", &hub_file, &copy]).ok();
+    assert_eq!(rows(&hub_file, "SELECT id FROM todo"), serde_json::json!([{ "id": "of the copy" }]));
+}
+
+/// VER-16: a file is not forked under somebody who is at work on it.
+#[test]
+fn a_file_in_use_is_not_forked() {
+    let files = Files::new();
+    let file = files.database("hub.db");
+    let hub = Hub::start(&file, &[]);
+    litemesh(&["fork", &file]).fails(3, &["hub.db", "in use", "stop"]);
+    assert_eq!(rows(&file, "SELECT lower(hex(crsql_site_id())) AS id"), serde_json::json!([{ "id": hub.site }]));
+
+    // A program can, with the library. Then who serves or syncs the file ends, and says why.
+    let copy = files.database("copy.db");
+    let sync = Running::start(&["sync", &copy, &hub.url, "--json"]);
+    sync.events(&["eose", "served"]);
+    for (file, running) in [(copy, sync), (file, hub.running)] {
+        let forked = litemesh::engine::Engine::open(file).unwrap().fork(None).unwrap();
+        let (status, stderr) = running.end();
+        assert_eq!(status.code(), Some(3), "{stderr}");
+        for words in ["this database was forked", &forked.after.to_string(), "Start the peer again"] {
+            assert!(stderr.contains(words), "{words}: {stderr}");
+        }
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
 }
 
 #[test]

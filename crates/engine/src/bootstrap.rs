@@ -33,16 +33,18 @@ pub(crate) fn bootstrap(db: Handle) -> Result<Bootstrap, OpenError> {
             return Ok(Bootstrap { site, merge_equal_values: 0, has_litemesh_tables: false, has_crsql_tables: false });
         }
     }
-    let site = {
-        let statement = db.prepare("SELECT site_id FROM crsql_site_id WHERE ordinal = 0")?;
-        let rows = statement.query(&[])?;
-        rows.next()?;
-        SiteId::from_slice(rows.bytes(0)).unwrap_or_default()
-    };
+    let site = own_site(db)?;
     // A value that is no integer counts as the default (CFG-4): the file must stay openable.
     let config = "SELECT value FROM crsql_master WHERE key = 'config.merge-equal-values' AND typeof(value) = 'integer'";
     let merge_equal_values = db.query_integer(config, &[])?.unwrap_or_default();
     Ok(Bootstrap { site, merge_equal_values, has_litemesh_tables, has_crsql_tables: true })
+}
+
+/// The site id of the database, zeros where it has none that can be used.
+pub(crate) fn own_site(db: Handle) -> rusqlite::Result<SiteId> {
+    let statement = db.prepare("SELECT site_id FROM crsql_site_id WHERE ordinal = 0")?;
+    let rows = statement.query(&[])?;
+    Ok(if rows.next()? { SiteId::from_slice(rows.bytes(0)).unwrap_or_default() } else { SiteId::default() })
 }
 
 fn exists(db: Handle, table: &str) -> rusqlite::Result<bool> {
@@ -158,7 +160,7 @@ pub(crate) fn create_tables(db: Handle) -> rusqlite::Result<()> {
 }
 
 /// 16 random bytes from SQLite's generator, shaped as a UUID version 4 (VER-16).
-fn new_site_id(db: Handle) -> rusqlite::Result<SiteId> {
+pub(crate) fn new_site_id(db: Handle) -> rusqlite::Result<SiteId> {
     let random = db.prepare("SELECT randomblob(16)")?;
     let rows = random.query(&[])?;
     rows.next()?;

@@ -403,7 +403,8 @@ impl ChangesCursor {
     fn start(&mut self, plan: &str, arguments: &Filters<'_>) -> Result<()> {
         (self.scans, self.current) = (Vec::new(), None);
         let mut core = self.shared.lock()?;
-        core.refresh()?;
+        // Also whose the database is: another connection may have forked it.
+        core.current_site()?;
         let (mut conditions, mut binds) = (String::new(), Vec::new());
         let (mut only_table, mut only_row, mut lowest) = (None, None, i64::MIN);
         for (letter, value) in plan.chars().zip(arguments.iter()) {

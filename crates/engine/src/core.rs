@@ -12,6 +12,7 @@ use litemesh_proto::limits::VERSION_MAX;
 use litemesh_proto::{DbVersion, SiteId};
 
 use crate::alter::Window;
+use crate::bootstrap::own_site;
 use crate::discovery::{Discovery, Repair, discover};
 use crate::notes::Notes;
 use crate::record::record_notes;
@@ -211,6 +212,7 @@ impl Core {
         self.finalize_statements();
         self.committed = None;
         self.pending = None;
+        self.data_version = -1;
         self.forget_sites();
     }
 
@@ -358,11 +360,21 @@ impl Core {
             self.data_version = data_version;
             self.committed = None;
             self.forget_sites();
+            if self.has_crsql_tables {
+                // Somebody may have forked the file (VER-16).
+                self.site = own_site(self.db)?;
+            }
         }
         if self.committed.is_none() {
             self.committed = Some(self.stored_version()?);
         }
         Ok(())
+    }
+
+    /// The site id of the database as it is now.
+    pub(crate) fn current_site(&mut self) -> rusqlite::Result<SiteId> {
+        self.db_version()?;
+        Ok(self.site)
     }
 
     /// VER-1: the largest version in any clock table, or the floor left by removed ones.

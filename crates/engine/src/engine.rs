@@ -14,6 +14,7 @@ use crate::check::repair::{self, Repaired};
 use crate::check::{Checker, Finding};
 use crate::core::{Core, Shared};
 use crate::error::{AlterError, MergeError, OpenError, ReplicateError, StorageError};
+use crate::fork::{self, Forked};
 use crate::heal::heal;
 use crate::load::load_shared;
 use crate::merge::{MergeProgress, Merged, merge_batch};
@@ -110,7 +111,7 @@ impl Engine {
 
     /// The site id of this database.
     pub fn site(&self) -> Result<SiteId, StorageError> {
-        Ok(self.core()?.site)
+        Ok(self.core()?.current_site()?)
     }
 
     /// The version of the last committed write or merge; `crsql_db_version()`.
@@ -399,6 +400,39 @@ impl Engine {
     /// SQLite fails; nothing was changed then.
     pub fn bury_missing_rows(&mut self) -> Result<Vec<Repaired>, StorageError> {
         self.in_transaction(repair::bury_missing_rows)
+    }
+
+    /// Makes a copied file a database of its own: it gets a new site id, and what it took over counts as the original's.
+    ///
+    /// A copy has the site id of its original. Two databases that write under one id lose changes at everybody who hears of
+    /// both; so fork a copy before it is written to or synced. One transaction; nothing of the application's tables changes,
+    /// and what original and copy have in common is not sent again when they meet.
+    ///
+    /// `copied_at` is for a copy that was written to already: the original's version when it was copied. Own changes above it
+    /// become those of the new site. `None`: all of them are the original's.
+    ///
+    /// Other connections to the file go on with the new id from their next operation on; a running peer ends with an error,
+    /// because its remotes know it by the old one.
+    ///
+    /// ```
+    /// use litemesh_engine::Engine;
+    /// # let folder = tempfile::tempdir()?;
+    /// # let (original, copy) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    ///
+    /// let engine = Engine::open(&original)?;
+    /// engine.connection().execute("VACUUM INTO ?1", [copy.to_str()])?;
+    /// let mut copy = Engine::open(&copy)?;
+    /// let forked = copy.fork(None)?;
+    /// assert_eq!((forked.before, forked.after), (engine.site()?, copy.site()?));
+    /// assert_ne!(forked.before, forked.after);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// SQLite fails; nothing was changed then.
+    pub fn fork(&mut self, copied_at: Option<DbVersion>) -> Result<Forked, StorageError> {
+        self.in_transaction(|core| fork::fork(core, copied_at))
     }
 
     fn in_transaction<T>(&mut self, work: impl FnOnce(&mut Core) -> rusqlite::Result<T>) -> Result<T, StorageError> {

@@ -28,7 +28,8 @@ pub(crate) fn register(connection: &Connection, shared: &Arc<Shared>) -> Result<
     let plain = FunctionFlags::SQLITE_UTF8;
     let register = Registrar { connection, shared };
 
-    register.function("crsql_site_id", 0, constant, |shared, _| Ok(shared.lock()?.site.as_bytes().to_vec()))?;
+    register
+        .function("crsql_site_id", 0, constant, |shared, _| Ok(shared.lock()?.current_site()?.as_bytes().to_vec()))?;
     register.function("crsql_db_version", 0, innocuous, |shared, _| shared.lock()?.db_version())?;
     register.function("crsql_next_db_version", -1, innocuous, next_db_version)?;
     register.function("crsql_get_seq", 0, innocuous, |shared, _| {

@@ -461,7 +461,7 @@ pub struct SiteBounds {
 /// What we hold above `until` is sent, too, or a site that never comes back would take it away; but under a version that we
 /// hold completely, so that no receiver's cursor jumps over what we may lack.
 pub(crate) fn plan_sites(core: &mut Core, bounds: &SiteBounds) -> rusqlite::Result<SitePlan> {
-    core.refresh()?;
+    core.current_site()?;
     let merged = merged_since(core, bounds)?;
     let mut until = bounds.until.clone();
     for ordinal in merged.keys() {

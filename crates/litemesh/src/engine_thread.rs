@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use litemesh_engine::{Engine, StorageError};
-use litemesh_proto::DbVersion;
+use litemesh_proto::{DbVersion, SiteId};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::event::Event;
@@ -71,7 +71,9 @@ impl EngineThread {
     pub(crate) fn spawn(engine: Engine, events: broadcast::Sender<Event>) -> Result<Self, StartError> {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let (sender, announced) = watch::channel(look(&engine).map_err(PeerError::from)?);
-        let worker = Worker { engine, events, announced: sender, pruned: DbVersion::ZERO, prune_from: DbVersion::ZERO };
+        let site = engine.site().map_err(PeerError::from)?;
+        let worker =
+            Worker { engine, site, events, announced: sender, pruned: DbVersion::ZERO, prune_from: DbVersion::ZERO };
         std::thread::Builder::new()
             .name("litemesh-engine".to_owned())
             .spawn(move || worker.run(receiver))
@@ -123,6 +125,8 @@ fn look(engine: &Engine) -> Result<Announced, StorageError> {
 
 struct Worker {
     engine: Engine,
+    /// Whose peer this is. Remotes know us by it, so it must not change under them.
+    site: SiteId,
     events: broadcast::Sender<Event>,
     announced: watch::Sender<Announced>,
     pruned: DbVersion,
@@ -133,6 +137,10 @@ impl Worker {
     fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut failed = false;
         while let Some(command) = commands.blocking_recv() {
+            // Also after what the last command did: whoever waits for this one learns that the thread has ended.
+            if self.is_forked() {
+                return;
+            }
             // A panic is a bug, but not a reason to leave a peer that dials and never syncs again: whoever waits for the
             // command learns that it failed, and the engine's state is only a cache of the database.
             if catch_unwind(AssertUnwindSafe(|| command(&mut self.engine))).is_err() {
@@ -150,6 +158,19 @@ impl Worker {
                 Err(_) => {}
             }
         }
+    }
+
+    /// Whether somebody gave the database another site id. What remotes asked of the old one is not for the new one to answer.
+    fn is_forked(&self) -> bool {
+        let Ok(site) = self.engine.site() else { return false };
+        if site == self.site {
+            return false;
+        }
+        let message =
+            format!("this database was forked: its site id was {} and is {site} now. Start the peer again", self.site);
+        // An error means that nobody listens.
+        let _ = self.events.send(Event::Error { peer: None, transport: None, message });
+        true
     }
 
     fn announce(&mut self) -> Result<(), StorageError> {

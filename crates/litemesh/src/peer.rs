@@ -354,9 +354,14 @@ impl Peer {
     }
 }
 
-/// Owns what runs, and ends it in order: transports, then sessions, then the watch.
+/// Owns what runs, and ends it in order: transports, then sessions, then the watch. Also where the engine ends by itself.
 async fn supervise(inner: Arc<Inner>, watch: FileWatch, stopped: watch::Sender<bool>) {
-    inner.stop.cancelled().await;
+    let mut announced = inner.common.engine.announced();
+    // Losing a branch loses nothing: what is announced is of no interest here.
+    tokio::select! {
+        () = inner.stop.cancelled() => {}
+        () = async { while announced.changed().await.is_ok() {} } => inner.stop.cancel(),
+    }
     for transport in &inner.transports {
         transport.stop().await;
     }
@@ -378,10 +383,17 @@ impl Inner {
 
     fn connect(self: Arc<Self>, remote: Remote, index: usize) -> Result<(), Refusal> {
         if remote.site == self.site {
-            return Err(Refusal::Invalid(format!(
-                "peer id {} is our own site id: one of the two databases is a copy of the other",
+            // Changes of two databases under one id would hide each other (VER-16). Both sides come here.
+            let message = format!(
+                "peer id {} is our own site id: one of the two databases is a copy of the other. Make the copy a site of its \
+                 own with `litemesh fork`, then connect again",
                 remote.site
-            )));
+            );
+            let transport = Some(self.transports[index].name().into());
+            // An error means that nobody listens.
+            let _ =
+                self.common.events.send(Event::Error { peer: Some(remote.site), transport, message: message.clone() });
+            return Err(Refusal::Invalid(message));
         }
         if self.stop.is_cancelled() {
             return Err(Refusal::Unavailable("the peer is stopping".to_owned()));

@@ -237,8 +237,53 @@ async fn own_site_id_in_other_hands_is_refused() {
     std::fs::copy(&first, &copy).unwrap();
     let a = Node::start_on(Database::open(&first).unwrap()).await;
     let b = Node::start_on(Database::open(&copy).unwrap()).await;
-    let error = connect(&a.transport, &b.transport, Link::Litemesh).await.unwrap_err();
-    assert!(error.to_string().contains("our own site id"), "{error}");
+    let (mut a, mut b) = (a, b);
+    for [one, other] in [[&a, &b], [&b, &a]] {
+        let error = connect(&one.transport, &other.transport, Link::Litemesh).await.unwrap_err();
+        assert!(error.to_string().contains("our own site id"), "{error}");
+    }
+    // Whoever is told of the other says so, and what to do.
+    let is_told = |event: &Event| match event {
+        Event::Error { peer: Some(_), transport: Some(_), message } => message.contains("`litemesh fork`"),
+        _ => false,
+    };
+    a.wait("error at a", is_told).await;
+    b.wait("error at b", is_told).await;
+    assert!(a.peer.status().is_empty() && b.peer.status().is_empty());
+
+    // And then it works.
+    b.peer.stop().await;
+    b.db.lock().fork(None).unwrap();
+    let mut b = Node::start_on(b.db).await;
+    assert_ne!(b.peer.id(), a.peer.id());
+    connect(&a.transport, &b.transport, Link::Litemesh).await.unwrap();
+    b.wait("eose", |event| matches!(event, Event::Eose { .. })).await;
+}
+
+/// VER-16: remotes know a peer by its site id, so it cannot go on under another.
+#[tokio::test]
+async fn a_peer_ends_when_its_database_is_forked() {
+    let (mut a, mut b) = (Node::start().await, Node::start().await);
+    a.execute("INSERT INTO todo VALUES ('a', 'x', 0)");
+    connect(&a.transport, &b.transport, Link::Litemesh).await.unwrap();
+    b.wait("eose", |event| matches!(event, Event::Eose { .. })).await;
+    let forked = b.db.lock().fork(None).unwrap();
+    b.execute("INSERT INTO todo VALUES ('b', 'y', 0)");
+    let after = forked.after.to_string();
+    b.wait("error", |event| {
+        matches!(event, Event::Error { peer: None, message, .. } if message.contains("forked") && message.contains(&after))
+    })
+    .await;
+    let end = async { while b.events.recv().await != Err(litemesh::EventError::Closed) {} };
+    tokio::time::timeout(PATIENCE, end).await.unwrap();
+    a.wait("disconnect", |event| matches!(event, Event::Disconnect { .. })).await;
+    assert!(b.peer.check_local_changes().await.is_err());
+    // Nothing of the new site came under the old one's name; a peer that is started again goes on.
+    let mut b = Node::start_on(b.db).await;
+    connect(&a.transport, &b.transport, Link::Litemesh).await.unwrap();
+    b.wait("eose", |event| matches!(event, Event::Eose { .. })).await;
+    a.wait_for_rows(&b.rows()).await;
+    assert_eq!(a.peer.cursor().await.unwrap().get(&forked.after), b.db.lock().db_version().unwrap());
 }
 
 #[tokio::test]

@@ -91,17 +91,23 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let mut events = hub.peer.events();
     let mut output = Output::new();
     announce(args, &hub, &mut output)?;
+    let mut said = None;
     let result = loop {
         // Losing a branch loses nothing: events stay in their stream, signals in theirs, and the server is a task.
         tokio::select! {
             () = shutdown.requested() => break Ok(()),
             _ = &mut hub.server => break Err(Failure::network("the listener failed", "start again")),
-            event = events.recv() => match tell(args.json, event, &mut output) {
+            event = events.recv() => {
+                if let Ok(Event::Error { peer: None, message, .. }) = &event {
+                    said = Some(message.clone());
+                }
+                match tell(args.json, event, &mut output) {
                 Ok(true) => {}
-                Ok(false) => break Ok(()),
+                Ok(false) => break Err(ended(&args.file, said.take())),
                 // A hub serves on when nobody reads its output any more.
                 Err(Failure::BrokenPipe) => output.mute(),
                 Err(failure) => break Err(failure),
+            }
             }
         }
     };
@@ -177,6 +183,14 @@ fn announce(args: &ServeArgs, hub: &Hub, output: &mut Output) -> Result<(), Fail
         output.line("whoever reaches this address can read and write the replicated tables: put a proxy with authentication in front")?;
     }
     output.line("Ctrl-C stops it")
+}
+
+/// Why a peer ended that nobody stopped, in its own words.
+pub(crate) fn ended(file: &Path, said: Option<String>) -> Failure {
+    match said {
+        Some(said) => Failure::database(format!("{}: {said}", file.display()), ""),
+        None => Failure::internal("the peer ended by itself"),
+    }
 }
 
 /// Prints one event; false at the end of events.

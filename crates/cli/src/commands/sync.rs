@@ -9,7 +9,7 @@ use litemesh_http::{DialError, HttpClient};
 use serde_json::json;
 
 use crate::args::SyncArgs;
-use crate::commands::serve::{tell, warn_of_nothing_to_sync};
+use crate::commands::serve::{ended, tell, warn_of_nothing_to_sync};
 use crate::database_file;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
@@ -63,6 +63,8 @@ struct Run<'a> {
     round: Option<Round>,
     /// Why the last connection came to nothing; dialling again would end the same way.
     refused: Option<Failure>,
+    /// What the peer last said about itself: why it ends, where it does.
+    said: Option<String>,
 }
 
 /// A catch-up from the connection to its end.
@@ -99,6 +101,7 @@ impl<'a> Run<'a> {
             offline: Some(now),
             round: None,
             refused: None,
+            said: None,
         })
     }
 
@@ -113,7 +116,8 @@ impl<'a> Run<'a> {
                 }
                 event = self.events.recv() => {
                     if matches!(event, Err(EventError::Closed)) {
-                        return Err(Failure::internal("the peer ended by itself"));
+                        self.bar.finish_and_clear();
+                        return Err(ended(&self.args.file, self.said.take()));
                     }
                     match self.hear(event) {
                         // It goes on syncing when nobody reads its output any more.
@@ -169,6 +173,7 @@ impl<'a> Run<'a> {
                 );
                 self.with_round(|round| round.refusal = Some(refusal));
             }
+            Ok(Event::Error { peer: None, message, .. }) => self.said = Some(message.clone()),
             Ok(Event::Error { message, .. }) => {
                 let refusal = Failure::refused(
                     format!("the exchange failed: {message}"),
@@ -315,6 +320,9 @@ impl<'a> Run<'a> {
 
     /// Why a run with `--once` gave up.
     fn gave_up(&mut self) -> Failure {
+        if let said @ Some(_) = self.said.take() {
+            return ended(&self.args.file, said);
+        }
         let (url, seconds) = (&self.args.url, self.args.timeout);
         match self.round.as_mut().map(|round| round.refusal.take()) {
             Some(Some(refusal)) => refusal,
@@ -371,11 +379,10 @@ fn advice(error: &DialError) -> &'static str {
         }
         DialError::AlreadyConnected => {
             "this file is connected already: end the other `litemesh sync` of it, or of a copy of it. A copy needs a site \
-             id of its own: make a new file with `litemesh init` and sync it instead"
+             id of its own: `litemesh fork COPY` gives it one"
         }
         DialError::SameSite { .. } => {
-            "one file is a copy of the other, which cannot sync: make a new file with `litemesh init` in place of the copy, \
-             and sync it"
+            "one file is a copy of the other, and needs a site id of its own: `litemesh fork COPY` gives it one"
         }
         DialError::ErrorFrame { .. } | DialError::RefusedByPeer { .. } => "the log of the hub may say more",
         // Those left, and those to come.

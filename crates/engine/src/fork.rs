@@ -1,0 +1,78 @@
+//! Gives a copied database a site id of its own (VER-16; `crsqlite-compat.md` 17.4).
+//!
+//! A copy has the site id of its original. What either writes from then on would carry the same id and the same versions,
+//! and whoever holds the one would never take the other. So the copy becomes a new site, and what it took over becomes what
+//! a merge would have left: the changes of another site, with its versions, all of which we hold.
+
+use litemesh_proto::{DbVersion, SiteId};
+
+use crate::bootstrap::new_site_id;
+use crate::core::Core;
+use crate::schema::CLOCK_SUFFIX;
+use crate::sql::quote;
+use crate::statement::{Bind, Handle};
+
+/// What [`Engine::fork`](crate::Engine::fork) did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Forked {
+    /// The site id that the database had: that of its original.
+    pub before: SiteId,
+    /// The site id that it has now.
+    pub after: SiteId,
+    /// Up to here the versions of the original are held: what it had written when it was copied.
+    pub version: DbVersion,
+}
+
+/// Forks in the transaction that is running.
+pub(crate) fn fork(core: &mut Core, copied_at: Option<DbVersion>) -> rusqlite::Result<Forked> {
+    // Nothing that was read before counts: the file may be another one by now.
+    core.forget_everything();
+    core.enlist()?;
+    let db = core.db;
+    let newest = core.db_version()?;
+    let version = copied_at.map_or(newest, |version| version.get().clamp(0, newest));
+    let (before, after) = (core.site, new_site_id(db)?);
+
+    let ordinal = db.query_integer("SELECT max(ordinal) + 1 FROM crsql_site_id", &[])?.unwrap_or(1).max(1);
+    db.prepare("UPDATE crsql_site_id SET ordinal = ?1 WHERE ordinal = 0")?.run(&[ordinal.into()])?;
+    db.prepare("INSERT INTO crsql_site_id (site_id, ordinal) VALUES (?1, 0)")?.run(&[Bind::Blob(after.as_bytes())])?;
+    // Also those of tables that do not replicate at the moment.
+    for clock in clock_tables(db)? {
+        hand_over(db, &clock, ordinal, version)?;
+    }
+    // We hold all that the original had, in its own order of versions, too: an exchange with it begins after that.
+    for upsert in [
+        "INSERT INTO litemesh_cursor (site_id, version) VALUES (?1, ?2)
+         ON CONFLICT (site_id) DO UPDATE SET version = max(version, excluded.version)",
+        "INSERT INTO litemesh_position (site_id, position) VALUES (?1, ?2)
+         ON CONFLICT (site_id) DO UPDATE SET position = max(position, excluded.position)",
+    ] {
+        db.prepare(upsert)?.run(&[Bind::Blob(before.as_bytes()), version.into()])?;
+    }
+    core.forget_everything();
+    Ok(Forked { before, after, version: DbVersion::new(version) })
+}
+
+fn clock_tables(db: Handle) -> rusqlite::Result<Vec<String>> {
+    let list = db.prepare("SELECT name FROM sqlite_master WHERE type = 'table' AND substr(name, -13) = ?1")?;
+    let rows = list.query(&[CLOCK_SUFFIX.into()])?;
+    let mut tables = Vec::new();
+    while rows.next()? {
+        tables.push(format!("main.{}", quote(&rows.text(0))));
+    }
+    Ok(tables)
+}
+
+/// Own clocks become clocks of `ordinal`, with the versions that they have: for an own change the local version is the
+/// author's.
+fn hand_over(db: Handle, clock: &str, ordinal: i64, version: i64) -> rusqlite::Result<()> {
+    let origins = format!(
+        "INSERT INTO litemesh_origin (local_version, site, version)
+         SELECT DISTINCT db_version, ?1, db_version FROM {clock} WHERE site_id = 0 AND db_version <= ?2
+         ON CONFLICT DO NOTHING"
+    );
+    db.prepare(&origins)?.run(&[ordinal.into(), version.into()])?;
+    let clocks = format!("UPDATE {clock} SET site_id = ?1 WHERE site_id = 0 AND db_version <= ?2");
+    db.prepare(&clocks)?.run(&[ordinal.into(), version.into()])
+}
