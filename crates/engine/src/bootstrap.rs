@@ -3,12 +3,11 @@
 use litemesh_proto::SiteId;
 
 use crate::error::OpenError;
+use crate::foreign_layout::refuse_foreign_layout;
 use crate::statement::{Bind, Handle};
 
 /// The layout that we read and write, as CRSqlite 0.16.3 stamps it (DSK-2).
 pub(crate) const LAYOUT_VERSION: i64 = 160_300;
-/// The oldest number that CRSqlite 0.16 opens (TX-3).
-const LAYOUT_VERSION_MIN: i64 = 150_000;
 
 /// What opening found out.
 pub(crate) struct Bootstrap {
@@ -76,45 +75,6 @@ fn refuse_utf16(db: Handle) -> Result<(), OpenError> {
     let rows = statement.query(&[])?;
     // In a database of UTF-16 the answer is in UTF-16, too.
     if rows.next()? && rows.bytes(0) == b"UTF-8" { Ok(()) } else { Err(OpenError::Utf16) }
-}
-
-/// TX-4: decided by the tables, not by the number, and before anything is stamped.
-fn refuse_foreign_layout(db: Handle) -> Result<(), OpenError> {
-    let list = db.prepare(
-        "SELECT name FROM sqlite_master WHERE type = 'table' AND substr(name, -13) = '__crsql_clock'
-         UNION ALL SELECT name FROM sqlite_master WHERE name IN ('__crsql_siteid', 'crsql_db_versions')",
-    )?;
-    let rows = list.query(&[])?;
-    while rows.next()? {
-        let table = rows.text(0).into_owned();
-        let found = match table.as_str() {
-            "__crsql_siteid" => Some("0.15 or older"),
-            "crsql_db_versions" => Some("the 0.17 fork"),
-            _ => {
-                let columns = "SELECT count(*), sum(name = 'ts') FROM pragma_table_info(?1)
-                               WHERE name IN ('key', 'col_name', 'col_version', 'db_version', 'site_id', 'seq', 'ts')";
-                let statement = db.prepare(columns)?;
-                let counts = statement.query(&[table.as_str().into()])?;
-                counts.next()?;
-                match (counts.integer(0), counts.integer(1)) {
-                    (6, 0) => None,
-                    (_, 1) => Some("the 0.17 fork"),
-                    _ => Some("0.15 or older"),
-                }
-            }
-        };
-        if let Some(found) = found {
-            return Err(OpenError::ForeignLayout { table, found });
-        }
-    }
-    if exists(db, "crsql_master")? {
-        let version = "SELECT value FROM crsql_master WHERE key = 'crsqlite_version'";
-        let version = db.query_integer(version, &[])?.unwrap_or_default();
-        if version < LAYOUT_VERSION_MIN && exists(db, "crsql_site_id")? {
-            return Err(OpenError::OldLayout { version });
-        }
-    }
-    Ok(())
 }
 
 fn create(db: Handle) -> rusqlite::Result<()> {

@@ -7,6 +7,7 @@ use std::sync::{Arc, MutexGuard};
 use litemesh_proto::limits::{VERSION_JUMP_MAX, VERSION_MAX};
 use litemesh_proto::{Change, Changeset, Cursor, DbVersion, SiteId};
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 
 use crate::alter::{self, Compaction};
 use crate::bootstrap::refuse_what_is_not_ours;
@@ -61,7 +62,8 @@ impl Engine {
         let connection = Connection::open(path)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         // SAFETY: the connection is open, and the handle is used no longer than this call.
-        refuse_what_is_not_ours(unsafe { Handle::new(connection.handle()) })?;
+        let checked = refuse_what_is_not_ours(unsafe { Handle::new(connection.handle()) });
+        checked.inspect_err(|_| leave_as_it_is(&connection))?;
         configure(&connection)?;
         Self::attach(connection)
     }
@@ -83,7 +85,7 @@ impl Engine {
     /// As [`open`](Self::open).
     pub fn attach(connection: Connection) -> Result<Self, OpenError> {
         connection.busy_timeout(BUSY_TIMEOUT)?;
-        let (shared, found) = load_shared(&connection)?;
+        let (shared, found) = load_shared(&connection).inspect_err(|_| leave_as_it_is(&connection))?;
         let engine = Self { connection, shared, progress_count: 0 };
         if found.has_litemesh_tables && !engine.connection.is_readonly(rusqlite::MAIN_DB)? {
             let mut core = engine.core()?;
@@ -461,6 +463,17 @@ impl Drop for OpenWindow<'_> {
 
 /// How long a statement waits for another connection's write lock.
 const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// A refused file is to be left byte by byte: who closes a WAL file last would write into it what another program, which died,
+/// left in the log.
+fn leave_as_it_is(connection: &Connection) {
+    let Some(path) = connection.path().filter(|path| !path.is_empty()) else { return };
+    let log = std::fs::metadata(format!("{path}-wal"));
+    if log.is_ok_and(|log| log.len() > 0) {
+        // Where it fails, what is committed already is moved from the log to the file, as anybody else would do.
+        let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+    }
+}
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     // A file that is read-only, or on a file system without shared memory, stays in the mode it has.

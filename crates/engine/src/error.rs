@@ -35,7 +35,7 @@ pub enum OpenError {
     /// TX-4: recognised by its tables, whatever number it carries.
     #[error(
         "table {table} has the layout of another CRSqlite version ({found}): 0.16 is the one that is read. The file was left \
-         as it is"
+         as it is; copy its tables into a new file and replicate them there"
     )]
     ForeignLayout { table: String, found: &'static str },
     #[error("this connection has CRSqlite, or another copy of Litemesh, loaded already: load one of them only")]

@@ -28,6 +28,7 @@ mod cursor;
 mod discovery;
 mod engine;
 mod error;
+mod foreign_layout;
 mod fork;
 pub mod fractional;
 mod functions;

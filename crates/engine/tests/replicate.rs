@@ -4,7 +4,7 @@ mod support;
 
 use litemesh_engine::proto::Cursor;
 use litemesh_engine::rusqlite::{Connection, OpenFlags};
-use litemesh_engine::{Engine, LocalFilter, LocalPlace, OpenError, PageLimits};
+use litemesh_engine::{Engine, LocalFilter, LocalPlace, PageLimits};
 use litemesh_testkit::{literal, quote};
 use support::{ask, dump, merge, refusal, select_changes, value};
 
@@ -337,49 +337,6 @@ fn read_only_files_open() {
     assert_eq!(reader.cursor().unwrap(), Cursor::new());
     assert!(reader.tables().unwrap().is_empty() && dump(&reader).is_empty());
     assert!(select_changes(reader.connection(), "").is_empty());
-}
-
-/// TX-4: decided by layout, and the file is left as it was, byte for byte.
-#[test]
-fn foreign_layouts_are_refused_untouched() {
-    let folder = tempfile::tempdir().unwrap();
-    let check = |name: &str, sql: &str, is_expected: fn(&OpenError) -> bool| {
-        let path = folder.path().join(name);
-        let plain = Connection::open(&path).unwrap();
-        plain.execute_batch(sql).unwrap();
-        drop(plain);
-        let before = std::fs::read(&path).unwrap();
-        let Err(error) = Engine::attach(Connection::open(&path).unwrap()) else { panic!("{name} was opened") };
-        assert!(is_expected(&error), "{name}: {error}");
-        assert_eq!(std::fs::read(&path).unwrap(), before, "{name} was written to");
-    };
-    let foreign = |error: &OpenError| matches!(error, OpenError::ForeignLayout { .. });
-    // 0.15: key columns in the clock table, names with a prefix.
-    check(
-        "0.15.db",
-        "CREATE TABLE foo (a PRIMARY KEY NOT NULL, b);
-         CREATE TABLE foo__crsql_clock (a, __crsql_col_name, __crsql_col_version, __crsql_db_version, __crsql_site_id,
-         __crsql_seq); CREATE TABLE __crsql_siteid (site_id); CREATE TABLE crsql_master (key TEXT PRIMARY KEY, value ANY);
-         INSERT INTO crsql_master VALUES ('crsqlite_version', 150000)",
-        foreign,
-    );
-    // The fork 0.17.
-    check(
-        "0.17.db",
-        "CREATE TABLE foo (a PRIMARY KEY NOT NULL, b);
-         CREATE TABLE foo__crsql_clock (key INTEGER NOT NULL, col_name TEXT NOT NULL, col_version INTEGER NOT NULL,
-         db_version INTEGER NOT NULL, site_id INTEGER NOT NULL DEFAULT 0, seq INTEGER NOT NULL, ts TEXT NOT NULL DEFAULT '0',
-         PRIMARY KEY (key, col_name)) WITHOUT ROWID, STRICT;
-         CREATE TABLE crsql_db_versions (site_id BLOB NOT NULL PRIMARY KEY, db_version INTEGER NOT NULL)",
-        foreign,
-    );
-    check(
-        "old.db",
-        "CREATE TABLE crsql_master (key TEXT PRIMARY KEY, value ANY);
-         CREATE TABLE crsql_site_id (site_id BLOB NOT NULL, ordinal INTEGER PRIMARY KEY);
-         INSERT INTO crsql_master VALUES ('crsqlite_version', 140000)",
-        |error| matches!(error, OpenError::OldLayout { version: 140_000 }),
-    );
 }
 
 /// 1.4: without the engine a write fails instead of going unrecorded.
