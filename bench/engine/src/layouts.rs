@@ -17,16 +17,18 @@ struct Layout {
     statements: &'static [&'static str],
 }
 
+const KEYS_AND_CLOCKS: &str = "CREATE TABLE pks (key INTEGER PRIMARY KEY, id);
+     CREATE UNIQUE INDEX pks_id ON pks (id);
+     CREATE TABLE clock (key INTEGER NOT NULL, col_name TEXT NOT NULL, col_version INTEGER NOT NULL,
+     db_version INTEGER NOT NULL, site_id INTEGER NOT NULL DEFAULT 0, seq INTEGER NOT NULL,
+     PRIMARY KEY (key, col_name)) WITHOUT ROWID, STRICT;
+     CREATE INDEX clock_version ON clock (db_version)";
+
 const LAYOUTS: [Layout; 4] = [
     Layout { name: "no clocks", schema: "", statements: &[] },
     Layout {
         name: "CRSqlite's: a key row, a clock for each column",
-        schema: "CREATE TABLE pks (key INTEGER PRIMARY KEY, id);
-             CREATE UNIQUE INDEX pks_id ON pks (id);
-             CREATE TABLE clock (key INTEGER NOT NULL, col_name TEXT NOT NULL, col_version INTEGER NOT NULL,
-             db_version INTEGER NOT NULL, site_id INTEGER NOT NULL DEFAULT 0, seq INTEGER NOT NULL,
-             PRIMARY KEY (key, col_name)) WITHOUT ROWID, STRICT;
-             CREATE INDEX clock_version ON clock (db_version)",
+        schema: KEYS_AND_CLOCKS,
         statements: &[
             "INSERT INTO pks VALUES (?1, ?2)",
             "INSERT OR IGNORE INTO clock VALUES (?1, 'done', 1, 1, 0, ?1 * 3), (?1, 'title', 1, 1, 0, ?1 * 3 + 1),
@@ -35,12 +37,7 @@ const LAYOUTS: [Layout; 4] = [
     },
     Layout {
         name: "a key row, one clock for a new row",
-        schema: "CREATE TABLE pks (key INTEGER PRIMARY KEY, id);
-             CREATE UNIQUE INDEX pks_id ON pks (id);
-             CREATE TABLE clock (key INTEGER NOT NULL, col_name TEXT NOT NULL, col_version INTEGER NOT NULL,
-             db_version INTEGER NOT NULL, site_id INTEGER NOT NULL DEFAULT 0, seq INTEGER NOT NULL,
-             PRIMARY KEY (key, col_name)) WITHOUT ROWID, STRICT;
-             CREATE INDEX clock_version ON clock (db_version)",
+        schema: KEYS_AND_CLOCKS,
         statements: &[
             "INSERT INTO pks VALUES (?1, ?2)",
             "INSERT OR IGNORE INTO clock VALUES (?1, '*', 1, 1, 0, ?1 * 3)",
