@@ -21,10 +21,11 @@ pub(crate) enum Deviation {
     SyncBitLeft,
     ImpactedRewound,
     TrueOrder,
+    Alternatives,
 }
 
 impl Deviation {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::MovedCells,
         Self::EvenLength,
         Self::IdleVersions,
@@ -39,6 +40,7 @@ impl Deviation {
         Self::SyncBitLeft,
         Self::ImpactedRewound,
         Self::TrueOrder,
+        Self::Alternatives,
     ];
 
     /// Its rule in the specification, and what differs.
@@ -58,6 +60,7 @@ impl Deviation {
             Self::SyncBitLeft => ("MRG-15", "writes are recorded after a merge that failed"),
             Self::ImpactedRewound => ("FN-5", "crsql_rows_impacted() forgets what was rolled back"),
             Self::TrueOrder => ("VT-10", "ORDER BY gives the order that it names"),
+            Self::Alternatives => ("VT-8", "OR loses no changes"),
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::Result;
 use crate::deviation::Deviation;
 use crate::engine::Row;
 use crate::program::{About, Statement};
-use crate::state::{Clock, TableState};
+use crate::state::{Clock, TableState, is_same_key};
 
 /// The shadow tables of one table, on both sides.
 pub(crate) struct Judge<'a> {
@@ -90,7 +90,7 @@ impl Judge<'_> {
                 _ if has_clocks => None,
                 About::Merge(changes) => changes
                     .iter()
-                    .any(|change| change.table == self.table && change.keys == *values)
+                    .any(|change| change.table == self.table && is_same_key(&change.keys, values))
                     .then_some(Deviation::IgnoredKeys),
                 _ => self.statement.sql.contains("UPDATE").then_some(Deviation::IdleVersions),
             };
@@ -191,9 +191,12 @@ impl Judge<'_> {
         }
         let their_version = their.map_or(0, |their| their.col_version);
         let is_right = match row {
-            Some((from, to)) if to == place.0 => {
+            Some((from, to)) if is_same_key(to, place.0) => {
                 let version = |clock: Option<Clock>| clock.map_or(0, |clock| clock.col_version);
-                let moved = before.get(&(from, place.1)).copied();
+                let moved = before
+                    .iter()
+                    .find(|((values, name), _)| *name == place.1 && is_same_key(values, from))
+                    .map(|(_, clock)| *clock);
                 // With recursive triggers a row that is overwritten is deleted first, with its clocks.
                 [before.get(&place).copied(), None].iter().any(|held| {
                     // Written by the same statement: counted once more by both.

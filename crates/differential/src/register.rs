@@ -316,6 +316,17 @@ fn reading() -> Vec<Scenario> {
             )],
         ),
         scenario(
+            "VT-8",
+            "OR loses no changes",
+            &[
+                "CREATE TABLE foo (a INTEGER PRIMARY KEY NOT NULL, b, c)",
+                FOO_CRR,
+                "INSERT INTO foo VALUES (1, 2, 3)",
+                "UPDATE foo SET b = 4",
+            ],
+            &[("SELECT cid FROM crsql_changes WHERE db_version < 2 OR db_version > 1", Is("'c'; 'b'"), Is("'c'"))],
+        ),
+        scenario(
             "VT-10",
             "ORDER BY and DISTINCT give what they name",
             &[FOO, FOO_CRR, "INSERT INTO foo VALUES (1, 2), (2, 1)", "INSERT INTO foo VALUES (3, 3)"],

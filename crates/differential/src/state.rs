@@ -41,6 +41,12 @@ pub(crate) struct State {
     pub(crate) counters: Row,
 }
 
+/// Whether these are the values of one key: 1 and 1.0 are equal (DSK-7).
+pub(crate) fn is_same_key(a: &[Literal], b: &[Literal]) -> bool {
+    let integral = |value: &'_ Literal| value.strip_suffix(".0").map_or_else(|| value.clone(), str::to_owned);
+    a.iter().map(integral).eq(b.iter().map(integral))
+}
+
 /// The texts that read a state.
 fn texts(tables: &[Table]) -> Vec<String> {
     let mut texts: Vec<String> = [
