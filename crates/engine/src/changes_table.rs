@@ -19,7 +19,7 @@ use rusqlite::{Connection, Error, Result};
 use crate::core::{Shared, module_error};
 use crate::error::{MergeError, to_sql};
 use crate::merge::{Author, row_keys};
-use crate::merge_row::{RowMerge, binds as row_binds};
+use crate::merge_row::{HeldRow, RowMerge, binds as row_binds};
 use crate::record::find_key;
 use crate::schema::{KEY_COLUMN, Table};
 use crate::statement::{Handle, Statement};
@@ -226,12 +226,14 @@ fn insert(shared: &Shared, arguments: &Inserts<'_>) -> Result<i64> {
     let used_before = core.used_version();
     let mut merge = || -> Result<(usize, i64), MergeError> {
         let mut row = RowMerge::load(&core, &table, &keys)?;
-        row.decide(&mut core, &change, &author, 0)?;
+        let mut held_values = HeldRow::new(&table, &keys);
+        row.decide(&mut core, &table, &mut held_values, &change, table.clock_of_change(&change), &author, 0)?;
+        drop(held_values);
         let won = row.won();
         if won == 0 {
             return Ok((0, 0));
         }
-        Ok((won, row.write(shared, &mut core, &keys, &mut author, 0)?))
+        Ok((won, row.write(shared, &mut core, &table, &keys, &mut author, 0)?))
     };
     let merged = merge();
     core.end_step();

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use litemesh_proto::{Change, Column};
+
 use crate::affinity::Affinity;
 use crate::error::ReplicateError;
-use crate::sql_text::tokens;
+use crate::sql_text::{Token, tokens};
 use crate::statement::{Handle, Statement};
 use crate::unpassed::Unpassed;
 
@@ -42,10 +44,13 @@ pub(crate) struct Table {
     pub(crate) keys: Vec<ColumnInfo>,
     /// The other columns, in table order. Generated and hidden ones are not replicated (DSK-8).
     pub(crate) cells: Vec<ColumnInfo>,
+    /// The place of each cell in the order of names.
+    pub(crate) by_name: Vec<usize>,
     unpassed: OnceLock<Unpassed>,
     cell_index: HashMap<Arc<str>, usize>,
     statements: Statements,
     by_columns: Mutex<ByColumns>,
+    reactions: OnceLock<Reactions>,
     /// Statements of `crsql_changes` that no cursor uses at the moment, by their text.
     idle: Mutex<HashMap<Box<str>, Vec<Statement>>>,
 }
@@ -63,8 +68,11 @@ pub(crate) struct Statements {
     pub(crate) row_state: Slot,
     pub(crate) base_row: Slot,
     pub(crate) highest_key: Slot,
+    pub(crate) row_states: Slot,
+    pub(crate) base_rows: Slot,
     pub(crate) add_keys: Slot,
-    pub(crate) add_key_as: Slot,
+    pub(crate) add_clocks: Slot,
+    pub(crate) put_clocks: Slot,
     pub(crate) clocks_of_new_row: Slot,
     pub(crate) clocks_of_new_rows: Slot,
     pub(crate) clocks_of_known_row: Slot,
@@ -83,6 +91,15 @@ pub(crate) struct Statements {
     pub(crate) stamped: Slot,
 }
 
+/// What else happens where a base row is written.
+#[derive(Clone, Copy)]
+pub(crate) struct Reactions {
+    /// Triggers of the user's can change other rows, and what a unique index says depends on the order of the writes.
+    pub(crate) by_order: bool,
+    /// A CHECK judges the row of defaults that an upsert begins with.
+    pub(crate) by_check: bool,
+}
+
 /// Statements that write base rows, by their kind and the columns.
 type ByColumns = HashMap<(RowWrite, Vec<usize>), Arc<Statement>>;
 
@@ -91,9 +108,8 @@ type ByColumns = HashMap<(RowWrite, Vec<usize>), Arc<Statement>>;
 pub(crate) enum RowWrite {
     Insert,
     Update,
-    /// As many new rows as [`Table::new_rows`] says: their base rows, and their clocks.
+    /// All rows of a batch.
     InsertMany,
-    ClocksOfMany,
 }
 
 /// Most statements of one table that wait for a cursor.
@@ -120,6 +136,14 @@ impl Table {
         cell.map_or(ClockOf::Gone, ClockOf::Cell)
     }
 
+    /// What a change is about.
+    pub(crate) fn clock_of_change(&self, change: &Change) -> ClockOf {
+        match &change.column {
+            Column::Row => ClockOf::Row,
+            Column::Cell(name) => self.cell_index(name).map_or(ClockOf::Gone, ClockOf::Cell),
+        }
+    }
+
     /// How many cells the update trigger passes.
     pub(crate) fn passed_cells(&self) -> usize {
         self.passed.as_ref().map_or(self.cells.len(), Vec::len)
@@ -138,6 +162,15 @@ impl Table {
         }
         let unpassed = Unpassed::new(db, self, passed)?;
         Ok(Some(self.unpassed.get_or_init(|| unpassed)))
+    }
+
+    /// What writing a base row sets off. Triggers in the temporary schema are not looked at.
+    pub(crate) fn reactions(&self, db: Handle) -> rusqlite::Result<Reactions> {
+        if let Some(reactions) = self.reactions.get() {
+            return Ok(*reactions);
+        }
+        let reactions = read_reactions(db, self)?;
+        Ok(*self.reactions.get_or_init(|| reactions))
     }
 
     pub(crate) fn is_keys_only(&self) -> bool {
@@ -189,7 +222,6 @@ impl Table {
             RowWrite::Insert => self.sql_insert_row(cells),
             RowWrite::Update => self.sql_update_row(cells),
             RowWrite::InsertMany => self.sql_insert_rows(cells),
-            RowWrite::ClocksOfMany => self.sql_clocks_of_rows(cells),
         };
         let statement = Arc::new(db.prepare(&sql)?);
         statements.insert(key, statement.clone());
@@ -219,6 +251,12 @@ pub(crate) fn load_table(db: Handle, name: &str) -> rusqlite::Result<Table> {
     }
     keys.sort_by_key(|(position, _)| *position);
     let cell_index = cells.iter().enumerate().map(|(index, column)| (column.name.clone(), index)).collect();
+    let mut in_order: Vec<usize> = (0..cells.len()).collect();
+    in_order.sort_unstable_by_key(|cell| cells[*cell].name.as_bytes());
+    let mut by_name = vec![0; cells.len()];
+    for (place, cell) in in_order.into_iter().enumerate() {
+        by_name[cell] = place;
+    }
     Ok(Table {
         name: name.into(),
         shadow: name.into(),
@@ -226,9 +264,11 @@ pub(crate) fn load_table(db: Handle, name: &str) -> rusqlite::Result<Table> {
         unpassed: OnceLock::new(),
         keys: keys.into_iter().map(|(_, column)| column).collect(),
         cells,
+        by_name,
         cell_index,
         statements: Statements::default(),
         by_columns: Mutex::default(),
+        reactions: OnceLock::new(),
         idle: Mutex::default(),
     })
 }
@@ -302,6 +342,22 @@ fn check_width(db: Handle, table: &str) -> Result<(), ReplicateError> {
         return Err(ReplicateError::TooManyKeys { table: table.to_owned(), keys });
     }
     Ok(())
+}
+
+fn read_reactions(db: Handle, table: &Table) -> rusqlite::Result<Reactions> {
+    const TRIGGERS: &str = "SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE
+         AND lower(name) NOT IN (lower(?2) || '__crsql_itrig', lower(?2) || '__crsql_utrig', lower(?2) || '__crsql_dtrig')";
+    const INDEXES: &str = "SELECT count(*) FROM pragma_index_list(?1, 'main') WHERE \"unique\" = 1 AND origin <> 'pk'";
+    const TEXT: &str = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
+    let triggers = db.query_integer(TRIGGERS, &[(&*table.name).into(), (&*table.shadow).into()])?.unwrap_or_default();
+    let indexes = db.query_integer(INDEXES, &[(&*table.name).into()])?.unwrap_or_default();
+    let text = db.prepare(TEXT)?;
+    let rows = text.query(&[(&*table.name).into()])?;
+    // STRICT judges defaults, too, and so does a generated column that must not be NULL.
+    let judges =
+        |token: Token<'_>| ["check", "strict", "generated", "as", "conflict"].iter().any(|word| token.is(word));
+    let by_check = !rows.next()? || tokens(&rows.text(0)).any(judges);
+    Ok(Reactions { by_order: triggers + indexes > 0, by_check })
 }
 
 /// Whether the keyword stands in a CREATE TABLE text, outside of strings, quoted names and comments.
