@@ -7,6 +7,7 @@
 //! Nothing is copied. SQLite gets the addresses of the bytes, and the batch outlives the statement's run
 //! ([`Statement::query_batch`](crate::statement::Statement::query_batch) borrows it).
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
 use rusqlite::ffi;
@@ -23,13 +24,15 @@ pub(crate) const POINTER: &CStr = c"litemesh_batch";
 pub(crate) struct Batch<'a> {
     width: usize,
     values: Vec<Bind<'a>>,
+    /// The row at which the running statement stands. Here, where asking for it costs nothing.
+    row: Cell<usize>,
 }
 
 impl<'a> Batch<'a> {
     /// For rows of this many values, at most [`WIDTH_MAX`].
     pub(crate) fn new(width: usize, rows: usize) -> Self {
         debug_assert!((1..=WIDTH_MAX).contains(&width), "a batch of width {width}");
-        Self { width, values: Vec::with_capacity(width * rows) }
+        Self { width, values: Vec::with_capacity(width * rows), row: Cell::new(0) }
     }
 
     /// Adds a row, which must have the width.
@@ -38,12 +41,13 @@ impl<'a> Batch<'a> {
         debug_assert!(self.values.len().is_multiple_of(self.width), "a row of another width");
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.values.len() / self.width
+    /// Which row the statement made its last row from. It must go through the batch in the outermost loop, and sort nothing.
+    pub(crate) fn row(&self) -> usize {
+        self.row.get()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.values.is_empty()
+    fn len(&self) -> usize {
+        self.values.len() / self.width
     }
 }
 
@@ -51,7 +55,6 @@ impl<'a> Batch<'a> {
 struct Cursor {
     base: ffi::sqlite3_vtab_cursor,
     batch: *const Batch<'static>,
-    row: usize,
 }
 
 pub(crate) fn register(db: Handle) -> rusqlite::Result<()> {
@@ -157,7 +160,7 @@ unsafe extern "C" fn best_index(_: *mut ffi::sqlite3_vtab, info: *mut ffi::sqlit
 /// SQLite calls it with a place for the result.
 unsafe extern "C" fn open(_: *mut ffi::sqlite3_vtab, out: *mut *mut ffi::sqlite3_vtab_cursor) -> c_int {
     let base = ffi::sqlite3_vtab_cursor { pVtab: std::ptr::null_mut() };
-    let cursor = Box::new(Cursor { base, batch: std::ptr::null(), row: 0 });
+    let cursor = Box::new(Cursor { base, batch: std::ptr::null() });
     // SAFETY: SQLite passes a place for the result; the base is the first field of a `repr(C)` struct.
     unsafe { *out = Box::into_raw(cursor).cast() };
     ffi::SQLITE_OK
@@ -191,7 +194,9 @@ unsafe extern "C" fn filter(
         } else {
             std::ptr::null()
         };
-        cursor.row = 0;
+        if let Some(batch) = cursor.batch.as_ref() {
+            batch.row.set(0);
+        }
     }
     ffi::SQLITE_OK
 }
@@ -199,12 +204,9 @@ unsafe extern "C" fn filter(
 /// # Safety
 ///
 /// `cursor` is one of ours, and its batch, if it has one, is alive.
-unsafe fn batch_of<'a>(cursor: *mut ffi::sqlite3_vtab_cursor) -> (Option<&'a Batch<'static>>, &'a mut usize) {
+unsafe fn batch_of<'a>(cursor: *mut ffi::sqlite3_vtab_cursor) -> Option<&'a Batch<'static>> {
     // SAFETY: the caller's; the base is the first field of a `repr(C)` struct.
-    unsafe {
-        let cursor = &mut *cursor.cast::<Cursor>();
-        (cursor.batch.as_ref(), &mut cursor.row)
-    }
+    unsafe { (*cursor.cast::<Cursor>()).batch.as_ref() }
 }
 
 /// # Safety
@@ -212,7 +214,9 @@ unsafe fn batch_of<'a>(cursor: *mut ffi::sqlite3_vtab_cursor) -> (Option<&'a Bat
 /// SQLite calls it with a cursor of ours, after [`filter`].
 unsafe extern "C" fn next(cursor: *mut ffi::sqlite3_vtab_cursor) -> c_int {
     // SAFETY: the statement runs, so its batch is alive.
-    unsafe { *batch_of(cursor).1 += 1 };
+    if let Some(batch) = unsafe { batch_of(cursor) } {
+        batch.row.set(batch.row.get() + 1);
+    }
     ffi::SQLITE_OK
 }
 
@@ -221,8 +225,8 @@ unsafe extern "C" fn next(cursor: *mut ffi::sqlite3_vtab_cursor) -> c_int {
 /// As for [`next`].
 unsafe extern "C" fn eof(cursor: *mut ffi::sqlite3_vtab_cursor) -> c_int {
     // SAFETY: as for `next`.
-    let (batch, row) = unsafe { batch_of(cursor) };
-    c_int::from(batch.is_none_or(|batch| *row >= batch.len()))
+    let batch = unsafe { batch_of(cursor) };
+    c_int::from(batch.is_none_or(|batch| batch.row() >= batch.len()))
 }
 
 /// # Safety
@@ -234,11 +238,12 @@ unsafe extern "C" fn column(
     column: c_int,
 ) -> c_int {
     // SAFETY: as for `next`.
-    let (batch, row) = unsafe { batch_of(cursor) };
+    let batch = unsafe { batch_of(cursor) };
     let column = usize::try_from(column).unwrap_or(WIDTH_MAX);
     // Columns past the width are NULL, as is the pointer.
-    let value =
-        batch.filter(|batch| column < batch.width).and_then(|batch| batch.values.get(*row * batch.width + column));
+    let value = batch
+        .filter(|batch| column < batch.width)
+        .and_then(|batch| batch.values.get(batch.row() * batch.width + column));
     // SAFETY: SQLite passes its context, and the bytes live as long as the batch.
     unsafe {
         match value {
@@ -269,6 +274,6 @@ unsafe extern "C" fn column(
 /// As for [`next`], with a place for the result.
 unsafe extern "C" fn rowid(cursor: *mut ffi::sqlite3_vtab_cursor, out: *mut ffi::sqlite3_int64) -> c_int {
     // SAFETY: as for `next`; SQLite passes a place for the result.
-    unsafe { *out = i64::try_from(*batch_of(cursor).1).unwrap_or(i64::MAX) };
+    unsafe { *out = batch_of(cursor).map_or(0, |batch| i64::try_from(batch.row()).unwrap_or(i64::MAX)) };
     ffi::SQLITE_OK
 }

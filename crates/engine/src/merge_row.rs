@@ -28,8 +28,8 @@ fn check_counts(change: &Change, index: usize) -> Result<(), MergeError> {
 struct HeldClock {
     of: Of,
     col_version: i64,
-    ordinal: i64,
-    local_version: i64,
+    /// Whether it lies in the clock table; otherwise it is only planned.
+    is_stored: bool,
 }
 
 /// A clock to be written.
@@ -130,7 +130,7 @@ impl<'a> RowMerge<'a> {
         let mut row = Self::default();
         let rows = table.statement(core.db, |s| &s.row_state, Table::sql_row_state)?.query(&binds(keys))?;
         while rows.next()? {
-            row.add_held(table, &rows, 0);
+            row.add_held(table, &rows);
         }
         row.end_load();
         Ok(row)
@@ -145,17 +145,23 @@ impl<'a> RowMerge<'a> {
         self.won = 0;
     }
 
-    /// Adds a clock that is held: key, name, col_version, ordinal, db_version from this column on.
-    pub(crate) fn add_held(&mut self, table: &Table, rows: &Rows<'_>, from: i32) {
-        self.key = Some(rows.integer(from));
-        let name = rows.bytes(from + 1);
-        let of = table.clock_of(name);
-        let col_version = rows.integer(from + 2);
+    /// Adds the clock at which `rows` stand: key, name, col_version.
+    pub(crate) fn add_held(&mut self, table: &Table, rows: &Rows<'_>) {
+        if self.key.is_none() {
+            self.key = Some(rows.integer(0));
+        }
+        let name = rows.bytes(1);
+        // The clocks of a row lie in the order of names: after that of a cell, mostly, that of the next one.
+        let last = match self.clocks.last() {
+            Some(HeldClock { of: Of::Cell(cell), .. }) => Some(*cell),
+            _ => None,
+        };
+        let of = table.clock_after(last, name);
+        let col_version = rows.integer(2);
         if of == Of::Gone {
             self.gone.push((String::from_utf8_lossy(name).into(), col_version));
         }
-        let (ordinal, local_version) = (rows.integer(from + 3), rows.integer(from + 4));
-        self.clocks.push(HeldClock { of, col_version, ordinal, local_version });
+        self.clocks.push(HeldClock { of, col_version, is_stored: true });
     }
 
     /// VER-13: the sentinel tells; without one, any clock means a first life.
@@ -224,11 +230,11 @@ impl<'a> RowMerge<'a> {
             decision = match values {
                 // 5.3 step 3, the FIX: without a base row there is nothing to lose against.
                 None => Decision::Write,
-                Some(values) => resolve_values(values, compare_sites(core, held.ordinal, author)?),
+                Some(values) => resolve_values(values, self.compare_sites(core, table, held, author)?),
             };
         } else if let (Decision::Ignore, Of::Row, Some(held)) = (decision, of, held)
             && length == self.causal_length
-            && compare_sites(core, held.ordinal, author)? == Some(Ordering::Greater)
+            && self.compare_sites(core, table, held, author)? == Some(Ordering::Greater)
         {
             // MRG-12: equal sentinels agree on an author where equal values do.
             self.plan.put_clock(Of::Row, length.get(), change.seq.get());
@@ -285,7 +291,7 @@ impl<'a> RowMerge<'a> {
         self.plan.put_clock(of, col_version, change.seq.get());
         match self.clocks.iter_mut().find(|clock| clock.of == of) {
             Some(held) => held.col_version = col_version,
-            None => self.clocks.push(HeldClock { of, col_version, ordinal: 0, local_version: 0 }),
+            None => self.clocks.push(HeldClock { of, col_version, is_stored: false }),
         }
         self.won += 1;
     }
@@ -370,15 +376,45 @@ impl<'a> RowMerge<'a> {
 
     /// Peers behind us must get the cells again, so they are stamped anew; each stamp needs its origin.
     fn zero_cells(&self, core: &mut Core, table: &Table, key: i64, stamp: Stamp) -> rusqlite::Result<()> {
-        let zero = table.statement(core.db, |s| &s.zero_cells, Table::sql_zero_cells)?;
-        zero.run(&[key.into(), stamp.local.into()])?;
-        for clock in self.clocks.iter().filter(|clock| clock.ordinal != 0 && clock.of != Of::Row) {
-            const ORIGIN: &str = "SELECT version FROM litemesh_origin WHERE local_version = ?1 AND site = ?2";
-            let binds = [clock.local_version.into(), clock.ordinal.into()];
-            let version = core.statement(ORIGIN)?.query_integer(&binds)?.unwrap_or_default();
-            record_origin(core, stamp.local, clock.ordinal, version)?;
+        let clocks = table.statement(core.db, |s| &s.row_clocks, Table::sql_row_clocks)?;
+        let binds = [key.into()];
+        let rows = clocks.query(&binds)?;
+        while rows.next()? {
+            let (ordinal, local) = (rows.integer(2), rows.integer(3));
+            if ordinal != 0 && rows.bytes(0) != Column::ROW_NAME.as_bytes() {
+                const ORIGIN: &str = "SELECT version FROM litemesh_origin WHERE local_version = ?1 AND site = ?2";
+                let version = core.statement(ORIGIN)?.query_integer(&[local.into(), ordinal.into()])?;
+                record_origin(core, stamp.local, ordinal, version.unwrap_or_default())?;
+            }
         }
-        Ok(())
+        drop(rows);
+        let zero = table.statement(core.db, |s| &s.zero_cells, Table::sql_zero_cells)?;
+        zero.run(&[key.into(), stamp.local.into()])
+    }
+
+    /// How the author's site compares with that of a clock that is held. `None` unless the database breaks ties by site
+    /// (CFG-1).
+    fn compare_sites(
+        &self,
+        core: &mut Core,
+        table: &Table,
+        held: &HeldClock,
+        author: &Author<'_>,
+    ) -> rusqlite::Result<Option<Ordering>> {
+        if core.merge_equal_values != 1 {
+            return Ok(None);
+        }
+        let name = match held.of {
+            _ if !held.is_stored => return Ok(Some(Ordering::Equal)),
+            Of::Row => Column::ROW_NAME,
+            Of::Cell(cell) => &table.cells[cell].name,
+            Of::Gone => return Ok(None),
+        };
+        let clock = table.statement(core.db, |s| &s.clock_ordinal, Table::sql_clock_ordinal)?;
+        let ordinal = clock.query_integer(&[self.key.unwrap_or_default().into(), name.into()])?.unwrap_or_default();
+        let held = core.site_of(ordinal)?.map(|site| *site.as_bytes());
+        let incoming = author.site.unwrap_or_default();
+        Ok(Some(incoming.cmp(held.as_ref().map_or(&[][..], |site| &site[..]))))
     }
 
     fn put_clocks(&self, core: &Core, table: &Table, key: i64, stamp: Stamp) -> rusqlite::Result<()> {
@@ -390,8 +426,7 @@ impl<'a> RowMerge<'a> {
             };
             let (col_version, seq) = (clock.col_version.into(), clock.seq.into());
             let binds = [key.into(), stamp.local.into(), stamp.ordinal.into(), name.into(), col_version, seq];
-            let was_held =
-                !self.plan.delete && self.clocks.iter().any(|held| held.of == clock.of && held.local_version > 0);
+            let was_held = !self.plan.delete && self.clocks.iter().any(|held| held.of == clock.of && held.is_stored);
             if was_held {
                 table.statement(core.db, |s| &s.move_clock, Table::sql_move_clock)?.run(&binds)?;
                 if core.db.changes() > 0 {
@@ -425,14 +460,4 @@ pub(crate) fn constraint_error(source: rusqlite::Error, index: usize, table: &Ta
         }
         _ => source.into(),
     }
-}
-
-/// `None` unless the database breaks ties by site (CFG-1).
-fn compare_sites(core: &mut Core, ordinal: i64, author: &Author<'_>) -> rusqlite::Result<Option<Ordering>> {
-    if core.merge_equal_values != 1 {
-        return Ok(None);
-    }
-    let held = core.site_of(ordinal)?.map(|site| *site.as_bytes());
-    let incoming = author.site.unwrap_or_default();
-    Ok(Some(incoming.cmp(held.as_ref().map_or(&[][..], |site| &site[..]))))
 }

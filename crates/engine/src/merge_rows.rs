@@ -96,11 +96,11 @@ impl<'a> MergeRows<'a> {
         let first = &changes[0];
         let mut table = self.table_of(core, first, index)?;
         let keys = row_keys(core, &self.tables[table].table, first, index)?;
-        if self.rows.len() >= ROWS_MAX || self.tables[table].by_order || self.seen.contains(&(table, &first.key)) {
+        if self.rows.len() >= ROWS_MAX || self.tables[table].by_order || !self.seen.insert((table, &first.key)) {
             self.merge(shared, core)?;
             table = self.table_of(core, first, index)?;
+            self.seen.insert((table, &first.key));
         }
-        self.seen.insert((table, &first.key));
         let TableRows { table: columns, rows, .. } = &mut self.tables[table];
         rows.push(self.rows.len());
         self.about.extend(changes.iter().map(|change| columns.clock_of_change(change)));
@@ -149,17 +149,16 @@ impl<'a> MergeRows<'a> {
             self.states.resize_with(self.rows.len(), RowMerge::default);
         }
         for TableRows { table, rows, .. } in self.tables.iter().filter(|table| !table.rows.is_empty()) {
-            if 1 + table.keys.len() > WIDTH_MAX {
+            if table.keys.len() > WIDTH_MAX {
                 for row in rows {
                     self.states[*row] = RowMerge::load(core, table, &self.rows[*row].keys)?;
                 }
                 continue;
             }
-            let batch = numbered_keys(table, &self.rows, rows.iter().copied());
+            let batch = keys_of(table, &self.rows, rows.iter().copied());
             let held = table.statement(core.db, |s| &s.row_states, Table::sql_row_states)?.query_batch(&batch, &[])?;
             while held.next()? {
-                let row = usize::try_from(held.integer(0)).unwrap_or_default();
-                self.states[row].add_held(table, &held, 1);
+                self.states[rows[batch.row()]].add_held(table, &held);
             }
         }
         self.states.iter_mut().for_each(RowMerge::end_load);
@@ -182,17 +181,17 @@ impl<'a> MergeRows<'a> {
         states: &mut [RowMerge<'a>],
         authors: &mut [Author<'a>],
     ) -> Result<usize, MergeError> {
-        let batches = self.batches_of_ties(states);
+        let ties = self.ties(states);
         let mut held_rows = Vec::with_capacity(self.tables.len());
-        for (TableRows { table, .. }, batch) in self.tables.iter().zip(&batches) {
-            let rows = match batch {
-                Some(batch) => {
+        for (TableRows { table, .. }, ties) in self.tables.iter().zip(&ties) {
+            let running = match ties {
+                Some(Ties { batch, rows }) => {
                     let statement = table.statement(core.db, |s| &s.base_rows, Table::sql_base_rows)?;
-                    Some(statement.query_batch(batch, &[])?)
+                    Some((statement.query_batch(batch, &[])?, batch, &**rows))
                 }
                 None => None,
             };
-            held_rows.push(HeldRows { rows, at: None });
+            held_rows.push(HeldRows { running, at: None });
         }
         let (mut about, mut won, mut checked) = (0, 0, None);
         for ((number, row), state) in self.rows.iter().enumerate().zip(states) {
@@ -215,25 +214,22 @@ impl<'a> MergeRows<'a> {
         Ok(won)
     }
 
-    /// By table, the keys of rows of which values will be compared.
-    fn batches_of_ties(&self, states: &[RowMerge<'a>]) -> Vec<Option<Batch<'_>>> {
+    /// By table, the rows of which values will be compared, if there are such.
+    fn ties(&self, states: &[RowMerge<'a>]) -> Vec<Option<Ties<'_>>> {
         let mut about = 0;
-        let is_tie: Vec<bool> = self
-            .rows
-            .iter()
-            .zip(states)
-            .map(|(row, state)| {
-                let of = &self.about[about..about + row.changes.len()];
-                about += row.changes.len();
-                row.changes.iter().zip(of).any(|(change, of)| state.needs_values(change, *of))
-            })
-            .collect();
-        let batch = |TableRows { table, rows, .. }: &TableRows| {
-            let batch = numbered_keys(table, &self.rows, rows.iter().copied().filter(|row| is_tie[*row]));
-            (!batch.is_empty()).then_some(batch)
+        let mut rows = vec![Vec::new(); self.tables.len()];
+        for ((number, row), state) in self.rows.iter().enumerate().zip(states) {
+            let of = &self.about[about..about + row.changes.len()];
+            about += row.changes.len();
+            if row.changes.iter().zip(of).any(|(change, of)| state.needs_values(change, *of)) {
+                rows[row.table].push(number);
+            }
+        }
+        let ties = |(held, rows): (&TableRows, Vec<usize>)| {
+            let fits = !rows.is_empty() && held.table.keys.len() <= WIDTH_MAX;
+            fits.then(|| Ties { batch: keys_of(&held.table, &self.rows, rows.iter().copied()), rows })
         };
-        let fits = |held: &&TableRows| 1 + held.table.keys.len() <= WIDTH_MAX;
-        self.tables.iter().map(|held| Some(held).filter(fits).and_then(batch)).collect()
+        self.tables.iter().zip(rows).map(ties).collect()
     }
 
     /// Writes what was decided of one table's rows.
@@ -277,12 +273,11 @@ impl<'a> MergeRows<'a> {
     }
 }
 
-/// Of each row its number, and its primary key.
-fn numbered_keys<'s>(table: &Table, gathered: &'s [Gathered<'_>], rows: impl Iterator<Item = usize>) -> Batch<'s> {
-    let mut batch = Batch::new(1 + table.keys.len(), gathered.len());
+/// Of each row its primary key.
+fn keys_of<'s>(table: &Table, gathered: &'s [Gathered<'_>], rows: impl Iterator<Item = usize>) -> Batch<'s> {
+    let mut batch = Batch::new(table.keys.len(), gathered.len());
     for row in rows {
-        let number = Bind::Integer(i64::try_from(row).unwrap_or(i64::MAX));
-        batch.push([number].into_iter().chain(gathered[row].keys.iter().map(Bind::from)));
+        batch.push(gathered[row].keys.iter().map(Bind::from));
     }
     batch
 }
@@ -366,10 +361,17 @@ fn write_clocks(
     statement.run_batch(&batch, &[])
 }
 
+/// Rows of one table of which values will be compared.
+struct Ties<'s> {
+    batch: Batch<'s>,
+    /// Which of the gathered rows each row of the batch is.
+    rows: Vec<usize>,
+}
+
 /// Base rows of one table, in the order of the gathered rows, each looked at once.
 struct HeldRows<'b> {
-    rows: Option<Rows<'b>>,
-    /// The number of the row at which it stands.
+    running: Option<(Rows<'b>, &'b Batch<'b>, &'b [usize])>,
+    /// The gathered row at which it stands.
     at: Option<usize>,
 }
 
@@ -383,14 +385,13 @@ struct HeldAmong<'h, 'b, 't> {
 
 impl HeldValues for HeldAmong<'_, '_, '_> {
     fn compare(&mut self, core: &Core, cell: usize, incoming: &Value) -> rusqlite::Result<Option<Ordering>> {
-        let HeldRows { rows, at } = &mut *self.rows;
-        if let Some(held) = rows {
+        let HeldRows { running, at } = &mut *self.rows;
+        if let Some((held, batch, rows)) = running {
             while at.is_none_or(|at| at < self.number) {
-                *at =
-                    Some(if held.next()? { usize::try_from(held.integer(0)).unwrap_or_default() } else { usize::MAX });
+                *at = Some(if held.next()? { rows[batch.row()] } else { usize::MAX });
             }
             if *at == Some(self.number) {
-                let column = i32::try_from(1 + cell).unwrap_or(i32::MAX);
+                let column = i32::try_from(cell).unwrap_or(i32::MAX);
                 return Ok(Some(merge_cmp(incoming, held.value_ref(column))));
             }
         }

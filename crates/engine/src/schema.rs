@@ -44,7 +44,8 @@ pub(crate) struct Table {
     pub(crate) keys: Vec<ColumnInfo>,
     /// The other columns, in table order. Generated and hidden ones are not replicated (DSK-8).
     pub(crate) cells: Vec<ColumnInfo>,
-    /// The place of each cell in the order of names.
+    /// Cells in the order of names, and the place of each in it.
+    in_order: Vec<usize>,
     pub(crate) by_name: Vec<usize>,
     unpassed: OnceLock<Unpassed>,
     cell_index: HashMap<Arc<str>, usize>,
@@ -66,6 +67,7 @@ pub(crate) struct Statements {
     pub(crate) add_key: Slot,
     pub(crate) row_clocks: Slot,
     pub(crate) row_state: Slot,
+    pub(crate) clock_ordinal: Slot,
     pub(crate) base_row: Slot,
     pub(crate) highest_key: Slot,
     pub(crate) row_states: Slot,
@@ -134,6 +136,15 @@ impl Table {
         }
         let cell = std::str::from_utf8(name).ok().and_then(|name| self.cell_index(name));
         cell.map_or(ClockOf::Gone, ClockOf::Cell)
+    }
+
+    /// The same, for who goes through the clocks of a row, which lie in the order of names: `last` is the cell of the one before.
+    pub(crate) fn clock_after(&self, last: Option<usize>, name: &[u8]) -> ClockOf {
+        let place = last.map_or(0, |last| self.by_name[last] + 1);
+        match self.in_order.get(place) {
+            Some(cell) if self.cells[*cell].name.as_bytes() == name => ClockOf::Cell(*cell),
+            _ => self.clock_of(name),
+        }
     }
 
     /// What a change is about.
@@ -254,8 +265,8 @@ pub(crate) fn load_table(db: Handle, name: &str) -> rusqlite::Result<Table> {
     let mut in_order: Vec<usize> = (0..cells.len()).collect();
     in_order.sort_unstable_by_key(|cell| cells[*cell].name.as_bytes());
     let mut by_name = vec![0; cells.len()];
-    for (place, cell) in in_order.into_iter().enumerate() {
-        by_name[cell] = place;
+    for (place, cell) in in_order.iter().enumerate() {
+        by_name[*cell] = place;
     }
     Ok(Table {
         name: name.into(),
@@ -264,6 +275,7 @@ pub(crate) fn load_table(db: Handle, name: &str) -> rusqlite::Result<Table> {
         unpassed: OnceLock::new(),
         keys: keys.into_iter().map(|(_, column)| column).collect(),
         cells,
+        in_order,
         by_name,
         cell_index,
         statements: Statements::default(),

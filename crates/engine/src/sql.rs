@@ -92,11 +92,16 @@ impl Table {
         format!("SELECT col_name, col_version, site_id, db_version FROM {} WHERE key = ?1", self.clock())
     }
 
-    /// The clocks of one row by its primary key: key, then as [`sql_row_clocks`](Self::sql_row_clocks). A sub-query rather than a
+    /// Who wrote a cell: key, name.
+    pub(crate) fn sql_clock_ordinal(&self) -> String {
+        format!("SELECT site_id FROM {} WHERE key = ?1 AND col_name = ?2", self.clock())
+    }
+
+    /// The clocks of one row by its primary key: key, name, col_version. A sub-query rather than a
     /// join: SQLite plans a join anew for every value that is bound.
     pub(crate) fn sql_row_state(&self) -> String {
         format!(
-            "SELECT key, col_name, col_version, site_id, db_version FROM {}
+            "SELECT key, col_name, col_version FROM {}
              WHERE key = (SELECT {KEY_COLUMN} FROM {} WHERE {})",
             self.clock(),
             self.keys_table(),
@@ -114,11 +119,11 @@ impl Table {
         format!("SELECT max({KEY_COLUMN}) FROM {}", self.keys_table())
     }
 
-    /// The clocks of the rows of a batch, in its order. Of each row the batch has a number and the primary key. Gives the
-    /// number; then as [`sql_row_state`](Self::sql_row_state).
+    /// The clocks of the rows of a batch, in its order. Of each row the batch has the primary key. As
+    /// [`sql_row_state`](Self::sql_row_state).
     pub(crate) fn sql_row_states(&self) -> String {
         format!(
-            "SELECT k.c0, p.{KEY_COLUMN}, c.col_name, c.col_version, c.site_id, c.db_version FROM {BATCH} k
+            "SELECT p.{KEY_COLUMN}, c.col_name, c.col_version FROM {BATCH} k
              CROSS JOIN {} p ON {} CROSS JOIN {} c ON c.key = p.{KEY_COLUMN}",
             self.keys_table(),
             self.keys_match_batch("p"),
@@ -126,16 +131,16 @@ impl Table {
         )
     }
 
-    /// All cells of the base rows of a batch, in its order, where they are there: the number, then the cells.
+    /// All cells of the base rows of a batch, in its order, where they are there. Of each row the batch has the primary key.
     pub(crate) fn sql_base_rows(&self) -> String {
-        let cells = join(self.cells.iter().map(|cell| format!(", b.{}", quote(&cell.name))), "");
-        format!("SELECT k.c0{cells} FROM {BATCH} k CROSS JOIN {} b ON {}", self.base(), self.keys_match_batch("b"))
+        let cells = join(self.cells.iter().map(|cell| format!("b.{}", quote(&cell.name))), ", ");
+        format!("SELECT {cells} FROM {BATCH} k CROSS JOIN {} b ON {}", self.base(), self.keys_match_batch("b"))
     }
 
-    /// `p."a" = k.c1 AND p."b" = k.c2`.
+    /// `p."a" = k.c0 AND p."b" = k.c1`.
     fn keys_match_batch(&self, of: &str) -> String {
-        let same = |(column, n): (&ColumnInfo, usize)| format!("{of}.{} = k.c{n}", quote(&column.name));
-        join(self.keys.iter().zip(1..).map(same), " AND ")
+        let same = |(column, n): (&ColumnInfo, u32)| format!("{of}.{} = k.c{n}", quote(&column.name));
+        join(self.keys.iter().zip(0..).map(same), " AND ")
     }
 
     /// Keys of a batch: of each its number, then the primary key. `changes()` tells whether all were new.
