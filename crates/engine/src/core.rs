@@ -114,6 +114,8 @@ pub(crate) struct Core {
     schema_version: i64,
     tables: Vec<Arc<Table>>,
     by_name: HashMap<Arc<str>, usize>,
+    /// The table that a trigger named last: most triggers name the same one again.
+    triggered_last: Option<Arc<Table>>,
     /// What clock tables are named after that no table replicates with. They still say which versions were given out.
     orphans: Vec<String>,
     /// What DDL left to be mended.
@@ -162,6 +164,7 @@ impl Core {
             schema_version: -1,
             tables: Vec::new(),
             by_name: HashMap::new(),
+            triggered_last: None,
             orphans: Vec::new(),
             repairs: Vec::new(),
             ordinals: HashMap::new(),
@@ -203,6 +206,7 @@ impl Core {
         self.statements.clear();
         self.tables.clear();
         self.by_name.clear();
+        self.triggered_last = None;
         self.schema_version = -1;
         self.has_statements = false;
     }
@@ -278,6 +282,7 @@ impl Core {
 
     fn reload_tables(&mut self) -> rusqlite::Result<()> {
         self.connect_statements_table()?;
+        self.triggered_last = None;
         let Discovery { tables, orphans, repairs } = discover(self.db)?;
         self.tables = tables.into_iter().map(Arc::new).collect();
         self.orphans = orphans;
@@ -489,11 +494,15 @@ impl Core {
     }
 
     /// The replicated table whose triggers pass this name. CRSqlite can have left one in another case there (CRR-8).
-    pub(crate) fn table_of_trigger(&self, name: &str) -> Option<Arc<Table>> {
+    pub(crate) fn table_of_trigger(&mut self, name: &str) -> Option<Arc<Table>> {
+        if let Some(last) = self.triggered_last.as_ref().filter(|last| *last.shadow == *name) {
+            return Some(last.clone());
+        }
         let is_exact = |table: &&Arc<Table>| &*table.shadow == name;
         let found = self.by_name.get(name).map(|index| &self.tables[*index]).filter(is_exact);
         let is_like = |table: &&Arc<Table>| table.shadow.eq_ignore_ascii_case(name);
-        found.or_else(|| self.tables.iter().find(is_like)).cloned()
+        self.triggered_last = found.or_else(|| self.tables.iter().find(is_like)).cloned();
+        self.triggered_last.clone()
     }
 
     /// The position of a table in discovery order, and how many there are.

@@ -49,6 +49,7 @@ mod sql;
 mod sql_text;
 mod statement;
 mod transaction;
+mod trigger_functions;
 mod unpack_table;
 mod unpassed;
 
