@@ -4,6 +4,7 @@ import { describe, test } from "node:test";
 import { Database } from "../src/crsqlite.mjs";
 import { Hub } from "../src/hub.mjs";
 import { AS_CRRS, SCHEMA, TABLE_NAMES } from "./support/schema.mjs";
+import { ReferenceHub } from "./support/reference-hub.mjs";
 import { assertSameClocks, handToAndFro, ORDERS, SharedFile } from "./support/shared-file.mjs";
 import { network } from "./support/site.mjs";
 import { assertConverged, stateOf } from "./support/state.mjs";
@@ -65,6 +66,62 @@ describe("litemesh: database files", () => {
     await assertConverged(hub, [site]);
     await hub.sql("UPDATE todo SET rank = 9.5 WHERE id = 'a'");
     await assertConverged(hub, [site]);
+  });
+
+  test("a file of the original goes on in litemesh and comes back with all that was merged", async (t) => {
+    const before = await network(t, () => ReferenceHub.start({ image: Buffer.alloc(0) }));
+    const author = await before.makeSite();
+    await author.connect();
+    await before.hub.sql("INSERT INTO todo VALUES ('own', 'of the file', 0, 0.5)");
+    await before.hub.sql("UPDATE todo SET done = 1");
+    await author.write("INSERT INTO todo VALUES ('a', 'of the author', 0, 0.5), ('b', 'gone', 0, NULL)");
+    await author.write("DELETE FROM todo WHERE id = 'b'; INSERT INTO tag VALUES ('x')");
+    await assertConverged(before.hub, [author]);
+    await author.disconnect();
+
+    const during = await network(t, () => Hub.start({ image: before.hub.image() }));
+    const { hub } = during;
+    assert.equal(hub.siteId, before.hub.siteId);
+    // The original's merges have their author's versions.
+    const origins = await hub.sql(
+      `SELECT lower(hex(s.site_id)) AS site, o.version FROM litemesh_origin o JOIN crsql_site_id s ON s.ordinal = o.site
+       ORDER BY o.version`,
+    );
+    const written = await author.sql(
+      "SELECT DISTINCT db_version FROM crsql_changes WHERE site_id = crsql_site_id() ORDER BY db_version",
+    );
+    assert.deepEqual(origins, written.map((row) => ({ site: author.peer.id, version: row.db_version })));
+    const other = await during.makeSite();
+    await other.connect();
+    await other.write("INSERT INTO membership VALUES ('red', 1, 'lead'); UPDATE todo SET title = 'both' WHERE id = 'a'");
+    await other.write("INSERT INTO tag VALUES ('y'); DELETE FROM tag WHERE name = 'x'");
+    await assertConverged(hub, [other]);
+    await hub.sql("INSERT INTO todo VALUES ('own too', 'of litemesh', 2, 2.5)");
+    await assertConverged(hub, [other]);
+    const held = await stateOf(hub);
+    await other.disconnect();
+    await hub.stop();
+
+    // The original answers a newcomer from its history and its own writes alone.
+    const image = await hub.image();
+    const after = await network(t, () => ReferenceHub.start({ image }));
+    assert.deepEqual(await stateOf(asSource(after.hub.database)), held);
+    const kept = await after.hub.database.rows(
+      `SELECT "table", hex(pk), cid, quote(val), col_version, db_version, cl, seq FROM crsql_change_history
+       WHERE lower(hex(site_id)) = '${other.peer.id}' ORDER BY db_version, seq`,
+    );
+    const sent = await other.database.rows(
+      `SELECT "table", hex(pk), cid, quote(val), col_version, db_version, cl, seq FROM crsql_change_history
+       WHERE site_id = crsql_site_id() ORDER BY db_version, seq`,
+    );
+    assert.deepEqual(kept, sent);
+    assert.ok(after.hub.peer.cursor.get(other.peer.id) > 0, "the cursor of the original has moved, too");
+    const newcomer = await after.makeSite();
+    await newcomer.connect();
+    await assertConverged(after.hub, [newcomer]);
+    assert.deepEqual(await stateOf(newcomer), held);
+    await after.hub.sql("UPDATE todo SET done = 9");
+    await assertConverged(after.hub, [newcomer]);
   });
 });
 
