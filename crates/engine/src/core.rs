@@ -14,6 +14,7 @@ use litemesh_proto::{DbVersion, SiteId};
 use crate::alter::Window;
 use crate::bootstrap::own_site;
 use crate::discovery::{Discovery, Repair, discover};
+use crate::history::OriginalTables;
 use crate::notes::Notes;
 use crate::record::record_notes;
 use crate::schema::{CLOCK_SUFFIX, Table};
@@ -120,6 +121,8 @@ pub(crate) struct Core {
     orphans: Vec<String>,
     /// What DDL left to be mended.
     pub(crate) repairs: Vec<Repair>,
+    /// The tables of `@app/sync` that are to be kept.
+    pub(crate) original: OriginalTables,
     /// Ordinals of sites, both ways.
     pub(crate) ordinals: HashMap<Vec<u8>, i64>,
     pub(crate) sites: HashMap<i64, Option<SiteId>>,
@@ -167,6 +170,7 @@ impl Core {
             triggered_last: None,
             orphans: Vec::new(),
             repairs: Vec::new(),
+            original: OriginalTables::default(),
             ordinals: HashMap::new(),
             sites: HashMap::new(),
             last_origin: None,
@@ -288,6 +292,7 @@ impl Core {
         self.orphans = orphans;
         self.flags.set_wants_triggers(repairs.iter().any(|repair| matches!(repair, Repair::Triggers { .. })));
         self.repairs = repairs;
+        self.original = OriginalTables::find(self.db, self.original)?;
         self.by_name = self.tables.iter().enumerate().map(|(index, table)| (table.name.clone(), index)).collect();
         // A table that left or came may change the stored version. Not inside of a transaction that we follow: what was read
         // at its beginning is what its own version must be above.

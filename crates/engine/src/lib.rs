@@ -34,6 +34,7 @@ mod fork;
 pub mod fractional;
 mod functions;
 mod heal;
+mod history;
 mod load;
 mod merge;
 mod merge_row;
