@@ -15,6 +15,7 @@ use crate::alter::Window;
 use crate::bootstrap::own_site;
 use crate::discovery::{Discovery, Repair, discover};
 use crate::history::OriginalTables;
+use crate::merge_step::LastRow;
 use crate::notes::Notes;
 use crate::record::record_notes;
 use crate::schema::{CLOCK_SUFFIX, Table};
@@ -126,6 +127,8 @@ pub(crate) struct Core {
     /// Ordinals of sites, both ways.
     pub(crate) ordinals: HashMap<Vec<u8>, i64>,
     pub(crate) sites: HashMap<i64, Option<SiteId>>,
+    /// The row that was merged through `crsql_changes` last.
+    pub(crate) last_row: Option<LastRow>,
     /// The origin row written last: `(local version, ordinal, author's version)`.
     pub(crate) last_origin: Option<(i64, i64, i64)>,
     pub(crate) merge_equal_values: i64,
@@ -173,6 +176,7 @@ impl Core {
             original: OriginalTables::default(),
             ordinals: HashMap::new(),
             sites: HashMap::new(),
+            last_row: None,
             last_origin: None,
             merge_equal_values,
             windows: Vec::new(),
@@ -211,6 +215,7 @@ impl Core {
         self.tables.clear();
         self.by_name.clear();
         self.triggered_last = None;
+        self.last_row = None;
         self.schema_version = -1;
         self.has_statements = false;
     }
@@ -239,9 +244,15 @@ impl Core {
     fn follow_transaction(&mut self) {
         if self.flags.take_savepoint_rolled_back() {
             self.forget_sites();
+            self.last_row = None;
             self.is_pending_doubtful = true;
         }
-        match self.flags.take_ended() {
+        let ended = self.flags.take_ended();
+        if ended != Ended::No {
+            // Other connections may write from here on.
+            self.last_row = None;
+        }
+        match ended {
             Ended::No => {}
             Ended::Committed => {
                 let pending = self.pending.take();
@@ -337,12 +348,17 @@ impl Core {
     /// [`enlist`](Self::enlist) and the configuration, for who comes again and again in one transaction: what cannot have
     /// changed since [`end_step`](Self::end_step) is not looked at again.
     pub(crate) fn enlist_for_step(&mut self) -> rusqlite::Result<()> {
-        if self.flags.has_no_savepoint_since() {
+        if self.is_same_step() {
             self.follow_transaction();
             return Ok(());
         }
         self.enlist()?;
         self.refresh_config()
+    }
+
+    /// Whether no statement since [`end_step`](Self::end_step) can have changed a replicated table or the schema.
+    pub(crate) fn is_same_step(&self) -> bool {
+        self.flags.has_no_savepoint_since()
     }
 
     /// After the last thing that a step wrote.

@@ -39,6 +39,7 @@ mod load;
 mod merge;
 mod merge_row;
 mod merge_rows;
+mod merge_step;
 mod notes;
 mod read;
 mod record;

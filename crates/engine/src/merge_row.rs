@@ -439,6 +439,20 @@ impl<'a> RowMerge<'a> {
     }
 }
 
+impl RowMerge<'_> {
+    /// The row as it is once what was planned is written, for the next change of it. `None` where it has to be read again.
+    pub(crate) fn settle(self, key: i64) -> Option<RowMerge<'static>> {
+        let Self { key: key_before, causal_length, mut clocks, gone, plan, won, .. } = self;
+        if plan.delete || plan.ensure || plan.zero {
+            return None;
+        }
+        clocks.iter_mut().for_each(|clock| clock.is_stored = true);
+        let key = if won > 0 { Some(key) } else { key_before };
+        let was_alive = causal_length.is_alive();
+        Some(RowMerge { key, causal_length, was_alive, clocks, gone, plan: RowPlan::default(), won: 0 })
+    }
+}
+
 /// Cells to be written.
 pub(crate) struct RowCells<'r, 'a> {
     pub(crate) key: Option<i64>,
