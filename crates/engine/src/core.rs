@@ -132,6 +132,8 @@ pub(crate) struct Core {
     /// The origin row written last: `(local version, ordinal, author's version)`.
     pub(crate) last_origin: Option<(i64, i64, i64)>,
     pub(crate) merge_equal_values: i64,
+    /// Whether the temporary schema has triggers: they can be on any table, and no version tells when they change.
+    pub(crate) has_temporary_triggers: bool,
     /// Tables between `crsql_begin_alter` and `crsql_commit_alter`, the innermost last.
     pub(crate) windows: Vec<Window>,
     statements: HashMap<&'static str, Arc<Statement>>,
@@ -179,6 +181,7 @@ impl Core {
             last_row: None,
             last_origin: None,
             merge_equal_values,
+            has_temporary_triggers: false,
             windows: Vec::new(),
             statements: HashMap::new(),
             has_statements: false,
@@ -352,7 +355,14 @@ impl Core {
             self.follow_transaction();
             return Ok(());
         }
+        self.enlist_for_merge()
+    }
+
+    /// [`enlist`](Self::enlist), and what a merge goes by that others may have changed.
+    pub(crate) fn enlist_for_merge(&mut self) -> rusqlite::Result<()> {
         self.enlist()?;
+        const TRIGGERS: &str = "SELECT EXISTS (SELECT 1 FROM sqlite_temp_master WHERE type = 'trigger')";
+        self.has_temporary_triggers = self.statement(TRIGGERS)?.query_integer(&[])? == Some(1);
         self.refresh_config()
     }
 
@@ -524,6 +534,11 @@ impl Core {
         let is_like = |table: &&Arc<Table>| table.shadow.eq_ignore_ascii_case(name);
         self.triggered_last = found.or_else(|| self.tables.iter().find(is_like)).cloned();
         self.triggered_last.clone()
+    }
+
+    /// Whether nothing reacts to a write of the table's base rows: see [`Reactions`](crate::schema::Reactions).
+    pub(crate) fn is_alone(&self, table: &Table) -> rusqlite::Result<bool> {
+        Ok(!self.has_temporary_triggers && !table.reactions(self.db)?.by_order)
     }
 
     /// The position of a table in discovery order, and how many there are.

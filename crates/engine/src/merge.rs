@@ -46,7 +46,7 @@ pub struct Merged {
 
 /// Merges a batch inside the caller's transaction.
 pub(crate) fn merge_batch(shared: &Shared, core: &mut Core, changes: &[Change]) -> Result<Merged, MergeError> {
-    let mut rows = MergeRows::new(core)?;
+    let mut rows = MergeRows::default();
     let mut start = 0;
     while start < changes.len() {
         let first = &changes[start];

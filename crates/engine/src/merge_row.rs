@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 
 use litemesh_proto::limits::VERSION_MAX;
 use litemesh_proto::{CausalLength, Change, ColVersion, Column, Value};
+use smallvec::SmallVec;
 
 use crate::core::{Core, Shared};
 use crate::error::MergeError;
@@ -12,7 +13,7 @@ use crate::merge::{Author, Stamp, record_origin};
 use crate::record::find_or_add_key;
 use crate::resolve::{Decision, Incoming, resolve, resolve_values};
 use crate::schema::{ClockOf as Of, RowWrite, Table};
-use crate::statement::{Bind, Rows, merge_cmp};
+use crate::statement::{Bind, Binds, Rows, merge_cmp};
 
 /// BUG-29, of rows: what came over the wire was checked there, what came by SQL was not.
 fn check_counts(change: &Change, index: usize) -> Result<(), MergeError> {
@@ -352,7 +353,7 @@ impl<'a> RowMerge<'a> {
         table: &Table,
         keys: &[Bind<'_>],
     ) -> rusqlite::Result<()> {
-        let db = core.db;
+        let (db, is_alone) = (core.db, core.is_alone(table)?);
         let _sync = shared.sync_guard();
         if self.plan.delete {
             table.statement(db, |s| &s.delete_row, Table::sql_delete_row)?.run(keys)?;
@@ -361,17 +362,17 @@ impl<'a> RowMerge<'a> {
             return Ok(());
         }
         self.plan.cells.sort_unstable_by_key(|(cell, _)| *cell);
-        let cells: Vec<usize> = self.plan.cells.iter().map(|(cell, _)| *cell).collect();
-        let mut binds = keys.to_vec();
+        let cells: SmallVec<[usize; 8]> = self.plan.cells.iter().map(|(cell, _)| *cell).collect();
+        let mut binds = Binds::from_slice(keys);
         binds.extend(self.plan.cells.iter().map(|(_, value)| Bind::from(*value)));
         // An UPDATE of a living row checks only what changes; an upsert would check a row of defaults first.
         if self.was_alive && !self.plan.delete && !cells.is_empty() {
-            table.write_row(db, RowWrite::Update, &cells)?.run(&binds)?;
+            table.write_row(db, RowWrite::Update, is_alone, &cells)?.run(&binds)?;
             if db.changes() > 0 {
                 return Ok(());
             }
         }
-        table.write_row(db, RowWrite::Insert, &cells)?.run(&binds)
+        table.write_row(db, RowWrite::Insert, is_alone, &cells)?.run(&binds)
     }
 
     /// Peers behind us must get the cells again, so they are stamped anew; each stamp needs its origin.
@@ -462,7 +463,7 @@ pub(crate) struct RowCells<'r, 'a> {
     pub(crate) clocks: &'r [NewClock],
 }
 
-pub(crate) fn binds(keys: &[Value]) -> Vec<Bind<'_>> {
+pub(crate) fn binds(keys: &[Value]) -> Binds<'_> {
     keys.iter().map(Bind::from).collect()
 }
 

@@ -46,6 +46,7 @@ struct TableRows {
 }
 
 /// The rows that are gathered, and what came of those before.
+#[derive(Default)]
 pub(crate) struct MergeRows<'a> {
     tables: Vec<TableRows>,
     authors: Vec<Author<'a>>,
@@ -55,27 +56,10 @@ pub(crate) struct MergeRows<'a> {
     seen: HashSet<(usize, &'a PackedKey), BuildHasherDefault<KeyHasher>>,
     /// One for each gathered row; kept, so that nothing is allocated for a row that is like the ones before.
     states: Vec<RowMerge<'a>>,
-    /// Triggers in the temporary schema can be on any table.
-    has_temporary_triggers: bool,
     merged: Merged,
 }
 
 impl<'a> MergeRows<'a> {
-    pub(crate) fn new(core: &mut Core) -> rusqlite::Result<Self> {
-        const TRIGGERS: &str = "SELECT EXISTS (SELECT 1 FROM sqlite_temp_master WHERE type = 'trigger')";
-        let has_temporary_triggers = core.statement(TRIGGERS)?.query_integer(&[])? == Some(1);
-        Ok(Self {
-            tables: Vec::new(),
-            authors: Vec::new(),
-            rows: Vec::new(),
-            about: Vec::new(),
-            seen: HashSet::default(),
-            states: Vec::new(),
-            has_temporary_triggers,
-            merged: Merged::default(),
-        })
-    }
-
     pub(crate) fn into_merged(self) -> Merged {
         self.merged
     }
@@ -114,9 +98,8 @@ impl<'a> MergeRows<'a> {
         }
         let unknown = || MergeError::UnknownTable { index, table: change.table.to_string() };
         let table = core.table(&change.table).ok_or_else(unknown)?;
-        let reactions = table.reactions(core.db)?;
-        let by_order = reactions.by_order || self.has_temporary_triggers;
-        self.tables.push(TableRows { table, rows: Vec::new(), by_order, by_check: reactions.by_check });
+        let (by_order, by_check) = (!core.is_alone(&table)?, table.reactions(core.db)?.by_check);
+        self.tables.push(TableRows { table, rows: Vec::new(), by_order, by_check });
         Ok(self.tables.len() - 1)
     }
 
@@ -298,7 +281,7 @@ fn write_base_rows(
     }
     let written = {
         let _sync = shared.sync_guard();
-        table.write_row(core.db, RowWrite::InsertMany, cells)?.run_batch(&batch, &[])
+        table.write_row(core.db, RowWrite::InsertMany, core.is_alone(table)?, cells)?.run_batch(&batch, &[])
     };
     if written.is_ok() {
         return Ok(());

@@ -5,10 +5,7 @@ use smallvec::{SmallVec, smallvec};
 use crate::core::Core;
 use crate::notes::{Note, Notes, Write};
 use crate::schema::Table;
-use crate::statement::Bind;
-
-/// Parameters of one statement, on the stack where they are few.
-type Binds<'a> = SmallVec<[Bind<'a>; 8]>;
+use crate::statement::{Bind, Binds};
 
 /// Writes the clocks of everything that was noted, in order.
 pub(crate) fn record_notes(core: &mut Core) -> rusqlite::Result<()> {

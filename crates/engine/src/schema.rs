@@ -50,7 +50,7 @@ pub(crate) struct Table {
     unpassed: OnceLock<Unpassed>,
     cell_index: HashMap<Arc<str>, usize>,
     statements: Statements,
-    by_columns: Mutex<ByColumns>,
+    writers: Mutex<Vec<RowWriter>>,
     reactions: OnceLock<Reactions>,
     /// Statements of `crsql_changes` that no cursor uses at the moment, by their text.
     idle: Mutex<HashMap<Box<str>, Vec<Statement>>>,
@@ -102,11 +102,16 @@ pub(crate) struct Reactions {
     pub(crate) by_check: bool,
 }
 
-/// Statements that write base rows, by their kind and the columns.
-type ByColumns = HashMap<(RowWrite, Vec<usize>), Arc<Statement>>;
+/// A statement that writes base rows: how, whether nothing reacts to it, and which cells.
+struct RowWriter {
+    kind: RowWrite,
+    is_alone: bool,
+    cells: Box<[usize]>,
+    statement: Arc<Statement>,
+}
 
-/// How a base row is written.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+/// How base rows are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RowWrite {
     Insert,
     Update,
@@ -219,23 +224,30 @@ impl Table {
         }
     }
 
-    /// The statement that writes these cells of a base row; the keys are its first parameters, the cells follow.
-    pub(crate) fn write_row(&self, db: Handle, kind: RowWrite, cells: &[usize]) -> rusqlite::Result<Arc<Statement>> {
-        let mut statements = self.by_columns.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (kind, cells.to_vec());
-        if let Some(statement) = statements.get(&key) {
-            return Ok(statement.clone());
+    /// The statement that writes these cells of a base row; the keys are its first parameters, the cells follow. Where it is
+    /// alone (see [`Reactions`]), it is one that need not be undone when it fails.
+    pub(crate) fn write_row(
+        &self,
+        db: Handle,
+        kind: RowWrite,
+        is_alone: bool,
+        cells: &[usize],
+    ) -> rusqlite::Result<Arc<Statement>> {
+        let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_wanted = |held: &&RowWriter| held.kind == kind && held.is_alone == is_alone && *held.cells == *cells;
+        if let Some(found) = writers.iter().find(is_wanted) {
+            return Ok(found.statement.clone());
         }
-        if statements.len() >= COLUMN_SETS_MAX {
-            statements.clear();
+        if writers.len() >= COLUMN_SETS_MAX {
+            writers.clear();
         }
         let sql = match kind {
-            RowWrite::Insert => self.sql_insert_row(cells),
-            RowWrite::Update => self.sql_update_row(cells),
-            RowWrite::InsertMany => self.sql_insert_rows(cells),
+            RowWrite::Insert => self.sql_insert_row(is_alone, cells),
+            RowWrite::Update => self.sql_update_row(is_alone, cells),
+            RowWrite::InsertMany => self.sql_insert_rows(is_alone, cells),
         };
         let statement = Arc::new(db.prepare(&sql)?);
-        statements.insert(key, statement.clone());
+        writers.push(RowWriter { kind, is_alone, cells: cells.into(), statement: statement.clone() });
         Ok(statement)
     }
 }
@@ -279,7 +291,7 @@ pub(crate) fn load_table(db: Handle, name: &str) -> rusqlite::Result<Table> {
         by_name,
         cell_index,
         statements: Statements::default(),
-        by_columns: Mutex::default(),
+        writers: Mutex::default(),
         reactions: OnceLock::new(),
         idle: Mutex::default(),
     })

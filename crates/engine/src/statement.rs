@@ -14,6 +14,7 @@ use std::ptr;
 use litemesh_proto::Value;
 use rusqlite::ffi;
 use rusqlite::types::ValueRef;
+use smallvec::SmallVec;
 
 use crate::batch_table::{Batch, POINTER};
 
@@ -122,6 +123,9 @@ pub(crate) enum Bind<'a> {
     Text(&'a [u8]),
     Blob(&'a [u8]),
 }
+
+/// Parameters of one statement, on the stack where they are few.
+pub(crate) type Binds<'a> = SmallVec<[Bind<'a>; 8]>;
 
 impl<'a> From<&'a Value> for Bind<'a> {
     fn from(value: &'a Value) -> Self {
