@@ -353,7 +353,7 @@ impl<'a> RowMerge<'a> {
         table: &Table,
         keys: &[Bind<'_>],
     ) -> rusqlite::Result<()> {
-        let (db, is_alone) = (core.db, core.is_alone(table)?);
+        let db = core.db;
         let _sync = shared.sync_guard();
         if self.plan.delete {
             table.statement(db, |s| &s.delete_row, Table::sql_delete_row)?.run(keys)?;
@@ -367,12 +367,12 @@ impl<'a> RowMerge<'a> {
         binds.extend(self.plan.cells.iter().map(|(_, value)| Bind::from(*value)));
         // An UPDATE of a living row checks only what changes; an upsert would check a row of defaults first.
         if self.was_alive && !self.plan.delete && !cells.is_empty() {
-            table.write_row(db, RowWrite::Update, is_alone, &cells)?.run(&binds)?;
+            table.write_row(db, RowWrite::Update, &cells)?.run(&binds)?;
             if db.changes() > 0 {
                 return Ok(());
             }
         }
-        table.write_row(db, RowWrite::Insert, is_alone, &cells)?.run(&binds)
+        table.write_row(db, RowWrite::Insert, &cells)?.run(&binds)
     }
 
     /// Peers behind us must get the cells again, so they are stamped anew; each stamp needs its origin.

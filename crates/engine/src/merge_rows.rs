@@ -281,7 +281,7 @@ fn write_base_rows(
     }
     let written = {
         let _sync = shared.sync_guard();
-        table.write_row(core.db, RowWrite::InsertMany, core.is_alone(table)?, cells)?.run_batch(&batch, &[])
+        table.write_row(core.db, RowWrite::InsertMany, cells)?.run_batch(&batch, &[])
     };
     if written.is_ok() {
         return Ok(());

@@ -102,10 +102,9 @@ pub(crate) struct Reactions {
     pub(crate) by_check: bool,
 }
 
-/// A statement that writes base rows: how, whether nothing reacts to it, and which cells.
+/// A statement that writes base rows: how, and which cells.
 struct RowWriter {
     kind: RowWrite,
-    is_alone: bool,
     cells: Box<[usize]>,
     statement: Arc<Statement>,
 }
@@ -224,17 +223,10 @@ impl Table {
         }
     }
 
-    /// The statement that writes these cells of a base row; the keys are its first parameters, the cells follow. Where it is
-    /// alone (see [`Reactions`]), it is one that need not be undone when it fails.
-    pub(crate) fn write_row(
-        &self,
-        db: Handle,
-        kind: RowWrite,
-        is_alone: bool,
-        cells: &[usize],
-    ) -> rusqlite::Result<Arc<Statement>> {
+    /// The statement that writes these cells of a base row; the keys are its first parameters, the cells follow.
+    pub(crate) fn write_row(&self, db: Handle, kind: RowWrite, cells: &[usize]) -> rusqlite::Result<Arc<Statement>> {
         let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_wanted = |held: &&RowWriter| held.kind == kind && held.is_alone == is_alone && *held.cells == *cells;
+        let is_wanted = |held: &&RowWriter| held.kind == kind && *held.cells == *cells;
         if let Some(found) = writers.iter().find(is_wanted) {
             return Ok(found.statement.clone());
         }
@@ -242,12 +234,12 @@ impl Table {
             writers.clear();
         }
         let sql = match kind {
-            RowWrite::Insert => self.sql_insert_row(is_alone, cells),
-            RowWrite::Update => self.sql_update_row(is_alone, cells),
-            RowWrite::InsertMany => self.sql_insert_rows(is_alone, cells),
+            RowWrite::Insert => self.sql_insert_row(cells),
+            RowWrite::Update => self.sql_update_row(cells),
+            RowWrite::InsertMany => self.sql_insert_rows(cells),
         };
         let statement = Arc::new(db.prepare(&sql)?);
-        writers.push(RowWriter { kind, is_alone, cells: cells.into(), statement: statement.clone() });
+        writers.push(RowWriter { kind, cells: cells.into(), statement: statement.clone() });
         Ok(statement)
     }
 }

@@ -27,12 +27,6 @@ fn rows_of_parameters(rows: usize, columns: usize) -> String {
     join((0..rows).map(row), ", ")
 }
 
-/// How a write fails that no trigger of the user's reacts to. It has written nothing by then, or rows that are written again one
-/// by one; so SQLite need not copy the pages that it changes, which it does for a statement that can be undone.
-fn or_fail(is_alone: bool) -> &'static str {
-    if is_alone { "OR FAIL" } else { "" }
-}
-
 /// `c0, c1, c2`.
 fn batch_columns(count: usize) -> String {
     join((0..count).map(|n| format!("c{n}")), ", ")
@@ -160,10 +154,10 @@ impl Table {
     }
 
     /// Base rows of a batch with these cells: of each the primary key, then the cells.
-    pub(crate) fn sql_insert_rows(&self, is_alone: bool, cells: &[usize]) -> String {
+    pub(crate) fn sql_insert_rows(&self, cells: &[usize]) -> String {
         let columns = batch_columns(self.keys.len() + cells.len());
         // WHERE tells the parser that no ON of a join follows.
-        self.sql_insert(is_alone, cells, &format!("SELECT {columns} FROM {BATCH} WHERE true"))
+        self.sql_insert(cells, &format!("SELECT {columns} FROM {BATCH} WHERE true"))
     }
 
     /// Clocks of a batch under keys that have none: key, name, col_version, local version, ordinal, seq. OR IGNORE: then the
@@ -310,11 +304,11 @@ impl Table {
 
     /// A row with these cells; on a row that is there all the same (written past the triggers), only the cells are set. The
     /// conflict target is the primary key, so that any other constraint is an error (MRG-10).
-    pub(crate) fn sql_insert_row(&self, is_alone: bool, cells: &[usize]) -> String {
-        self.sql_insert(is_alone, cells, &format!("VALUES {}", rows_of_parameters(1, self.keys.len() + cells.len())))
+    pub(crate) fn sql_insert_row(&self, cells: &[usize]) -> String {
+        self.sql_insert(cells, &format!("VALUES {}", rows_of_parameters(1, self.keys.len() + cells.len())))
     }
 
-    fn sql_insert(&self, is_alone: bool, cells: &[usize], source: &str) -> String {
+    fn sql_insert(&self, cells: &[usize], source: &str) -> String {
         let names = cells.iter().map(|cell| quote(&self.cells[*cell].name)).collect::<Vec<_>>();
         let columns = join([self.key_names()].into_iter().chain(names.iter().cloned()), ", ");
         let action = if names.is_empty() {
@@ -322,14 +316,14 @@ impl Table {
         } else {
             format!("UPDATE SET {}", join(names.iter().map(|name| format!("{name} = excluded.{name}")), ", "))
         };
-        let (or_fail, base, keys) = (or_fail(is_alone), self.base(), self.key_names());
-        format!("INSERT {or_fail} INTO {base} ({columns}) {source} ON CONFLICT ({keys}) DO {action}")
+        let (base, keys) = (self.base(), self.key_names());
+        format!("INSERT INTO {base} ({columns}) {source} ON CONFLICT ({keys}) DO {action}")
     }
 
-    pub(crate) fn sql_update_row(&self, is_alone: bool, cells: &[usize]) -> String {
+    pub(crate) fn sql_update_row(&self, cells: &[usize]) -> String {
         let set = |(cell, n): (&usize, usize)| format!("{} = ?{n}", quote(&self.cells[*cell].name));
         let sets = join(cells.iter().zip(self.keys.len() + 1..).map(set), ", ");
-        format!("UPDATE {} {} SET {sets} WHERE {}", or_fail(is_alone), self.base(), self.keys_match())
+        format!("UPDATE {} SET {sets} WHERE {}", self.base(), self.keys_match())
     }
 
     /// Joins the base row to its key `p`.
