@@ -418,7 +418,8 @@ impl<'a> RowMerge<'a> {
         Ok(Some(incoming.cmp(held.as_ref().map_or(&[][..], |site| &site[..]))))
     }
 
-    fn put_clocks(&self, core: &Core, table: &Table, key: i64, stamp: Stamp) -> rusqlite::Result<()> {
+    /// Writes the clocks that were planned.
+    pub(crate) fn put_clocks(&self, core: &Core, table: &Table, key: i64, stamp: Stamp) -> rusqlite::Result<()> {
         for clock in &self.plan.clocks {
             let name = match clock.of {
                 Of::Row => Column::ROW_NAME,

@@ -18,10 +18,13 @@ use crate::merge::{Author, Merged, Stamp, row_keys};
 use crate::merge_row::{HeldRow, HeldValues, NewClock, RowMerge, binds, constraint_error};
 use crate::record::find_or_add_key;
 use crate::schema::{ClockOf as Of, RowWrite, Table};
-use crate::statement::{Bind, Rows, Statement, merge_cmp};
+use crate::statement::{Bind, Rows, merge_cmp};
 
 /// Most rows that are gathered. What a statement costs is spread over them; much more would only take memory.
 const ROWS_MAX: usize = 256;
+
+/// Most base rows that one statement writes.
+const BASE_ROWS_MAX: usize = 64;
 
 /// A row and its changes.
 struct Gathered<'a> {
@@ -248,10 +251,10 @@ impl<'a> MergeRows<'a> {
         }
         let (mut new, known): (Vec<_>, Vec<_>) = together.rows.into_iter().partition(|row| row.key.is_none());
         add_keys(core, table, &mut new, &self.rows)?;
-        let statement = table.statement(core.db, |s| &s.add_clocks, Table::sql_add_clocks)?;
-        write_clocks(statement, table, &new, &self.states)?;
-        let statement = table.statement(core.db, |s| &s.put_clocks, Table::sql_put_clocks)?;
-        write_clocks(statement, table, &known, &self.states)?;
+        add_clocks(core, table, &new, &self.states)?;
+        for RowTogether { row, key, stamp, .. } in known {
+            self.states[row].put_clocks(core, table, key.unwrap_or_default(), stamp)?;
+        }
         Ok(())
     }
 }
@@ -265,6 +268,9 @@ fn keys_of<'s>(table: &Table, gathered: &'s [Gathered<'_>], rows: impl Iterator<
     batch
 }
 
+/// As the table has triggers, SQLite keeps a copy of each page that a statement changes. Rows whose keys ascend lie on few pages
+/// mostly, and are written together. Others lie anywhere: above 64 KiB of copies SQLite would put those of the whole transaction
+/// into a file, which costs more than a statement for each row (`SQLITE_STMTJRNL_SPILL`, <https://sqlite.org/compile.html>).
 fn write_base_rows(
     shared: &Shared,
     core: &Core,
@@ -274,26 +280,34 @@ fn write_base_rows(
     gathered: &[Gathered<'_>],
     states: &mut [RowMerge<'_>],
 ) -> Result<(), MergeError> {
-    let mut batch = Batch::new(table.keys.len() + cells.len(), rows.len());
-    for row in rows {
-        let values = states[*row].cells().cells.iter().map(|(_, value)| *value);
-        batch.push(gathered[*row].keys.iter().chain(values).map(Bind::from));
-    }
-    let written = {
-        let _sync = shared.sync_guard();
-        table.write_row(core.db, RowWrite::InsertMany, cells)?.run_batch(&batch, &[])
-    };
-    if written.is_ok() {
-        return Ok(());
-    }
-    drop(batch);
-    // Nothing of it stayed. Which of them? Or was it the row of defaults that an upsert begins with?
-    for row in rows {
-        let Gathered { keys, index, .. } = &gathered[*row];
-        let written = states[*row].write_base_row(shared, core, table, &binds(keys));
-        written.map_err(|source| constraint_error(source, *index, table))?;
+    let ascends = |pair: &[usize]| is_after(&gathered[pair[0]].keys, &gathered[pair[1]].keys);
+    let rows_max = if rows.windows(2).all(ascends) { BASE_ROWS_MAX } else { 1 };
+    for rows in rows.chunks(rows_max) {
+        if rows.len() > 1 {
+            let mut batch = Batch::new(table.keys.len() + cells.len(), rows.len());
+            for row in rows {
+                let values = states[*row].cells().cells.iter().map(|(_, value)| *value);
+                batch.push(gathered[*row].keys.iter().chain(values).map(Bind::from));
+            }
+            let _sync = shared.sync_guard();
+            if table.write_row(core.db, RowWrite::InsertMany, cells)?.run_batch(&batch, &[]).is_ok() {
+                continue;
+            }
+            // Nothing of it stayed. Which of them? Or was it the row of defaults that an upsert begins with?
+        }
+        for row in rows {
+            let Gathered { keys, index, .. } = &gathered[*row];
+            let written = states[*row].write_base_row(shared, core, table, &binds(keys));
+            written.map_err(|source| constraint_error(source, *index, table))?;
+        }
     }
     Ok(())
+}
+
+/// Whether a key comes after another, as far as that can be said without asking for collations.
+fn is_after(before: &[Value], after: &[Value]) -> bool {
+    let first_different = before.iter().zip(after).map(|(before, after)| after.merge_cmp(before));
+    first_different.fold(Ordering::Equal, Ordering::then) == Ordering::Greater
 }
 
 /// Gives rows that were never seen their keys.
@@ -301,33 +315,30 @@ fn add_keys(core: &Core, table: &Table, rows: &mut [RowTogether], gathered: &[Ga
     if rows.is_empty() {
         return Ok(());
     }
-    let highest = table.statement(core.db, |s| &s.highest_key, Table::sql_highest_key)?;
-    let first = highest.query_integer(&[])?.unwrap_or_default().max(0).saturating_add(1);
-    let mut batch = Batch::new(1 + table.keys.len(), rows.len());
-    for (row, key) in rows.iter_mut().zip(first..) {
-        batch.push([Bind::Integer(key)].into_iter().chain(gathered[row.row].keys.iter().map(Bind::from)));
-        row.key = Some(key);
-    }
+    let batch = keys_of(table, gathered, rows.iter().map(|row| row.row));
     table.statement(core.db, |s| &s.add_keys, Table::sql_add_keys)?.run_batch(&batch, &[])?;
-    if usize::try_from(core.db.changes()) != Ok(rows.len()) {
-        // CRSqlite leaves keys without clocks behind (MRG-5).
-        for row in rows {
-            row.key = Some(find_or_add_key(core, table, &binds(&gathered[row.row].keys))?);
+    let added = core.db.changes();
+    if usize::try_from(added) == Ok(rows.len()) {
+        // SQLite counts on from the largest.
+        let first = core.db.last_insert_rowid() - added + 1;
+        for (row, key) in rows.iter_mut().zip(first..) {
+            row.key = Some(key);
         }
+        return Ok(());
+    }
+    // CRSqlite leaves keys without clocks behind (MRG-5).
+    for row in rows {
+        row.key = Some(find_or_add_key(core, table, &binds(&gathered[row.row].keys))?);
     }
     Ok(())
 }
 
-fn write_clocks(
-    statement: &Statement,
-    table: &Table,
-    rows: &[RowTogether],
-    states: &[RowMerge<'_>],
-) -> rusqlite::Result<()> {
+/// Writes the clocks of rows that have none.
+fn add_clocks(core: &Core, table: &Table, rows: &[RowTogether], states: &[RowMerge<'_>]) -> rusqlite::Result<()> {
     if rows.is_empty() {
         return Ok(());
     }
-    let mut batch = Batch::new(6, rows.len() * 4);
+    let mut batch = Batch::new(6, rows.len() * table.cells.len().min(8));
     for RowTogether { row, key, stamp, .. } in rows {
         for NewClock { of, col_version, seq } in states[*row].cells().clocks {
             let Of::Cell(cell) = of else { continue };
@@ -341,7 +352,7 @@ fn write_clocks(
             ]);
         }
     }
-    statement.run_batch(&batch, &[])
+    table.statement(core.db, |s| &s.add_clocks, Table::sql_add_clocks)?.run_batch(&batch, &[])
 }
 
 /// Rows of one table of which values will be compared.

@@ -115,10 +115,6 @@ impl Table {
         format!("SELECT {cells} FROM {} WHERE {}", self.base(), self.keys_match())
     }
 
-    pub(crate) fn sql_highest_key(&self) -> String {
-        format!("SELECT max({KEY_COLUMN}) FROM {}", self.keys_table())
-    }
-
     /// The clocks of the rows of a batch, in its order. Of each row the batch has the primary key. As
     /// [`sql_row_state`](Self::sql_row_state).
     pub(crate) fn sql_row_states(&self) -> String {
@@ -143,14 +139,11 @@ impl Table {
         join(self.keys.iter().zip(0..).map(same), " AND ")
     }
 
-    /// Keys of a batch: of each its number, then the primary key. `changes()` tells whether all were new.
+    /// Keys of a batch, numbered by SQLite: a number of ours would make it keep a journal. `changes()` tells whether all were new.
     pub(crate) fn sql_add_keys(&self) -> String {
-        let columns = batch_columns(1 + self.keys.len());
-        format!(
-            "INSERT OR IGNORE INTO {} ({KEY_COLUMN}, {}) SELECT {columns} FROM {BATCH}",
-            self.keys_table(),
-            self.key_names()
-        )
+        let columns = batch_columns(self.keys.len());
+        let (keys, names) = (self.keys_table(), self.key_names());
+        format!("INSERT OR IGNORE INTO {keys} ({names}) SELECT {columns} FROM {BATCH}")
     }
 
     /// Base rows of a batch with these cells: of each the primary key, then the cells.
@@ -166,18 +159,6 @@ impl Table {
         let columns = batch_columns(6);
         format!(
             "INSERT OR IGNORE INTO {} (key, col_name, col_version, db_version, site_id, seq) SELECT {columns} FROM {BATCH}",
-            self.clock()
-        )
-    }
-
-    /// The same under any keys.
-    pub(crate) fn sql_put_clocks(&self) -> String {
-        let columns = batch_columns(6);
-        format!(
-            "INSERT INTO {} (key, col_name, col_version, db_version, site_id, seq)
-             SELECT {columns} FROM {BATCH} WHERE true
-             ON CONFLICT (key, col_name) DO UPDATE SET col_version = excluded.col_version,
-             db_version = excluded.db_version, site_id = excluded.site_id, seq = excluded.seq",
             self.clock()
         )
     }
