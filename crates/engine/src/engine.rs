@@ -53,7 +53,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Opens a file with the settings that sync wants: WAL, `synchronous=NORMAL`, a busy timeout of 10 s.
+    /// Opens a file with the settings that sync wants: WAL, `synchronous=NORMAL`, a cache of 8 MiB, a busy timeout of 10 s.
     ///
     /// # Errors
     ///
@@ -477,7 +477,12 @@ fn leave_as_it_is(connection: &Connection) {
     }
 }
 
+/// Most memory that SQLite keeps pages in, in KiB. A merge of rows whose keys lie anywhere goes through two indexes of the key:
+/// with SQLite's own 2,000 KiB, one of 50,000 rows already writes most pages out and reads them again.
+const CACHE_KIB: i64 = 8192;
+
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     // A file that is read-only, or on a file system without shared memory, stays in the mode it has.
     if !connection.is_readonly(rusqlite::MAIN_DB)? {
         connection.pragma_update(None, "journal_mode", "WAL")?;

@@ -335,22 +335,27 @@ fn add_keys(core: &Core, table: &Table, rows: &mut [RowTogether], gathered: &[Ga
 
 /// Writes the clocks of rows that have none.
 fn add_clocks(core: &Core, table: &Table, rows: &[RowTogether], states: &[RowMerge<'_>]) -> rusqlite::Result<()> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let mut batch = Batch::new(6, rows.len() * table.cells.len().min(8));
+    let Some(RowTogether { stamp: first, .. }) = rows.first() else { return Ok(()) };
+    let is_one_stamp = rows.iter().all(|row| row.stamp == *first);
+    let width = if is_one_stamp { 4 } else { 6 };
+    let mut batch = Batch::new(width, rows.len() * table.cells.len().min(8));
     for RowTogether { row, key, stamp, .. } in rows {
         for NewClock { of, col_version, seq } in states[*row].cells().clocks {
             let Of::Cell(cell) = of else { continue };
-            batch.push([
+            let clock = [
                 Bind::Integer(key.unwrap_or_default()),
                 Bind::from(&*table.cells[*cell].name),
                 Bind::Integer(*col_version),
+                Bind::Integer(*seq),
                 Bind::Integer(stamp.local),
                 Bind::Integer(stamp.ordinal),
-                Bind::Integer(*seq),
-            ]);
+            ];
+            batch.push(clock.into_iter().take(width));
         }
+    }
+    if is_one_stamp {
+        let statement = table.statement(core.db, |s| &s.add_clocks_of_one, Table::sql_add_clocks_of_one)?;
+        return statement.run_batch(&batch, &[first.local.into(), first.ordinal.into()]);
     }
     table.statement(core.db, |s| &s.add_clocks, Table::sql_add_clocks)?.run_batch(&batch, &[])
 }

@@ -153,12 +153,21 @@ impl Table {
         self.sql_insert(cells, &format!("SELECT {columns} FROM {BATCH} WHERE true"))
     }
 
-    /// Clocks of a batch under keys that have none: key, name, col_version, local version, ordinal, seq. OR IGNORE: then the
+    /// Clocks of a batch under keys that have none: key, name, col_version, seq, local version, ordinal. OR IGNORE: then the
     /// statement cannot fail half-way, and SQLite keeps no journal for it.
     pub(crate) fn sql_add_clocks(&self) -> String {
-        let columns = batch_columns(6);
+        self.add_clocks_as("c4, c5")
+    }
+
+    /// The same of one stamp: the batch; local version, ordinal.
+    pub(crate) fn sql_add_clocks_of_one(&self) -> String {
+        self.add_clocks_as("?2, ?3")
+    }
+
+    fn add_clocks_as(&self, stamp: &str) -> String {
         format!(
-            "INSERT OR IGNORE INTO {} (key, col_name, col_version, db_version, site_id, seq) SELECT {columns} FROM {BATCH}",
+            "INSERT OR IGNORE INTO {} (key, col_name, col_version, seq, db_version, site_id)
+             SELECT c0, c1, c2, c3, {stamp} FROM {BATCH}",
             self.clock()
         )
     }
