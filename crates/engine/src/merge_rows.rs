@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use litemesh_proto::{Change, PackedKey, Value};
+use litemesh_proto::{Change, Value};
 
 use crate::batch_table::{Batch, WIDTH_MAX};
 use crate::core::{Core, Shared};
@@ -56,7 +56,8 @@ pub(crate) struct MergeRows<'a> {
     rows: Vec<Gathered<'a>>,
     /// What each change is about, row by row.
     about: Vec<Of>,
-    seen: HashSet<(usize, &'a PackedKey), BuildHasherDefault<KeyHasher>>,
+    /// Hashes of the rows. Two rows of one hash are only merged one after the other, as if they were one.
+    seen: HashSet<u64, BuildHasherDefault<KeyHasher>>,
     /// One for each gathered row; kept, so that nothing is allocated for a row that is like the ones before.
     states: Vec<RowMerge<'a>>,
     merged: Merged,
@@ -83,10 +84,11 @@ impl<'a> MergeRows<'a> {
         let first = &changes[0];
         let mut table = self.table_of(core, first, index)?;
         let keys = row_keys(core, &self.tables[table].table, first, index)?;
-        if self.rows.len() >= ROWS_MAX || self.tables[table].by_order || !self.seen.insert((table, &first.key)) {
+        let hash = hash_of(table, &keys);
+        if self.rows.len() >= ROWS_MAX || self.tables[table].by_order || !self.seen.insert(hash) {
             self.merge(shared, core)?;
             table = self.table_of(core, first, index)?;
-            self.seen.insert((table, &first.key));
+            self.seen.insert(hash);
         }
         let TableRows { table: columns, rows, .. } = &mut self.tables[table];
         rows.push(self.rows.len());
@@ -425,25 +427,37 @@ impl Together {
     }
 }
 
-/// Hashes packed keys. A remote could choose keys that collide, which costs it a look at each of [`ROWS_MAX`] rows.
+/// A number that rows have in common that are one to SQLite: 1 and 1.0 are the same key (DSK-7).
+fn hash_of(table: usize, keys: &[Value]) -> u64 {
+    let mut hasher = KeyHasher(table as u64);
+    for key in keys {
+        match key {
+            Value::Null => hasher.write_u64(0),
+            Value::Integer(integer) => hasher.write_u64(integer.cast_unsigned()),
+            Value::Real(real) => hasher.write_u64((*real as i64).cast_unsigned()),
+            Value::Text(bytes) | Value::Blob(bytes) => hasher.write(bytes),
+        }
+    }
+    hasher.finish()
+}
+
+/// Hashes keys. A remote could choose keys that collide: that costs it the gathering, and nobody anything else.
 #[derive(Default)]
 struct KeyHasher(u64);
 
 impl Hasher for KeyHasher {
     fn write(&mut self, bytes: &[u8]) {
-        for word in bytes.chunks(8) {
-            let mut padded = [0; 8];
-            padded[..word.len()].copy_from_slice(word);
-            self.write_u64(u64::from_le_bytes(padded));
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            self.write_u64(u64::from_le_bytes(*word));
         }
+        let mut padded = [0; 8];
+        padded[..rest.len()].copy_from_slice(rest);
+        self.write_u64(u64::from_le_bytes(padded) ^ bytes.len() as u64);
     }
 
     fn write_u64(&mut self, word: u64) {
         self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
-    }
-
-    fn write_usize(&mut self, word: usize) {
-        self.write_u64(word as u64);
     }
 
     fn finish(&self) -> u64 {
