@@ -42,6 +42,7 @@ mod read;
 mod record;
 mod replicate;
 mod resolve;
+mod row_run;
 mod schema;
 mod scratch;
 mod sql;

@@ -44,6 +44,8 @@ pub(crate) struct Table {
     pub(crate) cells: Vec<ColumnInfo>,
     unpassed: OnceLock<Unpassed>,
     cell_index: HashMap<Arc<str>, usize>,
+    /// The cells in the order of their names' bytes, as clocks of a row come.
+    by_name: Vec<usize>,
     statements: Statements,
     by_columns: Mutex<ByColumns>,
     /// Statements of `crsql_changes` that no cursor uses at the moment, by their text.
@@ -80,6 +82,8 @@ pub(crate) struct Statements {
     pub(crate) zero_cells: Slot,
     pub(crate) scan: Slot,
     pub(crate) scan_version: Slot,
+    pub(crate) run_clocks: Slot,
+    pub(crate) run_rows: Slot,
     pub(crate) stamped: Slot,
 }
 
@@ -118,6 +122,22 @@ impl Table {
         }
         let cell = std::str::from_utf8(name).ok().and_then(|name| self.cell_index(name));
         cell.map_or(ClockOf::Gone, ClockOf::Cell)
+    }
+
+    /// The same for the clocks of one row in their order, without a search: `place` starts at 0 and follows them.
+    pub(crate) fn clock_of_next(&self, name: &[u8], place: &mut usize) -> ClockOf {
+        let name_at = |place: usize| self.by_name.get(place).map(|cell| self.cells[*cell].name.as_bytes());
+        if name_at(*place) != Some(name) {
+            if name == b"-1" {
+                return ClockOf::Row;
+            }
+            match self.by_name.binary_search_by(|cell| self.cells[*cell].name.as_bytes().cmp(name)) {
+                Ok(found) => *place = found,
+                Err(_) => return ClockOf::Gone,
+            }
+        }
+        *place += 1;
+        ClockOf::Cell(self.by_name[*place - 1])
     }
 
     /// How many cells the update trigger passes.
@@ -219,6 +239,8 @@ pub(crate) fn load_table(db: Handle, name: &str) -> rusqlite::Result<Table> {
     }
     keys.sort_by_key(|(position, _)| *position);
     let cell_index = cells.iter().enumerate().map(|(index, column)| (column.name.clone(), index)).collect();
+    let mut by_name: Vec<usize> = (0..cells.len()).collect();
+    by_name.sort_unstable_by_key(|cell| cells[*cell].name.as_bytes());
     Ok(Table {
         name: name.into(),
         shadow: name.into(),
@@ -227,6 +249,7 @@ pub(crate) fn load_table(db: Handle, name: &str) -> rusqlite::Result<Table> {
         keys: keys.into_iter().map(|(_, column)| column).collect(),
         cells,
         cell_index,
+        by_name,
         statements: Statements::default(),
         by_columns: Mutex::default(),
         idle: Mutex::default(),

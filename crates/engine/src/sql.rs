@@ -2,6 +2,7 @@
 //!
 //! Order of parameters: the key of the row first, or the primary key values; then what the method says.
 
+use crate::row_run::MASK_BITS;
 use crate::schema::{CLOCK_SUFFIX, KEY_COLUMN, KEYS_SUFFIX, Table};
 
 /// An identifier in double quotes.
@@ -354,6 +355,32 @@ impl Table {
             index = self.version_index(),
             pks = self.keys_table(),
             base = self.base_of_key(),
+        )
+    }
+
+    /// All clocks of rows after key ?1, in the order of their keys: key, name, col_version, ordinal, seq, db_version.
+    pub(crate) fn sql_run_clocks(&self) -> String {
+        format!(
+            "SELECT key, col_name, col_version, site_id, seq, db_version FROM {} WHERE key > ?1 ORDER BY key, col_name",
+            self.clock()
+        )
+    }
+
+    /// Keys from ?1 on with their base rows, in order: key, whether the base row is there, primary key, cells. Of the cells
+    /// only those whose bit is set in ?2 and the parameters after it, [`MASK_BITS`] in each: others are not read.
+    pub(crate) fn sql_run_rows(&self) -> String {
+        let cell = |(index, column): (usize, &crate::schema::ColumnInfo)| {
+            let (parameter, bit) = (2 + index / MASK_BITS, 1_u64 << (index % MASK_BITS));
+            format!("CASE WHEN ?{parameter} & {bit} THEN b.{} END", quote(&column.name))
+        };
+        let keys = self.keys.iter().map(|column| format!("p.{}", quote(&column.name)));
+        format!(
+            "SELECT p.{KEY_COLUMN}, b.{} IS NOT NULL, {} FROM {} p LEFT JOIN {} WHERE p.{KEY_COLUMN} >= ?1
+             ORDER BY p.{KEY_COLUMN}",
+            quote(&self.keys[0].name),
+            join(keys.chain(self.cells.iter().enumerate().map(cell)), ", "),
+            self.keys_table(),
+            self.base_of_key()
         )
     }
 
