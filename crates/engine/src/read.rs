@@ -12,12 +12,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use litemesh_proto::{CausalLength, Change, ColVersion, Column, Cursor, DbVersion, PackedKey, Seq, SiteId, Value};
+use litemesh_proto::{
+    CausalLength, Change, ColVersion, Column, Cursor, DbVersion, KeyValue, PackedKey, Seq, SiteId, Value,
+};
 
 use crate::core::Core;
-use crate::row_run::{ROWS_BEFORE_A_RUN, Reached, RowRun, RunClock, as_column, running};
+use crate::row_run::{ROWS_BEFORE_A_RUN, Reached, RowRun, RunClock, as_column, is_worth_a_run, running};
 use crate::schema::{ClockOf, Table};
-use crate::statement::Statement;
+use crate::statement::{Statement, to_key_value};
 
 /// How much one page may hold. A page always holds at least one row, whatever its size.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +32,10 @@ pub struct PageLimits {
 
 /// Most clock rows that one page looks at, sent or not. Bounds how long the engine is busy with one page.
 const ROWS_SCANNED_MAX: usize = 50_000;
+
+/// How many changes a page has room for where many are to be expected, and about how many bytes of JSON the smallest takes.
+const CHANGES_OF_A_RUN: usize = 4096;
+const CHANGE_BYTES: usize = 200;
 
 /// How far a reader in local order is.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -167,8 +173,8 @@ struct Scan {
     /// The last version that is wanted.
     until: i64,
     source: Source,
-    /// Rows up to here that were whole and lay beside each other.
-    whole_rows: u32,
+    /// How many rows up to here lay beside each other.
+    beside: u32,
 }
 
 /// Where a scan's rows come from.
@@ -179,7 +185,7 @@ enum Source {
         /// The only version that it gives, if it is of one.
         version: Option<i64>,
     },
-    /// Whole rows of one version in the order of their keys.
+    /// Rows of one version that lie beside each other, in the order of their keys.
     Run(Box<RowRun>),
 }
 
@@ -192,7 +198,7 @@ impl Scan {
             // The last page ended here, in a version that is perhaps a large one.
             _ => Source::Run(Box::new(RowRun::open(core, table, version, key)?)),
         };
-        let mut scan = Self { table: table.clone(), head: None, until, source, whole_rows: 0 };
+        let mut scan = Self { table: table.clone(), head: None, until, source, beside: 0 };
         scan.advance(core)?;
         Ok(scan)
     }
@@ -267,19 +273,19 @@ impl Scan {
         self.head = Some(head);
     }
 
-    /// Counts whole rows that lie beside each other, and goes on without the index where there are many. `clocks` is how many
-    /// the row before this one had, at `(version, key)`.
+    /// Counts rows that lie beside each other, and goes on without the index where there are many. `clocks` is how many the
+    /// row before this one had, at `(version, key)`.
     fn look_for_run(&mut self, core: &Core, (version, key): (i64, i64), clocks: usize) -> rusqlite::Result<()> {
         let goes_on = self.head.is_some_and(|head| (head.0, Some(head.1)) == (version, key.checked_add(1)));
-        if !goes_on || clocks < self.table.cells.len().max(1) {
-            self.whole_rows = 0;
+        if !goes_on || !is_worth_a_run(&self.table, clocks) {
+            self.beside = 0;
             return Ok(());
         }
-        self.whole_rows += 1;
-        if self.whole_rows < ROWS_BEFORE_A_RUN {
+        self.beside += 1;
+        if self.beside < ROWS_BEFORE_A_RUN {
             return Ok(());
         }
-        self.whole_rows = 0;
+        self.beside = 0;
         self.source = Source::Run(Box::new(RowRun::open(core, &self.table, version, key)?));
         self.advance(core)
     }
@@ -380,11 +386,13 @@ struct PageBuilder {
     limits: PageLimits,
     /// Of the row being taken, what is sent.
     wanted: Vec<(RunClock, SiteId, DbVersion)>,
+    /// Space to pack a key in.
+    scratch: Vec<u8>,
 }
 
 impl PageBuilder {
     fn new(limits: PageLimits) -> Self {
-        Self { changes: Vec::new(), bytes: 0, scanned: 0, limits, wanted: Vec::new() }
+        Self { changes: Vec::new(), bytes: 0, scanned: 0, limits, wanted: Vec::new(), scratch: Vec::new() }
     }
 
     fn is_full(&self) -> bool {
@@ -438,7 +446,8 @@ impl PageBuilder {
                 && let Some((site, db_version)) = label(core, &clock)?
             {
                 if packed.is_none() {
-                    packed = pack((0..table.keys.len()).map(|n| rows.value(as_column(9 + n))));
+                    let keys = (0..table.keys.len()).map(|n| to_key_value(rows.value_ref(as_column(9 + n))));
+                    packed = self.pack(keys);
                 }
                 if let Some(packed) = &packed {
                     self.push(Change {
@@ -490,7 +499,8 @@ impl PageBuilder {
             return Ok(());
         }
         let Some(base) = run.base_row(key, cells)? else { return Ok(()) };
-        let (Some(packed), has_base) = (pack(base.key_values()), base.is_there()) else { return Ok(()) };
+        let (Some(packed), has_base) = (self.pack(base.key_values()), base.is_there()) else { return Ok(()) };
+        self.make_room();
         let wanted = std::mem::take(&mut self.wanted);
         for (clock, site, db_version) in &wanted {
             let Some(column) = column_of(table, clock.of, has_base) else { continue };
@@ -513,6 +523,21 @@ impl PageBuilder {
         Ok(())
     }
 
+    /// `None` above 255 columns: nobody could have written its clocks.
+    fn pack<'a>(&mut self, keys: impl Iterator<Item = KeyValue<'a>>) -> Option<PackedKey> {
+        PackedKey::pack_from(keys, &mut self.scratch).ok()
+    }
+
+    /// For the changes of one row of a run, and of those that follow: to grow little by little would copy all of them again
+    /// and again.
+    fn make_room(&mut self) {
+        let (len, capacity) = (self.changes.len(), self.changes.capacity());
+        if capacity - len < self.wanted.len() {
+            let room = self.limits.changes_max.min(self.limits.bytes_max / CHANGE_BYTES).min(CHANGES_OF_A_RUN);
+            self.changes.reserve(room.saturating_sub(len).max(self.wanted.len()));
+        }
+    }
+
     fn push(&mut self, change: Change) {
         self.bytes += change.wire_bytes();
         self.changes.push(change);
@@ -526,11 +551,6 @@ fn column_of(table: &Table, of: ClockOf, has_base: bool) -> Option<Column> {
         ClockOf::Cell(cell) if has_base => Some(Column::Cell(table.cells[cell].name.clone())),
         ClockOf::Cell(_) | ClockOf::Gone => None,
     }
-}
-
-/// `None` above 255 columns: nobody could have written its clocks.
-fn pack(keys: impl Iterator<Item = Value>) -> Option<PackedKey> {
-    PackedKey::pack(&keys.collect::<Vec<_>>()).ok()
 }
 
 /// What a wire v1 peer is to be sent, and how far that is.

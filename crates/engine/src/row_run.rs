@@ -1,24 +1,33 @@
-//! [`RowRun`]: rows that one transaction wrote whole, read in the order of their keys.
+//! [`RowRun`]: rows of one version that lie beside each other, read in the order of their keys.
 //!
-//! A bulk insert, a first merge, a backfill: thousands of rows of one version, key after key. The version index would lead to
-//! each clock for itself, and every row would be looked up in two more B-trees. Here two cursors step forward side by side:
-//! one over the clocks, one over keys and base rows. Neither is a join: a clock must be known to be sent before the value
-//! behind it is read, or a flag beside a large BLOB would cost as much as the BLOB.
+//! A bulk insert, a first merge, a backfill: thousands of rows, key after key. The version index would lead to each clock for
+//! itself, and every row would be looked up in three more B-trees. Here two cursors step forward side by side: one over the
+//! clocks, one over keys and base rows. They are not joined: a clock must be known to be sent before the value behind it is
+//! read, or a flag beside a large BLOB would cost as much as the BLOB.
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
-use litemesh_proto::Value;
+use litemesh_proto::{KeyValue, Value};
 
 use crate::core::Core;
 use crate::schema::{ClockOf, Table};
-use crate::statement::{Rows, Statement};
+use crate::statement::{Handle, Rows, Statement, to_key_value};
 
-/// How many rows in a row must be whole before the index is left: what a run costs that ends at once is small beside them.
+/// How many rows must have lain beside each other before the index is left: what a run costs that ends at once is small
+/// beside them.
 pub(crate) const ROWS_BEFORE_A_RUN: u32 = 8;
 
-/// How many clocks of other versions may be passed, beyond those that were worth it and one row's: then the index is better.
+/// How many clocks of other versions may be passed for a row of the version: about what the index would cost for it.
+const PASSED_FOR_A_ROW: usize = 6;
+
+/// How many may be passed in all, beyond those and the ones of one row: then the run has ended.
 const PASSED_MAX: usize = 32;
+
+/// Whether a run over rows like this one is cheaper than the index.
+pub(crate) fn is_worth_a_run(table: &Table, clocks: usize) -> bool {
+    clocks + PASSED_FOR_A_ROW >= table.cells.len()
+}
 
 /// Cells whose values are asked for by one parameter.
 pub(crate) const MASK_BITS: usize = 32;
@@ -58,19 +67,83 @@ pub(crate) struct RowRun {
     /// Clocks looked at for the row.
     looked_at: usize,
     passed: usize,
-    base: Arc<Statement>,
-    /// The key at which `base` stands, and the cells that it gives.
-    base_key: Option<i64>,
+    db: Handle,
+    /// Made where a row is first looked for by its primary key.
+    by_key: Option<Cursor>,
+    by_rowid: Option<Guess>,
+    /// The cells that both give.
     masks: Vec<u32>,
     /// Those of the next row.
     wanted: Vec<u32>,
+}
+
+/// Keys and base rows that come together are numbered together: a base row's rowid is the key's number, plus something that
+/// seldom changes. To look there first saves a search among primary keys for nearly every row. What is found there is
+/// compared with the primary key, so that a wrong guess costs time and nothing else.
+struct Guess {
+    cursor: Cursor,
+    /// From key to rowid.
+    offset: i64,
+    /// How many in a row were wrong.
+    wrong: u32,
+}
+
+/// How many wrong guesses show that the two are numbered apart.
+const WRONG_MAX: u32 = 16;
+
+/// A running statement over keys, with their base rows.
+struct Cursor {
+    statement: Arc<Statement>,
+    /// Where it stands.
+    key: Option<i64>,
+}
+
+impl Cursor {
+    fn new(statement: Arc<Statement>) -> Self {
+        Self { statement, key: None }
+    }
+
+    /// Moves to `key`; `false` where there is no such key.
+    fn go_to(&mut self, key: i64, offset: Option<i64>, masks: &[u32]) -> rusqlite::Result<bool> {
+        if self.key == Some(key) {
+            return Ok(true);
+        }
+        // Only to the very next key: what lies in between would be read for nothing.
+        if self.key.is_none_or(|at| at.checked_add(1) != Some(key)) {
+            drop(self.statement.start());
+            self.statement.bind(1, key.into())?;
+            let masks = masks.iter().map(|mask| i64::from(*mask));
+            for (parameter, value) in (2..).zip(offset.into_iter().chain(masks)) {
+                self.statement.bind(parameter, value.into())?;
+            }
+        }
+        self.key = None;
+        self.key = key_of_next(&running(&self.statement))?;
+        Ok(self.key == Some(key))
+    }
+
+    fn row(&self, keys: usize) -> BaseRow<'_> {
+        BaseRow { rows: running(&self.statement), keys }
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        drop(self.statement.start());
+    }
 }
 
 impl RowRun {
     /// The rows of one version after `key`.
     pub(crate) fn open(core: &Core, table: &Arc<Table>, version: i64, key: i64) -> rusqlite::Result<Self> {
         let clocks = table.statement(core.db, |s| &s.run_clocks, Table::sql_run_clocks)?.clone();
-        let base = table.statement(core.db, |s| &s.run_rows, Table::sql_run_rows)?.clone();
+        let by_rowid = match table.rowid(core.db) {
+            Some(_) => {
+                let statement = table.statement(core.db, |s| &s.run_rows_near, Table::sql_run_rows_near)?.clone();
+                Some(Guess { cursor: Cursor::new(statement), offset: 0, wrong: 0 })
+            }
+            None => None,
+        };
         drop(clocks.start());
         clocks.bind(1, key.into())?;
         let words = table.cells.len().div_ceil(MASK_BITS);
@@ -84,8 +157,9 @@ impl RowRun {
             causal_length: 1,
             looked_at: 0,
             passed: 0,
-            base,
-            base_key: None,
+            db: core.db,
+            by_key: None,
+            by_rowid,
             masks: vec![0; words],
             wanted: vec![0; words],
         };
@@ -126,7 +200,7 @@ impl RowRun {
                 }
             }
             if !self.row.is_empty() {
-                self.passed = self.passed.saturating_sub(self.row.len());
+                self.passed = self.passed.saturating_sub(PASSED_FOR_A_ROW);
                 return Ok(Reached::Row(key));
             }
         }
@@ -160,22 +234,61 @@ impl RowRun {
         for cell in cells {
             self.wanted[cell / MASK_BITS] |= 1 << (cell % MASK_BITS);
         }
-        // Only to the very next key: what lies in between would be read for nothing.
-        let is_near = self.base_key.is_some_and(|at| at == key || at.checked_add(1) == Some(key));
-        if !is_near || self.wanted != self.masks {
+        if self.wanted != self.masks {
             std::mem::swap(&mut self.wanted, &mut self.masks);
-            self.base_key = None;
-            drop(self.base.start());
-            self.base.bind(1, key.into())?;
-            for (parameter, mask) in (2..).zip(&self.masks) {
-                self.base.bind(parameter, i64::from(*mask).into())?;
+            for cursor in self.by_key.iter_mut().chain(self.by_rowid.as_mut().map(|guess| &mut guess.cursor)) {
+                cursor.key = None;
             }
         }
-        let rows = running(&self.base);
-        if self.base_key != Some(key) {
-            self.base_key = key_of_next(&rows)?;
+        let keys = self.table.keys.len();
+        let cursor = match self.guess(key)? {
+            None => None,
+            Some(true) => self.by_rowid.as_ref().map(|guess| &guess.cursor),
+            Some(false) => self.find(key)?,
+        };
+        Ok(cursor.map(|cursor| cursor.row(keys)))
+    }
+
+    /// Whether the base row is where it is guessed to be. `None`: there is no such key.
+    fn guess(&mut self, key: i64) -> rusqlite::Result<Option<bool>> {
+        let Some(guess) = &mut self.by_rowid else { return Ok(Some(false)) };
+        if !guess.cursor.go_to(key, Some(guess.offset), &self.masks)? {
+            return Ok(None);
         }
-        Ok((self.base_key == Some(key)).then_some(BaseRow { rows, keys: self.table.keys.len() }))
+        let is_right = guess.cursor.row(self.table.keys.len()).is_there();
+        if is_right {
+            guess.wrong = 0;
+        }
+        Ok(Some(is_right))
+    }
+
+    /// Finds the base row by its primary key, and with it where the next ones may be.
+    fn find(&mut self, key: i64) -> rusqlite::Result<Option<&Cursor>> {
+        let (keys, cells) = (self.table.keys.len(), self.table.cells.len());
+        let cursor = match &mut self.by_key {
+            Some(cursor) => cursor,
+            none => {
+                let statement = self.table.statement(self.db, |s| &s.run_rows, Table::sql_run_rows)?;
+                none.insert(Cursor::new(statement.clone()))
+            }
+        };
+        if !cursor.go_to(key, None, &self.masks)? {
+            return Ok(None);
+        }
+        let row = cursor.row(keys);
+        if row.is_there()
+            && let Some(guess) = &mut self.by_rowid
+        {
+            let offset = row.rows.integer(as_column(2 + keys + cells)).wrapping_sub(key);
+            guess.wrong += 1;
+            if guess.wrong > WRONG_MAX {
+                self.by_rowid = None;
+            } else if guess.offset != offset {
+                guess.offset = offset;
+                guess.cursor.key = None;
+            }
+        }
+        Ok(Some(cursor))
     }
 }
 
@@ -188,12 +301,12 @@ pub(crate) struct BaseRow<'a> {
 impl BaseRow<'_> {
     /// Whether there is a base row.
     pub(crate) fn is_there(&self) -> bool {
-        self.rows.integer(1) != 0
+        !self.rows.is_null(1)
     }
 
     /// The primary key.
-    pub(crate) fn key_values(&self) -> impl Iterator<Item = Value> {
-        (0..self.keys).map(|n| self.rows.value(as_column(2 + n)))
+    pub(crate) fn key_values(&self) -> impl Iterator<Item = KeyValue<'_>> {
+        (0..self.keys).map(|n| to_key_value(self.rows.value_ref(as_column(2 + n))))
     }
 
     /// The value of a cell that was asked for.
@@ -205,7 +318,6 @@ impl BaseRow<'_> {
 impl Drop for RowRun {
     fn drop(&mut self) {
         drop(self.clocks.start());
-        drop(self.base.start());
     }
 }
 
@@ -221,4 +333,60 @@ pub(crate) fn as_column(index: usize) -> i32 {
 
 fn key_of_next(rows: &Rows<'_>) -> rusqlite::Result<Option<i64>> {
     Ok(if rows.next()? { Some(rows.integer(0)) } else { None })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Engine;
+    use crate::schema::{Table, load_table};
+    use crate::statement::Handle;
+
+    /// Nothing of it may be sorted or walked from its beginning, also where SQLite knows how many rows there are: a run must
+    /// cost what it gives.
+    #[test]
+    fn the_cursors_of_a_run_start_where_they_are_told() {
+        let check = |create: &str, name: &str, is_analysed: bool| {
+            let engine = Engine::open_in_memory().unwrap();
+            engine.connection().execute_batch(create).unwrap();
+            engine.replicate(name).unwrap();
+            let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)";
+            engine.connection().execute_batch(&format!("INSERT INTO {name} (id) {rows} SELECT i FROM n")).unwrap();
+            if is_analysed {
+                engine.connection().execute_batch("ANALYZE").unwrap();
+            }
+            // SAFETY: the connection is open until the end.
+            let db = unsafe { Handle::new(engine.connection().handle()) };
+            let table = load_table(db, name).unwrap();
+            let is_near = table.rowid(db).is_some();
+            let plan_of = |sql: String| {
+                let plan = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+                let rows = plan.query(&[]).unwrap();
+                let mut steps = Vec::new();
+                while rows.next().unwrap() {
+                    steps.push(rows.text(3).into_owned());
+                }
+                steps.join("; ")
+            };
+            for sql in [Table::sql_run_clocks, Table::sql_run_rows]
+                .into_iter()
+                .chain(is_near.then_some(Table::sql_run_rows_near as fn(&Table) -> String))
+            {
+                let plan = plan_of(sql(&table));
+                assert!(plan.starts_with("SEARCH") && !plan.contains("SCAN") && !plan.contains("TEMP"), "{plan}");
+            }
+            if is_near {
+                let plan = plan_of(table.sql_run_rows_near());
+                assert!(plan.contains("b USING INTEGER PRIMARY KEY (rowid=?)"), "{plan}");
+            }
+            is_near
+        };
+        for is_analysed in [false, true] {
+            assert!(check("CREATE TABLE a (id TEXT PRIMARY KEY NOT NULL, x)", "a", is_analysed));
+            assert!(check("CREATE TABLE b (id TEXT PRIMARY KEY NOT NULL, rowid, oid)", "b", is_analysed));
+            assert!(check("CREATE TABLE c (id NOT NULL, x DEFAULT 1 NOT NULL, PRIMARY KEY (x, id))", "c", is_analysed));
+            assert!(!check("CREATE TABLE d (id INTEGER PRIMARY KEY NOT NULL, x)", "d", is_analysed));
+            assert!(!check("CREATE TABLE e (id TEXT PRIMARY KEY NOT NULL, x) WITHOUT ROWID", "e", is_analysed));
+            assert!(!check("CREATE TABLE f (id TEXT PRIMARY KEY NOT NULL, rowid, oid, _ROWID_)", "f", is_analysed));
+        }
+    }
 }

@@ -46,6 +46,7 @@ pub(crate) struct Table {
     cell_index: HashMap<Arc<str>, usize>,
     /// The cells in the order of their names' bytes, as clocks of a row come.
     by_name: Vec<usize>,
+    rowid: OnceLock<Option<&'static str>>,
     statements: Statements,
     by_columns: Mutex<ByColumns>,
     /// Statements of `crsql_changes` that no cursor uses at the moment, by their text.
@@ -84,6 +85,7 @@ pub(crate) struct Statements {
     pub(crate) scan_version: Slot,
     pub(crate) run_clocks: Slot,
     pub(crate) run_rows: Slot,
+    pub(crate) run_rows_near: Slot,
     pub(crate) stamped: Slot,
 }
 
@@ -162,6 +164,25 @@ impl Table {
 
     pub(crate) fn is_keys_only(&self) -> bool {
         self.cells.is_empty()
+    }
+
+    /// The name of the rowid, where there is one that is not the primary key itself.
+    pub(crate) fn rowid(&self, db: Handle) -> Option<&'static str> {
+        *self.rowid.get_or_init(|| {
+            let is_key = self.keys.len() == 1 && self.keys[0].affinity == Affinity::Integer;
+            let columns = i64::try_from(self.keys.len() + self.cells.len()).unwrap_or(i64::MAX);
+            if is_key || columns > db.columns_max() - 3 {
+                return None;
+            }
+            let is_free = |name: &&str| self.keys.iter().chain(&self.cells).all(|c| !c.name.eq_ignore_ascii_case(name));
+            let name = ["rowid", "_rowid_", "oid"].into_iter().find(is_free);
+            name.filter(|name| db.has_column(&self.name, name))
+        })
+    }
+
+    /// The same, where it was asked before.
+    pub(crate) fn known_rowid(&self) -> Option<&'static str> {
+        self.rowid.get().copied().flatten()
     }
 
     /// A kept statement of this table.
@@ -250,6 +271,7 @@ pub(crate) fn load_table(db: Handle, name: &str) -> rusqlite::Result<Table> {
         cells,
         cell_index,
         by_name,
+        rowid: OnceLock::new(),
         statements: Statements::default(),
         by_columns: Mutex::default(),
         idle: Mutex::default(),

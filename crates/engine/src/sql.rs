@@ -366,21 +366,32 @@ impl Table {
         )
     }
 
-    /// Keys from ?1 on with their base rows, in order: key, whether the base row is there, primary key, cells. Of the cells
-    /// only those whose bit is set in ?2 and the parameters after it, [`MASK_BITS`] in each: others are not read.
+    /// Keys from ?1 on with their base rows, in order: key, a value that is NULL where there is no base row, primary key,
+    /// cells; then the row's rowid, where that can be asked. Of the cells only those whose bit is set in ?2 and the parameters
+    /// after it, [`MASK_BITS`] in each: others are not read.
     pub(crate) fn sql_run_rows(&self) -> String {
+        self.run_rows(&self.base_of_key(), 2, self.known_rowid())
+    }
+
+    /// The same, but a base row is seen only if its rowid is the key + ?2; bits in ?3 and after it.
+    pub(crate) fn sql_run_rows_near(&self) -> String {
+        let rowid = self.known_rowid().unwrap_or("rowid");
+        self.run_rows(&format!("{} AND b.{rowid} = p.{KEY_COLUMN} + ?2", self.base_of_key()), 3, None)
+    }
+
+    fn run_rows(&self, base: &str, first_mask: usize, rowid: Option<&str>) -> String {
         let cell = |(index, column): (usize, &crate::schema::ColumnInfo)| {
-            let (parameter, bit) = (2 + index / MASK_BITS, 1_u64 << (index % MASK_BITS));
+            let (parameter, bit) = (first_mask + index / MASK_BITS, 1_u64 << (index % MASK_BITS));
             format!("CASE WHEN ?{parameter} & {bit} THEN b.{} END", quote(&column.name))
         };
         let keys = self.keys.iter().map(|column| format!("p.{}", quote(&column.name)));
+        let rowid = rowid.map(|rowid| format!("b.{rowid}"));
         format!(
-            "SELECT p.{KEY_COLUMN}, b.{} IS NOT NULL, {} FROM {} p LEFT JOIN {} WHERE p.{KEY_COLUMN} >= ?1
+            "SELECT p.{KEY_COLUMN}, b.{}, {} FROM {} p LEFT JOIN {base} WHERE p.{KEY_COLUMN} >= ?1
              ORDER BY p.{KEY_COLUMN}",
             quote(&self.keys[0].name),
-            join(keys.chain(self.cells.iter().enumerate().map(cell)), ", "),
+            join(keys.chain(self.cells.iter().enumerate().map(cell)).chain(rowid), ", "),
             self.keys_table(),
-            self.base_of_key()
         )
     }
 
