@@ -41,6 +41,8 @@ pub enum Work {
     ReadSql,
     /// Read one changed cell of each row, each written in a transaction of its own. Plain: select that column.
     ReadCells,
+    /// The same through `crsql_changes`.
+    ReadCellsSql,
     /// The same, all written in one transaction.
     ReadColumn,
 }
@@ -128,7 +130,7 @@ impl Task {
             Work::Update | Work::UpdateBulk | Work::UpdateNothing | Work::Delete | Work::Read | Work::ReadSql => {
                 self.fill(store.connection(), &rows)?;
             }
-            Work::ReadCells => {
+            Work::ReadCells | Work::ReadCellsSql => {
                 self.fill(store.connection(), &rows)?;
                 for row in &rows {
                     store.connection().execute("UPDATE todo SET done = done + 5 WHERE id = ?1", [&row[0]])?;
@@ -224,7 +226,7 @@ impl Prepared {
             Work::Delete => task.each_row(connection, "DELETE FROM todo WHERE id = ?1", |statement, row| {
                 Ok(statement.execute([&self.rows[row][0]])?)
             }),
-            Work::Read | Work::ReadSql | Work::ReadCells | Work::ReadColumn => self.read(),
+            Work::Read | Work::ReadSql | Work::ReadCells | Work::ReadCellsSql | Work::ReadColumn => self.read(),
             Work::MergeNew | Work::MergeKnown | Work::MergeNewer | Work::MergeDelete | Work::MergeSql => self.merge(),
         }
     }
@@ -238,8 +240,12 @@ impl Prepared {
                 assert_eq!(read.len(), self.task.rows);
                 return Ok(());
             }
-            (Store::Sql(_), Work::ReadCells | Work::ReadColumn) => "SELECT id, done FROM todo",
+            (Store::Sql(_), Work::ReadCells | Work::ReadCellsSql | Work::ReadColumn) => "SELECT id, done FROM todo",
             (Store::Sql(_), _) => "SELECT * FROM todo",
+            // All rows were filled in by the first transactions.
+            (_, Work::ReadCellsSql | Work::ReadColumn | Work::ReadCells) => {
+                "SELECT * FROM crsql_changes WHERE db_version > (SELECT min(db_version) FROM todo__crsql_clock)"
+            }
             _ => "SELECT * FROM crsql_changes",
         };
         let mut statement = self.store.connection().prepare(sql)?;

@@ -18,6 +18,7 @@ mod affinity;
 mod alter;
 mod automigrate;
 mod backfill;
+mod base_rows;
 mod bootstrap;
 mod capture;
 mod changes_table;

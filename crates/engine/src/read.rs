@@ -16,10 +16,11 @@ use litemesh_proto::{
     CausalLength, Change, ColVersion, Column, Cursor, DbVersion, KeyValue, PackedKey, Seq, SiteId, Value,
 };
 
+use crate::base_rows::as_column;
 use crate::core::Core;
-use crate::row_run::{ROWS_BEFORE_A_RUN, Reached, RowRun, RunClock, as_column, is_worth_a_run, running};
+use crate::row_run::{ROWS_BEFORE_A_RUN, Reached, RowRun, RunClock, is_worth_a_run};
 use crate::schema::{ClockOf, Table};
-use crate::statement::{Statement, to_key_value};
+use crate::statement::{Statement, running, to_key_value, to_value};
 
 /// How much one page may hold. A page always holds at least one row, whatever its size.
 #[derive(Clone, Copy, Debug)]
@@ -509,7 +510,7 @@ impl PageBuilder {
                 key: packed.clone(),
                 column,
                 value: match clock.of {
-                    ClockOf::Cell(cell) => base.cell(cell),
+                    ClockOf::Cell(cell) => to_value(base.cell(cell)),
                     ClockOf::Row | ClockOf::Gone => Value::Null,
                 },
                 col_version: ColVersion::new(clock.col_version),

@@ -5,14 +5,12 @@
 //! clocks, one over keys and base rows. They are not joined: a clock must be known to be sent before the value behind it is
 //! read, or a flag beside a large BLOB would cost as much as the BLOB.
 
-use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
-use litemesh_proto::{KeyValue, Value};
-
+use crate::base_rows::{BaseRow, BaseRows, key_of_next};
 use crate::core::Core;
 use crate::schema::{ClockOf, Table};
-use crate::statement::{Handle, Rows, Statement, to_key_value};
+use crate::statement::{Statement, running};
 
 /// How many rows must have lain beside each other before the index is left: what a run costs that ends at once is small
 /// beside them.
@@ -28,9 +26,6 @@ const PASSED_MAX: usize = 32;
 pub(crate) fn is_worth_a_run(table: &Table, clocks: usize) -> bool {
     clocks + PASSED_FOR_A_ROW >= table.cells.len()
 }
-
-/// Cells whose values are asked for by one parameter.
-pub(crate) const MASK_BITS: usize = 32;
 
 /// A clock of the run's version.
 #[derive(Clone, Copy)]
@@ -67,86 +62,15 @@ pub(crate) struct RowRun {
     /// Clocks looked at for the row.
     looked_at: usize,
     passed: usize,
-    db: Handle,
-    /// Made where a row is first looked for by its primary key.
-    by_key: Option<Cursor>,
-    by_rowid: Option<Guess>,
-    /// The cells that both give.
-    masks: Vec<u32>,
-    /// Those of the next row.
-    wanted: Vec<u32>,
-}
-
-/// Keys and base rows that come together are numbered together: a base row's rowid is the key's number, plus something that
-/// seldom changes. To look there first saves a search among primary keys for nearly every row. What is found there is
-/// compared with the primary key, so that a wrong guess costs time and nothing else.
-struct Guess {
-    cursor: Cursor,
-    /// From key to rowid.
-    offset: i64,
-    /// How many in a row were wrong.
-    wrong: u32,
-}
-
-/// How many wrong guesses show that the two are numbered apart.
-const WRONG_MAX: u32 = 16;
-
-/// A running statement over keys, with their base rows.
-struct Cursor {
-    statement: Arc<Statement>,
-    /// Where it stands.
-    key: Option<i64>,
-}
-
-impl Cursor {
-    fn new(statement: Arc<Statement>) -> Self {
-        Self { statement, key: None }
-    }
-
-    /// Moves to `key`; `false` where there is no such key.
-    fn go_to(&mut self, key: i64, offset: Option<i64>, masks: &[u32]) -> rusqlite::Result<bool> {
-        if self.key == Some(key) {
-            return Ok(true);
-        }
-        // Only to the very next key: what lies in between would be read for nothing.
-        if self.key.is_none_or(|at| at.checked_add(1) != Some(key)) {
-            drop(self.statement.start());
-            self.statement.bind(1, key.into())?;
-            let masks = masks.iter().map(|mask| i64::from(*mask));
-            for (parameter, value) in (2..).zip(offset.into_iter().chain(masks)) {
-                self.statement.bind(parameter, value.into())?;
-            }
-        }
-        self.key = None;
-        self.key = key_of_next(&running(&self.statement))?;
-        Ok(self.key == Some(key))
-    }
-
-    fn row(&self, keys: usize) -> BaseRow<'_> {
-        BaseRow { rows: running(&self.statement), keys }
-    }
-}
-
-impl Drop for Cursor {
-    fn drop(&mut self) {
-        drop(self.statement.start());
-    }
+    base: BaseRows,
 }
 
 impl RowRun {
     /// The rows of one version after `key`.
     pub(crate) fn open(core: &Core, table: &Arc<Table>, version: i64, key: i64) -> rusqlite::Result<Self> {
         let clocks = table.statement(core.db, |s| &s.run_clocks, Table::sql_run_clocks)?.clone();
-        let by_rowid = match table.rowid(core.db) {
-            Some(_) => {
-                let statement = table.statement(core.db, |s| &s.run_rows_near, Table::sql_run_rows_near)?.clone();
-                Some(Guess { cursor: Cursor::new(statement), offset: 0, wrong: 0 })
-            }
-            None => None,
-        };
         drop(clocks.start());
         clocks.bind(1, key.into())?;
-        let words = table.cells.len().div_ceil(MASK_BITS);
         let mut run = Self {
             table: table.clone(),
             version,
@@ -157,11 +81,7 @@ impl RowRun {
             causal_length: 1,
             looked_at: 0,
             passed: 0,
-            db: core.db,
-            by_key: None,
-            by_rowid,
-            masks: vec![0; words],
-            wanted: vec![0; words],
+            base: BaseRows::kept(core.db, table),
         };
         run.next = key_of_next(&running(&run.clocks))?;
         Ok(run)
@@ -224,94 +144,13 @@ impl RowRun {
         self.looked_at
     }
 
-    /// The row `key` with the values of `cells`, and no others. `None` where it has no primary key.
+    /// The base row of `key` with the values of `cells`, and no others. `None` where it has no primary key.
     pub(crate) fn base_row(
         &mut self,
         key: i64,
         cells: impl Iterator<Item = usize>,
     ) -> rusqlite::Result<Option<BaseRow<'_>>> {
-        self.wanted.fill(0);
-        for cell in cells {
-            self.wanted[cell / MASK_BITS] |= 1 << (cell % MASK_BITS);
-        }
-        if self.wanted != self.masks {
-            std::mem::swap(&mut self.wanted, &mut self.masks);
-            for cursor in self.by_key.iter_mut().chain(self.by_rowid.as_mut().map(|guess| &mut guess.cursor)) {
-                cursor.key = None;
-            }
-        }
-        let keys = self.table.keys.len();
-        let cursor = match self.guess(key)? {
-            None => None,
-            Some(true) => self.by_rowid.as_ref().map(|guess| &guess.cursor),
-            Some(false) => self.find(key)?,
-        };
-        Ok(cursor.map(|cursor| cursor.row(keys)))
-    }
-
-    /// Whether the base row is where it is guessed to be. `None`: there is no such key.
-    fn guess(&mut self, key: i64) -> rusqlite::Result<Option<bool>> {
-        let Some(guess) = &mut self.by_rowid else { return Ok(Some(false)) };
-        if !guess.cursor.go_to(key, Some(guess.offset), &self.masks)? {
-            return Ok(None);
-        }
-        let is_right = guess.cursor.row(self.table.keys.len()).is_there();
-        if is_right {
-            guess.wrong = 0;
-        }
-        Ok(Some(is_right))
-    }
-
-    /// Finds the base row by its primary key, and with it where the next ones may be.
-    fn find(&mut self, key: i64) -> rusqlite::Result<Option<&Cursor>> {
-        let (keys, cells) = (self.table.keys.len(), self.table.cells.len());
-        let cursor = match &mut self.by_key {
-            Some(cursor) => cursor,
-            none => {
-                let statement = self.table.statement(self.db, |s| &s.run_rows, Table::sql_run_rows)?;
-                none.insert(Cursor::new(statement.clone()))
-            }
-        };
-        if !cursor.go_to(key, None, &self.masks)? {
-            return Ok(None);
-        }
-        let row = cursor.row(keys);
-        if row.is_there()
-            && let Some(guess) = &mut self.by_rowid
-        {
-            let offset = row.rows.integer(as_column(2 + keys + cells)).wrapping_sub(key);
-            guess.wrong += 1;
-            if guess.wrong > WRONG_MAX {
-                self.by_rowid = None;
-            } else if guess.offset != offset {
-                guess.offset = offset;
-                guess.cursor.key = None;
-            }
-        }
-        Ok(Some(cursor))
-    }
-}
-
-/// What the keys table and the base table have of one row.
-pub(crate) struct BaseRow<'a> {
-    rows: ManuallyDrop<Rows<'a>>,
-    keys: usize,
-}
-
-impl BaseRow<'_> {
-    /// Whether there is a base row.
-    pub(crate) fn is_there(&self) -> bool {
-        !self.rows.is_null(1)
-    }
-
-    /// The primary key.
-    pub(crate) fn key_values(&self) -> impl Iterator<Item = KeyValue<'_>> {
-        (0..self.keys).map(|n| to_key_value(self.rows.value_ref(as_column(2 + n))))
-    }
-
-    /// The value of a cell that was asked for.
-    pub(crate) fn cell(&self, cell: usize) -> Value {
-        self.rows.value(as_column(2 + self.keys + cell))
+        self.base.go_to(key, cells)
     }
 }
 
@@ -319,20 +158,6 @@ impl Drop for RowRun {
     fn drop(&mut self) {
         drop(self.clocks.start());
     }
-}
-
-/// A statement at its row. Not reset when dropped: whoever runs it does that.
-pub(crate) fn running(statement: &Statement) -> ManuallyDrop<Rows<'_>> {
-    ManuallyDrop::new(statement.start())
-}
-
-/// SQLite has at most 32,767 columns.
-pub(crate) fn as_column(index: usize) -> i32 {
-    i32::try_from(index).unwrap_or(i32::MAX)
-}
-
-fn key_of_next(rows: &Rows<'_>) -> rusqlite::Result<Option<i64>> {
-    Ok(if rows.next()? { Some(rows.integer(0)) } else { None })
 }
 
 #[cfg(test)]

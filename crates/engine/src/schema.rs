@@ -86,6 +86,7 @@ pub(crate) struct Statements {
     pub(crate) run_clocks: Slot,
     pub(crate) run_rows: Slot,
     pub(crate) run_rows_near: Slot,
+    pub(crate) causal_length: Slot,
     pub(crate) stamped: Slot,
 }
 
@@ -124,6 +125,18 @@ impl Table {
         }
         let cell = std::str::from_utf8(name).ok().and_then(|name| self.cell_index(name));
         cell.map_or(ClockOf::Gone, ClockOf::Cell)
+    }
+
+    /// The same without a search where it is the cell that was expected.
+    pub(crate) fn clock_of_expected(&self, name: &[u8], expected: usize) -> ClockOf {
+        if self.cells.get(expected).is_some_and(|cell| cell.name.as_bytes() == name) {
+            return ClockOf::Cell(expected);
+        }
+        if name == b"-1" {
+            return ClockOf::Row;
+        }
+        let found = self.by_name.binary_search_by(|cell| self.cells[*cell].name.as_bytes().cmp(name));
+        found.map_or(ClockOf::Gone, |place| ClockOf::Cell(self.by_name[place]))
     }
 
     /// The same for the clocks of one row in their order, without a search: `place` starts at 0 and follows them.
@@ -196,7 +209,7 @@ impl Table {
     }
 
     /// A statement for one cursor alone, kept for the next one when it is given back.
-    pub(crate) fn take_idle(&self, db: Handle, sql: &str) -> rusqlite::Result<Statement> {
+    fn take_idle(&self, db: Handle, sql: &str) -> rusqlite::Result<Statement> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         match idle.get_mut(sql).and_then(Vec::pop) {
             Some(statement) => Ok(statement),
@@ -204,7 +217,7 @@ impl Table {
         }
     }
 
-    pub(crate) fn give_back(&self, sql: &str, statement: Statement) {
+    fn give_back(&self, sql: &str, statement: Statement) {
         drop(statement.start());
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept: usize = idle.values().map(Vec::len).sum();
@@ -235,6 +248,37 @@ impl Table {
         let statement = Arc::new(db.prepare(&sql)?);
         statements.insert(key, statement.clone());
         Ok(statement)
+    }
+}
+
+/// A statement that one cursor uses; the table keeps it for the next one.
+pub(crate) struct Borrowed {
+    table: Arc<Table>,
+    sql: String,
+    statement: Option<Statement>,
+}
+
+impl Borrowed {
+    pub(crate) fn take(table: &Arc<Table>, db: Handle, sql: String) -> rusqlite::Result<Self> {
+        let statement = Some(table.take_idle(db, &sql)?);
+        Ok(Self { table: table.clone(), sql, statement })
+    }
+}
+
+impl std::ops::Deref for Borrowed {
+    type Target = Statement;
+
+    fn deref(&self) -> &Statement {
+        #[allow(clippy::expect_used)] // taken only by `drop`
+        self.statement.as_ref().expect("the statement is there until it is dropped")
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if let Some(statement) = self.statement.take() {
+            self.table.give_back(&self.sql, statement);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Order of parameters: the key of the row first, or the primary key values; then what the method says.
 
-use crate::row_run::MASK_BITS;
+use crate::base_rows::MASK_BITS;
 use crate::schema::{CLOCK_SUFFIX, KEY_COLUMN, KEYS_SUFFIX, Table};
 
 /// An identifier in double quotes.
@@ -302,17 +302,6 @@ impl Table {
         format!("{} b ON {}", self.base(), join(self.keys.iter().map(|column| same(quote(&column.name))), " AND "))
     }
 
-    /// One cell by the key of its row: whether the base row is there, and the value.
-    pub(crate) fn sql_read_cell(&self, cell: usize) -> String {
-        format!(
-            "SELECT b.{} IS NOT NULL, b.{} FROM {} p LEFT JOIN {} WHERE p.{KEY_COLUMN} = ?1",
-            quote(&self.keys[0].name),
-            quote(&self.cells[cell].name),
-            self.keys_table(),
-            self.base_of_key()
-        )
-    }
-
     /// The value of the cell that `name` names, in the base row `b`.
     fn cell_named(&self, name: &str) -> String {
         if self.cells.is_empty() {
@@ -364,6 +353,11 @@ impl Table {
             "SELECT key, col_name, col_version, site_id, seq, db_version FROM {} WHERE key > ?1 ORDER BY key, col_name",
             self.clock()
         )
+    }
+
+    /// The sentinel's col_version of key ?1.
+    pub(crate) fn sql_causal_length(&self) -> String {
+        format!("SELECT col_version FROM {} WHERE key = ?1 AND col_name = '-1'", self.clock())
     }
 
     /// Keys from ?1 on with their base rows, in order: key, a value that is NULL where there is no base row, primary key,

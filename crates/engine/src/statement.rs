@@ -365,6 +365,11 @@ unsafe fn bytes_of<'a>(value: *mut ffi::sqlite3_value) -> &'a [u8] {
     }
 }
 
+/// A statement at its row. Not reset when dropped: whoever runs it does that.
+pub(crate) fn running(statement: &Statement) -> std::mem::ManuallyDrop<Rows<'_>> {
+    std::mem::ManuallyDrop::new(statement.start())
+}
+
 /// How an incoming value compares with one that is held: as [`Value::merge_cmp`], without copying.
 pub(crate) fn merge_cmp(incoming: &Value, held: ValueRef<'_>) -> Ordering {
     match (incoming, held) {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use fastrand::Rng;
 use litemesh_engine::proto::{Change, Column, Cursor, DbVersion, SiteId};
-use litemesh_engine::rusqlite::Connection;
+use litemesh_engine::rusqlite::{self, Connection};
 use litemesh_engine::{Engine, LocalFilter, LocalPlace, MergeProgress, PageLimits, SiteBounds};
 use litemesh_testkit::quote;
 use support::{ask, attach, for_seeds, identity, merge, select_changes};
@@ -174,6 +174,93 @@ fn plans_by_site_give_the_same_changes() {
             assert_eq!(changes.len(), all.len(), "pages of {size}");
         }
     });
+}
+
+/// What `crsql_changes` must give, by one plain query: all columns of each change as text.
+fn changes_as_stored(engine: &Engine) -> Vec<String> {
+    let mut changes = Vec::new();
+    for (name, cells, _) in SHAPES {
+        let all: Vec<String> = if name == "wide" {
+            (0..40).map(|n| format!("c{n}")).collect()
+        } else {
+            cells.iter().map(|cell| (*cell).to_owned()).collect()
+        };
+        let case: String = all.iter().map(|cell| format!(" WHEN '{cell}' THEN b.{}", quote(cell))).collect();
+        let names: String = all.iter().map(|cell| format!(", '{cell}'")).collect();
+        let sql = format!(
+            "SELECT '{name}', hex(crsql_pack_columns(p.id)), iif(b.id IS NULL, '-1', c.col_name),
+             quote(iif(c.col_name = '-1', NULL, CASE c.col_name WHEN '' THEN 0 {case} END)), c.col_version, c.db_version,
+             hex(s.site_id),
+             coalesce((SELECT l.col_version FROM {name}__crsql_clock l WHERE l.key = c.key AND l.col_name = '-1'), 1), c.seq
+             FROM {name}__crsql_clock c JOIN {name}__crsql_pks p ON p.__crsql_key = c.key
+             JOIN crsql_site_id s ON s.ordinal = c.site_id LEFT JOIN {name} b ON b.id = p.id
+             WHERE c.col_name IN ('-1'{names})"
+        );
+        changes.extend(lines(engine, &sql));
+    }
+    changes.sort();
+    changes
+}
+
+fn lines(engine: &Engine, sql: &str) -> Vec<String> {
+    let mut statement = engine.connection().prepare(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let columns = statement.column_count();
+    let line = |row: &rusqlite::Row<'_>| {
+        let text = |column| format!("{:?}", row.get_ref(column).unwrap());
+        Ok((0..columns).map(text).collect::<Vec<_>>().join(" "))
+    };
+    statement.query_map([], line).unwrap().map(Result::unwrap).collect()
+}
+
+const COLUMNS: &str = "\"table\", hex(pk), cid, quote(val), col_version, db_version, hex(site_id), cl, seq";
+
+#[test]
+fn crsql_changes_gives_every_change_in_its_order() {
+    for_seeds(0x40_9e, 15, |rng| {
+        let engine = busy_engine(rng);
+        let mut changes = lines(&engine, &format!("SELECT {COLUMNS} FROM crsql_changes"));
+        let places: Vec<(i64, i64)> = {
+            let mut statement = engine.connection().prepare("SELECT db_version, seq FROM crsql_changes").unwrap();
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+            rows.map(Result::unwrap).collect()
+        };
+        assert!(places.is_sorted(), "VT-9");
+        assert_eq!(places.len(), changes.len());
+        changes.sort();
+        assert_eq!(changes, changes_as_stored(&engine));
+        // Columns in any order and number, and several cursors at once.
+        let count: i64 = ask(engine.connection(), "SELECT count(*) FROM crsql_changes");
+        assert_eq!(usize::try_from(count).unwrap(), changes.len());
+        let twice = "SELECT count(*) FROM crsql_changes a JOIN crsql_changes b
+             ON a.db_version = b.db_version AND a.\"table\" = b.\"table\" AND a.pk = b.pk AND a.seq = b.seq
+             AND a.cl = b.cl AND a.val IS b.val AND a.site_id = b.site_id WHERE a.cid = b.cid AND a.rowid = b.rowid";
+        if changes.len() < 1500 {
+            assert!(ask::<i64>(engine.connection(), twice) >= count);
+        }
+    });
+}
+
+/// A row under the cursor stays what it was, and the next one is found, whatever the same connection writes in between.
+#[test]
+fn crsql_changes_goes_on_while_rows_are_written() {
+    let (engine, _) = many_rows();
+    let connection = engine.connection();
+    let mut statement = connection.prepare(&format!("SELECT val, cid, pk, {COLUMNS} FROM crsql_changes")).unwrap();
+    let mut rows = statement.query([]).unwrap();
+    let mut count = 0;
+    while let Some(row) = rows.next().unwrap() {
+        count += 1;
+        let before = format!("{:?}", row.get_ref(0).unwrap());
+        match count % 5 {
+            0 => drop(connection.execute("UPDATE by_text SET title = 'new' WHERE rowid = ?1", [count / 2]).unwrap()),
+            1 => drop(connection.execute("DELETE FROM by_text WHERE rowid = ?1", [count]).unwrap()),
+            2 => drop(connection.execute("INSERT INTO by_text VALUES (?1, 'more', 1)", [format!("x{count}")]).unwrap()),
+            3 => connection.execute_batch("BEGIN; DELETE FROM by_text; ROLLBACK").unwrap(),
+            _ => {}
+        }
+        assert_eq!(format!("{:?}", row.get_ref(0).unwrap()), before);
+    }
+    assert_eq!(count, 400, "as many as there were when it began");
 }
 
 /// Two hundred rows, of which every eleventh is a changeset of its own later on.
