@@ -98,10 +98,8 @@ impl Cursor {
 
     /// Moves to `key`; `false` where there is no such key.
     fn go_to(&mut self, key: i64, offset: Option<i64>, masks: &[u32]) -> rusqlite::Result<bool> {
-        if self.key == Some(key) {
-            return Ok(true);
-        }
-        // Only to the very next key: what lies in between would be read for nothing.
+        // Only to the very next key: what lies in between would be read for nothing. And never again the row at which it
+        // stands: whoever reads with statements of its own may have written there since.
         if self.key.is_none_or(|at| at.checked_add(1) != Some(key)) {
             drop(self.statement.start());
             self.statement.bind(1, key.into())?;

@@ -263,6 +263,31 @@ fn crsql_changes_goes_on_while_rows_are_written() {
     assert_eq!(count, 400, "as many as there were when it began");
 }
 
+/// A clock that is newer than the beginning must not come with a value that is older.
+#[test]
+fn crsql_changes_gives_no_new_clock_with_an_old_value() {
+    let (engine, filled) = many_rows();
+    let connection = engine.connection();
+    // The cursor looks one version ahead: there must be one more for it to see what is written meanwhile.
+    let newer =
+        "UPDATE by_text SET done = -3 WHERE rowid = 3 OR rowid = 4; UPDATE by_text SET done = -5 WHERE rowid = 5";
+    connection.execute_batch(newer).unwrap();
+    let sql = "SELECT val, db_version FROM crsql_changes WHERE cid = 'done'";
+    let mut statement = connection.prepare(sql).unwrap();
+    let mut rows = statement.query([]).unwrap();
+    let mut values = Vec::new();
+    while let Some(row) = rows.next().unwrap() {
+        let (value, version): (i64, i64) = (row.get(0).unwrap(), row.get(1).unwrap());
+        if version > filled.get() {
+            values.push(value);
+            if values.len() == 1 {
+                connection.execute("UPDATE by_text SET done = -30 WHERE rowid = 3", []).unwrap();
+            }
+        }
+    }
+    assert_eq!(values, [-3, -3, -5, -30]);
+}
+
 /// Two hundred rows, of which every eleventh is a changeset of its own later on.
 fn many_rows() -> (Engine, DbVersion) {
     let engine = engine();
