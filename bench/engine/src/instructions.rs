@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::Error;
 use crate::subject::Subject;
-use crate::work::{Task, Work};
+use crate::work::{Task, Work, name};
 
 /// Instructions an operation: the whole task, less its preparation.
 pub fn count(subject: &Subject, task: &Task, operations: usize) -> Result<f64, Error> {
@@ -34,15 +34,11 @@ fn callgrind(subject: &Subject, task: &Task, is_preparation: bool) -> Result<u64
 /// The arguments that make this program run a task once.
 pub fn probe_arguments(subject: &Subject, task: &Task, is_preparation: bool) -> Vec<String> {
     let mut arguments = vec!["probe".to_owned(), "--subject".to_owned(), subject.name()];
-    let work =
-        clap::ValueEnum::to_possible_value(&task.work).map_or_else(String::new, |work| work.get_name().to_owned());
-    arguments.extend(["--work".to_owned(), work]);
+    arguments.extend(["--work".to_owned(), name(&task.work)]);
     for (name, value) in [("--rows", task.rows), ("--batch", task.batch), ("--columns", task.shape.columns)] {
         arguments.extend([name.to_owned(), value.to_string()]);
     }
-    if !task.shape.is_text_key {
-        arguments.push("--integer-key".to_owned());
-    }
+    arguments.extend(["--keys".to_owned(), name(&task.shape.keys)]);
     if is_preparation {
         arguments.push("--only-prepare".to_owned());
     }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::Error;
 use crate::times::cpu;
-use crate::work::Shape;
+use crate::work::{Keys, Shape};
 
 const RUNS: usize = 5;
 
@@ -77,7 +77,7 @@ pub fn run(rows: usize) -> Result<(), Error> {
 
 /// CPU seconds of the inserts in one transaction, and bytes of the file.
 fn measure(layout: &Layout, rows: usize) -> Result<(f64, f64), Error> {
-    let shape = Shape { columns: 4, is_text_key: true };
+    let shape = Shape { columns: 4, keys: Keys::Ascending };
     let folder = tempfile::tempdir()?;
     let db = Connection::open(folder.path().join("layout.db"))?;
     db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")?;

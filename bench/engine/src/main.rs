@@ -23,7 +23,7 @@ use serde_json::json;
 
 use crate::instructions::Bar;
 use crate::subject::Subject;
-use crate::work::{Shape, Task, Work};
+use crate::work::{Keys, Shape, Task, Work};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -50,6 +50,9 @@ enum Command {
         /// Only this shape: 3, 4 or 10 columns.
         #[arg(long)]
         columns: Option<usize>,
+        /// Only these keys.
+        #[arg(long)]
+        keys: Option<Keys>,
     },
     /// Instructions an operation, by callgrind.
     Instructions {
@@ -62,8 +65,8 @@ enum Command {
         /// Columns of the table, with its key.
         #[arg(long, default_value_t = 4)]
         columns: usize,
-        #[arg(long)]
-        integer_key: bool,
+        #[arg(long, default_value = "ascending")]
+        keys: Keys,
         /// Fail where a ceiling is passed: something became slower. Ceilings are for the table of four columns.
         #[arg(long)]
         gate: bool,
@@ -97,8 +100,8 @@ enum Command {
         batch: usize,
         #[arg(long)]
         columns: usize,
-        #[arg(long)]
-        integer_key: bool,
+        #[arg(long, default_value = "ascending")]
+        keys: Keys,
         #[arg(long)]
         only_prepare: bool,
     },
@@ -106,16 +109,18 @@ enum Command {
 
 fn main() -> Result<(), Error> {
     match Arguments::parse().command {
-        Command::Times { rows, runs, extension, work, columns } => times::run(rows, runs, extension, work, columns),
-        Command::Instructions { rows, extension, work, columns, integer_key, gate } => {
-            let shape = Shape { columns, is_text_key: !integer_key };
+        Command::Times { rows, runs, extension, work, columns, keys } => {
+            times::run(rows, runs, extension, work, columns, keys)
+        }
+        Command::Instructions { rows, extension, work, columns, keys, gate } => {
+            let shape = Shape { columns, keys };
             count_instructions(rows, shape, extension, work, gate)
         }
         Command::Incremental { changes, tables } => incremental::run(changes, tables),
         Command::Layouts { rows } => layouts::run(rows),
         Command::Alter { rows } => alter::run(rows),
-        Command::Probe { subject, work, rows, batch, columns, integer_key, only_prepare } => {
-            let shape = Shape { columns, is_text_key: !integer_key };
+        Command::Probe { subject, work, rows, batch, columns, keys, only_prepare } => {
+            let shape = Shape { columns, keys };
             let task = Task { work, shape, rows, batch, memory_temp_store: false };
             let folder = tempfile::tempdir()?;
             let mut prepared = task.prepare(&Subject::parse(&subject), folder.path())?;
@@ -140,7 +145,7 @@ fn count_instructions(
             continue;
         }
         let task = Task { work, shape, rows, batch: rows, memory_temp_store: false };
-        let mut line = json!({ "work": name, "columns": shape.columns, "text_key": shape.is_text_key });
+        let mut line = json!({ "work": name, "columns": shape.columns, "keys": work::name(&shape.keys) });
         let subjects = [Subject::Plain, Subject::Litemesh].into_iter().chain(extension.clone().map(Subject::Extension));
         for subject in subjects {
             let folder = tempfile::tempdir()?;

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::Error;
 use crate::subject::Subject;
-use crate::work::{Shape, Task, Work};
+use crate::work::{Keys, Shape, Task, Work, name};
 
 /// One measurement of one subject.
 #[derive(Clone, Copy)]
@@ -44,13 +44,25 @@ pub fn run(
     extension: Option<PathBuf>,
     only: Option<Work>,
     columns: Option<usize>,
+    only_keys: Option<Keys>,
 ) -> Result<(), Error> {
-    let shapes = [(4, true), (10, false), (3, true), (3, false), (4, false), (10, true)];
-    for (shape_columns, is_text_key) in shapes {
+    let shapes = [
+        (4, Keys::Ascending),
+        (4, Keys::Random),
+        (10, Keys::Integer),
+        (3, Keys::Ascending),
+        (3, Keys::Integer),
+        (4, Keys::Integer),
+        (10, Keys::Ascending),
+    ];
+    for (shape_columns, keys) in shapes {
         if columns.is_some_and(|only| only != shape_columns) {
             continue;
         }
-        let shape = Shape { columns: shape_columns, is_text_key };
+        if only_keys.is_some_and(|only| only != keys) {
+            continue;
+        }
+        let shape = Shape { columns: shape_columns, keys };
         for work in Work::value_variants() {
             if only.is_some_and(|only| only != *work) {
                 continue;
@@ -80,9 +92,8 @@ fn compare(task: Task, runs: usize, extension: Option<&PathBuf>) -> Result<serde
             samples.push(measure(task, subject)?);
         }
     }
-    let work = task.work.to_possible_value().map_or_else(String::new, |work| work.get_name().to_owned());
     let mut line = json!({
-        "work": work, "columns": task.shape.columns, "text_key": task.shape.is_text_key, "rows": task.rows,
+        "work": name(&task.work), "columns": task.shape.columns, "keys": name(&task.shape.keys), "rows": task.rows,
         "rows_per_transaction": task.batch, "temp_store": if task.memory_temp_store { "memory" } else { "default" },
         "plain_us_per_row": round(median(samples[0].iter().map(|s| s.wall)) * 1e6 / task.rows as f64),
     });

@@ -47,37 +47,55 @@ pub enum Work {
     ReadColumn,
 }
 
+/// As it is written on the command line.
+pub fn name(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
 /// The shape of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     /// Columns in all, with the key.
     pub columns: usize,
-    pub is_text_key: bool,
+    pub keys: Keys,
+}
+
+/// What primary keys are like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Keys {
+    /// TEXT like UUIDv7: ascending in time, random at its end. Rows that follow each other lie side by side.
+    Ascending,
+    /// TEXT like UUIDv4: rows lie anywhere.
+    Random,
+    /// INTEGER, ascending.
+    Integer,
 }
 
 impl Shape {
     pub fn schema(self) -> String {
-        let key = if self.is_text_key { "TEXT" } else { "INTEGER" };
+        let key = if self.keys == Keys::Integer { "INTEGER" } else { "TEXT" };
         let cells =
             (1..self.columns).map(|n| format!(", {} {}", NAMES[n - 1], if n % 3 == 1 { "TEXT" } else { "INT" }));
         format!("CREATE TABLE todo (id {key} PRIMARY KEY NOT NULL{})", cells.collect::<String>())
     }
 
     fn key(self, row: usize) -> SqlValue {
-        // As a UUIDv7 is: 36 characters, ascending in time, random at its end.
         let random = (row as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let time = 1_760_000_000_000 + row as u64;
-        if self.is_text_key {
+        let uuid = |version: u64, first: u64| {
             SqlValue::Text(format!(
-                "{:08x}-{:04x}-7{:03x}-8{:03x}-{:012x}",
-                time >> 16,
-                time & 0xffff,
+                "{:08x}-{:04x}-{version}{:03x}-8{:03x}-{:012x}",
+                first >> 16,
+                first & 0xffff,
                 random >> 52,
                 random >> 40 & 0xfff,
                 random & 0xffff_ffff_ffff
             ))
-        } else {
-            SqlValue::Integer(row as i64 + 1)
+        };
+        match self.keys {
+            Keys::Ascending => uuid(7, time),
+            Keys::Random => uuid(4, random >> 16),
+            Keys::Integer => SqlValue::Integer(row as i64 + 1),
         }
     }
 

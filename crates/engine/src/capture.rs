@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use litemesh_proto::{PackedKey, Value};
-use rusqlite::functions::Context;
 use rusqlite::types::ValueRef;
 
 use crate::changes_table::value_ref;
@@ -17,14 +16,15 @@ use crate::notes::Write;
 use crate::record::record_notes;
 use crate::schema::Table;
 use crate::statement::Bind;
+use crate::trigger_functions::Arguments;
 
 /// LW-0, common to all three: the table named by the first argument.
-fn begin(core: &mut Core, context: &Context<'_>) -> rusqlite::Result<Arc<Table>> {
-    if context.is_empty() {
+fn begin(core: &mut Core, passed: Arguments<'_>) -> rusqlite::Result<Arc<Table>> {
+    if passed.len() == 0 {
         return Err(module_error("expected at least 1 argument: the name of the table"));
     }
     core.begin_note()?;
-    let name = context.get_raw(0).as_str()?;
+    let name = passed.get(0).as_str()?;
     core.table_of_trigger(name).ok_or_else(|| unknown_table(core, name))
 }
 
@@ -38,8 +38,8 @@ fn unknown_table(core: &Core, name: &str) -> rusqlite::Error {
     module_error(format!("table {name} not found among the replicated tables{advice}"))
 }
 
-fn expect_arguments(context: &Context<'_>, table: &Table, expected: usize) -> rusqlite::Result<()> {
-    let got = context.len() - 1;
+fn expect_arguments(passed: Arguments<'_>, table: &Table, expected: usize) -> rusqlite::Result<()> {
+    let got = passed.len() - 1;
     if got == expected { Ok(()) } else { Err(wrong_count(table, expected, got)) }
 }
 
@@ -51,8 +51,8 @@ fn wrong_count(table: &Table, expected: usize, got: usize) -> rusqlite::Error {
     ))
 }
 
-fn arguments<'a>(context: &'a Context<'_>, from: usize, count: usize) -> impl Iterator<Item = ValueRef<'a>> {
-    (from..from + count).map(|index| context.get_raw(index))
+fn arguments<'a>(passed: Arguments<'a>, from: usize, count: usize) -> impl Iterator<Item = ValueRef<'a>> {
+    (from..from + count).map(move |index| passed.get(index))
 }
 
 /// A statement over very many rows is recorded in parts.
@@ -65,23 +65,23 @@ fn end(core: &mut Core) -> rusqlite::Result<i64> {
 }
 
 /// `crsql_after_insert(table, keys…)`.
-pub(crate) fn after_insert(shared: &Shared, context: &Context<'_>) -> rusqlite::Result<i64> {
+pub(crate) fn after_insert(shared: &Shared, passed: Arguments<'_>) -> rusqlite::Result<i64> {
     let mut core = shared.lock_for_note()?;
-    let table = begin(&mut core, context)?;
-    expect_arguments(context, &table, table.keys.len())?;
+    let table = begin(&mut core, passed)?;
+    expect_arguments(passed, &table, table.keys.len())?;
     core.join_transaction()?;
-    core.notes.add(&table, Write::Insert, arguments(context, 1, table.keys.len()));
+    core.notes.add(&table, Write::Insert, arguments(passed, 1, table.keys.len()));
     end(&mut core)
 }
 
 /// `crsql_after_update(table, new keys…, old keys…, new cells…, old cells…)`.
-pub(crate) fn after_update(shared: &Shared, context: &Context<'_>) -> rusqlite::Result<i64> {
+pub(crate) fn after_update(shared: &Shared, passed: Arguments<'_>) -> rusqlite::Result<i64> {
     let mut core = shared.lock_for_note()?;
-    let table = begin(&mut core, context)?;
+    let table = begin(&mut core, passed)?;
     let (keys, cells) = (table.keys.len(), table.passed_cells());
-    expect_arguments(context, &table, 2 * (keys + cells))?;
+    expect_arguments(passed, &table, 2 * (keys + cells))?;
     let value = |i: usize, key_from: usize, cell_from: usize| {
-        context.get_raw(if i < keys { key_from + i } else { cell_from + i - keys })
+        passed.get(if i < keys { key_from + i } else { cell_from + i - keys })
     };
     let cells_from = 1 + 2 * keys;
     note_update(&mut core, &table, |i| value(i, 1, cells_from), |i| value(i, 1 + keys, cells_from + cells))
@@ -89,14 +89,14 @@ pub(crate) fn after_update(shared: &Shared, context: &Context<'_>) -> rusqlite::
 
 /// `litemesh_after_update(table, packed…)`, of tables too wide for an argument for each value (CRR-7): all new values, keys
 /// first, packed in chunks; then all old ones.
-pub(crate) fn after_update_packed(shared: &Shared, context: &Context<'_>) -> rusqlite::Result<i64> {
+pub(crate) fn after_update_packed(shared: &Shared, passed: Arguments<'_>) -> rusqlite::Result<i64> {
     let mut core = shared.lock_for_note()?;
-    let table = begin(&mut core, context)?;
-    let half = (context.len() - 1) / 2;
+    let table = begin(&mut core, passed)?;
+    let half = (passed.len() - 1) / 2;
     let unpack = |from: usize| -> rusqlite::Result<Vec<Value>> {
         let mut values = Vec::new();
         for index in from..from + half {
-            let packed = context.get_raw(index).as_bytes()?;
+            let packed = passed.get(index).as_bytes()?;
             values.extend(PackedKey::from_bytes(packed).unpack().map_err(to_sql)?);
         }
         Ok(values)
@@ -138,12 +138,12 @@ fn note_update<'a>(
 }
 
 /// `crsql_after_delete(table, keys…)`.
-pub(crate) fn after_delete(shared: &Shared, context: &Context<'_>) -> rusqlite::Result<i64> {
+pub(crate) fn after_delete(shared: &Shared, passed: Arguments<'_>) -> rusqlite::Result<i64> {
     let mut core = shared.lock_for_note()?;
-    let table = begin(&mut core, context)?;
-    expect_arguments(context, &table, table.keys.len())?;
+    let table = begin(&mut core, passed)?;
+    expect_arguments(passed, &table, table.keys.len())?;
     core.join_transaction()?;
-    core.notes.add(&table, Write::Delete, arguments(context, 1, table.keys.len()));
+    core.notes.add(&table, Write::Delete, arguments(passed, 1, table.keys.len()));
     end(&mut core)
 }
 

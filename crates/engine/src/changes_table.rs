@@ -7,7 +7,7 @@ use std::ffi::{CStr, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use litemesh_proto::{CausalLength, Change, ColVersion, Column, DbVersion, PackedKey, Seq, SiteId, Value};
+use litemesh_proto::{CausalLength, Column, PackedKey, Value};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::vtab::{
     Context, CreateVTab, Filters, IndexConstraintOp, IndexInfo, Inserts, Module, UpdateVTab, Updates, VTab,
@@ -17,9 +17,9 @@ use rusqlite::{Connection, Error, Result};
 
 use crate::base_rows::BaseRows;
 use crate::core::{Shared, module_error};
-use crate::error::{MergeError, to_sql};
-use crate::merge::{Author, row_keys};
-use crate::merge_row::{RowMerge, binds as row_binds};
+use crate::error::to_sql;
+use crate::merge_row::binds as row_binds;
+use crate::merge_step::merge_step;
 use crate::record::find_key;
 use crate::schema::{Borrowed, ClockOf, Table};
 use crate::statement::{Handle, running};
@@ -37,13 +37,10 @@ const DB_VERSION: c_int = 5;
 const SITE_ID: c_int = 6;
 const CL: c_int = 7;
 const SEQ: c_int = 8;
+const COLUMNS: usize = 9;
 
 /// Rowids of one table lie this far apart (VT-12).
 const ROWID_SLAB: i64 = 10_000_000_000_000;
-
-/// Longest name and site id that a merge takes (MRG-2).
-const NAME_BYTES_MAX: usize = 2048;
-const SITE_BYTES_MAX: usize = 16;
 
 pub(crate) fn register(connection: &Connection, shared: &Arc<Shared>) -> Result<()> {
     const MODULE: Module<'static, ChangesTable> = Module::update_module();
@@ -150,8 +147,14 @@ impl UpdateVTab<'_> for ChangesTable {
         Err(read_only())
     }
 
+    /// The rowid is 0 where nothing changed (VT-12).
     fn insert(&mut self, arguments: &Inserts<'_>) -> Result<i64> {
-        guard(|| insert(&self.shared, arguments))
+        let mut values = [ValueRef::Null; COLUMNS];
+        for (slot, value) in values.iter_mut().zip(arguments.iter().skip(2)) {
+            *slot = value;
+        }
+        let merged = guard(|| merge_step(&self.shared, &values))?;
+        Ok(merged.map_or(0, |row| rowid(row.table, row.key)))
     }
 
     fn update(&mut self, _: &Updates<'_>) -> Result<()> {
@@ -165,96 +168,10 @@ fn read_only() -> Error {
 }
 
 /// The bytes of TEXT or BLOB, none of anything else (MRG-4).
-fn bytes_of<'a>(value: &ValueRef<'a>) -> Option<&'a [u8]> {
+pub(crate) fn bytes_of<'a>(value: &ValueRef<'a>) -> Option<&'a [u8]> {
     match value {
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(bytes),
         _ => None,
-    }
-}
-
-/// SQLite's integer conversion (MRG-4).
-fn integer_of(value: &ValueRef<'_>) -> i64 {
-    match value {
-        ValueRef::Integer(value) => *value,
-        ValueRef::Real(value) => *value as i64,
-        ValueRef::Text(bytes) => {
-            let text = String::from_utf8_lossy(bytes);
-            let text = text.trim();
-            let digits = text.find(|c: char| !c.is_ascii_digit() && c != '-' && c != '+').unwrap_or(text.len());
-            text[..digits].parse().unwrap_or_default()
-        }
-        _ => 0,
-    }
-}
-
-/// Merges one change (MRG-1 to MRG-16). The rowid is 0 where nothing changed (VT-12).
-fn insert(shared: &Shared, arguments: &Inserts<'_>) -> Result<i64> {
-    let values: Vec<ValueRef<'_>> = arguments.iter().skip(2).collect();
-    let [table, pk, cid, val, col_version, db_version, site_id, cl, seq] = values.as_slice() else {
-        return Err(module_error("crsql_changes takes nine values"));
-    };
-    for (value, max, gist) in [
-        (table, NAME_BYTES_MAX, "table name exceeded max length"),
-        (cid, NAME_BYTES_MAX, "column name exceeded max length"),
-        (site_id, SITE_BYTES_MAX, "site id exceeded max length"),
-    ] {
-        if bytes_of(value).is_some_and(|bytes| bytes.len() > max) {
-            return Err(module_error(format!("{gist} ({max} bytes)")));
-        }
-    }
-    let name = String::from_utf8_lossy(bytes_of(table).unwrap_or_default());
-    let column = String::from_utf8_lossy(bytes_of(cid).unwrap_or_default());
-    let site = bytes_of(site_id);
-    let change = Change {
-        table: (&*name).into(),
-        key: PackedKey::from_bytes(bytes_of(pk).unwrap_or_default()),
-        column: Column::from(&*column),
-        value: crate::statement::to_value(*val),
-        col_version: ColVersion::new(integer_of(col_version)),
-        db_version: DbVersion::new(integer_of(db_version)),
-        site: site.and_then(SiteId::from_slice).unwrap_or_default(),
-        causal_length: CausalLength::new(integer_of(cl)),
-        seq: Seq::new(integer_of(seq)),
-    };
-    let mut core = shared.lock()?;
-    core.enlist_for_step()?;
-    let table = core
-        .table(&name)
-        .ok_or_else(|| module_error(format!("could not find the schema information for table {name}")))?;
-    let mut author = Author::new(site.filter(|site| !site.is_empty()), change.db_version.get(), false);
-    author.check(&core, 0).map_err(vtab_error)?;
-    let keys = row_keys(&core, &table, &change, 0).map_err(vtab_error)?;
-    let used_before = core.used_version();
-    let mut merge = || -> Result<(usize, i64), MergeError> {
-        let mut row = RowMerge::load(&core, &table, &keys)?;
-        row.decide(&mut core, &change, &author, 0)?;
-        let won = row.won();
-        if won == 0 {
-            return Ok((0, 0));
-        }
-        Ok((won, row.write(shared, &mut core, &keys, &mut author, 0)?))
-    };
-    let merged = merge();
-    core.end_step();
-    match merged {
-        Ok((0, _)) => Ok(0),
-        Ok((won, key)) => {
-            core.add_rows_impacted(won);
-            Ok(rowid(core.table_index(&name).unwrap_or_default(), key))
-        }
-        Err(error) => {
-            // Inside a transaction SQLite undoes a statement of one row only as far as itself wrote.
-            core.give_back(used_before);
-            Err(vtab_error(error))
-        }
-    }
-}
-
-fn vtab_error(error: MergeError) -> Error {
-    match error {
-        MergeError::Storage(error) => error.0,
-        MergeError::Constraint { source, .. } => source,
-        error => to_sql(error),
     }
 }
 

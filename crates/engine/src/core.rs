@@ -14,6 +14,8 @@ use litemesh_proto::{DbVersion, SiteId};
 use crate::alter::Window;
 use crate::bootstrap::own_site;
 use crate::discovery::{Discovery, Repair, discover};
+use crate::history::OriginalTables;
+use crate::merge_step::LastRow;
 use crate::notes::Notes;
 use crate::record::record_notes;
 use crate::schema::{CLOCK_SUFFIX, Table};
@@ -114,16 +116,24 @@ pub(crate) struct Core {
     schema_version: i64,
     tables: Vec<Arc<Table>>,
     by_name: HashMap<Arc<str>, usize>,
+    /// The table that a trigger named last: most triggers name the same one again.
+    triggered_last: Option<Arc<Table>>,
     /// What clock tables are named after that no table replicates with. They still say which versions were given out.
     orphans: Vec<String>,
     /// What DDL left to be mended.
     pub(crate) repairs: Vec<Repair>,
+    /// The tables of `@app/sync` that are to be kept.
+    pub(crate) original: OriginalTables,
     /// Ordinals of sites, both ways.
     pub(crate) ordinals: HashMap<Vec<u8>, i64>,
     pub(crate) sites: HashMap<i64, Option<SiteId>>,
+    /// The row that was merged through `crsql_changes` last.
+    pub(crate) last_row: Option<LastRow>,
     /// The origin row written last: `(local version, ordinal, author's version)`.
     pub(crate) last_origin: Option<(i64, i64, i64)>,
     pub(crate) merge_equal_values: i64,
+    /// Whether the temporary schema has triggers: they can be on any table, and no version tells when they change.
+    pub(crate) has_temporary_triggers: bool,
     /// Tables between `crsql_begin_alter` and `crsql_commit_alter`, the innermost last.
     pub(crate) windows: Vec<Window>,
     statements: HashMap<&'static str, Arc<Statement>>,
@@ -162,12 +172,16 @@ impl Core {
             schema_version: -1,
             tables: Vec::new(),
             by_name: HashMap::new(),
+            triggered_last: None,
             orphans: Vec::new(),
             repairs: Vec::new(),
+            original: OriginalTables::default(),
             ordinals: HashMap::new(),
             sites: HashMap::new(),
+            last_row: None,
             last_origin: None,
             merge_equal_values,
+            has_temporary_triggers: false,
             windows: Vec::new(),
             statements: HashMap::new(),
             has_statements: false,
@@ -203,6 +217,8 @@ impl Core {
         self.statements.clear();
         self.tables.clear();
         self.by_name.clear();
+        self.triggered_last = None;
+        self.last_row = None;
         self.schema_version = -1;
         self.has_statements = false;
     }
@@ -231,9 +247,15 @@ impl Core {
     fn follow_transaction(&mut self) {
         if self.flags.take_savepoint_rolled_back() {
             self.forget_sites();
+            self.last_row = None;
             self.is_pending_doubtful = true;
         }
-        match self.flags.take_ended() {
+        let ended = self.flags.take_ended();
+        if ended != Ended::No {
+            // Other connections may write from here on.
+            self.last_row = None;
+        }
+        match ended {
             Ended::No => {}
             Ended::Committed => {
                 let pending = self.pending.take();
@@ -278,11 +300,13 @@ impl Core {
 
     fn reload_tables(&mut self) -> rusqlite::Result<()> {
         self.connect_statements_table()?;
+        self.triggered_last = None;
         let Discovery { tables, orphans, repairs } = discover(self.db)?;
         self.tables = tables.into_iter().map(Arc::new).collect();
         self.orphans = orphans;
         self.flags.set_wants_triggers(repairs.iter().any(|repair| matches!(repair, Repair::Triggers { .. })));
         self.repairs = repairs;
+        self.original = OriginalTables::find(self.db, self.original)?;
         self.by_name = self.tables.iter().enumerate().map(|(index, table)| (table.name.clone(), index)).collect();
         // A table that left or came may change the stored version. Not inside of a transaction that we follow: what was read
         // at its beginning is what its own version must be above.
@@ -327,12 +351,24 @@ impl Core {
     /// [`enlist`](Self::enlist) and the configuration, for who comes again and again in one transaction: what cannot have
     /// changed since [`end_step`](Self::end_step) is not looked at again.
     pub(crate) fn enlist_for_step(&mut self) -> rusqlite::Result<()> {
-        if self.flags.has_no_savepoint_since() {
+        if self.is_same_step() {
             self.follow_transaction();
             return Ok(());
         }
+        self.enlist_for_merge()
+    }
+
+    /// [`enlist`](Self::enlist), and what a merge goes by that others may have changed.
+    pub(crate) fn enlist_for_merge(&mut self) -> rusqlite::Result<()> {
         self.enlist()?;
+        const TRIGGERS: &str = "SELECT EXISTS (SELECT 1 FROM sqlite_temp_master WHERE type = 'trigger')";
+        self.has_temporary_triggers = self.statement(TRIGGERS)?.query_integer(&[])? == Some(1);
         self.refresh_config()
+    }
+
+    /// Whether no statement since [`end_step`](Self::end_step) can have changed a replicated table or the schema.
+    pub(crate) fn is_same_step(&self) -> bool {
+        self.flags.has_no_savepoint_since()
     }
 
     /// After the last thing that a step wrote.
@@ -489,11 +525,20 @@ impl Core {
     }
 
     /// The replicated table whose triggers pass this name. CRSqlite can have left one in another case there (CRR-8).
-    pub(crate) fn table_of_trigger(&self, name: &str) -> Option<Arc<Table>> {
+    pub(crate) fn table_of_trigger(&mut self, name: &str) -> Option<Arc<Table>> {
+        if let Some(last) = self.triggered_last.as_ref().filter(|last| *last.shadow == *name) {
+            return Some(last.clone());
+        }
         let is_exact = |table: &&Arc<Table>| &*table.shadow == name;
         let found = self.by_name.get(name).map(|index| &self.tables[*index]).filter(is_exact);
         let is_like = |table: &&Arc<Table>| table.shadow.eq_ignore_ascii_case(name);
-        found.or_else(|| self.tables.iter().find(is_like)).cloned()
+        self.triggered_last = found.or_else(|| self.tables.iter().find(is_like)).cloned();
+        self.triggered_last.clone()
+    }
+
+    /// Whether nothing reacts to a write of the table's base rows: see [`Reactions`](crate::schema::Reactions).
+    pub(crate) fn is_alone(&self, table: &Table) -> rusqlite::Result<bool> {
+        Ok(!self.has_temporary_triggers && !table.reactions(self.db)?.by_order)
     }
 
     /// The position of a table in discovery order, and how many there are.

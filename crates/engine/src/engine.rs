@@ -21,7 +21,7 @@ use crate::load::load_shared;
 use crate::merge::{MergeProgress, Merged, merge_batch};
 use crate::read::{LocalFilter, LocalPage, LocalPlace, PageLimits, SiteBounds, SitePlan};
 use crate::statement::Handle;
-use crate::{cursor, read, replicate};
+use crate::{cursor, history, read, replicate};
 
 /// One connection to a database whose tables can replicate.
 ///
@@ -92,6 +92,7 @@ impl Engine {
             core.refresh()?;
             heal(&mut core)?;
             drop(core);
+            history::import_origins(&mut *engine.core()?);
             cursor::record_unknown_origins(&mut *engine.core()?)?;
         }
         Ok(engine)
@@ -242,9 +243,10 @@ impl Engine {
             let mut core = self.shared.lock()?;
             core.enlist()?;
             heal(&mut core)?;
-            core.refresh_config()?;
+            core.enlist_for_merge()?;
             let merged = merge_batch(&self.shared, &mut core, changes)?;
             cursor::store_progress(&mut core, progress)?;
+            history::keep(&mut core, changes, &merged, progress)?;
             merged
         };
         transaction.commit()?;

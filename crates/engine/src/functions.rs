@@ -1,7 +1,7 @@
-//! The SQL functions (`crsqlite-compat.md` section 7). Each is a thin door to the room where the work is done.
+//! The SQL functions (`crsqlite-compat.md` section 7), but those that triggers call ([`crate::trigger_functions`]). Each is a
+//! thin door to the room where the work is done.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use litemesh_proto::PackedKey;
 use rusqlite::functions::{Context, FunctionFlags};
@@ -14,7 +14,7 @@ use crate::core::{Shared, module_error};
 use crate::error::{ReplicateError, to_sql};
 use crate::heal::{self_heal, set_self_heal};
 use crate::statement::to_value;
-use crate::{automigrate, capture, fractional, replicate};
+use crate::{automigrate, fractional, replicate};
 
 /// The commit of upstream whose behaviour is specified; what `crsql_sha()` answers there.
 const UPSTREAM_SHA: &str = "891fe9e0";
@@ -61,13 +61,7 @@ pub(crate) fn register(connection: &Connection, shared: &Arc<Shared>) -> Result<
         Ok("finalized")
     })?;
     register.function("crsql_pack_columns", -1, plain, pack_columns)?;
-    register.function("crsql_internal_sync_bit", -1, innocuous, sync_bit)?;
-    register.function("crsql_after_insert", -1, innocuous, capture::after_insert)?;
-    register.function("crsql_after_update", -1, innocuous, capture::after_update)?;
-    // Those of wide tables' triggers. Innocuous, as what CRSqlite's triggers call: they run where schemas are not trusted.
-    register.function("litemesh_after_update", -1, innocuous, capture::after_update_packed)?;
     register.function("litemesh_pack", -1, innocuous, pack_columns)?;
-    register.function("crsql_after_delete", -1, innocuous, capture::after_delete)?;
     register.function("crsql_config_set", 2, plain, config_set)?;
     register.function("crsql_config_get", 1, innocuous, config_get)?;
     register.function("crsql_fract_as_ordered", -1, direct, fractional::as_ordered)?;
@@ -189,15 +183,6 @@ fn pack_columns(_: &Shared, context: &Context<'_>) -> Result<Vec<u8>> {
         .map_err(|error| module_error(format!("failed to pack columns: {error}")))?
         .as_bytes()
         .to_vec())
-}
-
-/// FN-7. Takes no lock: triggers call it while a merge holds it.
-fn sync_bit(shared: &Shared, context: &Context<'_>) -> Result<i64> {
-    if context.len() == 1 {
-        let bit = context.get_raw(0).as_i64().unwrap_or_default();
-        shared.sync_bit.store(bit, Ordering::Relaxed);
-    }
-    Ok(shared.sync_bit.load(Ordering::Relaxed))
 }
 
 /// The settings there are.

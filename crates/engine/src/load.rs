@@ -13,7 +13,9 @@ use crate::error::OpenError;
 use crate::functions::VERSION_FUNCTION;
 use crate::statement::Handle;
 use crate::transaction::TransactionFlags;
-use crate::{changes_table, check, clset_table, functions, scratch, transaction, unpack_table};
+use crate::{
+    batch_table, changes_table, check, clset_table, functions, scratch, transaction, trigger_functions, unpack_table,
+};
 
 /// Loads the engine into a connection that stays the caller's. Does nothing where it is loaded already.
 ///
@@ -58,7 +60,9 @@ pub(crate) fn load_shared(connection: &Connection) -> Result<(Arc<Shared>, Boots
     core.has_crsql_tables = found.has_crsql_tables;
     let shared = Arc::new(Shared::new(core, flags));
     transaction::register(db, &shared)?;
+    batch_table::register(db)?;
     functions::register(connection, &shared)?;
+    trigger_functions::register(db, &shared)?;
     changes_table::register(connection, &shared)?;
     check::table::register(connection, &shared)?;
     clset_table::register(connection, Some(&shared))?;

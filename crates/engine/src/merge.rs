@@ -1,7 +1,7 @@
 //! Verified changes -> one transaction of rows, clocks and cursor.
 //!
-//! The batch is cut into changesets (one author, one version) and those into rows. [`crate::merge_row`] decides about a row and
-//! writes it; rows that are new here are gathered and written together ([`crate::new_rows`]).
+//! The batch is cut into changesets (one author, one version) and those into rows. [`crate::merge_rows`] gathers rows, and reads
+//! and writes them together; [`crate::merge_row`] decides about one.
 //!
 //! Each changeset is merged under a local version of its own, and `litemesh_origin` remembers whose version that was: the
 //! clock tables alone could not say (`crsqlite-compat.md` 5.6; docs/storage.md).
@@ -14,8 +14,7 @@ use litemesh_proto::{Change, Cursor, DbVersion, SiteId, Value};
 
 use crate::core::{Core, Shared};
 use crate::error::MergeError;
-use crate::merge_row::RowMerge;
-use crate::new_rows::NewRows;
+use crate::merge_rows::MergeRows;
 use crate::schema::Table;
 
 /// How far a batch brings this database; stored in the transaction that merges it.
@@ -47,17 +46,16 @@ pub struct Merged {
 
 /// Merges a batch inside the caller's transaction.
 pub(crate) fn merge_batch(shared: &Shared, core: &mut Core, changes: &[Change]) -> Result<Merged, MergeError> {
-    let mut merged = Merged::default();
-    let mut new_rows = NewRows::default();
+    let mut rows = MergeRows::default();
     let mut start = 0;
     while start < changes.len() {
         let first = &changes[start];
         let length = run_length(&changes[start..], |c| c.site == first.site && c.db_version == first.db_version);
-        merge_changeset(shared, core, &changes[start..start + length], start, &mut new_rows, &mut merged)?;
+        merge_changeset(shared, core, &changes[start..start + length], start, &mut rows)?;
         start += length;
     }
-    new_rows.write(shared, core)?;
-    Ok(merged)
+    rows.merge(shared, core)?;
+    Ok(rows.into_merged())
 }
 
 fn run_length(changes: &[Change], same: impl Fn(&Change) -> bool) -> usize {
@@ -69,55 +67,15 @@ fn merge_changeset<'a>(
     core: &mut Core,
     changes: &'a [Change],
     offset: usize,
-    new_rows: &mut NewRows<'a>,
-    merged: &mut Merged,
+    rows: &mut MergeRows<'a>,
 ) -> Result<(), MergeError> {
-    let first = &changes[0];
-    let mut author = Author::new(Some(first.site.as_bytes()), first.db_version.get(), true);
-    author.check(core, offset)?;
-    let mut table: Option<Arc<Table>> = None;
+    rows.begin_changeset(Author::new(Some(changes[0].site.as_bytes()), changes[0].db_version.get(), true));
     let mut start = 0;
     while start < changes.len() {
         let first = &changes[start];
         let length = run_length(&changes[start..], |c| c.key == first.key && c.table == first.table);
-        let index = offset + start;
-        let table = match &mut table {
-            Some(table) if table.name == first.table => table,
-            table => table.insert(
-                core.table(&first.table)
-                    .ok_or_else(|| MergeError::UnknownTable { index, table: first.table.to_string() })?,
-            ),
-        };
-        let keys = row_keys(core, table, first, index)?;
-        // A row that is to be written is not found by looking it up.
-        if new_rows.has(table, &first.key) {
-            new_rows.write(shared, core)?;
-        }
-        let mut row = RowMerge::load(core, table, &keys)?;
-        for (position, change) in changes[start..start + length].iter().enumerate() {
-            row.decide(core, change, &author, index + position)?;
-        }
-        let won = row.won();
-        if won > 0 {
-            if let Some(new) = row.as_new() {
-                drop(row);
-                let stamp = author.stamp(core)?;
-                new_rows.add(shared, core, table, &first.key, keys, new, stamp, index)?;
-            } else {
-                new_rows.write(shared, core)?;
-                row.write(shared, core, &keys, &mut author, index)?;
-            }
-            merged.won += won;
-            if !merged.tables.contains(&table.name) {
-                merged.tables.insert(table.name.clone());
-            }
-        }
+        rows.add(shared, core, &changes[start..start + length], offset + start)?;
         start += length;
-    }
-    if let Some((local, _)) = author.stamp {
-        let local = DbVersion::new(local);
-        let first = merged.local_versions.map_or(local, |(first, _)| first);
-        merged.local_versions = Some((first, local));
     }
     Ok(())
 }
@@ -176,6 +134,11 @@ impl<'a> Author<'a> {
             return Err(MergeError::AbsurdVersion { index, version: self.version, max });
         }
         Ok(())
+    }
+
+    /// What its changes were stored under, once one of them won.
+    pub(crate) fn stamped(&self) -> Option<DbVersion> {
+        self.stamp.map(|(local, _)| DbVersion::new(local))
     }
 
     pub(crate) fn stamp(&mut self, core: &mut Core) -> rusqlite::Result<Stamp> {

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 
 use litemesh_proto::limits::VERSION_MAX;
 use litemesh_proto::{CausalLength, Change, ColVersion, Column, Value};
+use smallvec::SmallVec;
 
 use crate::core::{Core, Shared};
 use crate::error::MergeError;
@@ -12,7 +13,7 @@ use crate::merge::{Author, Stamp, record_origin};
 use crate::record::find_or_add_key;
 use crate::resolve::{Decision, Incoming, resolve, resolve_values};
 use crate::schema::{ClockOf as Of, RowWrite, Table};
-use crate::statement::{Bind, Rows, merge_cmp};
+use crate::statement::{Bind, Binds, Rows, merge_cmp};
 
 /// BUG-29, of rows: what came over the wire was checked there, what came by SQL was not.
 fn check_counts(change: &Change, index: usize) -> Result<(), MergeError> {
@@ -28,22 +29,14 @@ fn check_counts(change: &Change, index: usize) -> Result<(), MergeError> {
 struct HeldClock {
     of: Of,
     col_version: i64,
-    ordinal: i64,
-    local_version: i64,
+    /// Whether it lies in the clock table; otherwise it is only planned.
+    is_stored: bool,
 }
 
 /// A clock to be written.
 #[derive(Clone, Copy)]
-struct NewClock {
-    of: Of,
-    col_version: i64,
-    seq: i64,
-}
-
-/// A cell of a row that is new here, and its clock.
-pub(crate) struct NewCell<'a> {
-    pub(crate) cell: usize,
-    pub(crate) value: &'a Value,
+pub(crate) struct NewClock {
+    pub(crate) of: Of,
     pub(crate) col_version: i64,
     pub(crate) seq: i64,
 }
@@ -61,6 +54,12 @@ struct RowPlan<'a> {
 }
 
 impl<'a> RowPlan<'a> {
+    fn clear(&mut self) {
+        (self.delete, self.ensure, self.zero) = (false, false, false);
+        self.cells.clear();
+        self.clocks.clear();
+    }
+
     fn put_clock(&mut self, of: Of, col_version: i64, seq: i64) {
         let new = NewClock { of, col_version, seq };
         match self.clocks.iter_mut().find(|clock| clock.of == of) {
@@ -77,64 +76,104 @@ impl<'a> RowPlan<'a> {
     }
 }
 
-/// The state of one row while its changes are decided.
-pub(crate) struct RowMerge<'t, 'a> {
+/// The values of a base row that is held, looked at when versions are equal.
+pub(crate) trait HeldValues {
+    /// How `incoming` compares with the value of a cell; `None` where there is no base row.
+    fn compare(&mut self, core: &Core, cell: usize, incoming: &Value) -> rusqlite::Result<Option<Ordering>>;
+}
+
+/// Of one row, read when the first of them is asked for.
+pub(crate) struct HeldRow<'t> {
     table: &'t Table,
+    keys: &'t [Value],
+    /// `Some(None)`: there is no base row.
+    rows: Option<Option<Rows<'t>>>,
+}
+
+impl<'t> HeldRow<'t> {
+    pub(crate) fn new(table: &'t Table, keys: &'t [Value]) -> Self {
+        Self { table, keys, rows: None }
+    }
+}
+
+impl HeldValues for HeldRow<'_> {
+    fn compare(&mut self, core: &Core, cell: usize, incoming: &Value) -> rusqlite::Result<Option<Ordering>> {
+        let base = match &self.rows {
+            Some(base) => base,
+            None => {
+                let statement = self.table.statement(core.db, |s| &s.base_row, Table::sql_base_row)?;
+                let rows = statement.query(&binds(self.keys))?;
+                self.rows.insert(if rows.next()? { Some(rows) } else { None })
+            }
+        };
+        let column = i32::try_from(cell).unwrap_or(i32::MAX);
+        Ok(base.as_ref().map(|row| merge_cmp(incoming, row.value_ref(column))))
+    }
+}
+
+/// The state of one row while its changes are decided.
+#[derive(Default)]
+pub(crate) struct RowMerge<'a> {
     /// Known once a clock of the row was seen.
     key: Option<i64>,
-    keys: &'t [Value],
     causal_length: CausalLength,
     was_alive: bool,
     clocks: Vec<HeldClock>,
     /// Versions of cells whose columns the table no longer has.
     gone: Vec<(Box<str>, i64)>,
-    /// The base row, once a value of it was asked for. `Some(None)`: there is none.
-    base: Option<Option<Rows<'t>>>,
     plan: RowPlan<'a>,
     won: usize,
 }
 
-impl<'t, 'a> RowMerge<'t, 'a> {
+impl<'a> RowMerge<'a> {
     /// Reads the clocks of a row.
-    pub(crate) fn load(core: &Core, table: &'t Table, keys: &'t [Value]) -> rusqlite::Result<Self> {
-        let mut row = Self {
-            table,
-            key: None,
-            keys,
-            causal_length: CausalLength::ZERO,
-            was_alive: false,
-            clocks: Vec::new(),
-            gone: Vec::new(),
-            base: None,
-            plan: RowPlan::default(),
-            won: 0,
-        };
+    pub(crate) fn load(core: &Core, table: &Table, keys: &[Value]) -> rusqlite::Result<Self> {
+        let mut row = Self::default();
         let rows = table.statement(core.db, |s| &s.row_state, Table::sql_row_state)?.query(&binds(keys))?;
-        let mut sentinel = None;
         while rows.next()? {
-            row.key = Some(rows.integer(0));
-            let of = table.clock_of(rows.bytes(1));
-            let clock = HeldClock {
-                of,
-                col_version: rows.integer(2),
-                ordinal: rows.integer(3),
-                local_version: rows.integer(4),
-            };
-            match of {
-                Of::Row => sentinel = Some(clock.col_version),
-                Of::Gone => row.gone.push((rows.text(1).into(), clock.col_version)),
-                Of::Cell(_) => {}
-            }
-            row.clocks.push(clock);
+            row.add_held(table, &rows);
         }
-        // VER-13: the sentinel tells; without one, any clock means a first life.
-        row.causal_length = match sentinel {
-            Some(length) => CausalLength::new(length),
-            None if row.clocks.is_empty() => CausalLength::ZERO,
+        row.end_load();
+        Ok(row)
+    }
+
+    /// Forgets the row, for another one.
+    pub(crate) fn clear(&mut self) {
+        self.key = None;
+        self.clocks.clear();
+        self.gone.clear();
+        self.plan.clear();
+        self.won = 0;
+    }
+
+    /// Adds the clock at which `rows` stand: key, name, col_version.
+    pub(crate) fn add_held(&mut self, table: &Table, rows: &Rows<'_>) {
+        if self.key.is_none() {
+            self.key = Some(rows.integer(0));
+        }
+        let name = rows.bytes(1);
+        // The clocks of a row lie in the order of names: after that of a cell, mostly, that of the next one.
+        let last = match self.clocks.last() {
+            Some(HeldClock { of: Of::Cell(cell), .. }) => Some(*cell),
+            _ => None,
+        };
+        let of = table.clock_after(last, name);
+        let col_version = rows.integer(2);
+        if of == Of::Gone {
+            self.gone.push((String::from_utf8_lossy(name).into(), col_version));
+        }
+        self.clocks.push(HeldClock { of, col_version, is_stored: true });
+    }
+
+    /// VER-13: the sentinel tells; without one, any clock means a first life.
+    pub(crate) fn end_load(&mut self) {
+        let sentinel = self.clocks.iter().find(|clock| clock.of == Of::Row);
+        self.causal_length = match sentinel {
+            Some(clock) => CausalLength::new(clock.col_version),
+            None if self.clocks.is_empty() => CausalLength::ZERO,
             None => CausalLength::FIRST,
         };
-        row.was_alive = row.causal_length.is_alive();
-        Ok(row)
+        self.was_alive = self.causal_length.is_alive();
     }
 
     /// How many changes won.
@@ -142,44 +181,61 @@ impl<'t, 'a> RowMerge<'t, 'a> {
         self.won
     }
 
+    /// What the versions say of a change, as things are.
+    fn resolve(&self, change: &Change, of: Of) -> (Decision, Option<&HeldClock>) {
+        let held = self.clocks.iter().find(|clock| clock.of == of && of != Of::Gone);
+        let held_version = match of {
+            Of::Gone => {
+                let name = change.column.as_str();
+                self.gone.iter().find(|(gone, _)| **gone == *name).map(|(_, version)| *version)
+            }
+            _ => held.map(|clock| clock.col_version),
+        };
+        let incoming =
+            Incoming { causal_length: change.causal_length, is_row: of == Of::Row, col_version: change.col_version };
+        (resolve(self.causal_length, held_version.map(ColVersion::new), incoming), held)
+    }
+
+    /// Whether a change is one that only the values can decide.
+    pub(crate) fn needs_values(&self, change: &Change, of: Of) -> bool {
+        self.resolve(change, of).0 == Decision::CompareValues
+    }
+
     /// Decides one change, and plans what it does.
+    #[allow(clippy::too_many_arguments)] // a change, what it is about, and what decides
     pub(crate) fn decide(
         &mut self,
         core: &mut Core,
+        table: &Table,
+        held_values: &mut impl HeldValues,
         change: &'a Change,
+        of: Of,
         author: &Author<'_>,
         index: usize,
     ) -> Result<(), MergeError> {
         check_counts(change, index)?;
-        let of = match &change.column {
-            Column::Row => Of::Row,
-            Column::Cell(name) => self.table.cell_index(name).map_or(Of::Gone, Of::Cell),
-        };
-        let name = change.column.as_str();
         let length = change.causal_length;
-        let held = self.clocks.iter().find(|clock| clock.of == of && of != Of::Gone);
-        let held_version = match of {
-            Of::Gone => self.gone.iter().find(|(gone, _)| **gone == *name).map(|(_, version)| *version),
-            _ => held.map(|clock| clock.col_version),
-        };
-        let incoming = Incoming { causal_length: length, is_row: of == Of::Row, col_version: change.col_version };
-        let mut decision = resolve(self.causal_length, held_version.map(ColVersion::new), incoming);
+        let (mut decision, held) = self.resolve(change, of);
         // MRG-11: a change that loses anyway does not need its column, nor does a deletion.
         let needs_cell = matches!(decision, Decision::Write | Decision::ReviveAndWrite | Decision::CompareValues);
         if needs_cell && of == Of::Gone {
-            let (table, column) = (self.table.name.to_string(), name.to_owned());
+            let (table, column) = (table.name.to_string(), change.column.as_str().to_owned());
             return Err(MergeError::UnknownColumn { index, table, column });
         }
         if let (Decision::CompareValues, Of::Cell(cell), Some(held)) = (decision, of, held) {
-            let ordinal = held.ordinal;
-            decision = match self.compare_with_held(core, cell, &change.value)? {
+            let planned = self.plan.cells.iter().find(|(planned, _)| *planned == cell);
+            let values = match planned {
+                Some((_, planned)) => Some(change.value.merge_cmp(planned)),
+                None => held_values.compare(core, cell, &change.value)?,
+            };
+            decision = match values {
                 // 5.3 step 3, the FIX: without a base row there is nothing to lose against.
                 None => Decision::Write,
-                Some(values) => resolve_values(values, compare_sites(core, ordinal, author)?),
+                Some(values) => resolve_values(values, self.compare_sites(core, table, held, author)?),
             };
         } else if let (Decision::Ignore, Of::Row, Some(held)) = (decision, of, held)
             && length == self.causal_length
-            && compare_sites(core, held.ordinal, author)? == Some(Ordering::Greater)
+            && self.compare_sites(core, table, held, author)? == Some(Ordering::Greater)
         {
             // MRG-12: equal sentinels agree on an author where equal values do.
             self.plan.put_clock(Of::Row, length.get(), change.seq.get());
@@ -204,26 +260,10 @@ impl<'t, 'a> RowMerge<'t, 'a> {
         Ok(())
     }
 
-    /// `None` where the base row is missing.
-    fn compare_with_held(&mut self, core: &Core, cell: usize, incoming: &Value) -> rusqlite::Result<Option<Ordering>> {
-        if let Some((_, planned)) = self.plan.cells.iter().find(|(planned, _)| *planned == cell) {
-            return Ok(Some(incoming.merge_cmp(planned)));
-        }
-        let base = match &self.base {
-            Some(base) => base,
-            None => {
-                let statement = self.table.statement(core.db, |s| &s.base_row, Table::sql_base_row)?;
-                let rows = statement.query(&binds(self.keys))?;
-                self.base.insert(if rows.next()? { Some(rows) } else { None })
-            }
-        };
-        let column = i32::try_from(cell).unwrap_or(i32::MAX);
-        Ok(base.as_ref().map(|row| merge_cmp(incoming, row.value_ref(column))))
-    }
-
     /// MRG-6, with its FIX: what is stored is the causal length.
     fn plan_delete(&mut self, length: CausalLength, seq: i64) {
-        self.plan = RowPlan { delete: true, ..RowPlan::default() };
+        self.plan.clear();
+        self.plan.delete = true;
         self.plan.put_clock(Of::Row, length.get(), seq);
         self.causal_length = length;
         self.clocks.clear();
@@ -252,59 +292,68 @@ impl<'t, 'a> RowMerge<'t, 'a> {
         self.plan.put_clock(of, col_version, change.seq.get());
         match self.clocks.iter_mut().find(|clock| clock.of == of) {
             Some(held) => held.col_version = col_version,
-            None => self.clocks.push(HeldClock { of, col_version, ordinal: 0, local_version: 0 }),
+            None => self.clocks.push(HeldClock { of, col_version, is_stored: false }),
         }
         self.won += 1;
     }
 
-    /// The cells, in table order, if the row was never seen here and is only written.
-    pub(crate) fn as_new(&mut self) -> Option<Vec<NewCell<'a>>> {
+    /// What is written where that is nothing but cells of a row that was never seen, or that lives. Puts them in order.
+    pub(crate) fn prepare_cells(&mut self, table: &Table) -> Option<RowCells<'_, 'a>> {
         let plan = &mut self.plan;
-        if self.key.is_some() || plan.delete || plan.ensure || plan.zero || plan.cells.len() != plan.clocks.len() {
+        let is_other = plan.delete || plan.ensure || plan.zero || plan.cells.len() != plan.clocks.len();
+        if is_other || !(self.key.is_none() || self.was_alive) {
             return None;
         }
-        let clock_of = |cell: usize| plan.clocks.iter().find(|clock| clock.of == Of::Cell(cell)).copied();
-        let mut cells = Vec::with_capacity(plan.cells.len());
-        for (cell, value) in plan.cells.iter().copied() {
-            let NewClock { col_version, seq, .. } = clock_of(cell)?;
-            cells.push(NewCell { cell, value, col_version, seq });
-        }
-        cells.sort_unstable_by_key(|cell| cell.cell);
-        Some(cells)
+        plan.cells.sort_unstable_by_key(|(cell, _)| *cell);
+        plan.clocks.sort_unstable_by_key(|clock| match clock.of {
+            Of::Cell(cell) => table.by_name[cell],
+            Of::Row | Of::Gone => usize::MAX,
+        });
+        Some(self.cells())
     }
 
-    /// Writes what was planned.
+    /// See [`prepare_cells`](Self::prepare_cells).
+    pub(crate) fn cells(&self) -> RowCells<'_, 'a> {
+        RowCells { key: self.key, cells: &self.plan.cells, clocks: &self.plan.clocks }
+    }
+
+    /// Writes what was planned. `held_values` must not be running any more.
     pub(crate) fn write(
-        mut self,
+        &mut self,
         shared: &Shared,
         core: &mut Core,
+        table: &Table,
         keys: &[Value],
         author: &mut Author<'_>,
         index: usize,
     ) -> Result<i64, MergeError> {
-        // The statement must not be under way while the row is written.
-        self.base = None;
         let keys = binds(keys);
-        self.write_base_row(shared, core, &keys).map_err(|source| constraint_error(source, index, self.table))?;
+        self.write_base_row(shared, core, table, &keys).map_err(|source| constraint_error(source, index, table))?;
         // After what the table may refuse: inside a transaction, SQLite keeps what a failing statement of one row wrote.
         let stamp = author.stamp(core)?;
         let key = match self.key {
             Some(key) => key,
             // MRG-5, the FIX: only a change that is written leaves a key.
-            None => find_or_add_key(core, self.table, &keys)?,
+            None => find_or_add_key(core, table, &keys)?,
         };
         if self.plan.delete {
-            self.table.statement(core.db, |s| &s.drop_cells, Table::sql_drop_cells)?.run(&[key.into()])?;
+            table.statement(core.db, |s| &s.drop_cells, Table::sql_drop_cells)?.run(&[key.into()])?;
         }
         if self.plan.zero {
-            self.zero_cells(core, key, stamp)?;
+            self.zero_cells(core, table, key, stamp)?;
         }
-        self.put_clocks(core, key, stamp)?;
+        self.put_clocks(core, table, key, stamp)?;
         Ok(key)
     }
 
-    fn write_base_row(&mut self, shared: &Shared, core: &Core, keys: &[Bind<'_>]) -> rusqlite::Result<()> {
-        let (table, db) = (self.table, core.db);
+    pub(crate) fn write_base_row(
+        &mut self,
+        shared: &Shared,
+        core: &Core,
+        table: &Table,
+        keys: &[Bind<'_>],
+    ) -> rusqlite::Result<()> {
+        let db = core.db;
         let _sync = shared.sync_guard();
         if self.plan.delete {
             table.statement(db, |s| &s.delete_row, Table::sql_delete_row)?.run(keys)?;
@@ -313,8 +362,8 @@ impl<'t, 'a> RowMerge<'t, 'a> {
             return Ok(());
         }
         self.plan.cells.sort_unstable_by_key(|(cell, _)| *cell);
-        let cells: Vec<usize> = self.plan.cells.iter().map(|(cell, _)| *cell).collect();
-        let mut binds = keys.to_vec();
+        let cells: SmallVec<[usize; 8]> = self.plan.cells.iter().map(|(cell, _)| *cell).collect();
+        let mut binds = Binds::from_slice(keys);
         binds.extend(self.plan.cells.iter().map(|(_, value)| Bind::from(*value)));
         // An UPDATE of a living row checks only what changes; an upsert would check a row of defaults first.
         if self.was_alive && !self.plan.delete && !cells.is_empty() {
@@ -327,42 +376,94 @@ impl<'t, 'a> RowMerge<'t, 'a> {
     }
 
     /// Peers behind us must get the cells again, so they are stamped anew; each stamp needs its origin.
-    fn zero_cells(&self, core: &mut Core, key: i64, stamp: Stamp) -> rusqlite::Result<()> {
-        let zero = self.table.statement(core.db, |s| &s.zero_cells, Table::sql_zero_cells)?;
-        zero.run(&[key.into(), stamp.local.into()])?;
-        for clock in self.clocks.iter().filter(|clock| clock.ordinal != 0 && clock.of != Of::Row) {
-            const ORIGIN: &str = "SELECT version FROM litemesh_origin WHERE local_version = ?1 AND site = ?2";
-            let binds = [clock.local_version.into(), clock.ordinal.into()];
-            let version = core.statement(ORIGIN)?.query_integer(&binds)?.unwrap_or_default();
-            record_origin(core, stamp.local, clock.ordinal, version)?;
+    fn zero_cells(&self, core: &mut Core, table: &Table, key: i64, stamp: Stamp) -> rusqlite::Result<()> {
+        let clocks = table.statement(core.db, |s| &s.row_clocks, Table::sql_row_clocks)?;
+        let binds = [key.into()];
+        let rows = clocks.query(&binds)?;
+        while rows.next()? {
+            let (ordinal, local) = (rows.integer(2), rows.integer(3));
+            if ordinal != 0 && rows.bytes(0) != Column::ROW_NAME.as_bytes() {
+                const ORIGIN: &str = "SELECT version FROM litemesh_origin WHERE local_version = ?1 AND site = ?2";
+                let version = core.statement(ORIGIN)?.query_integer(&[local.into(), ordinal.into()])?;
+                record_origin(core, stamp.local, ordinal, version.unwrap_or_default())?;
+            }
         }
-        Ok(())
+        drop(rows);
+        let zero = table.statement(core.db, |s| &s.zero_cells, Table::sql_zero_cells)?;
+        zero.run(&[key.into(), stamp.local.into()])
     }
 
-    fn put_clocks(&self, core: &Core, key: i64, stamp: Stamp) -> rusqlite::Result<()> {
+    /// How the author's site compares with that of a clock that is held. `None` unless the database breaks ties by site
+    /// (CFG-1).
+    fn compare_sites(
+        &self,
+        core: &mut Core,
+        table: &Table,
+        held: &HeldClock,
+        author: &Author<'_>,
+    ) -> rusqlite::Result<Option<Ordering>> {
+        if core.merge_equal_values != 1 {
+            return Ok(None);
+        }
+        let name = match held.of {
+            _ if !held.is_stored => return Ok(Some(Ordering::Equal)),
+            Of::Row => Column::ROW_NAME,
+            Of::Cell(cell) => &table.cells[cell].name,
+            Of::Gone => return Ok(None),
+        };
+        let clock = table.statement(core.db, |s| &s.clock_ordinal, Table::sql_clock_ordinal)?;
+        let ordinal = clock.query_integer(&[self.key.unwrap_or_default().into(), name.into()])?.unwrap_or_default();
+        let held = core.site_of(ordinal)?.map(|site| *site.as_bytes());
+        let incoming = author.site.unwrap_or_default();
+        Ok(Some(incoming.cmp(held.as_ref().map_or(&[][..], |site| &site[..]))))
+    }
+
+    fn put_clocks(&self, core: &Core, table: &Table, key: i64, stamp: Stamp) -> rusqlite::Result<()> {
         for clock in &self.plan.clocks {
             let name = match clock.of {
                 Of::Row => Column::ROW_NAME,
-                Of::Cell(cell) => &self.table.cells[cell].name,
+                Of::Cell(cell) => &table.cells[cell].name,
                 Of::Gone => continue,
             };
             let (col_version, seq) = (clock.col_version.into(), clock.seq.into());
             let binds = [key.into(), stamp.local.into(), stamp.ordinal.into(), name.into(), col_version, seq];
-            let was_held =
-                !self.plan.delete && self.clocks.iter().any(|held| held.of == clock.of && held.local_version > 0);
+            let was_held = !self.plan.delete && self.clocks.iter().any(|held| held.of == clock.of && held.is_stored);
             if was_held {
-                self.table.statement(core.db, |s| &s.move_clock, Table::sql_move_clock)?.run(&binds)?;
+                table.statement(core.db, |s| &s.move_clock, Table::sql_move_clock)?.run(&binds)?;
                 if core.db.changes() > 0 {
                     continue;
                 }
             }
-            self.table.statement(core.db, |s| &s.put_clock, Table::sql_put_clock)?.run(&binds)?;
+            table.statement(core.db, |s| &s.put_clock, Table::sql_put_clock)?.run(&binds)?;
         }
         Ok(())
     }
 }
 
-pub(crate) fn binds(keys: &[Value]) -> Vec<Bind<'_>> {
+impl RowMerge<'_> {
+    /// The row as it is once what was planned is written, for the next change of it. `None` where it has to be read again.
+    pub(crate) fn settle(self, key: i64) -> Option<RowMerge<'static>> {
+        let Self { key: key_before, causal_length, mut clocks, gone, plan, won, .. } = self;
+        if plan.delete || plan.ensure || plan.zero {
+            return None;
+        }
+        clocks.iter_mut().for_each(|clock| clock.is_stored = true);
+        let key = if won > 0 { Some(key) } else { key_before };
+        let was_alive = causal_length.is_alive();
+        Some(RowMerge { key, causal_length, was_alive, clocks, gone, plan: RowPlan::default(), won: 0 })
+    }
+}
+
+/// Cells to be written.
+pub(crate) struct RowCells<'r, 'a> {
+    pub(crate) key: Option<i64>,
+    /// In table order.
+    pub(crate) cells: &'r [(usize, &'a Value)],
+    /// In the order of names, in which they lie in the clock table.
+    pub(crate) clocks: &'r [NewClock],
+}
+
+pub(crate) fn binds(keys: &[Value]) -> Binds<'_> {
     keys.iter().map(Bind::from).collect()
 }
 
@@ -374,14 +475,4 @@ pub(crate) fn constraint_error(source: rusqlite::Error, index: usize, table: &Ta
         }
         _ => source.into(),
     }
-}
-
-/// `None` unless the database breaks ties by site (CFG-1).
-fn compare_sites(core: &mut Core, ordinal: i64, author: &Author<'_>) -> rusqlite::Result<Option<Ordering>> {
-    if core.merge_equal_values != 1 {
-        return Ok(None);
-    }
-    let held = core.site_of(ordinal)?.map(|site| *site.as_bytes());
-    let incoming = author.site.unwrap_or_default();
-    Ok(Some(incoming.cmp(held.as_ref().map_or(&[][..], |site| &site[..]))))
 }

@@ -429,12 +429,15 @@ impl PageBuilder {
     ) -> rusqlite::Result<usize> {
         let table = scan.table.clone();
         let (start, mut causal_length, mut packed) = (self.changes.len(), CausalLength::FIRST, None);
-        let (mut clocks, mut place, mut has_base) = (0, 0, None);
+        let (mut clocks, mut last, mut has_base) = (0, None, None);
         while scan.head == Some(head) {
             let Source::Index { statement, .. } = &scan.source else { break };
             let rows = running(statement);
             self.scanned += 1;
-            let of = table.clock_of_next(rows.bytes(2), &mut place);
+            let of = table.clock_after(last, rows.bytes(2));
+            if let ClockOf::Cell(cell) = of {
+                last = Some(cell);
+            }
             let clock = ScannedClock { col_version: rows.integer(3), ordinal: rows.integer(4) };
             let mut is_of_version = true;
             if of == ClockOf::Row {

@@ -1,9 +1,11 @@
 //! Notes of local writes -> clock rows, in the transaction that wrote (`crsqlite-compat.md` section 4).
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::core::Core;
 use crate::notes::{Note, Notes, Write};
 use crate::schema::Table;
-use crate::statement::Bind;
+use crate::statement::{Bind, Binds};
 
 /// Writes the clocks of everything that was noted, in order.
 pub(crate) fn record_notes(core: &mut Core) -> rusqlite::Result<()> {
@@ -19,7 +21,7 @@ pub(crate) fn record_notes(core: &mut Core) -> rusqlite::Result<()> {
 
 fn record_all(core: &mut Core, notes: &Notes) -> rusqlite::Result<()> {
     let mut new_rows = NewRows::default();
-    let mut keys = Vec::new();
+    let mut keys = Binds::new();
     for note in notes.notes() {
         keys.clear();
         keys.extend(notes.keys_of(note));
@@ -30,7 +32,7 @@ fn record_all(core: &mut Core, notes: &Notes) -> rusqlite::Result<()> {
         match &note.write {
             Write::Insert => record_insert(core, note, &keys, &mut new_rows)?,
             Write::Update { cells, old_keys } => {
-                let old_keys: Option<Vec<_>> = old_keys.as_ref().map(|range| notes.binds(range).collect());
+                let old_keys: Option<Binds<'_>> = old_keys.as_ref().map(|range| notes.binds(range).collect());
                 record_update(core, &note.table, &keys, old_keys.as_deref(), notes.cells(cells))?;
             }
             Write::Delete => record_delete(core, &note.table, &keys)?,
@@ -43,7 +45,7 @@ fn record_all(core: &mut Core, notes: &Notes) -> rusqlite::Result<()> {
 #[derive(Default)]
 struct NewRows {
     table: Option<std::sync::Arc<Table>>,
-    keys: Vec<i64>,
+    keys: SmallVec<[i64; 8]>,
 }
 
 impl NewRows {
@@ -62,7 +64,7 @@ impl NewRows {
     fn write(&mut self, core: &mut Core) -> rusqlite::Result<()> {
         let Some(table) = self.table.as_ref().filter(|_| !self.keys.is_empty()) else { return Ok(()) };
         let version = core.next_version(0);
-        let mut binds = Vec::with_capacity(2 + self.keys.len());
+        let mut binds = Binds::new();
         let whole = self.keys.len() == table.new_rows();
         for keys in self.keys.chunks(if whole { self.keys.len() } else { 1 }) {
             let first_seq = core.take_seqs(keys.len() * table.cells.len());
@@ -117,7 +119,7 @@ fn record_update(
     if let ([cell], None) = (cells, old_keys) {
         let version = core.next_version(0);
         let seq = core.take_seqs(1);
-        let mut binds = vec![Bind::from(&*table.cells[*cell].name), version.into(), seq.into()];
+        let mut binds: Binds<'_> = smallvec![Bind::from(&*table.cells[*cell].name), version.into(), seq.into()];
         binds.extend_from_slice(keys);
         table.statement(core.db, |s| &s.count_cell_of, Table::sql_count_cell_of)?.run(&binds)?;
         if core.db.changes() > 0 {

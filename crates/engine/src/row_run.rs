@@ -97,10 +97,13 @@ impl RowRun {
             }
             (self.key, self.next, self.causal_length) = (key, None, 1);
             self.row.clear();
-            let mut place = 0;
+            let mut last = None;
             loop {
                 self.looked_at += 1;
-                let of = self.table.clock_of_next(clocks.bytes(1), &mut place);
+                let of = self.table.clock_after(last, clocks.bytes(1));
+                if let ClockOf::Cell(cell) = of {
+                    last = Some(cell);
+                }
                 let col_version = clocks.integer(2);
                 if of == ClockOf::Row {
                     self.causal_length = col_version;

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use litemesh_proto::{Change, Column};
+
 use crate::affinity::Affinity;
 use crate::error::ReplicateError;
-use crate::sql_text::tokens;
+use crate::sql_text::{Token, tokens};
 use crate::statement::{Handle, Statement};
 use crate::unpassed::Unpassed;
 
@@ -42,13 +44,15 @@ pub(crate) struct Table {
     pub(crate) keys: Vec<ColumnInfo>,
     /// The other columns, in table order. Generated and hidden ones are not replicated (DSK-8).
     pub(crate) cells: Vec<ColumnInfo>,
+    /// Cells in the order of names, and the place of each in it.
+    in_order: Vec<usize>,
+    pub(crate) by_name: Vec<usize>,
     unpassed: OnceLock<Unpassed>,
     cell_index: HashMap<Arc<str>, usize>,
-    /// The cells in the order of their names' bytes, as clocks of a row come.
-    by_name: Vec<usize>,
     rowid: OnceLock<Option<&'static str>>,
     statements: Statements,
-    by_columns: Mutex<ByColumns>,
+    writers: Mutex<Vec<RowWriter>>,
+    reactions: OnceLock<Reactions>,
     /// Statements of `crsql_changes` that no cursor uses at the moment, by their text.
     idle: Mutex<HashMap<Box<str>, Vec<Statement>>>,
 }
@@ -64,10 +68,14 @@ pub(crate) struct Statements {
     pub(crate) add_key: Slot,
     pub(crate) row_clocks: Slot,
     pub(crate) row_state: Slot,
+    pub(crate) clock_ordinal: Slot,
     pub(crate) base_row: Slot,
     pub(crate) highest_key: Slot,
+    pub(crate) row_states: Slot,
+    pub(crate) base_rows: Slot,
     pub(crate) add_keys: Slot,
-    pub(crate) add_key_as: Slot,
+    pub(crate) add_clocks: Slot,
+    pub(crate) put_clocks: Slot,
     pub(crate) clocks_of_new_row: Slot,
     pub(crate) clocks_of_new_rows: Slot,
     pub(crate) clocks_of_known_row: Slot,
@@ -90,17 +98,29 @@ pub(crate) struct Statements {
     pub(crate) stamped: Slot,
 }
 
-/// Statements that write base rows, by their kind and the columns.
-type ByColumns = HashMap<(RowWrite, Vec<usize>), Arc<Statement>>;
+/// What else happens where a base row is written.
+#[derive(Clone, Copy)]
+pub(crate) struct Reactions {
+    /// Triggers of the user's can change other rows, and what a unique index says depends on the order of the writes.
+    pub(crate) by_order: bool,
+    /// A CHECK judges the row of defaults that an upsert begins with.
+    pub(crate) by_check: bool,
+}
 
-/// How a base row is written.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+/// A statement that writes base rows: how, and which cells.
+struct RowWriter {
+    kind: RowWrite,
+    cells: Box<[usize]>,
+    statement: Arc<Statement>,
+}
+
+/// How base rows are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RowWrite {
     Insert,
     Update,
-    /// As many new rows as [`Table::new_rows`] says: their base rows, and their clocks.
+    /// All rows of a batch.
     InsertMany,
-    ClocksOfMany,
 }
 
 /// Most statements of one table that wait for a cursor.
@@ -127,32 +147,29 @@ impl Table {
         cell.map_or(ClockOf::Gone, ClockOf::Cell)
     }
 
-    /// The same without a search where it is the cell that was expected.
+    /// The same, for who knows which cell it probably is.
     pub(crate) fn clock_of_expected(&self, name: &[u8], expected: usize) -> ClockOf {
-        if self.cells.get(expected).is_some_and(|cell| cell.name.as_bytes() == name) {
-            return ClockOf::Cell(expected);
+        match self.cells.get(expected) {
+            Some(cell) if cell.name.as_bytes() == name => ClockOf::Cell(expected),
+            _ => self.clock_of(name),
         }
-        if name == b"-1" {
-            return ClockOf::Row;
-        }
-        let found = self.by_name.binary_search_by(|cell| self.cells[*cell].name.as_bytes().cmp(name));
-        found.map_or(ClockOf::Gone, |place| ClockOf::Cell(self.by_name[place]))
     }
 
-    /// The same for the clocks of one row in their order, without a search: `place` starts at 0 and follows them.
-    pub(crate) fn clock_of_next(&self, name: &[u8], place: &mut usize) -> ClockOf {
-        let name_at = |place: usize| self.by_name.get(place).map(|cell| self.cells[*cell].name.as_bytes());
-        if name_at(*place) != Some(name) {
-            if name == b"-1" {
-                return ClockOf::Row;
-            }
-            match self.by_name.binary_search_by(|cell| self.cells[*cell].name.as_bytes().cmp(name)) {
-                Ok(found) => *place = found,
-                Err(_) => return ClockOf::Gone,
-            }
+    /// The same, for who goes through the clocks of a row, which lie in the order of names: `last` is the cell of the one before.
+    pub(crate) fn clock_after(&self, last: Option<usize>, name: &[u8]) -> ClockOf {
+        let place = last.map_or(0, |last| self.by_name[last] + 1);
+        match self.in_order.get(place) {
+            Some(cell) if self.cells[*cell].name.as_bytes() == name => ClockOf::Cell(*cell),
+            _ => self.clock_of(name),
         }
-        *place += 1;
-        ClockOf::Cell(self.by_name[*place - 1])
+    }
+
+    /// What a change is about.
+    pub(crate) fn clock_of_change(&self, change: &Change) -> ClockOf {
+        match &change.column {
+            Column::Row => ClockOf::Row,
+            Column::Cell(name) => self.cell_index(name).map_or(ClockOf::Gone, ClockOf::Cell),
+        }
     }
 
     /// How many cells the update trigger passes.
@@ -173,6 +190,15 @@ impl Table {
         }
         let unpassed = Unpassed::new(db, self, passed)?;
         Ok(Some(self.unpassed.get_or_init(|| unpassed)))
+    }
+
+    /// What writing a base row sets off. Triggers in the temporary schema are not looked at.
+    pub(crate) fn reactions(&self, db: Handle) -> rusqlite::Result<Reactions> {
+        if let Some(reactions) = self.reactions.get() {
+            return Ok(*reactions);
+        }
+        let reactions = read_reactions(db, self)?;
+        Ok(*self.reactions.get_or_init(|| reactions))
     }
 
     pub(crate) fn is_keys_only(&self) -> bool {
@@ -231,22 +257,21 @@ impl Table {
 
     /// The statement that writes these cells of a base row; the keys are its first parameters, the cells follow.
     pub(crate) fn write_row(&self, db: Handle, kind: RowWrite, cells: &[usize]) -> rusqlite::Result<Arc<Statement>> {
-        let mut statements = self.by_columns.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (kind, cells.to_vec());
-        if let Some(statement) = statements.get(&key) {
-            return Ok(statement.clone());
+        let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_wanted = |held: &&RowWriter| held.kind == kind && *held.cells == *cells;
+        if let Some(found) = writers.iter().find(is_wanted) {
+            return Ok(found.statement.clone());
         }
-        if statements.len() >= COLUMN_SETS_MAX {
-            statements.clear();
+        if writers.len() >= COLUMN_SETS_MAX {
+            writers.clear();
         }
         let sql = match kind {
             RowWrite::Insert => self.sql_insert_row(cells),
             RowWrite::Update => self.sql_update_row(cells),
             RowWrite::InsertMany => self.sql_insert_rows(cells),
-            RowWrite::ClocksOfMany => self.sql_clocks_of_rows(cells),
         };
         let statement = Arc::new(db.prepare(&sql)?);
-        statements.insert(key, statement.clone());
+        writers.push(RowWriter { kind, cells: cells.into(), statement: statement.clone() });
         Ok(statement)
     }
 }
@@ -304,8 +329,12 @@ pub(crate) fn load_table(db: Handle, name: &str) -> rusqlite::Result<Table> {
     }
     keys.sort_by_key(|(position, _)| *position);
     let cell_index = cells.iter().enumerate().map(|(index, column)| (column.name.clone(), index)).collect();
-    let mut by_name: Vec<usize> = (0..cells.len()).collect();
-    by_name.sort_unstable_by_key(|cell| cells[*cell].name.as_bytes());
+    let mut in_order: Vec<usize> = (0..cells.len()).collect();
+    in_order.sort_unstable_by_key(|cell| cells[*cell].name.as_bytes());
+    let mut by_name = vec![0; cells.len()];
+    for (place, cell) in in_order.iter().enumerate() {
+        by_name[*cell] = place;
+    }
     Ok(Table {
         name: name.into(),
         shadow: name.into(),
@@ -313,11 +342,13 @@ pub(crate) fn load_table(db: Handle, name: &str) -> rusqlite::Result<Table> {
         unpassed: OnceLock::new(),
         keys: keys.into_iter().map(|(_, column)| column).collect(),
         cells,
-        cell_index,
+        in_order,
         by_name,
+        cell_index,
         rowid: OnceLock::new(),
         statements: Statements::default(),
-        by_columns: Mutex::default(),
+        writers: Mutex::default(),
+        reactions: OnceLock::new(),
         idle: Mutex::default(),
     })
 }
@@ -391,6 +422,22 @@ fn check_width(db: Handle, table: &str) -> Result<(), ReplicateError> {
         return Err(ReplicateError::TooManyKeys { table: table.to_owned(), keys });
     }
     Ok(())
+}
+
+fn read_reactions(db: Handle, table: &Table) -> rusqlite::Result<Reactions> {
+    const TRIGGERS: &str = "SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE
+         AND lower(name) NOT IN (lower(?2) || '__crsql_itrig', lower(?2) || '__crsql_utrig', lower(?2) || '__crsql_dtrig')";
+    const INDEXES: &str = "SELECT count(*) FROM pragma_index_list(?1, 'main') WHERE \"unique\" = 1 AND origin <> 'pk'";
+    const TEXT: &str = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?1 COLLATE NOCASE";
+    let triggers = db.query_integer(TRIGGERS, &[(&*table.name).into(), (&*table.shadow).into()])?.unwrap_or_default();
+    let indexes = db.query_integer(INDEXES, &[(&*table.name).into()])?.unwrap_or_default();
+    let text = db.prepare(TEXT)?;
+    let rows = text.query(&[(&*table.name).into()])?;
+    // STRICT judges defaults, too, and so does a generated column that must not be NULL.
+    let judges =
+        |token: Token<'_>| ["check", "strict", "generated", "as", "conflict"].iter().any(|word| token.is(word));
+    let by_check = !rows.next()? || tokens(&rows.text(0)).any(judges);
+    Ok(Reactions { by_order: triggers + indexes > 0, by_check })
 }
 
 /// Whether the keyword stands in a CREATE TABLE text, outside of strings, quoted names and comments.

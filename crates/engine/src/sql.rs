@@ -3,7 +3,10 @@
 //! Order of parameters: the key of the row first, or the primary key values; then what the method says.
 
 use crate::base_rows::MASK_BITS;
-use crate::schema::{CLOCK_SUFFIX, KEY_COLUMN, KEYS_SUFFIX, Table};
+use crate::schema::{CLOCK_SUFFIX, ColumnInfo, KEY_COLUMN, KEYS_SUFFIX, Table};
+
+/// A batch, which is the first parameter of every statement that reads from one ([`crate::batch_table`]).
+const BATCH: &str = "litemesh_batch(?1)";
 
 /// An identifier in double quotes.
 pub(crate) fn quote(name: &str) -> String {
@@ -23,6 +26,11 @@ fn join(parts: impl IntoIterator<Item = String>, separator: &str) -> String {
 fn rows_of_parameters(rows: usize, columns: usize) -> String {
     let row = |row: usize| format!("({})", join((1..=columns).map(|n| format!("?{}", row * columns + n)), ", "));
     join((0..rows).map(row), ", ")
+}
+
+/// `c0, c1, c2`.
+fn batch_columns(count: usize) -> String {
+    join((0..count).map(|n| format!("c{n}")), ", ")
 }
 
 /// About how many clocks of new rows one statement writes.
@@ -85,11 +93,16 @@ impl Table {
         format!("SELECT col_name, col_version, site_id, db_version FROM {} WHERE key = ?1", self.clock())
     }
 
-    /// The clocks of one row by its primary key: key, then as [`sql_row_clocks`](Self::sql_row_clocks). A sub-query rather than a
+    /// Who wrote a cell: key, name.
+    pub(crate) fn sql_clock_ordinal(&self) -> String {
+        format!("SELECT site_id FROM {} WHERE key = ?1 AND col_name = ?2", self.clock())
+    }
+
+    /// The clocks of one row by its primary key: key, name, col_version. A sub-query rather than a
     /// join: SQLite plans a join anew for every value that is bound.
     pub(crate) fn sql_row_state(&self) -> String {
         format!(
-            "SELECT key, col_name, col_version, site_id, db_version FROM {}
+            "SELECT key, col_name, col_version FROM {}
              WHERE key = (SELECT {KEY_COLUMN} FROM {} WHERE {})",
             self.clock(),
             self.keys_table(),
@@ -107,45 +120,66 @@ impl Table {
         format!("SELECT max({KEY_COLUMN}) FROM {}", self.keys_table())
     }
 
-    /// Keys of [`new_rows`](Self::new_rows): of each its number, then the primary key. `changes()` tells whether all were new.
-    pub(crate) fn sql_add_keys(&self) -> String {
-        self.sql_add_keys_as(self.new_rows())
-    }
-
-    pub(crate) fn sql_add_key_as(&self) -> String {
-        self.sql_add_keys_as(1)
-    }
-
-    fn sql_add_keys_as(&self, rows: usize) -> String {
+    /// The clocks of the rows of a batch, in its order. Of each row the batch has the primary key. As
+    /// [`sql_row_state`](Self::sql_row_state).
+    pub(crate) fn sql_row_states(&self) -> String {
         format!(
-            "INSERT OR IGNORE INTO {} ({KEY_COLUMN}, {}) VALUES {}",
+            "SELECT p.{KEY_COLUMN}, c.col_name, c.col_version FROM {BATCH} k
+             CROSS JOIN {} p ON {} CROSS JOIN {} c ON c.key = p.{KEY_COLUMN}",
             self.keys_table(),
-            self.key_names(),
-            rows_of_parameters(rows, 1 + self.keys.len())
+            self.keys_match_batch("p"),
+            self.clock()
         )
     }
 
-    /// Base rows of [`new_rows`](Self::new_rows) with these cells: of each the primary key, then the cells.
-    pub(crate) fn sql_insert_rows(&self, cells: &[usize]) -> String {
-        self.sql_insert(cells, &rows_of_parameters(self.new_rows(), self.keys.len() + cells.len()))
+    /// All cells of the base rows of a batch, in its order, where they are there. Of each row the batch has the primary key.
+    pub(crate) fn sql_base_rows(&self) -> String {
+        let cells = join(self.cells.iter().map(|cell| format!("b.{}", quote(&cell.name))), ", ");
+        format!("SELECT {cells} FROM {BATCH} k CROSS JOIN {} b ON {}", self.base(), self.keys_match_batch("b"))
     }
 
-    /// Clocks of [`new_rows`](Self::new_rows) with these cells: version, ordinal; then of each row its key, and of each cell
-    /// col_version and seq. In the order of names, so that the B-tree is appended to.
-    pub(crate) fn sql_clocks_of_rows(&self, cells: &[usize]) -> String {
-        let mut names: Vec<_> = cells.iter().map(|cell| &*self.cells[*cell].name).enumerate().collect();
-        names.sort_unstable_by_key(|(_, name)| name.as_bytes());
-        let clock = |row: usize, index: usize, name: &str| {
-            let key = 3 + row * (1 + 2 * cells.len());
-            let first = key + 1 + 2 * index;
-            format!("(?{key}, {}, ?{first}, ?1, ?2, ?{})", literal(name), first + 1)
-        };
-        let clocks =
-            (0..self.new_rows()).flat_map(|row| names.iter().map(move |(index, name)| clock(row, *index, name)));
+    /// `p."a" = k.c0 AND p."b" = k.c1`.
+    fn keys_match_batch(&self, of: &str) -> String {
+        let same = |(column, n): (&ColumnInfo, u32)| format!("{of}.{} = k.c{n}", quote(&column.name));
+        join(self.keys.iter().zip(0..).map(same), " AND ")
+    }
+
+    /// Keys of a batch: of each its number, then the primary key. `changes()` tells whether all were new.
+    pub(crate) fn sql_add_keys(&self) -> String {
+        let columns = batch_columns(1 + self.keys.len());
         format!(
-            "INSERT OR IGNORE INTO {} (key, col_name, col_version, db_version, site_id, seq) VALUES {}",
-            self.clock(),
-            join(clocks, ", ")
+            "INSERT OR IGNORE INTO {} ({KEY_COLUMN}, {}) SELECT {columns} FROM {BATCH}",
+            self.keys_table(),
+            self.key_names()
+        )
+    }
+
+    /// Base rows of a batch with these cells: of each the primary key, then the cells.
+    pub(crate) fn sql_insert_rows(&self, cells: &[usize]) -> String {
+        let columns = batch_columns(self.keys.len() + cells.len());
+        // WHERE tells the parser that no ON of a join follows.
+        self.sql_insert(cells, &format!("SELECT {columns} FROM {BATCH} WHERE true"))
+    }
+
+    /// Clocks of a batch under keys that have none: key, name, col_version, local version, ordinal, seq. OR IGNORE: then the
+    /// statement cannot fail half-way, and SQLite keeps no journal for it.
+    pub(crate) fn sql_add_clocks(&self) -> String {
+        let columns = batch_columns(6);
+        format!(
+            "INSERT OR IGNORE INTO {} (key, col_name, col_version, db_version, site_id, seq) SELECT {columns} FROM {BATCH}",
+            self.clock()
+        )
+    }
+
+    /// The same under any keys.
+    pub(crate) fn sql_put_clocks(&self) -> String {
+        let columns = batch_columns(6);
+        format!(
+            "INSERT INTO {} (key, col_name, col_version, db_version, site_id, seq)
+             SELECT {columns} FROM {BATCH} WHERE true
+             ON CONFLICT (key, col_name) DO UPDATE SET col_version = excluded.col_version,
+             db_version = excluded.db_version, site_id = excluded.site_id, seq = excluded.seq",
+            self.clock()
         )
     }
 
@@ -272,10 +306,10 @@ impl Table {
     /// A row with these cells; on a row that is there all the same (written past the triggers), only the cells are set. The
     /// conflict target is the primary key, so that any other constraint is an error (MRG-10).
     pub(crate) fn sql_insert_row(&self, cells: &[usize]) -> String {
-        self.sql_insert(cells, &rows_of_parameters(1, self.keys.len() + cells.len()))
+        self.sql_insert(cells, &format!("VALUES {}", rows_of_parameters(1, self.keys.len() + cells.len())))
     }
 
-    fn sql_insert(&self, cells: &[usize], values: &str) -> String {
+    fn sql_insert(&self, cells: &[usize], source: &str) -> String {
         let names = cells.iter().map(|cell| quote(&self.cells[*cell].name)).collect::<Vec<_>>();
         let columns = join([self.key_names()].into_iter().chain(names.iter().cloned()), ", ");
         let action = if names.is_empty() {
@@ -283,11 +317,8 @@ impl Table {
         } else {
             format!("UPDATE SET {}", join(names.iter().map(|name| format!("{name} = excluded.{name}")), ", "))
         };
-        format!(
-            "INSERT INTO {} ({columns}) VALUES {values} ON CONFLICT ({}) DO {action}",
-            self.base(),
-            self.key_names()
-        )
+        let (base, keys) = (self.base(), self.key_names());
+        format!("INSERT INTO {base} ({columns}) {source} ON CONFLICT ({keys}) DO {action}")
     }
 
     pub(crate) fn sql_update_row(&self, cells: &[usize]) -> String {
@@ -307,8 +338,7 @@ impl Table {
         if self.cells.is_empty() {
             return "NULL".to_owned();
         }
-        let cell =
-            |cell: &crate::schema::ColumnInfo| format!("WHEN {} THEN b.{}", literal(&cell.name), quote(&cell.name));
+        let cell = |cell: &ColumnInfo| format!("WHEN {} THEN b.{}", literal(&cell.name), quote(&cell.name));
         format!("CASE {name} {} END", join(self.cells.iter().map(cell), " "))
     }
 
@@ -374,7 +404,7 @@ impl Table {
     }
 
     fn run_rows(&self, base: &str, first_mask: usize, rowid: Option<&str>) -> String {
-        let cell = |(index, column): (usize, &crate::schema::ColumnInfo)| {
+        let cell = |(index, column): (usize, &ColumnInfo)| {
             let (parameter, bit) = (first_mask + index / MASK_BITS, 1_u64 << (index % MASK_BITS));
             format!("CASE WHEN ?{parameter} & {bit} THEN b.{} END", quote(&column.name))
         };

@@ -14,6 +14,9 @@ use std::ptr;
 use litemesh_proto::{KeyValue, Value};
 use rusqlite::ffi;
 use rusqlite::types::ValueRef;
+use smallvec::SmallVec;
+
+use crate::batch_table::{Batch, POINTER};
 
 /// A connection as SQLite knows it. Copied freely; valid as long as the engine's state, which SQLite drops on close.
 #[derive(Clone, Copy)]
@@ -143,6 +146,9 @@ pub(crate) enum Bind<'a> {
     Blob(&'a [u8]),
 }
 
+/// Parameters of one statement, on the stack where they are few.
+pub(crate) type Binds<'a> = SmallVec<[Bind<'a>; 8]>;
+
 impl<'a> From<&'a Value> for Bind<'a> {
     fn from(value: &'a Value) -> Self {
         match value {
@@ -225,6 +231,34 @@ impl Statement {
         Ok(rows)
     }
 
+    /// Starts a statement that goes through a batch, which is its first parameter; the others follow.
+    pub(crate) fn query_batch<'a>(&'a self, batch: &'a Batch<'a>, binds: &[Bind<'a>]) -> rusqlite::Result<Rows<'a>> {
+        // SAFETY: the rows borrow the batch, and forget it when they are dropped: until then SQLite may read from it.
+        let code = unsafe {
+            let batch = ptr::from_ref(batch).cast_mut().cast();
+            ffi::sqlite3_bind_pointer(self.raw, 1, batch, POINTER.as_ptr(), None)
+        };
+        let rows = Rows { statement: self, has_borrowed: true };
+        if code != ffi::SQLITE_OK {
+            return Err(self.db.error(code));
+        }
+        for (index, bind) in (2..).zip(binds) {
+            // SAFETY: as for `query`.
+            let code = unsafe { self.bind_with(index, *bind, ffi::SQLITE_STATIC()) };
+            if code != ffi::SQLITE_OK {
+                return Err(self.db.error(code));
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The same, to the end, ignoring rows.
+    pub(crate) fn run_batch<'a>(&'a self, batch: &'a Batch<'a>, binds: &[Bind<'a>]) -> rusqlite::Result<()> {
+        let rows = self.query_batch(batch, binds)?;
+        while rows.next()? {}
+        Ok(())
+    }
+
     /// Whether it has given a row and was not reset since.
     pub(crate) fn is_running(&self) -> bool {
         // SAFETY: the statement is not finalized.
@@ -271,7 +305,7 @@ impl Statement {
 }
 
 /// An empty slice may be dangling, and a null pointer would bind NULL: SQLite gets the address of a byte instead.
-fn non_null(bytes: &[u8]) -> *const u8 {
+pub(crate) fn non_null(bytes: &[u8]) -> *const u8 {
     if bytes.is_empty() { c"".as_ptr().cast() } else { bytes.as_ptr() }
 }
 

@@ -51,8 +51,15 @@ const FUNCTIONS: &[(&str, i64, i64)] = &[
 ];
 
 /// Virtual tables, ours and the two that follow transactions.
-const MODULES: &[&str] =
-    &["clset", "crsql_changes", "crsql_check", "crsql_unpack_columns", "litemesh_statements", "litemesh_transaction"];
+const MODULES: &[&str] = &[
+    "clset",
+    "crsql_changes",
+    "crsql_check",
+    "crsql_unpack_columns",
+    "litemesh_batch",
+    "litemesh_statements",
+    "litemesh_transaction",
+];
 
 fn texts(connection: &Connection, sql: &str) -> Vec<String> {
     let mut statement = connection.prepare(sql).unwrap();

@@ -13,9 +13,10 @@ export class ReferenceHub {
     this.siteId = peer.id;
   }
 
-  static async start({ schema = SCHEMA, asCrrs = AS_CRRS } = {}) {
-    const database = await Database.open();
-    await database.exec(schema + asCrrs);
+  /** On a new database, or on the bytes of one; an empty `image` is a new one that has bytes. */
+  static async start({ schema = SCHEMA, asCrrs = AS_CRRS, image } = {}) {
+    const database = await Database.open({ image });
+    if (!image?.length) await database.exec(schema + asCrrs);
     const peer = new V1Peer(database);
     await peer.start();
     const transport = new HttpServerTransport();
@@ -29,6 +30,11 @@ export class ReferenceHub {
     const rows = await this.database.all(statement);
     await this.peer.checkLocalChanges();
     return rows;
+  }
+
+  /** The bytes of its database, if it was made with some. */
+  image() {
+    return this.database.image();
   }
 
   async dispose() {

@@ -1,0 +1,279 @@
+//! `litemesh_batch`: values that lie in our memory, as a table that a statement can read from.
+//!
+//! A statement for each row costs as much for beginning and ending as for its work. So what is to be looked up or written for
+//! many rows is put into a [`Batch`], and one statement goes through it: `SELECT … FROM litemesh_batch(?1)`. The batch is
+//! bound as a pointer (<https://sqlite.org/bindptr.html>), which plain SQL cannot make: for everybody else the table is empty.
+//!
+//! Nothing is copied. SQLite gets the addresses of the bytes, and the batch outlives the statement's run
+//! ([`Statement::query_batch`](crate::statement::Statement::query_batch) borrows it).
+
+use std::cell::Cell;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+
+use rusqlite::ffi;
+
+use crate::statement::{Bind, Handle};
+
+/// Most values in a row of a batch. Wider rows are written one by one.
+pub(crate) const WIDTH_MAX: usize = 64;
+
+/// What pointers to batches are called: SQLite hands a pointer only to who knows its name.
+pub(crate) const POINTER: &CStr = c"litemesh_batch";
+
+/// Rows of equal width.
+pub(crate) struct Batch<'a> {
+    width: usize,
+    values: Vec<Bind<'a>>,
+    /// The row at which the running statement stands. Here, where asking for it costs nothing.
+    row: Cell<usize>,
+}
+
+impl<'a> Batch<'a> {
+    /// For rows of this many values, at most [`WIDTH_MAX`].
+    pub(crate) fn new(width: usize, rows: usize) -> Self {
+        debug_assert!((1..=WIDTH_MAX).contains(&width), "a batch of width {width}");
+        Self { width, values: Vec::with_capacity(width * rows), row: Cell::new(0) }
+    }
+
+    /// Adds a row, which must have the width.
+    pub(crate) fn push(&mut self, row: impl IntoIterator<Item = Bind<'a>>) {
+        self.values.extend(row);
+        debug_assert!(self.values.len().is_multiple_of(self.width), "a row of another width");
+    }
+
+    /// Which row the statement made its last row from. It must go through the batch in the outermost loop, and sort nothing.
+    pub(crate) fn row(&self) -> usize {
+        self.row.get()
+    }
+
+    fn len(&self) -> usize {
+        self.values.len() / self.width
+    }
+}
+
+#[repr(C)]
+struct Cursor {
+    base: ffi::sqlite3_vtab_cursor,
+    batch: *const Batch<'static>,
+}
+
+pub(crate) fn register(db: Handle) -> rusqlite::Result<()> {
+    // SAFETY: the connection is open, the name terminated and the module static; there is nothing to drop.
+    let code = unsafe {
+        ffi::sqlite3_create_module_v2(db.as_ptr(), POINTER.as_ptr(), &raw const MODULE, std::ptr::null_mut(), None)
+    };
+    if code == ffi::SQLITE_OK { Ok(()) } else { Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)) }
+}
+
+// No `xCreate`: the table exists by its name alone.
+static MODULE: ffi::sqlite3_module = ffi::sqlite3_module {
+    iVersion: 1,
+    xCreate: None,
+    xConnect: Some(connect),
+    xBestIndex: Some(best_index),
+    xDisconnect: Some(disconnect),
+    xDestroy: None,
+    xOpen: Some(open),
+    xClose: Some(close),
+    xFilter: Some(filter),
+    xNext: Some(next),
+    xEof: Some(eof),
+    xColumn: Some(column),
+    xRowid: Some(rowid),
+    xUpdate: None,
+    xBegin: None,
+    xSync: None,
+    xCommit: None,
+    xRollback: None,
+    xFindFunction: None,
+    xRename: None,
+    xSavepoint: None,
+    xRelease: None,
+    xRollbackTo: None,
+    xShadowName: None,
+    xIntegrity: None,
+};
+
+/// Declares `c0`, `c1`, … and the hidden column that takes the pointer.
+///
+/// # Safety
+///
+/// SQLite calls it with an open connection and a place for the result.
+unsafe extern "C" fn connect(
+    db: *mut ffi::sqlite3,
+    _aux: *mut c_void,
+    _argc: c_int,
+    _argv: *const *const c_char,
+    out: *mut *mut ffi::sqlite3_vtab,
+    _error: *mut *mut c_char,
+) -> c_int {
+    let columns: String = (0..WIDTH_MAX).map(|n| format!("c{n}, ")).collect();
+    let Ok(declaration) = CString::new(format!("CREATE TABLE x({columns}batch HIDDEN)")) else {
+        return ffi::SQLITE_INTERNAL;
+    };
+    // SAFETY: SQLite passes its connection and a place for the result; the text is terminated.
+    unsafe {
+        let code = ffi::sqlite3_declare_vtab(db, declaration.as_ptr());
+        if code != ffi::SQLITE_OK {
+            return code;
+        }
+        let table = ffi::sqlite3_vtab { pModule: std::ptr::null(), nRef: 0, zErrMsg: std::ptr::null_mut() };
+        *out = Box::into_raw(Box::new(table));
+    }
+    ffi::SQLITE_OK
+}
+
+/// # Safety
+///
+/// SQLite calls it with a table that [`connect`] made, as the last call on it.
+unsafe extern "C" fn disconnect(table: *mut ffi::sqlite3_vtab) -> c_int {
+    // SAFETY: made by `connect`, ended here, once.
+    drop(unsafe { Box::from_raw(table) });
+    ffi::SQLITE_OK
+}
+
+/// There is one plan: through the whole batch that is given.
+///
+/// # Safety
+///
+/// SQLite calls it with its description of the query: as many constraints, and places for answers, as it says.
+unsafe extern "C" fn best_index(_: *mut ffi::sqlite3_vtab, info: *mut ffi::sqlite3_index_info) -> c_int {
+    // SAFETY: the caller's.
+    unsafe {
+        let info = &mut *info;
+        for index in 0..usize::try_from(info.nConstraint).unwrap_or_default() {
+            let constraint = &*info.aConstraint.add(index);
+            let is_batch = usize::try_from(constraint.iColumn) == Ok(WIDTH_MAX)
+                && c_int::from(constraint.op) == ffi::SQLITE_INDEX_CONSTRAINT_EQ as c_int;
+            if is_batch && constraint.usable != 0 {
+                let usage = &mut *info.aConstraintUsage.add(index);
+                (usage.argvIndex, usage.omit) = (1, 1);
+            }
+        }
+        (info.estimatedCost, info.estimatedRows) = (100.0, 100);
+    }
+    ffi::SQLITE_OK
+}
+
+/// # Safety
+///
+/// SQLite calls it with a place for the result.
+unsafe extern "C" fn open(_: *mut ffi::sqlite3_vtab, out: *mut *mut ffi::sqlite3_vtab_cursor) -> c_int {
+    let base = ffi::sqlite3_vtab_cursor { pVtab: std::ptr::null_mut() };
+    let cursor = Box::new(Cursor { base, batch: std::ptr::null() });
+    // SAFETY: SQLite passes a place for the result; the base is the first field of a `repr(C)` struct.
+    unsafe { *out = Box::into_raw(cursor).cast() };
+    ffi::SQLITE_OK
+}
+
+/// # Safety
+///
+/// SQLite calls it with a cursor that [`open`] made, as the last call on it.
+unsafe extern "C" fn close(cursor: *mut ffi::sqlite3_vtab_cursor) -> c_int {
+    // SAFETY: made by `open`, ended here, once.
+    drop(unsafe { Box::from_raw(cursor.cast::<Cursor>()) });
+    ffi::SQLITE_OK
+}
+
+/// # Safety
+///
+/// SQLite calls it with a cursor of ours and as many values as it says.
+unsafe extern "C" fn filter(
+    cursor: *mut ffi::sqlite3_vtab_cursor,
+    _: c_int,
+    _: *const c_char,
+    argc: c_int,
+    argv: *mut *mut ffi::sqlite3_value,
+) -> c_int {
+    // SAFETY: the caller's. Only `Statement::query_batch` binds pointers of this name, and those are batches that live until
+    // the statement is reset.
+    unsafe {
+        let cursor = &mut *cursor.cast::<Cursor>();
+        cursor.batch = if argc == 1 {
+            ffi::sqlite3_value_pointer(*argv, POINTER.as_ptr()).cast::<Batch<'static>>()
+        } else {
+            std::ptr::null()
+        };
+        if let Some(batch) = cursor.batch.as_ref() {
+            batch.row.set(0);
+        }
+    }
+    ffi::SQLITE_OK
+}
+
+/// # Safety
+///
+/// `cursor` is one of ours, and its batch, if it has one, is alive.
+unsafe fn batch_of<'a>(cursor: *mut ffi::sqlite3_vtab_cursor) -> Option<&'a Batch<'static>> {
+    // SAFETY: the caller's; the base is the first field of a `repr(C)` struct.
+    unsafe { (*cursor.cast::<Cursor>()).batch.as_ref() }
+}
+
+/// # Safety
+///
+/// SQLite calls it with a cursor of ours, after [`filter`].
+unsafe extern "C" fn next(cursor: *mut ffi::sqlite3_vtab_cursor) -> c_int {
+    // SAFETY: the statement runs, so its batch is alive.
+    if let Some(batch) = unsafe { batch_of(cursor) } {
+        batch.row.set(batch.row.get() + 1);
+    }
+    ffi::SQLITE_OK
+}
+
+/// # Safety
+///
+/// As for [`next`].
+unsafe extern "C" fn eof(cursor: *mut ffi::sqlite3_vtab_cursor) -> c_int {
+    // SAFETY: as for `next`.
+    let batch = unsafe { batch_of(cursor) };
+    c_int::from(batch.is_none_or(|batch| batch.row() >= batch.len()))
+}
+
+/// # Safety
+///
+/// As for [`next`], with a place for the result.
+unsafe extern "C" fn column(
+    cursor: *mut ffi::sqlite3_vtab_cursor,
+    context: *mut ffi::sqlite3_context,
+    column: c_int,
+) -> c_int {
+    // SAFETY: as for `next`.
+    let batch = unsafe { batch_of(cursor) };
+    let column = usize::try_from(column).unwrap_or(WIDTH_MAX);
+    // Columns past the width are NULL, as is the pointer.
+    let value = batch
+        .filter(|batch| column < batch.width)
+        .and_then(|batch| batch.values.get(batch.row() * batch.width + column));
+    // SAFETY: SQLite passes its context, and the bytes live as long as the batch.
+    unsafe {
+        match value {
+            None | Some(Bind::Null) => {}
+            Some(Bind::Integer(value)) => ffi::sqlite3_result_int64(context, *value),
+            Some(Bind::Real(value)) => ffi::sqlite3_result_double(context, *value),
+            Some(Bind::Text(bytes)) => ffi::sqlite3_result_text64(
+                context,
+                crate::statement::non_null(bytes).cast(),
+                bytes.len() as u64,
+                ffi::SQLITE_STATIC(),
+                // The constant's type differs between bindings; it is 1.
+                ffi::SQLITE_UTF8 as u8,
+            ),
+            Some(Bind::Blob(bytes)) => ffi::sqlite3_result_blob64(
+                context,
+                crate::statement::non_null(bytes).cast(),
+                bytes.len() as u64,
+                ffi::SQLITE_STATIC(),
+            ),
+        }
+    }
+    ffi::SQLITE_OK
+}
+
+/// # Safety
+///
+/// As for [`next`], with a place for the result.
+unsafe extern "C" fn rowid(cursor: *mut ffi::sqlite3_vtab_cursor, out: *mut ffi::sqlite3_int64) -> c_int {
+    // SAFETY: as for `next`; SQLite passes a place for the result.
+    unsafe { *out = batch_of(cursor).map_or(0, |batch| i64::try_from(batch.row()).unwrap_or(i64::MAX)) };
+    ffi::SQLITE_OK
+}

@@ -1,0 +1,436 @@
+//! Many rows being merged together. One statement finds the clocks of all of them, one their values where versions are equal;
+//! then each is decided by itself ([`crate::merge_row`]), and those of which only cells are written are written together.
+//!
+//! A row stands among the gathered ones once. One that comes again, in another changeset, waits until those before it are
+//! merged.
+
+use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+use litemesh_proto::{Change, PackedKey, Value};
+
+use crate::batch_table::{Batch, WIDTH_MAX};
+use crate::core::{Core, Shared};
+use crate::error::MergeError;
+use crate::merge::{Author, Merged, Stamp, row_keys};
+use crate::merge_row::{HeldRow, HeldValues, NewClock, RowMerge, binds, constraint_error};
+use crate::record::find_or_add_key;
+use crate::schema::{ClockOf as Of, RowWrite, Table};
+use crate::statement::{Bind, Rows, Statement, merge_cmp};
+
+/// Most rows that are gathered. What a statement costs is spread over them; much more would only take memory.
+const ROWS_MAX: usize = 256;
+
+/// A row and its changes.
+struct Gathered<'a> {
+    /// Index of its table among those of the gathered rows.
+    table: usize,
+    /// Index of its changeset's author.
+    author: usize,
+    changes: &'a [Change],
+    /// Of the first change in the batch.
+    index: usize,
+    keys: Vec<Value>,
+}
+
+/// A table, and which of the gathered rows are its own.
+struct TableRows {
+    table: Arc<Table>,
+    rows: Vec<usize>,
+    /// Whether its rows may be written in another order than they came in.
+    by_order: bool,
+    /// Whether its living rows may be written by upserts.
+    by_check: bool,
+}
+
+/// The rows that are gathered, and what came of those before.
+#[derive(Default)]
+pub(crate) struct MergeRows<'a> {
+    tables: Vec<TableRows>,
+    authors: Vec<Author<'a>>,
+    rows: Vec<Gathered<'a>>,
+    /// What each change is about, row by row.
+    about: Vec<Of>,
+    seen: HashSet<(usize, &'a PackedKey), BuildHasherDefault<KeyHasher>>,
+    /// One for each gathered row; kept, so that nothing is allocated for a row that is like the ones before.
+    states: Vec<RowMerge<'a>>,
+    merged: Merged,
+}
+
+impl<'a> MergeRows<'a> {
+    pub(crate) fn into_merged(self) -> Merged {
+        self.merged
+    }
+
+    /// The rows that follow are of this author.
+    pub(crate) fn begin_changeset(&mut self, author: Author<'a>) {
+        self.authors.push(author);
+    }
+
+    /// Adds a row: changes of one changeset and key.
+    pub(crate) fn add(
+        &mut self,
+        shared: &Shared,
+        core: &mut Core,
+        changes: &'a [Change],
+        index: usize,
+    ) -> Result<(), MergeError> {
+        let first = &changes[0];
+        let mut table = self.table_of(core, first, index)?;
+        let keys = row_keys(core, &self.tables[table].table, first, index)?;
+        if self.rows.len() >= ROWS_MAX || self.tables[table].by_order || !self.seen.insert((table, &first.key)) {
+            self.merge(shared, core)?;
+            table = self.table_of(core, first, index)?;
+            self.seen.insert((table, &first.key));
+        }
+        let TableRows { table: columns, rows, .. } = &mut self.tables[table];
+        rows.push(self.rows.len());
+        self.about.extend(changes.iter().map(|change| columns.clock_of_change(change)));
+        self.rows.push(Gathered { table, author: self.authors.len() - 1, changes, index, keys });
+        Ok(())
+    }
+
+    fn table_of(&mut self, core: &Core, change: &Change, index: usize) -> Result<usize, MergeError> {
+        if let Some(found) = self.tables.iter().position(|held| held.table.name == change.table) {
+            return Ok(found);
+        }
+        let unknown = || MergeError::UnknownTable { index, table: change.table.to_string() };
+        let table = core.table(&change.table).ok_or_else(unknown)?;
+        let (by_order, by_check) = (!core.is_alone(&table)?, table.reactions(core.db)?.by_check);
+        self.tables.push(TableRows { table, rows: Vec::new(), by_order, by_check });
+        Ok(self.tables.len() - 1)
+    }
+
+    /// Merges what was gathered.
+    pub(crate) fn merge(&mut self, shared: &Shared, core: &mut Core) -> Result<(), MergeError> {
+        self.load(core)?;
+        self.decide(core)?;
+        for table in 0..self.tables.len() {
+            self.write(shared, core, table)?;
+        }
+        for stamped in self.authors.iter().filter_map(Author::stamped) {
+            let first = self.merged.local_versions.map_or(stamped, |(first, _)| first);
+            self.merged.local_versions = Some((first, stamped));
+        }
+        // The last author's changeset may go on.
+        self.authors.drain(..self.authors.len().saturating_sub(1));
+        for table in &mut self.tables {
+            table.rows.clear();
+        }
+        self.rows.clear();
+        self.about.clear();
+        self.seen.clear();
+        Ok(())
+    }
+
+    /// Reads the clocks of every row.
+    fn load(&mut self, core: &Core) -> rusqlite::Result<()> {
+        self.states.iter_mut().for_each(RowMerge::clear);
+        if self.states.len() < self.rows.len() {
+            self.states.resize_with(self.rows.len(), RowMerge::default);
+        }
+        for TableRows { table, rows, .. } in self.tables.iter().filter(|table| !table.rows.is_empty()) {
+            if table.keys.len() > WIDTH_MAX {
+                for row in rows {
+                    self.states[*row] = RowMerge::load(core, table, &self.rows[*row].keys)?;
+                }
+                continue;
+            }
+            let batch = keys_of(table, &self.rows, rows.iter().copied());
+            let held = table.statement(core.db, |s| &s.row_states, Table::sql_row_states)?.query_batch(&batch, &[])?;
+            while held.next()? {
+                self.states[rows[batch.row()]].add_held(table, &held);
+            }
+        }
+        self.states.iter_mut().for_each(RowMerge::end_load);
+        Ok(())
+    }
+
+    /// Decides all changes in their order.
+    fn decide(&mut self, core: &mut Core) -> Result<(), MergeError> {
+        let mut states = std::mem::take(&mut self.states);
+        let mut authors = std::mem::take(&mut self.authors);
+        let decided = self.decide_all(core, &mut states, &mut authors);
+        (self.states, self.authors) = (states, authors);
+        self.merged.won += decided?;
+        Ok(())
+    }
+
+    fn decide_all(
+        &self,
+        core: &mut Core,
+        states: &mut [RowMerge<'a>],
+        authors: &mut [Author<'a>],
+    ) -> Result<usize, MergeError> {
+        let ties = self.ties(states);
+        let mut held_rows = Vec::with_capacity(self.tables.len());
+        for (TableRows { table, .. }, ties) in self.tables.iter().zip(&ties) {
+            let running = match ties {
+                Some(Ties { batch, rows }) => {
+                    let statement = table.statement(core.db, |s| &s.base_rows, Table::sql_base_rows)?;
+                    Some((statement.query_batch(batch, &[])?, batch, &**rows))
+                }
+                None => None,
+            };
+            held_rows.push(HeldRows { running, at: None });
+        }
+        let (mut about, mut won, mut checked) = (0, 0, None);
+        for ((number, row), state) in self.rows.iter().enumerate().zip(states) {
+            let table = &*self.tables[row.table].table;
+            let author = &mut authors[row.author];
+            if checked != Some(row.author) {
+                author.check(core, row.index)?;
+                checked = Some(row.author);
+            }
+            let mut held = HeldAmong { rows: &mut held_rows[row.table], number, alone: HeldRow::new(table, &row.keys) };
+            for (change, index) in row.changes.iter().zip(row.index..) {
+                state.decide(core, table, &mut held, change, self.about[about], author, index)?;
+                about += 1;
+            }
+            if state.won() > 0 {
+                won += state.won();
+                author.stamp(core)?;
+            }
+        }
+        Ok(won)
+    }
+
+    /// By table, the rows of which values will be compared, if there are such.
+    fn ties(&self, states: &[RowMerge<'a>]) -> Vec<Option<Ties<'_>>> {
+        let mut about = 0;
+        let mut rows = vec![Vec::new(); self.tables.len()];
+        for ((number, row), state) in self.rows.iter().enumerate().zip(states) {
+            let of = &self.about[about..about + row.changes.len()];
+            about += row.changes.len();
+            if row.changes.iter().zip(of).any(|(change, of)| state.needs_values(change, *of)) {
+                rows[row.table].push(number);
+            }
+        }
+        let ties = |(held, rows): (&TableRows, Vec<usize>)| {
+            let fits = !rows.is_empty() && held.table.keys.len() <= WIDTH_MAX;
+            fits.then(|| Ties { batch: keys_of(&held.table, &self.rows, rows.iter().copied()), rows })
+        };
+        self.tables.iter().zip(rows).map(ties).collect()
+    }
+
+    /// Writes what was decided of one table's rows.
+    fn write(&mut self, shared: &Shared, core: &mut Core, table: usize) -> Result<(), MergeError> {
+        let TableRows { table, rows, by_order, by_check } = &self.tables[table];
+        let mut together = Together::default();
+        for row in rows.iter().copied() {
+            if self.states[row].won() == 0 {
+                continue;
+            }
+            if !self.merged.tables.contains(&table.name) {
+                self.merged.tables.insert(table.name.clone());
+            }
+            let Gathered { author, index, keys, .. } = &self.rows[row];
+            let author = &mut self.authors[*author];
+            let state = &mut self.states[row];
+            if let Some(cells) = state.prepare_cells(table)
+                && (cells.key.is_none() || !by_order && !by_check)
+                && 1 + keys.len() + cells.cells.len() <= WIDTH_MAX
+            {
+                let set = together.set_of(cells.cells.iter().map(|(cell, _)| *cell));
+                together.rows.push(RowTogether { row, key: cells.key, set, stamp: author.stamp(core)? });
+            } else {
+                state.write(shared, core, table, keys, author, *index)?;
+            }
+        }
+        if together.rows.is_empty() {
+            return Ok(());
+        }
+        for (set, cells) in together.sets.iter().enumerate() {
+            let rows: Vec<usize> = together.rows.iter().filter(|row| row.set == set).map(|row| row.row).collect();
+            write_base_rows(shared, core, table, cells, &rows, &self.rows, &mut self.states)?;
+        }
+        let (mut new, known): (Vec<_>, Vec<_>) = together.rows.into_iter().partition(|row| row.key.is_none());
+        add_keys(core, table, &mut new, &self.rows)?;
+        let statement = table.statement(core.db, |s| &s.add_clocks, Table::sql_add_clocks)?;
+        write_clocks(statement, table, &new, &self.states)?;
+        let statement = table.statement(core.db, |s| &s.put_clocks, Table::sql_put_clocks)?;
+        write_clocks(statement, table, &known, &self.states)?;
+        Ok(())
+    }
+}
+
+/// Of each row its primary key.
+fn keys_of<'s>(table: &Table, gathered: &'s [Gathered<'_>], rows: impl Iterator<Item = usize>) -> Batch<'s> {
+    let mut batch = Batch::new(table.keys.len(), gathered.len());
+    for row in rows {
+        batch.push(gathered[row].keys.iter().map(Bind::from));
+    }
+    batch
+}
+
+fn write_base_rows(
+    shared: &Shared,
+    core: &Core,
+    table: &Table,
+    cells: &[usize],
+    rows: &[usize],
+    gathered: &[Gathered<'_>],
+    states: &mut [RowMerge<'_>],
+) -> Result<(), MergeError> {
+    let mut batch = Batch::new(table.keys.len() + cells.len(), rows.len());
+    for row in rows {
+        let values = states[*row].cells().cells.iter().map(|(_, value)| *value);
+        batch.push(gathered[*row].keys.iter().chain(values).map(Bind::from));
+    }
+    let written = {
+        let _sync = shared.sync_guard();
+        table.write_row(core.db, RowWrite::InsertMany, cells)?.run_batch(&batch, &[])
+    };
+    if written.is_ok() {
+        return Ok(());
+    }
+    drop(batch);
+    // Nothing of it stayed. Which of them? Or was it the row of defaults that an upsert begins with?
+    for row in rows {
+        let Gathered { keys, index, .. } = &gathered[*row];
+        let written = states[*row].write_base_row(shared, core, table, &binds(keys));
+        written.map_err(|source| constraint_error(source, *index, table))?;
+    }
+    Ok(())
+}
+
+/// Gives rows that were never seen their keys.
+fn add_keys(core: &Core, table: &Table, rows: &mut [RowTogether], gathered: &[Gathered<'_>]) -> rusqlite::Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let highest = table.statement(core.db, |s| &s.highest_key, Table::sql_highest_key)?;
+    let first = highest.query_integer(&[])?.unwrap_or_default().max(0).saturating_add(1);
+    let mut batch = Batch::new(1 + table.keys.len(), rows.len());
+    for (row, key) in rows.iter_mut().zip(first..) {
+        batch.push([Bind::Integer(key)].into_iter().chain(gathered[row.row].keys.iter().map(Bind::from)));
+        row.key = Some(key);
+    }
+    table.statement(core.db, |s| &s.add_keys, Table::sql_add_keys)?.run_batch(&batch, &[])?;
+    if usize::try_from(core.db.changes()) != Ok(rows.len()) {
+        // CRSqlite leaves keys without clocks behind (MRG-5).
+        for row in rows {
+            row.key = Some(find_or_add_key(core, table, &binds(&gathered[row.row].keys))?);
+        }
+    }
+    Ok(())
+}
+
+fn write_clocks(
+    statement: &Statement,
+    table: &Table,
+    rows: &[RowTogether],
+    states: &[RowMerge<'_>],
+) -> rusqlite::Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let mut batch = Batch::new(6, rows.len() * 4);
+    for RowTogether { row, key, stamp, .. } in rows {
+        for NewClock { of, col_version, seq } in states[*row].cells().clocks {
+            let Of::Cell(cell) = of else { continue };
+            batch.push([
+                Bind::Integer(key.unwrap_or_default()),
+                Bind::from(&*table.cells[*cell].name),
+                Bind::Integer(*col_version),
+                Bind::Integer(stamp.local),
+                Bind::Integer(stamp.ordinal),
+                Bind::Integer(*seq),
+            ]);
+        }
+    }
+    statement.run_batch(&batch, &[])
+}
+
+/// Rows of one table of which values will be compared.
+struct Ties<'s> {
+    batch: Batch<'s>,
+    /// Which of the gathered rows each row of the batch is.
+    rows: Vec<usize>,
+}
+
+/// Base rows of one table, in the order of the gathered rows, each looked at once.
+struct HeldRows<'b> {
+    running: Option<(Rows<'b>, &'b Batch<'b>, &'b [usize])>,
+    /// The gathered row at which it stands.
+    at: Option<usize>,
+}
+
+/// The base row of one gathered row.
+struct HeldAmong<'h, 'b, 't> {
+    rows: &'h mut HeldRows<'b>,
+    number: usize,
+    /// For a row that was not thought to be needed.
+    alone: HeldRow<'t>,
+}
+
+impl HeldValues for HeldAmong<'_, '_, '_> {
+    fn compare(&mut self, core: &Core, cell: usize, incoming: &Value) -> rusqlite::Result<Option<Ordering>> {
+        let HeldRows { running, at } = &mut *self.rows;
+        if let Some((held, batch, rows)) = running {
+            while at.is_none_or(|at| at < self.number) {
+                *at = Some(if held.next()? { rows[batch.row()] } else { usize::MAX });
+            }
+            if *at == Some(self.number) {
+                let column = i32::try_from(cell).unwrap_or(i32::MAX);
+                return Ok(Some(merge_cmp(incoming, held.value_ref(column))));
+            }
+        }
+        self.alone.compare(core, cell, incoming)
+    }
+}
+
+/// A row of which cells are written.
+struct RowTogether {
+    row: usize,
+    key: Option<i64>,
+    /// Index of its set of cells.
+    set: usize,
+    stamp: Stamp,
+}
+
+/// Rows of one table that are written together.
+#[derive(Default)]
+struct Together {
+    rows: Vec<RowTogether>,
+    /// The sets of cells that are written, in table order each. Mostly there is one.
+    sets: Vec<Vec<usize>>,
+}
+
+impl Together {
+    fn set_of(&mut self, cells: impl Iterator<Item = usize> + Clone) -> usize {
+        if let Some(set) = self.sets.iter().position(|set| set.iter().copied().eq(cells.clone())) {
+            return set;
+        }
+        self.sets.push(cells.collect());
+        self.sets.len() - 1
+    }
+}
+
+/// Hashes packed keys. A remote could choose keys that collide, which costs it a look at each of [`ROWS_MAX`] rows.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for word in bytes.chunks(8) {
+            let mut padded = [0; 8];
+            padded[..word.len()].copy_from_slice(word);
+            self.write_u64(u64::from_le_bytes(padded));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
