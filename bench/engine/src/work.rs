@@ -45,6 +45,8 @@ pub enum Work {
     ReadCellsSql,
     /// The same, all written in one transaction.
     ReadColumn,
+    /// Read every change of rows that were each inserted in a transaction of its own. Plain: select the rows.
+    ReadSmall,
 }
 
 /// As it is written on the command line.
@@ -148,6 +150,7 @@ impl Task {
             Work::Update | Work::UpdateBulk | Work::UpdateNothing | Work::Delete | Work::Read | Work::ReadSql => {
                 self.fill(store.connection(), &rows)?;
             }
+            Work::ReadSmall => Self { batch: 1, ..self }.fill(store.connection(), &rows)?,
             Work::ReadCells | Work::ReadCellsSql => {
                 self.fill(store.connection(), &rows)?;
                 for row in &rows {
@@ -223,7 +226,7 @@ impl Prepared {
     pub fn operations(&self) -> usize {
         let is_of_changes = !self.changes.is_empty() && !matches!(self.store, Store::Sql(_));
         match self.task.work {
-            Work::Read | Work::ReadSql if !matches!(self.store, Store::Sql(_)) => {
+            Work::Read | Work::ReadSql | Work::ReadSmall if !matches!(self.store, Store::Sql(_)) => {
                 self.task.rows * (self.task.shape.columns - 1)
             }
             _ if is_of_changes => self.changes.len(),
@@ -244,14 +247,16 @@ impl Prepared {
             Work::Delete => task.each_row(connection, "DELETE FROM todo WHERE id = ?1", |statement, row| {
                 Ok(statement.execute([&self.rows[row][0]])?)
             }),
-            Work::Read | Work::ReadSql | Work::ReadCells | Work::ReadCellsSql | Work::ReadColumn => self.read(),
+            Work::Read | Work::ReadSql | Work::ReadSmall | Work::ReadCells | Work::ReadCellsSql | Work::ReadColumn => {
+                self.read()
+            }
             Work::MergeNew | Work::MergeKnown | Work::MergeNewer | Work::MergeDelete | Work::MergeSql => self.merge(),
         }
     }
 
     fn read(&self) -> Result<(), Error> {
         let sql = match (&self.store, self.task.work) {
-            (Store::Native(engine), Work::Read) => return read_all(engine).map(drop),
+            (Store::Native(engine), Work::Read | Work::ReadSmall) => return read_all(engine).map(drop),
             (Store::Native(engine), Work::ReadCells | Work::ReadColumn) => {
                 let filled_in = self.task.rows.div_ceil(self.task.batch) as i64;
                 let read = read_after(engine, LocalPlace::after(DbVersion::new(filled_in)))?;

@@ -176,6 +176,8 @@ struct Scan {
     source: Source,
     /// How many rows up to here lay beside each other.
     beside: u32,
+    /// Of these, the last ones that are of one version.
+    beside_in_version: u32,
 }
 
 /// Where a scan's rows come from.
@@ -186,7 +188,7 @@ enum Source {
         /// The only version that it gives, if it is of one.
         version: Option<i64>,
     },
-    /// Rows of one version that lie beside each other, in the order of their keys.
+    /// Rows that lie beside each other, in the order of their keys.
     Run(Box<RowRun>),
 }
 
@@ -199,7 +201,7 @@ impl Scan {
             // The last page ended here, in a version that is perhaps a large one.
             _ => Source::Run(Box::new(RowRun::open(core, table, version, key)?)),
         };
-        let mut scan = Self { table: table.clone(), head: None, until, source, beside: 0 };
+        let mut scan = Self { table: table.clone(), head: None, until, source, beside: 0, beside_in_version: 0 };
         scan.advance(core)?;
         Ok(scan)
     }
@@ -277,17 +279,22 @@ impl Scan {
     /// Counts rows that lie beside each other, and goes on without the index where there are many. `clocks` is how many the
     /// row before this one had, at `(version, key)`.
     fn look_for_run(&mut self, core: &Core, (version, key): (i64, i64), clocks: usize) -> rusqlite::Result<()> {
-        let goes_on = self.head.is_some_and(|head| (head.0, Some(head.1)) == (version, key.checked_add(1)));
-        if !goes_on || !is_worth_a_run(&self.table, clocks) {
-            self.beside = 0;
+        let next = self.head.filter(|head| Some(head.1) == key.checked_add(1));
+        let Some(next) = next.filter(|_| is_worth_a_run(&self.table, clocks)) else {
+            (self.beside, self.beside_in_version) = (0, 0);
             return Ok(());
-        }
+        };
         self.beside += 1;
-        if self.beside < ROWS_BEFORE_A_RUN {
+        self.beside_in_version = if next.0 == version { self.beside_in_version + 1 } else { 0 };
+        let run = if self.beside_in_version >= ROWS_BEFORE_A_RUN {
+            RowRun::open(core, &self.table, version, key)?
+        } else if self.beside >= ROWS_BEFORE_A_RUN && next.0 > version {
+            RowRun::open_versions(core, &self.table, next.0, self.until, key)?
+        } else {
             return Ok(());
-        }
-        self.beside = 0;
-        self.source = Source::Run(Box::new(RowRun::open(core, &self.table, version, key)?));
+        };
+        (self.beside, self.beside_in_version) = (0, 0);
+        self.source = Source::Run(Box::new(run));
         self.advance(core)
     }
 }

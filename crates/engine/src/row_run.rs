@@ -1,9 +1,12 @@
-//! [`RowRun`]: rows of one version that lie beside each other, read in the order of their keys.
+//! [`RowRun`]: rows that lie beside each other, read in the order of their keys: all of one version, or each of a later one.
 //!
 //! A bulk insert, a first merge, a backfill: thousands of rows, key after key. The version index would lead to each clock for
 //! itself, and every row would be looked up in three more B-trees. Here two cursors step forward side by side: one over the
 //! clocks, one over keys and base rows. They are not joined: a clock must be known to be sent before the value behind it is
 //! read, or a flag beside a large BLOB would cost as much as the BLOB.
+//!
+//! Where small transactions wrote one row after another, a third cursor steps over the version index, and tells which row of
+//! which version is next.
 
 use std::sync::Arc;
 
@@ -41,9 +44,9 @@ pub(crate) struct RunClock {
 pub(crate) enum Reached {
     /// A row with clocks of the version.
     Row(i64),
-    /// The end of the table: there are no more such rows.
+    /// There are no more such rows.
     End,
-    /// Too many clocks of other versions. Up to this key nothing was left out.
+    /// The next row lies elsewhere, or may do so. Up to this key nothing of the version was left out.
     Lost(i64),
 }
 
@@ -53,6 +56,8 @@ pub(crate) struct RowRun {
     version: i64,
     /// Up to here nothing was left out.
     key: i64,
+    /// What tells the next version and key, where they are of several versions, and the last of these.
+    order: Option<(Arc<Statement>, i64)>,
     clocks: Arc<Statement>,
     /// The key of the clock at which `clocks` stands: of the row after this one.
     next: Option<i64>,
@@ -75,6 +80,7 @@ impl RowRun {
             table: table.clone(),
             version,
             key,
+            order: None,
             clocks,
             next: None,
             row: Vec::new(),
@@ -87,47 +93,100 @@ impl RowRun {
         Ok(run)
     }
 
-    /// Moves to the next row that has clocks of the version.
+    /// The rows from `version` up to `until`, of which the first is the one after `key`.
+    pub(crate) fn open_versions(
+        core: &Core,
+        table: &Arc<Table>,
+        version: i64,
+        until: i64,
+        key: i64,
+    ) -> rusqlite::Result<Self> {
+        let order = table.statement(core.db, |s| &s.run_order, Table::sql_run_order)?.clone();
+        drop(order.start());
+        order.bind(1, version.into())?;
+        order.bind(2, until.into())?;
+        let mut run = Self::open(core, table, version, key)?;
+        run.order = Some((order, until));
+        Ok(run)
+    }
+
+    /// Moves to the next row that has clocks of its version.
     pub(crate) fn advance(&mut self) -> rusqlite::Result<Reached> {
         self.looked_at = 0;
-        let clocks = running(&self.clocks);
-        while let Some(key) = self.next {
-            if self.passed > PASSED_MAX + self.table.cells.len() {
-                return Ok(Reached::Lost(self.key));
-            }
-            (self.key, self.next, self.causal_length) = (key, None, 1);
-            self.row.clear();
-            let mut last = None;
-            loop {
-                self.looked_at += 1;
-                let of = self.table.clock_after(last, clocks.bytes(1));
-                if let ClockOf::Cell(cell) = of {
-                    last = Some(cell);
-                }
-                let col_version = clocks.integer(2);
-                if of == ClockOf::Row {
-                    self.causal_length = col_version;
-                }
-                if clocks.integer(5) == self.version {
-                    let (ordinal, seq) = (clocks.integer(3), clocks.integer(4));
-                    self.row.push(RunClock { of, col_version, ordinal, seq });
-                } else {
-                    self.passed += 1;
-                }
-                match key_of_next(&clocks)? {
-                    Some(next) if next == key => {}
-                    next => {
-                        self.next = next;
-                        break;
-                    }
-                }
-            }
+        let Some((order, until)) = &self.order else {
+            return Ok(match self.go_on(i64::MAX)? {
+                Some(key) => Reached::Row(key),
+                None if self.next.is_some() => Reached::Lost(self.key),
+                None => Reached::End,
+            });
+        };
+        let next = running(order);
+        if !next.next()? {
+            self.version = *until;
+            return Ok(Reached::End);
+        }
+        let (version, key) = (next.integer(0), next.integer(1));
+        self.version = version;
+        let is_ahead = self.next.is_some_and(|next| next <= key);
+        // Rows before it may be of the version only if they came before: they are passed.
+        while is_ahead && self.next.is_some_and(|next| next < key) && !self.is_lost() {
+            self.read_row()?;
+            self.passed += self.row.len();
+        }
+        Ok(if is_ahead && self.next == Some(key) && self.go_on(key)? == Some(key) {
+            Reached::Row(key)
+        } else {
+            Reached::Lost(key.saturating_sub(1))
+        })
+    }
+
+    /// Goes on to the next row that has clocks of the version, at most up to `until`.
+    fn go_on(&mut self, until: i64) -> rusqlite::Result<Option<i64>> {
+        while let Some(key) = self.next.filter(|key| *key <= until && !self.is_lost()) {
+            self.read_row()?;
             if !self.row.is_empty() {
                 self.passed = self.passed.saturating_sub(PASSED_FOR_A_ROW);
-                return Ok(Reached::Row(key));
+                return Ok(Some(key));
             }
         }
-        Ok(Reached::End)
+        Ok(None)
+    }
+
+    fn is_lost(&self) -> bool {
+        self.passed > PASSED_MAX + self.table.cells.len()
+    }
+
+    /// Reads the clocks of the next row, if there is one.
+    fn read_row(&mut self) -> rusqlite::Result<()> {
+        let Some(key) = self.next else { return Ok(()) };
+        let clocks = running(&self.clocks);
+        (self.key, self.next, self.causal_length) = (key, None, 1);
+        self.row.clear();
+        let mut last = None;
+        loop {
+            self.looked_at += 1;
+            let of = self.table.clock_after(last, clocks.bytes(1));
+            if let ClockOf::Cell(cell) = of {
+                last = Some(cell);
+            }
+            let col_version = clocks.integer(2);
+            if of == ClockOf::Row {
+                self.causal_length = col_version;
+            }
+            if clocks.integer(5) == self.version {
+                let (ordinal, seq) = (clocks.integer(3), clocks.integer(4));
+                self.row.push(RunClock { of, col_version, ordinal, seq });
+            } else {
+                self.passed += 1;
+            }
+            match key_of_next(&clocks)? {
+                Some(next) if next == key => {}
+                next => {
+                    self.next = next;
+                    return Ok(());
+                }
+            }
+        }
     }
 
     pub(crate) fn version(&self) -> i64 {
@@ -160,6 +219,9 @@ impl RowRun {
 impl Drop for RowRun {
     fn drop(&mut self) {
         drop(self.clocks.start());
+        if let Some((order, _)) = &self.order {
+            drop(order.start());
+        }
     }
 }
 
@@ -195,7 +257,7 @@ mod tests {
                 }
                 steps.join("; ")
             };
-            for sql in [Table::sql_run_clocks, Table::sql_run_rows]
+            for sql in [Table::sql_run_order, Table::sql_run_clocks, Table::sql_run_rows]
                 .into_iter()
                 .chain(is_near.then_some(Table::sql_run_rows_near as fn(&Table) -> String))
             {

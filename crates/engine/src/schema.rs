@@ -91,6 +91,7 @@ pub(crate) struct Statements {
     pub(crate) zero_cells: Slot,
     pub(crate) scan: Slot,
     pub(crate) scan_version: Slot,
+    pub(crate) run_order: Slot,
     pub(crate) run_clocks: Slot,
     pub(crate) run_rows: Slot,
     pub(crate) run_rows_near: Slot,

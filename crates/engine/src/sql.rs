@@ -377,6 +377,16 @@ impl Table {
         )
     }
 
+    /// The rows that have clocks from version ?1 up to ?2: db_version, key; in their order.
+    pub(crate) fn sql_run_order(&self) -> String {
+        format!(
+            "SELECT DISTINCT db_version, key FROM {} INDEXED BY {} WHERE db_version >= ?1 AND db_version <= ?2
+             ORDER BY db_version, key",
+            self.clock(),
+            self.version_index()
+        )
+    }
+
     /// All clocks of rows after key ?1, in the order of their keys: key, name, col_version, ordinal, seq, db_version.
     pub(crate) fn sql_run_clocks(&self) -> String {
         format!(

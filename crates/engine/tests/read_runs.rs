@@ -80,7 +80,17 @@ fn write(rng: &mut Rng, engine: &Engine) {
     let (step, key) = (rng.i64(1..3), if name == "by_number" { "i" } else { "printf('%04d', i)" });
     let of_step = format!("CAST(id AS INTEGER) BETWEEN {from} AND {until} AND CAST(id AS INTEGER) % {step} = 0");
     let names: Vec<_> = cells.iter().map(|cell| quote(cell)).collect();
-    let sql = match rng.u8(..8) {
+    let sql = match rng.u8(..9) {
+        // Each row in a transaction of its own.
+        8 => {
+            let columns: String = names.iter().map(|name| format!(", {name}")).collect();
+            let insert = |row: i64| {
+                let values = names.iter().map(|_| format!(", {row}")).collect::<String>();
+                let key = if name == "by_number" { row.to_string() } else { format!("'{row:04}'") };
+                format!("INSERT OR IGNORE INTO {table} (id{columns}) VALUES ({key}{values});")
+            };
+            (from..=until).map(insert).collect()
+        }
         0..4 => {
             let columns: String = names.iter().map(|name| format!(", {name}")).collect();
             let values: String = names.iter().map(|_| format!(", i * {}", rng.i64(1..100))).collect();
@@ -334,6 +344,39 @@ fn rows_of_a_run_that_changed_since_are_read_in_part() {
     let newer = (0..200).step_by(11).filter(|row| !(60..=75).contains(&(row + 1))).count();
     assert_eq!(of_filled, 2 * (200 - 16) - newer);
     for size in 1..30 {
+        assert_eq!(read_pages(&engine, &LocalPlace::default(), few(size)), all, "pages of {size}");
+    }
+}
+
+/// Small transactions that wrote one row after another; then the rows come in the order of versions, with others in between.
+#[test]
+fn rows_of_small_transactions_are_read_in_the_order_of_versions() {
+    let engine = engine();
+    let insert = |from: i64, until: i64| {
+        for row in from..until {
+            let sql = format!("INSERT INTO by_text VALUES ('{row:04}', 'title', {row})");
+            engine.connection().execute_batch(&sql).unwrap();
+            if row % 13 == 0 {
+                engine.connection().execute_batch(&format!("INSERT INTO by_number VALUES ({row}, 0)")).unwrap();
+            }
+            if row % 17 == 0 {
+                engine.connection().execute_batch("UPDATE by_text SET done = done + 1 WHERE id = '0003'").unwrap();
+            }
+            if row % 29 == 0 {
+                let late = format!("BEGIN; UPDATE by_text SET done = -1 WHERE id = '{:04}';", row - 3);
+                let insert = format!("INSERT INTO by_text VALUES ('x{row}', 'a', 1), ('y{row}', 'b', 2); COMMIT");
+                engine.connection().execute_batch(&(late + &insert)).unwrap();
+            }
+        }
+    };
+    insert(0, 120);
+    engine.connection().execute_batch("DELETE FROM by_text WHERE rowid % 19 = 0").unwrap();
+    insert(120, 200);
+    let all = read_all(&engine);
+    assert!(all.is_sorted_by_key(|change| change.db_version));
+    assert_eq!(set(&all), set(&changes_by_sql(&engine)));
+    assert_eq!(set(&all).len(), all.len(), "nothing twice");
+    for size in 1..40 {
         assert_eq!(read_pages(&engine, &LocalPlace::default(), few(size)), all, "pages of {size}");
     }
 }
