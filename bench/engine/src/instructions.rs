@@ -70,7 +70,7 @@ const fn bar(name: &'static str, work: Work, wanted: Option<f64>, ceiling: f64) 
     Bar { name, work, wanted, ceiling }
 }
 
-pub const BARS: [Bar; 9] = [
+pub const BARS: [Bar; 13] = [
     bar("insert a row", Work::Insert, Some(28_000.0), 38_600.0),
     bar("update one column by key", Work::Update, Some(20_000.0), 35_200.0),
     bar("delete a row by key", Work::Delete, Some(18_000.0), 44_100.0),
@@ -78,6 +78,10 @@ pub const BARS: [Bar; 9] = [
     bar("merge a change already known", Work::MergeKnown, Some(3_500.0), 6_200.0),
     bar("merge a newer value", Work::MergeNewer, Some(20_000.0), 42_700.0),
     bar("merge a change through crsql_changes", Work::MergeSql, Some(25_000.0), 42_300.0),
-    bar("read a change", Work::Read, Some(3_500.0), 7_100.0),
-    bar("read a change through crsql_changes", Work::ReadSql, None, 22_300.0),
+    bar("read a change", Work::Read, Some(3_500.0), 3_660.0),
+    bar("read a change of small transactions", Work::ReadSmall, None, 4_900.0),
+    bar("read one cell of a row", Work::ReadCells, None, 10_700.0),
+    bar("read one cell of a row through crsql_changes", Work::ReadCellsSql, None, 19_000.0),
+    bar("read one column of all rows", Work::ReadColumn, None, 8_800.0),
+    bar("read a change through crsql_changes", Work::ReadSql, None, 12_700.0),
 ];

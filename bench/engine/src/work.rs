@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use clap::ValueEnum;
-use litemesh_engine::proto::{Change, Column, Value};
+use litemesh_engine::proto::{Change, Column, DbVersion, Value};
 use litemesh_engine::{Engine, LocalFilter, LocalPlace, MergeProgress, PageLimits};
 use rusqlite::types::Value as SqlValue;
 use rusqlite::{Connection, Statement, params, params_from_iter};
@@ -39,6 +39,14 @@ pub enum Work {
     Read,
     /// Read every change through `crsql_changes`.
     ReadSql,
+    /// Read one changed cell of each row, each written in a transaction of its own. Plain: select that column.
+    ReadCells,
+    /// The same through `crsql_changes`.
+    ReadCellsSql,
+    /// The same, all written in one transaction.
+    ReadColumn,
+    /// Read every change of rows that were each inserted in a transaction of its own. Plain: select the rows.
+    ReadSmall,
 }
 
 /// As it is written on the command line.
@@ -142,6 +150,17 @@ impl Task {
             Work::Update | Work::UpdateBulk | Work::UpdateNothing | Work::Delete | Work::Read | Work::ReadSql => {
                 self.fill(store.connection(), &rows)?;
             }
+            Work::ReadSmall => Self { batch: 1, ..self }.fill(store.connection(), &rows)?,
+            Work::ReadCells | Work::ReadCellsSql => {
+                self.fill(store.connection(), &rows)?;
+                for row in &rows {
+                    store.connection().execute("UPDATE todo SET done = done + 5 WHERE id = ?1", [&row[0]])?;
+                }
+            }
+            Work::ReadColumn => {
+                self.fill(store.connection(), &rows)?;
+                store.connection().execute_batch("UPDATE todo SET done = done + 5")?;
+            }
             _ => {
                 // Somebody else's rows, so that they merge as foreign ones.
                 let author = Engine::open(folder.join("author.db"))?;
@@ -207,7 +226,7 @@ impl Prepared {
     pub fn operations(&self) -> usize {
         let is_of_changes = !self.changes.is_empty() && !matches!(self.store, Store::Sql(_));
         match self.task.work {
-            Work::Read | Work::ReadSql if !matches!(self.store, Store::Sql(_)) => {
+            Work::Read | Work::ReadSql | Work::ReadSmall if !matches!(self.store, Store::Sql(_)) => {
                 self.task.rows * (self.task.shape.columns - 1)
             }
             _ if is_of_changes => self.changes.len(),
@@ -228,15 +247,28 @@ impl Prepared {
             Work::Delete => task.each_row(connection, "DELETE FROM todo WHERE id = ?1", |statement, row| {
                 Ok(statement.execute([&self.rows[row][0]])?)
             }),
-            Work::Read | Work::ReadSql => self.read(),
+            Work::Read | Work::ReadSql | Work::ReadSmall | Work::ReadCells | Work::ReadCellsSql | Work::ReadColumn => {
+                self.read()
+            }
             Work::MergeNew | Work::MergeKnown | Work::MergeNewer | Work::MergeDelete | Work::MergeSql => self.merge(),
         }
     }
 
     fn read(&self) -> Result<(), Error> {
         let sql = match (&self.store, self.task.work) {
-            (Store::Native(engine), Work::Read) => return read_all(engine).map(drop),
+            (Store::Native(engine), Work::Read | Work::ReadSmall) => return read_all(engine).map(drop),
+            (Store::Native(engine), Work::ReadCells | Work::ReadColumn) => {
+                let filled_in = self.task.rows.div_ceil(self.task.batch) as i64;
+                let read = read_after(engine, LocalPlace::after(DbVersion::new(filled_in)))?;
+                assert_eq!(read.len(), self.task.rows);
+                return Ok(());
+            }
+            (Store::Sql(_), Work::ReadCells | Work::ReadCellsSql | Work::ReadColumn) => "SELECT id, done FROM todo",
             (Store::Sql(_), _) => "SELECT * FROM todo",
+            // All rows were filled in by the first transactions.
+            (_, Work::ReadCellsSql | Work::ReadColumn | Work::ReadCells) => {
+                "SELECT * FROM crsql_changes WHERE db_version > (SELECT min(db_version) FROM todo__crsql_clock)"
+            }
             _ => "SELECT * FROM crsql_changes",
         };
         let mut statement = self.store.connection().prepare(sql)?;
@@ -346,9 +378,12 @@ fn merge_by_sql(connection: &Connection, changes: &[Change]) -> Result<(), Error
 
 /// Every change of a database, page by page.
 pub fn read_all(engine: &Engine) -> Result<Vec<Change>, Error> {
+    read_after(engine, LocalPlace::default())
+}
+
+fn read_after(engine: &Engine, mut place: LocalPlace) -> Result<Vec<Change>, Error> {
     const LIMITS: PageLimits = PageLimits { changes_max: 4096, bytes_max: 1 << 20 };
     let mut changes = Vec::new();
-    let mut place = LocalPlace::default();
     loop {
         let page = engine.read_local(&place, &LocalFilter::default(), LIMITS)?;
         changes.extend(page.changes);

@@ -2,13 +2,12 @@
 //! (`crsqlite-compat.md` section 6).
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::cell::{OnceCell, RefCell};
 use std::ffi::{CStr, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use litemesh_proto::{Column, PackedKey, Value};
+use litemesh_proto::{CausalLength, Column, PackedKey, Value};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::vtab::{
     Context, CreateVTab, Filters, IndexConstraintOp, IndexInfo, Inserts, Module, UpdateVTab, Updates, VTab,
@@ -16,13 +15,14 @@ use rusqlite::vtab::{
 };
 use rusqlite::{Connection, Error, Result};
 
+use crate::base_rows::BaseRows;
 use crate::core::{Shared, module_error};
 use crate::error::to_sql;
 use crate::merge_row::binds as row_binds;
 use crate::merge_step::merge_step;
 use crate::record::find_key;
-use crate::schema::{KEY_COLUMN, Table};
-use crate::statement::{Handle, Statement};
+use crate::schema::{Borrowed, ClockOf, Table};
+use crate::statement::{Handle, running};
 
 const SCHEMA: &CStr = c"CREATE TABLE crsql_changes (
     \"table\" TEXT NOT NULL, pk BLOB NOT NULL, cid TEXT NOT NULL, val ANY, col_version INTEGER NOT NULL,
@@ -131,6 +131,7 @@ unsafe impl VTab<'_> for ChangesTable {
             shared: self.shared.clone(),
             scans: Vec::new(),
             current: None,
+            site: RefCell::new(None),
             db: self.shared.lock()?.db,
         })
     }
@@ -178,110 +179,135 @@ fn rowid(table_index: usize, key: i64) -> i64 {
     i64::try_from(table_index).unwrap_or_default().saturating_mul(ROWID_SLAB).saturating_add(key % ROWID_SLAB)
 }
 
-/// A statement that one cursor uses; the table keeps it for the next one.
-struct Borrowed {
-    table: Arc<Table>,
-    sql: String,
-    statement: Option<Statement>,
-}
-
-impl Borrowed {
-    fn take(table: &Arc<Table>, db: Handle, sql: String) -> Result<Self> {
-        let statement = Some(table.take_idle(db, &sql)?);
-        Ok(Self { table: table.clone(), sql, statement })
-    }
-}
-
-impl std::ops::Deref for Borrowed {
-    type Target = Statement;
-
-    fn deref(&self) -> &Statement {
-        #[allow(clippy::expect_used)] // taken only by `drop`
-        self.statement.as_ref().expect("the statement is there until it is dropped")
-    }
-}
-
-impl Drop for Borrowed {
-    fn drop(&mut self) {
-        if let Some(statement) = self.statement.take() {
-            self.table.give_back(&self.sql, statement);
-        }
-    }
-}
-
 /// One clock table being read in the order `(db_version, seq)`.
+///
+/// The clocks come from one statement. Those of one row mostly follow each other there, as they were written: so they are
+/// taken together, and the row is looked up once.
 struct Scan {
     table: Arc<Table>,
     index: usize,
-    statement: Borrowed,
-    /// Read a cell of a row each, by column.
-    cells: HashMap<usize, Borrowed>,
-    head: Option<Head>,
+    clocks: Borrowed,
+    /// The first clock after the group.
+    next: Option<Clock>,
+    /// Clocks of one row that follow each other. What is no change is not among them.
+    group: Vec<Clock>,
+    /// The place in the group.
+    at: usize,
+    rows: BaseRows,
+    has_base: bool,
+    /// Of the row, when somebody has asked for them.
+    packed: OnceCell<PackedKey>,
+    causal_length: OnceCell<i64>,
 }
 
-/// A clock row and what goes with it.
-struct Head {
+#[derive(Clone, Copy)]
+struct Clock {
     db_version: i64,
     seq: i64,
     key: i64,
-    name: Box<str>,
+    of: ClockOf,
     col_version: i64,
     ordinal: i64,
-    causal_length: i64,
-    keys: Vec<Value>,
 }
 
 impl Scan {
-    fn advance(&mut self) -> Result<()> {
-        let rows = std::mem::ManuallyDrop::new(self.statement.start());
-        self.head = if rows.next()? {
-            let keys = (0..self.table.keys.len()).filter_map(|i| i32::try_from(7 + i).ok());
-            Some(Head {
-                db_version: rows.integer(0),
-                seq: rows.integer(1),
-                key: rows.integer(2),
-                name: rows.text(3).into(),
-                col_version: rows.integer(4),
-                ordinal: rows.integer(5),
-                causal_length: if rows.is_null(6) { 1 } else { rows.integer(6) },
-                keys: keys.map(|column| rows.value(column)).collect(),
-            })
-        } else {
-            None
-        };
-        Ok(())
-    }
-}
-
-impl Scan {
-    /// Finds the value of a clock. `None` where its column is gone (VT-5).
-    fn load(&mut self, db: Handle, head: Head) -> Result<Option<Current>> {
-        let (table, index) = (self.table.clone(), self.index);
-        if &*head.name == Column::ROW_NAME {
-            return Ok(Some(Current { table, index, head, cid: Column::ROW_NAME.into(), value: Value::Null }));
+    fn open(table: &Arc<Table>, index: usize, db: Handle, conditions: &str, binds: &[Value]) -> Result<Self> {
+        let clocks = Borrowed::take(table, db, sql_scan(table, conditions))?;
+        for (parameter, value) in (1..).zip(binds) {
+            clocks.bind(parameter, value.into())?;
         }
-        let Some(cell) = table.cell_index(&head.name) else { return Ok(None) };
-        let statement = match self.cells.entry(cell) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Borrowed::take(&table, db, table.sql_read_cell(cell))?),
+        let mut scan = Self {
+            table: table.clone(),
+            index,
+            clocks,
+            next: None,
+            group: Vec::new(),
+            at: 0,
+            rows: BaseRows::own(db, table),
+            has_base: false,
+            packed: OnceCell::new(),
+            causal_length: OnceCell::new(),
         };
-        let row = statement.query(&[head.key.into()])?;
-        let has_base = row.next()? && row.integer(0) != 0;
-        let value = if has_base { row.value(1) } else { Value::Null };
-        drop(row);
-        let cid = if has_base { head.name.clone() } else { Column::ROW_NAME.into() };
-        Ok(Some(Current { table, index, head, cid, value }))
+        scan.next = scan.next_clock(0)?;
+        scan.take_group()?;
+        Ok(scan)
     }
-}
 
-/// The row under the cursor.
-struct Current {
-    table: Arc<Table>,
-    index: usize,
-    head: Head,
-    /// `-1` also where the base row is gone (VT-2).
-    cid: Box<str>,
-    value: Value,
+    /// `expected` is the cell that probably follows.
+    fn next_clock(&self, expected: usize) -> Result<Option<Clock>> {
+        let rows = running(&self.clocks);
+        if !rows.next()? {
+            return Ok(None);
+        }
+        Ok(Some(Clock {
+            db_version: rows.integer(0),
+            seq: rows.integer(1),
+            key: rows.integer(2),
+            of: self.table.clock_of_expected(rows.bytes(3), expected),
+            col_version: rows.integer(4),
+            ordinal: rows.integer(5),
+        }))
+    }
+
+    fn current(&self) -> Option<&Clock> {
+        self.group.get(self.at)
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        self.at += 1;
+        if self.at < self.group.len() { Ok(()) } else { self.take_group() }
+    }
+
+    /// Goes on to the next group that has changes.
+    fn take_group(&mut self) -> Result<()> {
+        loop {
+            (self.at, self.packed, self.causal_length) = (0, OnceCell::new(), OnceCell::new());
+            self.group.clear();
+            let Some(first) = self.next else { return Ok(()) };
+            while let Some(clock) = self.next.filter(|clock| clock.key == first.key) {
+                let expected = match clock.of {
+                    ClockOf::Cell(cell) => cell + 1,
+                    ClockOf::Row | ClockOf::Gone => 0,
+                };
+                // VT-5: a column that is gone keeps nothing else from being read.
+                if clock.of != ClockOf::Gone {
+                    self.group.push(clock);
+                }
+                self.next = self.next_clock(expected)?;
+            }
+            let cells = self.group.iter().filter_map(|clock| match clock.of {
+                ClockOf::Cell(cell) => Some(cell),
+                ClockOf::Row | ClockOf::Gone => None,
+            });
+            if !self.group.is_empty()
+                && let Some(row) = self.rows.go_to(first.key, cells)?
+            {
+                self.has_base = row.is_there();
+                return Ok(());
+            }
+        }
+    }
+
+    /// The primary key of the row, packed.
+    fn packed(&self) -> Result<&PackedKey> {
+        if let Some(packed) = self.packed.get() {
+            return Ok(packed);
+        }
+        let packed = match self.rows.row() {
+            Some(row) => PackedKey::pack_from(row.key_values(), &mut Vec::new()).map_err(to_sql)?,
+            None => PackedKey::default(),
+        };
+        Ok(self.packed.get_or_init(|| packed))
+    }
+
+    fn causal_length(&self, db: Handle, key: i64) -> Result<i64> {
+        if let Some(length) = self.causal_length.get() {
+            return Ok(*length);
+        }
+        let sentinel = self.table.statement(db, |s| &s.causal_length, Table::sql_causal_length)?;
+        let length = sentinel.query_integer(&[key.into()])?.unwrap_or(CausalLength::FIRST.get());
+        Ok(*self.causal_length.get_or_init(|| length))
+    }
 }
 
 #[repr(C)]
@@ -289,7 +315,10 @@ struct ChangesCursor {
     base: sqlite3_vtab_cursor,
     shared: Arc<Shared>,
     scans: Vec<Scan>,
-    current: Option<Current>,
+    /// The scan at whose change the cursor stands.
+    current: Option<usize>,
+    /// The site that was asked for last, by its ordinal.
+    site: RefCell<Option<(i64, Option<Vec<u8>>)>>,
     db: Handle,
 }
 
@@ -298,7 +327,8 @@ unsafe impl VTabCursor for ChangesCursor {
     fn filter(&mut self, _: c_int, plan: Option<&str>, arguments: &Filters<'_>) -> Result<()> {
         guard(|| {
             self.start(plan.unwrap_or_default(), arguments)?;
-            self.step()
+            self.choose();
+            Ok(())
         })
     }
 
@@ -315,13 +345,13 @@ unsafe impl VTabCursor for ChangesCursor {
     }
 
     fn rowid(&self) -> Result<i64> {
-        Ok(self.current.as_ref().map_or(0, |row| rowid(row.index, row.head.key)))
+        Ok(self.row().map_or(0, |(scan, clock)| rowid(scan.index, clock.key)))
     }
 }
 
 impl ChangesCursor {
     fn start(&mut self, plan: &str, arguments: &Filters<'_>) -> Result<()> {
-        (self.scans, self.current) = (Vec::new(), None);
+        (self.scans, self.current, self.site) = (Vec::new(), None, RefCell::new(None));
         let mut core = self.shared.lock()?;
         // Also whose the database is: another connection may have forked it.
         core.current_site()?;
@@ -380,47 +410,61 @@ impl ChangesCursor {
                     continue;
                 }
             }
-            let statement = Borrowed::take(table, self.db, sql_scan(table, &conditions))?;
-            for (parameter, value) in (1..).zip(&binds) {
-                statement.bind(parameter, value.into())?;
-            }
-            let mut scan = Scan { table: table.clone(), index, statement, cells: HashMap::new(), head: None };
-            scan.advance()?;
-            self.scans.push(scan);
+            self.scans.push(Scan::open(table, index, self.db, &conditions, &binds)?);
         }
         Ok(())
     }
 
-    /// Moves to the next row in the order `(db_version, seq)` (VT-9).
     fn step(&mut self) -> Result<()> {
-        self.current = None;
-        while self.current.is_none() {
-            let heads = self.scans.iter_mut().filter(|scan| scan.head.is_some());
-            let Some(scan) = heads.min_by_key(|scan| scan.head.as_ref().map(|head| (head.db_version, head.seq))) else {
-                return Ok(());
-            };
-            let Some(head) = scan.head.take() else { return Ok(()) };
-            self.current = scan.load(self.db, head)?;
-            scan.advance()?;
+        if let Some(current) = self.current.take() {
+            self.scans[current].advance()?;
         }
+        self.choose();
         Ok(())
+    }
+
+    /// Chooses the next change in the order `(db_version, seq)` (VT-9).
+    fn choose(&mut self) {
+        let place = |scan: &Scan| scan.current().map(|clock| (clock.db_version, clock.seq));
+        let places = self.scans.iter().enumerate().filter_map(|(index, scan)| Some((place(scan)?, index)));
+        self.current = places.min().map(|(_, index)| index);
+    }
+
+    fn row(&self) -> Option<(&Scan, &Clock)> {
+        let scan = &self.scans[self.current?];
+        Some((scan, scan.current()?))
     }
 
     fn result(&self, context: &mut Context, column: c_int) -> Result<()> {
-        let Some(row) = &self.current else { return Ok(()) };
+        let Some((scan, clock)) = self.row() else { return Ok(()) };
         match column {
-            TABLE => context.set_result(&*row.table.name),
-            PK => context.set_result(PackedKey::pack(&row.head.keys).map_err(to_sql)?.as_bytes()),
-            CID => context.set_result(&*row.cid),
-            VAL => context.set_result(ToSqlOutput::Borrowed(value_ref(&row.value))),
-            COL_VERSION => context.set_result(row.head.col_version),
-            DB_VERSION => context.set_result(row.head.db_version),
-            SITE_ID => match self.shared.lock()?.site_bytes(row.head.ordinal)? {
-                Some(bytes) => context.set_result(bytes),
-                None => Ok(()),
+            TABLE => context.set_result(&*scan.table.name),
+            PK => context.set_result(scan.packed()?.as_bytes()),
+            CID => context.set_result(match clock.of {
+                ClockOf::Cell(cell) if scan.has_base => &*scan.table.cells[cell].name,
+                // Also where the base row is gone (VT-2).
+                _ => Column::ROW_NAME,
+            }),
+            VAL => match (clock.of, scan.rows.row()) {
+                (ClockOf::Cell(cell), Some(row)) => context.set_result(ToSqlOutput::Borrowed(row.cell(cell))),
+                _ => Ok(()),
             },
-            CL => context.set_result(row.head.causal_length),
-            SEQ => context.set_result(row.head.seq),
+            COL_VERSION => context.set_result(clock.col_version),
+            DB_VERSION => context.set_result(clock.db_version),
+            SITE_ID => self.result_site(context, clock.ordinal),
+            CL => context.set_result(scan.causal_length(self.db, clock.key)?),
+            SEQ => context.set_result(clock.seq),
+            _ => Ok(()),
+        }
+    }
+
+    fn result_site(&self, context: &mut Context, ordinal: i64) -> Result<()> {
+        let mut last = self.site.borrow_mut();
+        if last.as_ref().is_none_or(|(of, _)| *of != ordinal) {
+            *last = Some((ordinal, self.shared.lock()?.site_bytes(ordinal)?));
+        }
+        match last.as_ref() {
+            Some((_, Some(bytes))) => context.set_result(bytes.as_slice()),
             _ => Ok(()),
         }
     }
@@ -436,15 +480,11 @@ pub(crate) fn value_ref(value: &Value) -> ValueRef<'_> {
     }
 }
 
-/// Clocks with their keys and causal lengths.
+/// Clocks: db_version, seq, key, name, col_version, ordinal.
 fn sql_scan(table: &Table, conditions: &str) -> String {
-    let keys: Vec<_> = table.keys.iter().map(|column| format!("p.{}", crate::sql::quote(&column.name))).collect();
     format!(
-        "SELECT c.db_version, c.seq, c.key, c.col_name, c.col_version, c.site_id,
-         (SELECT s.col_version FROM {clock} s WHERE s.key = c.key AND s.col_name = '-1'), {keys}
-         FROM {clock} c JOIN {pks} p ON p.{KEY_COLUMN} = c.key WHERE 1{conditions} ORDER BY c.db_version, c.seq",
-        clock = table.clock(),
-        keys = keys.join(", "),
-        pks = table.keys_table()
+        "SELECT c.db_version, c.seq, c.key, c.col_name, c.col_version, c.site_id FROM {} c WHERE 1{conditions}
+         ORDER BY c.db_version, c.seq",
+        table.clock()
     )
 }

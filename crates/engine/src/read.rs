@@ -12,11 +12,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use litemesh_proto::{CausalLength, Change, ColVersion, Column, Cursor, DbVersion, PackedKey, Seq, SiteId};
+use litemesh_proto::{
+    CausalLength, Change, ColVersion, Column, Cursor, DbVersion, KeyValue, PackedKey, Seq, SiteId, Value,
+};
 
+use crate::base_rows::as_column;
 use crate::core::Core;
+use crate::row_run::{ROWS_BEFORE_A_RUN, Reached, RowRun, RunClock, is_worth_a_run};
 use crate::schema::{ClockOf, Table};
-use crate::statement::{Rows, Statement};
+use crate::statement::{Statement, running, to_key_value, to_value};
 
 /// How much one page may hold. A page always holds at least one row, whatever its size.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +33,10 @@ pub struct PageLimits {
 
 /// Most clock rows that one page looks at, sent or not. Bounds how long the engine is busy with one page.
 const ROWS_SCANNED_MAX: usize = 50_000;
+
+/// How many changes a page has room for where many are to be expected, and about how many bytes of JSON the smallest takes.
+const CHANGES_OF_A_RUN: usize = 4096;
+const CHANGE_BYTES: usize = 200;
 
 /// How far a reader in local order is.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -108,7 +116,7 @@ pub(crate) fn read_local(
         let scan = &mut scans[next];
         let (version, key) = (scan.version(), scan.key());
         let is_echo = filter.is_echo(version);
-        page.take_row(scan, |clock| {
+        page.take_row(core, scan, |core, clock| {
             // A cell that was held when its row came back in a new life (MRG-9) is neither an echo nor covered by what
             // its author was read up to: the reader may hold the new life without any value of that cell.
             let is_of_past_life = clock.col_version == 0;
@@ -161,45 +169,64 @@ struct ScannedClock {
 /// A running scan of one clock table, row by row. The statement is this scan's own: pages of several readers may interleave.
 struct Scan {
     table: Arc<Table>,
-    statement: Arc<Statement>,
     /// Version and key of the row at which it stands.
     head: Option<(i64, i64)>,
-    /// What comes after the statement: the same for the versions after the first, up to the second.
-    then: Option<(Arc<Statement>, i64, i64)>,
+    /// The last version that is wanted.
+    until: i64,
+    source: Source,
+    /// How many rows up to here lay beside each other.
+    beside: u32,
+    /// Of these, the last ones that are of one version.
+    beside_in_version: u32,
+}
+
+/// Where a scan's rows come from.
+enum Source {
+    /// By the version index: one result row for each clock of a row, and values with them.
+    Index {
+        statement: Arc<Statement>,
+        /// The only version that it gives, if it is of one.
+        version: Option<i64>,
+    },
+    /// Rows that lie beside each other, in the order of their keys.
+    Run(Box<RowRun>),
 }
 
 impl Scan {
     /// Rows at `version` after `key`, then everything up to `until`.
     fn open(core: &Core, table: &Arc<Table>, version: i64, key: i64, until: i64) -> rusqlite::Result<Self> {
-        let later = table.statement(core.db, |s| &s.scan, Table::sql_scan)?.clone();
-        if key == i64::MAX {
-            return Self::start(table, &later, version, until, None);
-        }
-        let then = Some((later, version, until));
-        let statement = table.statement(core.db, |s| &s.scan_version, Table::sql_scan_version)?;
-        Self::start(table, statement, version, key, then)
+        let source = match key {
+            i64::MIN => Self::index_of_version(core, table, version, key)?,
+            i64::MAX => Self::index_after(core, table, version, until)?,
+            // The last page ended here, in a version that is perhaps a large one.
+            _ => Source::Run(Box::new(RowRun::open(core, table, version, key)?)),
+        };
+        let mut scan = Self { table: table.clone(), head: None, until, source, beside: 0, beside_in_version: 0 };
+        scan.advance(core)?;
+        Ok(scan)
     }
 
     /// Rows at exactly one version.
     fn open_version(core: &Core, table: &Arc<Table>, version: i64, key: i64) -> rusqlite::Result<Self> {
-        let statement = table.statement(core.db, |s| &s.scan_version, Table::sql_scan_version)?;
-        Self::start(table, statement, version, key, None)
+        Self::open(core, table, version, key, version)
     }
 
-    fn start(
-        table: &Arc<Table>,
-        statement: &Arc<Statement>,
-        from: i64,
-        to: i64,
-        then: Option<(Arc<Statement>, i64, i64)>,
-    ) -> rusqlite::Result<Self> {
+    fn index_of_version(core: &Core, table: &Table, version: i64, key: i64) -> rusqlite::Result<Source> {
+        let statement = table.statement(core.db, |s| &s.scan_version, Table::sql_scan_version)?;
+        Self::index(statement, version, key, Some(version))
+    }
+
+    fn index_after(core: &Core, table: &Table, version: i64, until: i64) -> rusqlite::Result<Source> {
+        let statement = table.statement(core.db, |s| &s.scan, Table::sql_scan)?;
+        Self::index(statement, version, until, None)
+    }
+
+    fn index(statement: &Arc<Statement>, from: i64, to: i64, version: Option<i64>) -> rusqlite::Result<Source> {
         drop(statement.start());
         for (parameter, value) in [(1, from), (2, to)] {
             statement.bind(parameter, value.into())?;
         }
-        let mut scan = Self { table: table.clone(), statement: statement.clone(), head: None, then };
-        scan.advance()?;
-        Ok(scan)
+        Ok(Source::Index { statement: statement.clone(), version })
     }
 
     fn version(&self) -> i64 {
@@ -210,31 +237,73 @@ impl Scan {
         self.head.map_or(i64::MAX, |head| head.1)
     }
 
-    /// The statement at its row. Not reset when dropped: it runs for as long as the scan lives.
-    fn rows(&self) -> std::mem::ManuallyDrop<Rows<'_>> {
-        std::mem::ManuallyDrop::new(self.statement.start())
+    /// Moves on: to the next row, and by the index to the next clock.
+    fn advance(&mut self, core: &Core) -> rusqlite::Result<()> {
+        loop {
+            let ended = match &mut self.source {
+                Source::Index { statement, version } => {
+                    let rows = running(statement);
+                    if rows.next()? {
+                        let head = (rows.integer(0), rows.integer(1));
+                        self.stand_at(head);
+                        return Ok(());
+                    }
+                    *version
+                }
+                Source::Run(run) => match run.advance()? {
+                    Reached::Row(key) => {
+                        let version = run.version();
+                        self.stand_at((version, key));
+                        return Ok(());
+                    }
+                    Reached::End => Some(run.version()),
+                    Reached::Lost(key) => {
+                        self.source = Self::index_of_version(core, &self.table, run.version(), key)?;
+                        continue;
+                    }
+                },
+            };
+            let Some(version) = ended.filter(|version| *version < self.until) else {
+                self.head = None;
+                return Ok(());
+            };
+            self.source = Self::index_after(core, &self.table, version, self.until)?;
+        }
     }
 
-    fn advance(&mut self) -> rusqlite::Result<()> {
-        let rows = self.rows();
-        if rows.next()? {
-            let head = (rows.integer(0), rows.integer(1));
-            debug_assert!(self.head.is_none_or(|last| last <= head), "{:?} comes after {head:?}", self.head);
-            self.head = Some(head);
-            return Ok(());
-        }
-        let Some((later, from, until)) = self.then.take() else {
-            self.head = None;
+    fn stand_at(&mut self, head: (i64, i64)) {
+        debug_assert!(self.head.is_none_or(|last| last <= head), "{:?} comes after {head:?}", self.head);
+        self.head = Some(head);
+    }
+
+    /// Counts rows that lie beside each other, and goes on without the index where there are many. `clocks` is how many the
+    /// row before this one had, at `(version, key)`.
+    fn look_for_run(&mut self, core: &Core, (version, key): (i64, i64), clocks: usize) -> rusqlite::Result<()> {
+        let next = self.head.filter(|head| Some(head.1) == key.checked_add(1));
+        let Some(next) = next.filter(|_| is_worth_a_run(&self.table, clocks)) else {
+            (self.beside, self.beside_in_version) = (0, 0);
             return Ok(());
         };
-        *self = Self::start(&self.table, &later, from, until, None)?;
-        Ok(())
+        self.beside += 1;
+        self.beside_in_version = if next.0 == version { self.beside_in_version + 1 } else { 0 };
+        let run = if self.beside_in_version >= ROWS_BEFORE_A_RUN {
+            RowRun::open(core, &self.table, version, key)?
+        } else if self.beside >= ROWS_BEFORE_A_RUN && next.0 > version {
+            RowRun::open_versions(core, &self.table, next.0, self.until, key)?
+        } else {
+            return Ok(());
+        };
+        (self.beside, self.beside_in_version) = (0, 0);
+        self.source = Source::Run(Box::new(run));
+        self.advance(core)
     }
 }
 
-impl Drop for Scan {
+impl Drop for Source {
     fn drop(&mut self) {
-        drop(self.statement.start());
+        if let Self::Index { statement, .. } = self {
+            drop(statement.start());
+        }
     }
 }
 
@@ -323,11 +392,15 @@ struct PageBuilder {
     bytes: usize,
     scanned: usize,
     limits: PageLimits,
+    /// Of the row being taken, what is sent.
+    wanted: Vec<(RunClock, SiteId, DbVersion)>,
+    /// Space to pack a key in.
+    scratch: Vec<u8>,
 }
 
 impl PageBuilder {
     fn new(limits: PageLimits) -> Self {
-        Self { changes: Vec::new(), bytes: 0, scanned: 0, limits }
+        Self { changes: Vec::new(), bytes: 0, scanned: 0, limits, wanted: Vec::new(), scratch: Vec::new() }
     }
 
     fn is_full(&self) -> bool {
@@ -340,71 +413,155 @@ impl PageBuilder {
     /// and moves the scan on.
     fn take_row(
         &mut self,
+        core: &mut Core,
         scan: &mut Scan,
-        mut label: impl FnMut(&ScannedClock) -> rusqlite::Result<Option<(SiteId, DbVersion)>>,
+        label: impl FnMut(&mut Core, &ScannedClock) -> rusqlite::Result<Option<(SiteId, DbVersion)>>,
     ) -> rusqlite::Result<()> {
-        let at = scan.head;
+        let Some(head) = scan.head else { return Ok(()) };
+        if let Source::Run(run) = &mut scan.source {
+            self.take_row_of_run(core, &scan.table, run, head.1, label)?;
+            return scan.advance(core);
+        }
+        let clocks = self.take_row_by_index(core, scan, head, label)?;
+        scan.look_for_run(core, head, clocks)
+    }
+
+    /// Gives how many clocks of the version there were.
+    fn take_row_by_index(
+        &mut self,
+        core: &mut Core,
+        scan: &mut Scan,
+        head: (i64, i64),
+        mut label: impl FnMut(&mut Core, &ScannedClock) -> rusqlite::Result<Option<(SiteId, DbVersion)>>,
+    ) -> rusqlite::Result<usize> {
         let table = scan.table.clone();
         let (start, mut causal_length, mut packed) = (self.changes.len(), CausalLength::FIRST, None);
-        while scan.head == at && at.is_some() {
+        let (mut clocks, mut last, mut has_base) = (0, None, None);
+        while scan.head == Some(head) {
+            let Source::Index { statement, .. } = &scan.source else { break };
+            let rows = running(statement);
             self.scanned += 1;
-            let rows = scan.rows();
-            let of = table.clock_of(rows.bytes(2));
+            let of = table.clock_after(last, rows.bytes(2));
+            if let ClockOf::Cell(cell) = of {
+                last = Some(cell);
+            }
             let clock = ScannedClock { col_version: rows.integer(3), ordinal: rows.integer(4) };
             let mut is_of_version = true;
             if of == ClockOf::Row {
                 causal_length = CausalLength::new(clock.col_version);
-                is_of_version = Some(rows.integer(6)) == at.map(|at| at.0);
+                is_of_version = rows.integer(6) == head.0;
             }
-            let has_base = rows.integer(7) != 0;
-            let column = match of {
-                ClockOf::Row => Some(Column::Row),
-                ClockOf::Cell(cell) if has_base => Some(Column::Cell(table.cells[cell].name.clone())),
-                // VT-2, VT-5: a clock without its row or its column has nothing to say; `crsql_check` is for those.
-                ClockOf::Cell(_) | ClockOf::Gone => None,
-            };
-            if let Some(column) = column.filter(|_| is_of_version)
-                && let Some((site, db_version)) = label(&clock)?
+            clocks += usize::from(is_of_version);
+            let has_base = *has_base.get_or_insert_with(|| rows.integer(7) != 0);
+            if let Some(column) = column_of(&table, of, has_base).filter(|_| is_of_version)
+                && let Some((site, db_version)) = label(core, &clock)?
             {
-                let packed = match &packed {
-                    Some(packed) => packed,
-                    None => {
-                        let keys: Vec<_> = (0..table.keys.len()).map(|n| rows.value(as_column(9 + n))).collect();
-                        let Ok(key) = PackedKey::pack(&keys) else {
-                            // More than 255 columns: nobody could have written its clocks.
-                            scan.advance()?;
-                            continue;
-                        };
-                        packed.insert(key)
-                    }
-                };
-                let change = Change {
-                    table: table.name.clone(),
-                    key: packed.clone(),
-                    column,
-                    value: rows.value(8),
-                    col_version: ColVersion::new(clock.col_version),
-                    db_version,
-                    site,
-                    causal_length,
-                    seq: Seq::new(rows.integer(5)),
-                };
-                self.bytes += change.wire_bytes();
-                self.changes.push(change);
+                if packed.is_none() {
+                    let keys = (0..table.keys.len()).map(|n| to_key_value(rows.value_ref(as_column(9 + n))));
+                    packed = self.pack(keys);
+                }
+                if let Some(packed) = &packed {
+                    self.push(Change {
+                        table: table.name.clone(),
+                        key: packed.clone(),
+                        column,
+                        value: rows.value(8),
+                        col_version: ColVersion::new(clock.col_version),
+                        db_version,
+                        site,
+                        causal_length,
+                        seq: Seq::new(rows.integer(5)),
+                    });
+                }
             }
-            scan.advance()?;
+            scan.advance(core)?;
         }
         // The sentinel need not come first: some names sort before `-1`.
         for change in &mut self.changes[start..] {
             change.causal_length = causal_length;
         }
+        Ok(clocks)
+    }
+
+    fn take_row_of_run(
+        &mut self,
+        core: &mut Core,
+        table: &Table,
+        run: &mut RowRun,
+        key: i64,
+        mut label: impl FnMut(&mut Core, &ScannedClock) -> rusqlite::Result<Option<(SiteId, DbVersion)>>,
+    ) -> rusqlite::Result<()> {
+        self.scanned += run.looked_at();
+        self.wanted.clear();
+        for clock in run.clocks() {
+            let scanned = ScannedClock { col_version: clock.col_version, ordinal: clock.ordinal };
+            if clock.of != ClockOf::Gone
+                && let Some((site, db_version)) = label(core, &scanned)?
+            {
+                self.wanted.push((*clock, site, db_version));
+            }
+        }
+        let causal_length = CausalLength::new(run.causal_length());
+        let cells = self.wanted.iter().filter_map(|(clock, ..)| match clock.of {
+            ClockOf::Cell(cell) => Some(cell),
+            ClockOf::Row | ClockOf::Gone => None,
+        });
+        if self.wanted.is_empty() {
+            return Ok(());
+        }
+        let Some(base) = run.base_row(key, cells)? else { return Ok(()) };
+        let (Some(packed), has_base) = (self.pack(base.key_values()), base.is_there()) else { return Ok(()) };
+        self.make_room();
+        let wanted = std::mem::take(&mut self.wanted);
+        for (clock, site, db_version) in &wanted {
+            let Some(column) = column_of(table, clock.of, has_base) else { continue };
+            self.push(Change {
+                table: table.name.clone(),
+                key: packed.clone(),
+                column,
+                value: match clock.of {
+                    ClockOf::Cell(cell) => to_value(base.cell(cell)),
+                    ClockOf::Row | ClockOf::Gone => Value::Null,
+                },
+                col_version: ColVersion::new(clock.col_version),
+                db_version: *db_version,
+                site: *site,
+                causal_length,
+                seq: Seq::new(clock.seq),
+            });
+        }
+        self.wanted = wanted;
         Ok(())
+    }
+
+    /// `None` above 255 columns: nobody could have written its clocks.
+    fn pack<'a>(&mut self, keys: impl Iterator<Item = KeyValue<'a>>) -> Option<PackedKey> {
+        PackedKey::pack_from(keys, &mut self.scratch).ok()
+    }
+
+    /// For the changes of one row of a run, and of those that follow: to grow little by little would copy all of them again
+    /// and again.
+    fn make_room(&mut self) {
+        let (len, capacity) = (self.changes.len(), self.changes.capacity());
+        if capacity - len < self.wanted.len() {
+            let room = self.limits.changes_max.min(self.limits.bytes_max / CHANGE_BYTES).min(CHANGES_OF_A_RUN);
+            self.changes.reserve(room.saturating_sub(len).max(self.wanted.len()));
+        }
+    }
+
+    fn push(&mut self, change: Change) {
+        self.bytes += change.wire_bytes();
+        self.changes.push(change);
     }
 }
 
-/// SQLite has at most 32,767 columns.
-fn as_column(index: usize) -> i32 {
-    i32::try_from(index).unwrap_or(i32::MAX)
+/// VT-2, VT-5: a clock without its row or its column has nothing to say; `crsql_check` is for those.
+fn column_of(table: &Table, of: ClockOf, has_base: bool) -> Option<Column> {
+    match of {
+        ClockOf::Row => Some(Column::Row),
+        ClockOf::Cell(cell) if has_base => Some(Column::Cell(table.cells[cell].name.clone())),
+        ClockOf::Cell(_) | ClockOf::Gone => None,
+    }
 }
 
 /// What a wire v1 peer is to be sent, and how far that is.
@@ -602,7 +759,7 @@ fn read_own_range(
         };
         let (version, key) = (scans[next].version(), scans[next].key());
         let label = (range.site, DbVersion::new(version));
-        page.take_row(&mut scans[next], |clock| Ok((clock.ordinal == 0).then_some(label)))?;
+        page.take_row(core, &mut scans[next], |_, clock| Ok((clock.ordinal == 0).then_some(label)))?;
         if page.is_full() {
             let place =
                 LocalPlace { version: version - 1, inside: Some((version, scans[next].table.name.clone(), key)) };
@@ -655,7 +812,7 @@ fn read_foreign_range(
 
 /// Reads what one site has in one local version, table by table. Gives the place where the page filled up, if it did inside.
 fn read_local_version(
-    core: &Core,
+    core: &mut Core,
     range: &SiteRange,
     local: i64,
     label: DbVersion,
@@ -663,16 +820,19 @@ fn read_local_version(
     page: &mut PageBuilder,
 ) -> rusqlite::Result<Option<(Arc<str>, i64)>> {
     let start = within.and_then(|(table, key)| core.table_index(&table).map(|index| (index, key)));
-    for (index, table) in core.tables().iter().enumerate() {
+    for index in 0..core.tables().len() {
         let after = match start {
             Some((started, _)) if index < started => continue,
             Some((started, key)) if index == started => key,
             _ => i64::MIN,
         };
-        let mut scan = Scan::open_version(core, table, local, after)?;
+        let table = core.tables()[index].clone();
+        let mut scan = Scan::open_version(core, &table, local, after)?;
         while scan.head.is_some() {
             let key = scan.key();
-            page.take_row(&mut scan, |clock| Ok((clock.ordinal == range.ordinal).then_some((range.site, label))))?;
+            page.take_row(core, &mut scan, |_, clock| {
+                Ok((clock.ordinal == range.ordinal).then_some((range.site, label)))
+            })?;
             if page.is_full() {
                 return Ok(Some((table.name.clone(), key)));
             }

@@ -49,6 +49,7 @@ pub(crate) struct Table {
     pub(crate) by_name: Vec<usize>,
     unpassed: OnceLock<Unpassed>,
     cell_index: HashMap<Arc<str>, usize>,
+    rowid: OnceLock<Option<&'static str>>,
     statements: Statements,
     writers: Mutex<Vec<RowWriter>>,
     reactions: OnceLock<Reactions>,
@@ -89,6 +90,11 @@ pub(crate) struct Statements {
     pub(crate) zero_cells: Slot,
     pub(crate) scan: Slot,
     pub(crate) scan_version: Slot,
+    pub(crate) run_order: Slot,
+    pub(crate) run_clocks: Slot,
+    pub(crate) run_rows: Slot,
+    pub(crate) run_rows_near: Slot,
+    pub(crate) causal_length: Slot,
     pub(crate) stamped: Slot,
 }
 
@@ -141,6 +147,14 @@ impl Table {
         cell.map_or(ClockOf::Gone, ClockOf::Cell)
     }
 
+    /// The same, for who knows which cell it probably is.
+    pub(crate) fn clock_of_expected(&self, name: &[u8], expected: usize) -> ClockOf {
+        match self.cells.get(expected) {
+            Some(cell) if cell.name.as_bytes() == name => ClockOf::Cell(expected),
+            _ => self.clock_of(name),
+        }
+    }
+
     /// The same, for who goes through the clocks of a row, which lie in the order of names: `last` is the cell of the one before.
     pub(crate) fn clock_after(&self, last: Option<usize>, name: &[u8]) -> ClockOf {
         let place = last.map_or(0, |last| self.by_name[last] + 1);
@@ -191,6 +205,25 @@ impl Table {
         self.cells.is_empty()
     }
 
+    /// The name of the rowid, where there is one that is not the primary key itself.
+    pub(crate) fn rowid(&self, db: Handle) -> Option<&'static str> {
+        *self.rowid.get_or_init(|| {
+            let is_key = self.keys.len() == 1 && self.keys[0].affinity == Affinity::Integer;
+            let columns = i64::try_from(self.keys.len() + self.cells.len()).unwrap_or(i64::MAX);
+            if is_key || columns > db.columns_max() - 3 {
+                return None;
+            }
+            let is_free = |name: &&str| self.keys.iter().chain(&self.cells).all(|c| !c.name.eq_ignore_ascii_case(name));
+            let name = ["rowid", "_rowid_", "oid"].into_iter().find(is_free);
+            name.filter(|name| db.has_column(&self.name, name))
+        })
+    }
+
+    /// The same, where it was asked before.
+    pub(crate) fn known_rowid(&self) -> Option<&'static str> {
+        self.rowid.get().copied().flatten()
+    }
+
     /// A kept statement of this table.
     pub(crate) fn statement(
         &self,
@@ -202,7 +235,7 @@ impl Table {
     }
 
     /// A statement for one cursor alone, kept for the next one when it is given back.
-    pub(crate) fn take_idle(&self, db: Handle, sql: &str) -> rusqlite::Result<Statement> {
+    fn take_idle(&self, db: Handle, sql: &str) -> rusqlite::Result<Statement> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         match idle.get_mut(sql).and_then(Vec::pop) {
             Some(statement) => Ok(statement),
@@ -210,7 +243,7 @@ impl Table {
         }
     }
 
-    pub(crate) fn give_back(&self, sql: &str, statement: Statement) {
+    fn give_back(&self, sql: &str, statement: Statement) {
         drop(statement.start());
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept: usize = idle.values().map(Vec::len).sum();
@@ -240,6 +273,37 @@ impl Table {
         let statement = Arc::new(db.prepare(&sql)?);
         writers.push(RowWriter { kind, cells: cells.into(), statement: statement.clone() });
         Ok(statement)
+    }
+}
+
+/// A statement that one cursor uses; the table keeps it for the next one.
+pub(crate) struct Borrowed {
+    table: Arc<Table>,
+    sql: String,
+    statement: Option<Statement>,
+}
+
+impl Borrowed {
+    pub(crate) fn take(table: &Arc<Table>, db: Handle, sql: String) -> rusqlite::Result<Self> {
+        let statement = Some(table.take_idle(db, &sql)?);
+        Ok(Self { table: table.clone(), sql, statement })
+    }
+}
+
+impl std::ops::Deref for Borrowed {
+    type Target = Statement;
+
+    fn deref(&self) -> &Statement {
+        #[allow(clippy::expect_used)] // taken only by `drop`
+        self.statement.as_ref().expect("the statement is there until it is dropped")
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if let Some(statement) = self.statement.take() {
+            self.table.give_back(&self.sql, statement);
+        }
     }
 }
 
@@ -281,6 +345,7 @@ pub(crate) fn load_table(db: Handle, name: &str) -> rusqlite::Result<Table> {
         in_order,
         by_name,
         cell_index,
+        rowid: OnceLock::new(),
         statements: Statements::default(),
         writers: Mutex::default(),
         reactions: OnceLock::new(),

@@ -2,6 +2,7 @@
 //!
 //! Order of parameters: the key of the row first, or the primary key values; then what the method says.
 
+use crate::base_rows::MASK_BITS;
 use crate::schema::{CLOCK_SUFFIX, ColumnInfo, KEY_COLUMN, KEYS_SUFFIX, Table};
 
 /// A batch, which is the first parameter of every statement that reads from one ([`crate::batch_table`]).
@@ -322,24 +323,12 @@ impl Table {
         format!("{} b ON {}", self.base(), join(self.keys.iter().map(|column| same(quote(&column.name))), " AND "))
     }
 
-    /// One cell by the key of its row: whether the base row is there, and the value.
-    pub(crate) fn sql_read_cell(&self, cell: usize) -> String {
-        format!(
-            "SELECT b.{} IS NOT NULL, b.{} FROM {} p LEFT JOIN {} WHERE p.{KEY_COLUMN} = ?1",
-            quote(&self.keys[0].name),
-            quote(&self.cells[cell].name),
-            self.keys_table(),
-            self.base_of_key()
-        )
-    }
-
     /// The value of the cell that `name` names, in the base row `b`.
     fn cell_named(&self, name: &str) -> String {
         if self.cells.is_empty() {
             return "NULL".to_owned();
         }
-        let cell =
-            |cell: &crate::schema::ColumnInfo| format!("WHEN {} THEN b.{}", literal(&cell.name), quote(&cell.name));
+        let cell = |cell: &ColumnInfo| format!("WHEN {} THEN b.{}", literal(&cell.name), quote(&cell.name));
         format!("CASE {name} {} END", join(self.cells.iter().map(cell), " "))
     }
 
@@ -375,6 +364,58 @@ impl Table {
             index = self.version_index(),
             pks = self.keys_table(),
             base = self.base_of_key(),
+        )
+    }
+
+    /// The rows that have clocks from version ?1 up to ?2: db_version, key; in their order.
+    pub(crate) fn sql_run_order(&self) -> String {
+        format!(
+            "SELECT DISTINCT db_version, key FROM {} INDEXED BY {} WHERE db_version >= ?1 AND db_version <= ?2
+             ORDER BY db_version, key",
+            self.clock(),
+            self.version_index()
+        )
+    }
+
+    /// All clocks of rows after key ?1, in the order of their keys: key, name, col_version, ordinal, seq, db_version.
+    pub(crate) fn sql_run_clocks(&self) -> String {
+        format!(
+            "SELECT key, col_name, col_version, site_id, seq, db_version FROM {} WHERE key > ?1 ORDER BY key, col_name",
+            self.clock()
+        )
+    }
+
+    /// The sentinel's col_version of key ?1.
+    pub(crate) fn sql_causal_length(&self) -> String {
+        format!("SELECT col_version FROM {} WHERE key = ?1 AND col_name = '-1'", self.clock())
+    }
+
+    /// Keys from ?1 on with their base rows, in order: key, a value that is NULL where there is no base row, primary key,
+    /// cells; then the row's rowid, where that can be asked. Of the cells only those whose bit is set in ?2 and the parameters
+    /// after it, [`MASK_BITS`] in each: others are not read.
+    pub(crate) fn sql_run_rows(&self) -> String {
+        self.run_rows(&self.base_of_key(), 2, self.known_rowid())
+    }
+
+    /// The same, but a base row is seen only if its rowid is the key + ?2; bits in ?3 and after it.
+    pub(crate) fn sql_run_rows_near(&self) -> String {
+        let rowid = self.known_rowid().unwrap_or("rowid");
+        self.run_rows(&format!("{} AND b.{rowid} = p.{KEY_COLUMN} + ?2", self.base_of_key()), 3, None)
+    }
+
+    fn run_rows(&self, base: &str, first_mask: usize, rowid: Option<&str>) -> String {
+        let cell = |(index, column): (usize, &ColumnInfo)| {
+            let (parameter, bit) = (first_mask + index / MASK_BITS, 1_u64 << (index % MASK_BITS));
+            format!("CASE WHEN ?{parameter} & {bit} THEN b.{} END", quote(&column.name))
+        };
+        let keys = self.keys.iter().map(|column| format!("p.{}", quote(&column.name)));
+        let rowid = rowid.map(|rowid| format!("b.{rowid}"));
+        format!(
+            "SELECT p.{KEY_COLUMN}, b.{}, {} FROM {} p LEFT JOIN {base} WHERE p.{KEY_COLUMN} >= ?1
+             ORDER BY p.{KEY_COLUMN}",
+            quote(&self.keys[0].name),
+            join(keys.chain(self.cells.iter().enumerate().map(cell)).chain(rowid), ", "),
+            self.keys_table(),
         )
     }
 

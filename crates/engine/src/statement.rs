@@ -11,7 +11,7 @@ use std::cmp::Ordering;
 use std::ffi::{CStr, CString, c_int};
 use std::ptr;
 
-use litemesh_proto::Value;
+use litemesh_proto::{KeyValue, Value};
 use rusqlite::ffi;
 use rusqlite::types::ValueRef;
 use smallvec::SmallVec;
@@ -91,6 +91,28 @@ impl Handle {
     pub(crate) fn columns_max(self) -> i64 {
         // SAFETY: the connection is open; -1 leaves the limit as it is.
         i64::from(unsafe { ffi::sqlite3_limit(self.0, ffi::SQLITE_LIMIT_COLUMN, -1) })
+    }
+
+    /// Whether a table of the main database has a column of this name. Its rowid counts.
+    pub(crate) fn has_column(self, table: &str, column: &str) -> bool {
+        let (Ok(table), Ok(column)) = (CString::new(table), CString::new(column)) else { return false };
+        let text = ptr::null_mut();
+        let flag = ptr::null_mut();
+        // SAFETY: the connection is open and the names terminated; null asks for nothing.
+        let code = unsafe {
+            ffi::sqlite3_table_column_metadata(
+                self.0,
+                c"main".as_ptr(),
+                table.as_ptr(),
+                column.as_ptr(),
+                text,
+                text,
+                flag,
+                flag,
+                flag,
+            )
+        };
+        code == ffi::SQLITE_OK
     }
 
     pub(crate) fn last_insert_rowid(self) -> i64 {
@@ -328,16 +350,8 @@ impl Rows<'_> {
 
     /// The bytes of TEXT or BLOB, valid until the next step.
     pub(crate) fn bytes(&self, column: c_int) -> &[u8] {
-        // SAFETY: SQLite gives the address and the length of bytes that live until the next step or reset, and both need
-        // `self`, which the result borrows. `_blob` converts no text, so the length fits.
-        unsafe {
-            let start = ffi::sqlite3_column_blob(self.statement.raw, column);
-            let length = ffi::sqlite3_column_bytes(self.statement.raw, column);
-            match usize::try_from(length) {
-                Ok(length) if !start.is_null() => std::slice::from_raw_parts(start.cast(), length),
-                _ => &[],
-            }
-        }
+        // SAFETY: as for `value_ref`.
+        unsafe { bytes_of(ffi::sqlite3_column_value(self.statement.raw, column)) }
     }
 
     /// TEXT as a string; other bytes are replaced.
@@ -347,14 +361,18 @@ impl Rows<'_> {
 
     /// The value, borrowed until the next step.
     pub(crate) fn value_ref(&self, column: c_int) -> ValueRef<'_> {
-        // SAFETY: a column out of range reads as NULL.
-        match unsafe { ffi::sqlite3_column_type(self.statement.raw, column) } {
-            ffi::SQLITE_INTEGER => ValueRef::Integer(self.integer(column)),
-            // SAFETY: as above.
-            ffi::SQLITE_FLOAT => ValueRef::Real(unsafe { ffi::sqlite3_column_double(self.statement.raw, column) }),
-            ffi::SQLITE_TEXT => ValueRef::Text(self.bytes(column)),
-            ffi::SQLITE_BLOB => ValueRef::Blob(self.bytes(column)),
-            _ => ValueRef::Null,
+        // SAFETY: a column out of range reads as NULL. The value is of this row, and the functions that ask it take no lock:
+        // the connection is used by one thread at a time. The address and the length are those of bytes that live until the
+        // next step or reset, and both need `self`, which the result borrows.
+        unsafe {
+            let value = ffi::sqlite3_column_value(self.statement.raw, column);
+            match ffi::sqlite3_value_type(value) {
+                ffi::SQLITE_INTEGER => ValueRef::Integer(ffi::sqlite3_value_int64(value)),
+                ffi::SQLITE_FLOAT => ValueRef::Real(ffi::sqlite3_value_double(value)),
+                ffi::SQLITE_TEXT => ValueRef::Text(bytes_of(value)),
+                ffi::SQLITE_BLOB => ValueRef::Blob(bytes_of(value)),
+                _ => ValueRef::Null,
+            }
         }
     }
 
@@ -362,6 +380,28 @@ impl Rows<'_> {
     pub(crate) fn value(&self, column: c_int) -> Value {
         to_value(self.value_ref(column))
     }
+}
+
+/// The bytes of TEXT or BLOB, none of anything else.
+///
+/// # Safety
+///
+/// `value` must be valid, and neither stepped away nor converted while the bytes are used.
+unsafe fn bytes_of<'a>(value: *mut ffi::sqlite3_value) -> &'a [u8] {
+    // SAFETY: `_blob` converts no text, so the length fits the address.
+    unsafe {
+        let start = ffi::sqlite3_value_blob(value);
+        let length = ffi::sqlite3_value_bytes(value);
+        match usize::try_from(length) {
+            Ok(length) if !start.is_null() => std::slice::from_raw_parts(start.cast(), length),
+            _ => &[],
+        }
+    }
+}
+
+/// A statement at its row. Not reset when dropped: whoever runs it does that.
+pub(crate) fn running(statement: &Statement) -> std::mem::ManuallyDrop<Rows<'_>> {
+    std::mem::ManuallyDrop::new(statement.start())
 }
 
 /// How an incoming value compares with one that is held: as [`Value::merge_cmp`], without copying.
@@ -374,6 +414,17 @@ pub(crate) fn merge_cmp(incoming: &Value, held: ValueRef<'_>) -> Ordering {
         (_, ValueRef::Text(_)) => incoming.merge_cmp(&Value::text("")),
         (_, ValueRef::Blob(_)) => incoming.merge_cmp(&Value::blob([])),
         _ => incoming.merge_cmp(&to_value(held)),
+    }
+}
+
+/// A value of a primary key, to be packed.
+pub(crate) fn to_key_value(value: ValueRef<'_>) -> KeyValue<'_> {
+    match value {
+        ValueRef::Null => KeyValue::Null,
+        ValueRef::Integer(value) => KeyValue::Integer(value),
+        ValueRef::Real(value) => KeyValue::Real(value),
+        ValueRef::Text(bytes) => KeyValue::Text(bytes),
+        ValueRef::Blob(bytes) => KeyValue::Blob(bytes),
     }
 }
 

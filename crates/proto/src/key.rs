@@ -1,6 +1,7 @@
 //! [`PackedKey`]: the bytes of a primary key, as CRSqlite packs them (`crsqlite-compat.md` section 2, PK-1 to PK-6).
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::Value;
 
@@ -12,7 +13,8 @@ const TYPE_NULL: u8 = 5;
 
 /// The primary key of a row as bytes: a count, then each value with a tag.
 ///
-/// Made by [`pack`](Self::pack); the bytes of a stranger are opaque until [`unpack`](Self::unpack) accepts them.
+/// Made by [`pack`](Self::pack); the bytes of a stranger are opaque until [`unpack`](Self::unpack) accepts them. Cheap to
+/// clone: each change of a row has the row's key.
 ///
 /// ```
 /// use litemesh_proto::{PackedKey, Value};
@@ -23,7 +25,7 @@ const TYPE_NULL: u8 = 5;
 /// # Ok::<(), litemesh_proto::KeyError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct PackedKey(Box<[u8]>);
+pub struct PackedKey(Arc<[u8]>);
 
 impl PackedKey {
     /// Packs values in PRIMARY KEY order, each in the fewest bytes.
@@ -32,26 +34,49 @@ impl PackedKey {
     ///
     /// [`KeyError::TooManyValues`] above 255 values (PK-5).
     pub fn pack(values: &[Value]) -> Result<Self, KeyError> {
-        let count = u8::try_from(values.len()).map_err(|_| KeyError::TooManyValues { count: values.len() })?;
         let mut out = Vec::with_capacity(1 + values.iter().map(|v| 10 + v.payload_bytes()).sum::<usize>());
-        out.push(count);
+        Self::pack_from(values.iter().map(KeyValue::from), &mut out)
+    }
+
+    /// As [`pack`](Self::pack), of values that lie elsewhere; `scratch` is space to be used again for the next key.
+    ///
+    /// ```
+    /// use litemesh_proto::{KeyValue, PackedKey, Value};
+    ///
+    /// let key = PackedKey::pack_from([KeyValue::Integer(12), KeyValue::Text(b"str")], &mut Vec::new())?;
+    /// assert_eq!(key, PackedKey::pack(&[Value::Integer(12), Value::text("str")])?);
+    /// # Ok::<(), litemesh_proto::KeyError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`pack`](Self::pack).
+    pub fn pack_from<'a>(
+        values: impl IntoIterator<Item = KeyValue<'a>>,
+        scratch: &mut Vec<u8>,
+    ) -> Result<Self, KeyError> {
+        scratch.clear();
+        scratch.push(0);
+        let mut count = 0;
         for value in values {
+            count += 1;
             match value {
-                Value::Null => out.push(TYPE_NULL),
-                Value::Integer(value) => push_tagged(&mut out, TYPE_INTEGER, value.cast_unsigned()),
-                Value::Real(value) => {
-                    out.push(TYPE_REAL);
-                    out.extend_from_slice(&value.to_be_bytes());
+                KeyValue::Null => scratch.push(TYPE_NULL),
+                KeyValue::Integer(value) => push_tagged(scratch, TYPE_INTEGER, value.cast_unsigned()),
+                KeyValue::Real(value) => {
+                    scratch.push(TYPE_REAL);
+                    scratch.extend_from_slice(&value.to_be_bytes());
                 }
-                Value::Text(bytes) => push_bytes(&mut out, TYPE_TEXT, bytes),
-                Value::Blob(bytes) => push_bytes(&mut out, TYPE_BLOB, bytes),
+                KeyValue::Text(bytes) => push_bytes(scratch, TYPE_TEXT, bytes),
+                KeyValue::Blob(bytes) => push_bytes(scratch, TYPE_BLOB, bytes),
             }
         }
-        Ok(Self(out.into()))
+        scratch[0] = u8::try_from(count).map_err(|_| KeyError::TooManyValues { count })?;
+        Ok(Self(Arc::from(scratch.as_slice())))
     }
 
     /// Wraps bytes from elsewhere, unchecked: [`unpack`](Self::unpack) checks them.
-    pub fn from_bytes(bytes: impl Into<Box<[u8]>>) -> Self {
+    pub fn from_bytes(bytes: impl Into<Arc<[u8]>>) -> Self {
         Self(bytes.into())
     }
 
@@ -84,7 +109,7 @@ impl PackedKey {
         Ok(count)
     }
 
-    fn read<'a>(&'a self, mut each: impl FnMut(RawValue<'a>)) -> Result<(), KeyError> {
+    fn read<'a>(&'a self, mut each: impl FnMut(KeyValue<'a>)) -> Result<(), KeyError> {
         let mut reader = Reader { bytes: &self.0, at: 0 };
         for _ in 0..reader.byte()? {
             each(reader.value()?);
@@ -115,22 +140,41 @@ fn push_tagged(out: &mut Vec<u8>, kind: u8, integer: u64) {
     out.extend_from_slice(&integer.to_be_bytes()[8 - width..]);
 }
 
-enum RawValue<'a> {
+/// One value of a key, borrowed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum KeyValue<'a> {
+    /// NULL.
     Null,
+    /// INTEGER.
     Integer(i64),
+    /// REAL.
     Real(f64),
+    /// TEXT.
     Text(&'a [u8]),
+    /// BLOB.
     Blob(&'a [u8]),
 }
 
-impl From<RawValue<'_>> for Value {
-    fn from(value: RawValue<'_>) -> Self {
+impl<'a> From<&'a Value> for KeyValue<'a> {
+    fn from(value: &'a Value) -> Self {
         match value {
-            RawValue::Null => Self::Null,
-            RawValue::Integer(value) => Self::Integer(value),
-            RawValue::Real(value) => Self::from(value),
-            RawValue::Text(bytes) => Self::Text(bytes.into()),
-            RawValue::Blob(bytes) => Self::Blob(bytes.into()),
+            Value::Null => Self::Null,
+            Value::Integer(value) => Self::Integer(*value),
+            Value::Real(value) => Self::Real(*value),
+            Value::Text(bytes) => Self::Text(bytes),
+            Value::Blob(bytes) => Self::Blob(bytes),
+        }
+    }
+}
+
+impl From<KeyValue<'_>> for Value {
+    fn from(value: KeyValue<'_>) -> Self {
+        match value {
+            KeyValue::Null => Self::Null,
+            KeyValue::Integer(value) => Self::Integer(value),
+            KeyValue::Real(value) => Self::from(value),
+            KeyValue::Text(bytes) => Self::Text(bytes.into()),
+            KeyValue::Blob(bytes) => Self::Blob(bytes.into()),
         }
     }
 }
@@ -152,20 +196,20 @@ impl<'a> Reader<'a> {
         Ok(self.take(1)?[0])
     }
 
-    fn value(&mut self) -> Result<RawValue<'a>, KeyError> {
+    fn value(&mut self) -> Result<KeyValue<'a>, KeyError> {
         let offset = self.at;
         let tag = self.byte()?;
         let (kind, width) = (tag & 7, usize::from(tag >> 3));
         match kind {
-            TYPE_INTEGER => Ok(RawValue::Integer(self.integer(offset, width)?.cast_signed())),
+            TYPE_INTEGER => Ok(KeyValue::Integer(self.integer(offset, width)?.cast_signed())),
             TYPE_REAL if width == 0 => {
                 let mut bytes = [0; 8];
                 bytes.copy_from_slice(self.take(8)?);
-                Ok(RawValue::Real(f64::from_be_bytes(bytes)))
+                Ok(KeyValue::Real(f64::from_be_bytes(bytes)))
             }
-            TYPE_TEXT => Ok(RawValue::Text(self.payload(offset, width)?)),
-            TYPE_BLOB => Ok(RawValue::Blob(self.payload(offset, width)?)),
-            TYPE_NULL if width == 0 => Ok(RawValue::Null),
+            TYPE_TEXT => Ok(KeyValue::Text(self.payload(offset, width)?)),
+            TYPE_BLOB => Ok(KeyValue::Blob(self.payload(offset, width)?)),
+            TYPE_NULL if width == 0 => Ok(KeyValue::Null),
             _ => Err(KeyError::UnknownTag { tag, offset }),
         }
     }

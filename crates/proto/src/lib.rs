@@ -28,7 +28,7 @@ mod version;
 pub use change::{Change, Changeset, Column};
 pub use cursor::Cursor;
 pub use error::{DecodeError, Refusal, TransportError, VerifyError};
-pub use key::{KeyError, PackedKey};
+pub use key::{KeyError, KeyValue, PackedKey};
 pub use limits::Limits;
 pub use message::{PeerMessage, Progress, Remote, SyncRequest, Unverified};
 pub use site_id::{ParseSiteIdError, SiteId};
