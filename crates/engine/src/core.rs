@@ -368,7 +368,8 @@ impl Core {
 
     /// Whether no statement since [`end_step`](Self::end_step) can have changed a replicated table or the schema.
     pub(crate) fn is_same_step(&self) -> bool {
-        self.flags.has_no_savepoint_since()
+        // What was finalized is to be looked at again.
+        self.schema_version >= 0 && self.flags.has_no_savepoint_since()
     }
 
     /// After the last thing that a step wrote.
