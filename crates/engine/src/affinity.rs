@@ -4,7 +4,7 @@
 //! A key from a peer whose column has another type would otherwise be looked up as sent, but stored as converted, and the
 //! row would have two identities (BUG-16).
 
-use litemesh_proto::Value;
+use litemesh_proto::{KeyValue, Value};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Affinity {
@@ -34,12 +34,12 @@ impl Affinity {
     }
 
     /// Whether a value is stored as it is.
-    pub(crate) fn keeps(self, value: &Value) -> bool {
+    pub(crate) fn keeps(self, value: KeyValue<'_>) -> bool {
         match value {
-            Value::Null | Value::Blob(_) => true,
-            Value::Text(_) => matches!(self, Self::Text | Self::Blob),
-            Value::Integer(_) => matches!(self, Self::Integer | Self::Numeric | Self::Blob),
-            Value::Real(_) => matches!(self, Self::Real | Self::Blob),
+            KeyValue::Null | KeyValue::Blob(_) => true,
+            KeyValue::Text(_) => matches!(self, Self::Text | Self::Blob),
+            KeyValue::Integer(_) => matches!(self, Self::Integer | Self::Numeric | Self::Blob),
+            KeyValue::Real(_) => matches!(self, Self::Real | Self::Blob),
         }
     }
 

@@ -18,11 +18,10 @@ use rusqlite::{Connection, Error, Result};
 use crate::base_rows::BaseRows;
 use crate::core::{Shared, module_error};
 use crate::error::to_sql;
-use crate::merge_row::binds as row_binds;
 use crate::merge_step::merge_step;
 use crate::record::find_key;
 use crate::schema::{Borrowed, ClockOf, Table};
-use crate::statement::{Handle, running};
+use crate::statement::{Bind, Binds, Handle, running};
 
 const SCHEMA: &CStr = c"CREATE TABLE crsql_changes (
     \"table\" TEXT NOT NULL, pk BLOB NOT NULL, cid TEXT NOT NULL, val ANY, col_version INTEGER NOT NULL,
@@ -399,7 +398,11 @@ impl ChangesCursor {
             let mut binds = binds.clone();
             if let Some(keys) = &only_row {
                 let is_of_table = keys.len() == table.keys.len();
-                let key = if is_of_table { find_key(&core, table, &row_binds(keys))? } else { None };
+                let key = if is_of_table {
+                    find_key(&core, table, &keys.iter().map(Bind::from).collect::<Binds<'_>>())?
+                } else {
+                    None
+                };
                 let Some(key) = key else { continue };
                 binds.push(Value::Integer(key));
             }

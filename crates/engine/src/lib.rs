@@ -46,6 +46,7 @@ mod read;
 mod record;
 mod replicate;
 mod resolve;
+mod row_key;
 mod row_run;
 mod schema;
 mod scratch;

@@ -10,12 +10,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use litemesh_proto::limits::{VERSION_JUMP_MAX, VERSION_MAX};
-use litemesh_proto::{Change, Cursor, DbVersion, SiteId, Value};
+use litemesh_proto::{Change, Cursor, DbVersion, SiteId};
 
 use crate::core::{Core, Shared};
 use crate::error::MergeError;
 use crate::merge_rows::MergeRows;
-use crate::schema::Table;
 
 /// How far a batch brings this database; stored in the transaction that merges it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -78,37 +77,6 @@ fn merge_changeset<'a>(
         start += length;
     }
     Ok(())
-}
-
-/// The primary key of a change as the base table stores it (BUG-8, BUG-16).
-pub(crate) fn row_keys(core: &Core, table: &Table, change: &Change, index: usize) -> Result<Vec<Value>, MergeError> {
-    let name = || table.name.to_string();
-    let mut keys = change.key.unpack().map_err(|source| MergeError::Key { index, table: name(), source })?;
-    if keys.len() != table.keys.len() {
-        let (expected, found) = (table.keys.len(), keys.len());
-        return Err(MergeError::KeyArity { index, table: name(), expected, found });
-    }
-    for (key, column) in keys.iter_mut().zip(&table.keys) {
-        if *key == Value::Null {
-            return Err(MergeError::NullKey { index, table: name() });
-        }
-        if column.affinity.keeps(key) {
-            continue;
-        }
-        match column.affinity.apply(key) {
-            Some(stored) => *key = stored,
-            // Only a REAL in a TEXT column comes here; SQLite itself writes the digits.
-            None => {
-                let print = core.db.prepare("SELECT ?1 || ''")?;
-                let rows = print.query(&[(&*key).into()])?;
-                rows.next()?;
-                let text = rows.value(0);
-                drop(rows);
-                *key = text;
-            }
-        }
-    }
-    Ok(keys)
 }
 
 /// Who wrote the changes that are being merged, and what local version they get once one of them wins.

@@ -12,6 +12,7 @@ use crate::error::MergeError;
 use crate::merge::{Author, Stamp, record_origin};
 use crate::record::find_or_add_key;
 use crate::resolve::{Decision, Incoming, resolve, resolve_values};
+use crate::row_key::RowKey;
 use crate::schema::{ClockOf as Of, RowWrite, Table};
 use crate::statement::{Bind, Binds, Rows, merge_cmp};
 
@@ -83,26 +84,26 @@ pub(crate) trait HeldValues {
 }
 
 /// Of one row, read when the first of them is asked for.
-pub(crate) struct HeldRow<'t> {
+pub(crate) struct HeldRow<'t, 'k> {
     table: &'t Table,
-    keys: &'t [Value],
+    key: &'t RowKey<'k>,
     /// `Some(None)`: there is no base row.
     rows: Option<Option<Rows<'t>>>,
 }
 
-impl<'t> HeldRow<'t> {
-    pub(crate) fn new(table: &'t Table, keys: &'t [Value]) -> Self {
-        Self { table, keys, rows: None }
+impl<'t, 'k> HeldRow<'t, 'k> {
+    pub(crate) fn new(table: &'t Table, key: &'t RowKey<'k>) -> Self {
+        Self { table, key, rows: None }
     }
 }
 
-impl HeldValues for HeldRow<'_> {
+impl HeldValues for HeldRow<'_, '_> {
     fn compare(&mut self, core: &Core, cell: usize, incoming: &Value) -> rusqlite::Result<Option<Ordering>> {
         let base = match &self.rows {
             Some(base) => base,
             None => {
                 let statement = self.table.statement(core.db, |s| &s.base_row, Table::sql_base_row)?;
-                let rows = statement.query(&binds(self.keys))?;
+                let rows = statement.query(&self.key.binds())?;
                 self.rows.insert(if rows.next()? { Some(rows) } else { None })
             }
         };
@@ -127,9 +128,9 @@ pub(crate) struct RowMerge<'a> {
 
 impl<'a> RowMerge<'a> {
     /// Reads the clocks of a row.
-    pub(crate) fn load(core: &Core, table: &Table, keys: &[Value]) -> rusqlite::Result<Self> {
+    pub(crate) fn load(core: &Core, table: &Table, key: &RowKey<'_>) -> rusqlite::Result<Self> {
         let mut row = Self::default();
-        let rows = table.statement(core.db, |s| &s.row_state, Table::sql_row_state)?.query(&binds(keys))?;
+        let rows = table.statement(core.db, |s| &s.row_state, Table::sql_row_state)?.query(&key.binds())?;
         while rows.next()? {
             row.add_held(table, &rows);
         }
@@ -323,11 +324,11 @@ impl<'a> RowMerge<'a> {
         shared: &Shared,
         core: &mut Core,
         table: &Table,
-        keys: &[Value],
+        key: &RowKey<'_>,
         author: &mut Author<'_>,
         index: usize,
     ) -> Result<i64, MergeError> {
-        let keys = binds(keys);
+        let keys = key.binds();
         self.write_base_row(shared, core, table, &keys).map_err(|source| constraint_error(source, index, table))?;
         // After what the table may refuse: inside a transaction, SQLite keeps what a failing statement of one row wrote.
         let stamp = author.stamp(core)?;
@@ -462,10 +463,6 @@ pub(crate) struct RowCells<'r, 'a> {
     pub(crate) cells: &'r [(usize, &'a Value)],
     /// In the order of names, in which they lie in the clock table.
     pub(crate) clocks: &'r [NewClock],
-}
-
-pub(crate) fn binds(keys: &[Value]) -> Binds<'_> {
-    keys.iter().map(Bind::from).collect()
 }
 
 /// A constraint of the user's is the fault of the change; everything else is the database's.

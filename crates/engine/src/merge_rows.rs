@@ -14,9 +14,10 @@ use litemesh_proto::{Change, Value};
 use crate::batch_table::{Batch, WIDTH_MAX};
 use crate::core::{Core, Shared};
 use crate::error::MergeError;
-use crate::merge::{Author, Merged, Stamp, row_keys};
-use crate::merge_row::{HeldRow, HeldValues, NewClock, RowMerge, binds, constraint_error};
+use crate::merge::{Author, Merged, Stamp};
+use crate::merge_row::{HeldRow, HeldValues, NewClock, RowMerge, constraint_error};
 use crate::record::find_or_add_key;
+use crate::row_key::RowKey;
 use crate::schema::{ClockOf as Of, RowWrite, Table};
 use crate::statement::{Bind, Rows, merge_cmp};
 
@@ -35,7 +36,7 @@ struct Gathered<'a> {
     changes: &'a [Change],
     /// Of the first change in the batch.
     index: usize,
-    keys: Vec<Value>,
+    key: RowKey<'a>,
 }
 
 /// A table, and which of the gathered rows are its own.
@@ -57,7 +58,7 @@ pub(crate) struct MergeRows<'a> {
     /// What each change is about, row by row.
     about: Vec<Of>,
     /// Hashes of the rows. Two rows of one hash are only merged one after the other, as if they were one.
-    seen: HashSet<u64, BuildHasherDefault<KeyHasher>>,
+    seen: HashSet<u64, BuildHasherDefault<AsItIs>>,
     /// One for each gathered row; kept, so that nothing is allocated for a row that is like the ones before.
     states: Vec<RowMerge<'a>>,
     merged: Merged,
@@ -83,8 +84,8 @@ impl<'a> MergeRows<'a> {
     ) -> Result<(), MergeError> {
         let first = &changes[0];
         let mut table = self.table_of(core, first, index)?;
-        let keys = row_keys(core, &self.tables[table].table, first, index)?;
-        let hash = hash_of(table, &keys);
+        let key = RowKey::of(core, &self.tables[table].table, first, index)?;
+        let hash = key.hash(table);
         if self.rows.len() >= ROWS_MAX || self.tables[table].by_order || !self.seen.insert(hash) {
             self.merge(shared, core)?;
             table = self.table_of(core, first, index)?;
@@ -93,7 +94,7 @@ impl<'a> MergeRows<'a> {
         let TableRows { table: columns, rows, .. } = &mut self.tables[table];
         rows.push(self.rows.len());
         self.about.extend(changes.iter().map(|change| columns.clock_of_change(change)));
-        self.rows.push(Gathered { table, author: self.authors.len() - 1, changes, index, keys });
+        self.rows.push(Gathered { table, author: self.authors.len() - 1, changes, index, key });
         Ok(())
     }
 
@@ -139,7 +140,7 @@ impl<'a> MergeRows<'a> {
         for TableRows { table, rows, .. } in self.tables.iter().filter(|table| !table.rows.is_empty()) {
             if table.keys.len() > WIDTH_MAX {
                 for row in rows {
-                    self.states[*row] = RowMerge::load(core, table, &self.rows[*row].keys)?;
+                    self.states[*row] = RowMerge::load(core, table, &self.rows[*row].key)?;
                 }
                 continue;
             }
@@ -189,7 +190,7 @@ impl<'a> MergeRows<'a> {
                 author.check(core, row.index)?;
                 checked = Some(row.author);
             }
-            let mut held = HeldAmong { rows: &mut held_rows[row.table], number, alone: HeldRow::new(table, &row.keys) };
+            let mut held = HeldAmong { rows: &mut held_rows[row.table], number, alone: HeldRow::new(table, &row.key) };
             for (change, index) in row.changes.iter().zip(row.index..) {
                 state.decide(core, table, &mut held, change, self.about[about], author, index)?;
                 about += 1;
@@ -231,17 +232,17 @@ impl<'a> MergeRows<'a> {
             if !self.merged.tables.contains(&table.name) {
                 self.merged.tables.insert(table.name.clone());
             }
-            let Gathered { author, index, keys, .. } = &self.rows[row];
+            let Gathered { author, index, key, .. } = &self.rows[row];
             let author = &mut self.authors[*author];
             let state = &mut self.states[row];
             if let Some(cells) = state.prepare_cells(table)
                 && (cells.key.is_none() || !by_order && !by_check)
-                && 1 + keys.len() + cells.cells.len() <= WIDTH_MAX
+                && 1 + key.len() + cells.cells.len() <= WIDTH_MAX
             {
                 let set = together.set_of(cells.cells.iter().map(|(cell, _)| *cell));
                 together.rows.push(RowTogether { row, key: cells.key, set, stamp: author.stamp(core)? });
             } else {
-                state.write(shared, core, table, keys, author, *index)?;
+                state.write(shared, core, table, key, author, *index)?;
             }
         }
         if together.rows.is_empty() {
@@ -265,7 +266,7 @@ impl<'a> MergeRows<'a> {
 fn keys_of<'s>(table: &Table, gathered: &'s [Gathered<'_>], rows: impl Iterator<Item = usize>) -> Batch<'s> {
     let mut batch = Batch::new(table.keys.len(), gathered.len());
     for row in rows {
-        batch.push(gathered[row].keys.iter().map(Bind::from));
+        batch.push(gathered[row].key.values());
     }
     batch
 }
@@ -282,14 +283,14 @@ fn write_base_rows(
     gathered: &[Gathered<'_>],
     states: &mut [RowMerge<'_>],
 ) -> Result<(), MergeError> {
-    let ascends = |pair: &[usize]| is_after(&gathered[pair[0]].keys, &gathered[pair[1]].keys);
+    let ascends = |pair: &[usize]| gathered[pair[1]].key.is_after(&gathered[pair[0]].key);
     let rows_max = if rows.windows(2).all(ascends) { BASE_ROWS_MAX } else { 1 };
     for rows in rows.chunks(rows_max) {
         if rows.len() > 1 {
             let mut batch = Batch::new(table.keys.len() + cells.len(), rows.len());
             for row in rows {
-                let values = states[*row].cells().cells.iter().map(|(_, value)| *value);
-                batch.push(gathered[*row].keys.iter().chain(values).map(Bind::from));
+                let values = states[*row].cells().cells.iter().map(|(_, value)| Bind::from(*value));
+                batch.push(gathered[*row].key.values().chain(values));
             }
             let _sync = shared.sync_guard();
             if table.write_row(core.db, RowWrite::InsertMany, cells)?.run_batch(&batch, &[]).is_ok() {
@@ -298,18 +299,12 @@ fn write_base_rows(
             // Nothing of it stayed. Which of them? Or was it the row of defaults that an upsert begins with?
         }
         for row in rows {
-            let Gathered { keys, index, .. } = &gathered[*row];
-            let written = states[*row].write_base_row(shared, core, table, &binds(keys));
+            let Gathered { key, index, .. } = &gathered[*row];
+            let written = states[*row].write_base_row(shared, core, table, &key.binds());
             written.map_err(|source| constraint_error(source, *index, table))?;
         }
     }
     Ok(())
-}
-
-/// Whether a key comes after another, as far as that can be said without asking for collations.
-fn is_after(before: &[Value], after: &[Value]) -> bool {
-    let first_different = before.iter().zip(after).map(|(before, after)| after.merge_cmp(before));
-    first_different.fold(Ordering::Equal, Ordering::then) == Ordering::Greater
 }
 
 /// Gives rows that were never seen their keys.
@@ -330,7 +325,7 @@ fn add_keys(core: &Core, table: &Table, rows: &mut [RowTogether], gathered: &[Ga
     }
     // CRSqlite leaves keys without clocks behind (MRG-5).
     for row in rows {
-        row.key = Some(find_or_add_key(core, table, &binds(&gathered[row.row].keys))?);
+        row.key = Some(find_or_add_key(core, table, &gathered[row.row].key.binds())?);
     }
     Ok(())
 }
@@ -377,14 +372,14 @@ struct HeldRows<'b> {
 }
 
 /// The base row of one gathered row.
-struct HeldAmong<'h, 'b, 't> {
+struct HeldAmong<'h, 'b, 't, 'k> {
     rows: &'h mut HeldRows<'b>,
     number: usize,
     /// For a row that was not thought to be needed.
-    alone: HeldRow<'t>,
+    alone: HeldRow<'t, 'k>,
 }
 
-impl HeldValues for HeldAmong<'_, '_, '_> {
+impl HeldValues for HeldAmong<'_, '_, '_, '_> {
     fn compare(&mut self, core: &Core, cell: usize, incoming: &Value) -> rusqlite::Result<Option<Ordering>> {
         let HeldRows { running, at } = &mut *self.rows;
         if let Some((held, batch, rows)) = running {
@@ -427,37 +422,16 @@ impl Together {
     }
 }
 
-/// A number that rows have in common that are one to SQLite: 1 and 1.0 are the same key (DSK-7).
-fn hash_of(table: usize, keys: &[Value]) -> u64 {
-    let mut hasher = KeyHasher(table as u64);
-    for key in keys {
-        match key {
-            Value::Null => hasher.write_u64(0),
-            Value::Integer(integer) => hasher.write_u64(integer.cast_unsigned()),
-            Value::Real(real) => hasher.write_u64((*real as i64).cast_unsigned()),
-            Value::Text(bytes) | Value::Blob(bytes) => hasher.write(bytes),
-        }
-    }
-    hasher.finish()
-}
-
-/// Hashes keys. A remote could choose keys that collide: that costs it the gathering, and nobody anything else.
+/// Gives hashes back as they are. A remote could choose keys whose hashes collide: that costs it the gathering, and nobody
+/// anything else.
 #[derive(Default)]
-struct KeyHasher(u64);
+struct AsItIs(u64);
 
-impl Hasher for KeyHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        let (words, rest) = bytes.as_chunks::<8>();
-        for word in words {
-            self.write_u64(u64::from_le_bytes(*word));
-        }
-        let mut padded = [0; 8];
-        padded[..rest.len()].copy_from_slice(rest);
-        self.write_u64(u64::from_le_bytes(padded) ^ bytes.len() as u64);
-    }
+impl Hasher for AsItIs {
+    fn write(&mut self, _: &[u8]) {}
 
-    fn write_u64(&mut self, word: u64) {
-        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
     }
 
     fn finish(&self) -> u64 {

@@ -4,15 +4,16 @@
 
 use std::sync::Arc;
 
-use litemesh_proto::{CausalLength, Change, ColVersion, Column, DbVersion, PackedKey, Seq, SiteId, Value};
+use litemesh_proto::{CausalLength, Change, ColVersion, Column, DbVersion, PackedKey, Seq, SiteId};
 use rusqlite::types::ValueRef;
 use rusqlite::{Error, Result};
 
 use crate::changes_table::bytes_of;
 use crate::core::{Core, Shared, module_error};
 use crate::error::{MergeError, to_sql};
-use crate::merge::{Author, row_keys};
+use crate::merge::Author;
 use crate::merge_row::{HeldRow, RowMerge};
+use crate::row_key::RowKey;
 use crate::schema::{ClockOf, Table};
 use crate::statement::to_value;
 
@@ -31,7 +32,7 @@ pub(crate) struct ChangedRow {
 pub(crate) struct LastRow {
     table: Arc<Table>,
     packed: PackedKey,
-    keys: Vec<Value>,
+    key: RowKey<'static>,
     state: RowMerge<'static>,
     /// How many rows all statements of the connection had changed by then.
     total_changes: i64,
@@ -110,22 +111,23 @@ fn merge_change(
     mut author: Author<'_>,
 ) -> Result<(usize, i64), MergeError> {
     let last = last.filter(|last| Arc::ptr_eq(&last.table, table) && last.packed == change.key);
-    let (keys, mut state) = match last {
-        Some(LastRow { keys, state, .. }) => (keys, state),
+    let (row, mut state) = match last {
+        Some(LastRow { key, state, .. }) => (key, state),
         None => {
-            let keys = row_keys(core, table, change, 0)?;
-            let state = RowMerge::load(core, table, &keys)?;
-            (keys, state)
+            let row = RowKey::of(core, table, change, 0)?.into_owned();
+            let state = RowMerge::load(core, table, &row)?;
+            (row, state)
         }
     };
-    let mut held_values = HeldRow::new(table, &keys);
+    let mut held_values = HeldRow::new(table, &row);
     state.decide(core, table, &mut held_values, change, of, &author, 0)?;
     drop(held_values);
     let won = state.won();
-    let key = if won == 0 { 0 } else { state.write(shared, core, table, &keys, &mut author, 0)? };
+    let key = if won == 0 { 0 } else { state.write(shared, core, table, &row, &mut author, 0)? };
     if let Some(state) = state.settle(key) {
         let total_changes = core.db.total_changes();
-        core.last_row = Some(LastRow { table: table.clone(), packed: change.key.clone(), keys, state, total_changes });
+        core.last_row =
+            Some(LastRow { table: table.clone(), packed: change.key.clone(), key: row, state, total_changes });
     }
     Ok((won, key))
 }

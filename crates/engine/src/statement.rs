@@ -161,6 +161,18 @@ impl<'a> From<&'a Value> for Bind<'a> {
     }
 }
 
+impl<'a> From<KeyValue<'a>> for Bind<'a> {
+    fn from(value: KeyValue<'a>) -> Self {
+        match value {
+            KeyValue::Null => Self::Null,
+            KeyValue::Integer(value) => Self::Integer(value),
+            KeyValue::Real(value) => Self::Real(value),
+            KeyValue::Text(bytes) => Self::Text(bytes),
+            KeyValue::Blob(bytes) => Self::Blob(bytes),
+        }
+    }
+}
+
 impl<'a> From<ValueRef<'a>> for Bind<'a> {
     fn from(value: ValueRef<'a>) -> Self {
         match value {

@@ -58,7 +58,13 @@ fn check(schema: &str, tables: &[&str], prepare: &str, changes: &[Change]) -> En
         clocks
     };
     assert_eq!(clocks(&native), clocks(&by_sql));
-    assert_eq!(ask::<i64>(native.connection(), "SELECT count(*) FROM crsql_check() WHERE severity <> 'info' AND rule NOT LIKE 'CRR-2%'"), 0);
+    assert_eq!(
+        ask::<i64>(
+            native.connection(),
+            "SELECT count(*) FROM crsql_check() WHERE severity <> 'info' AND rule NOT LIKE 'CRR-2%'"
+        ),
+        0
+    );
     native
 }
 

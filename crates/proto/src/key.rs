@@ -94,7 +94,7 @@ impl PackedKey {
     /// Every malformed input of `crsqlite-compat.md` 2.3 has its [`KeyError`]; nothing here can panic.
     pub fn unpack(&self) -> Result<Vec<Value>, KeyError> {
         let mut values = Vec::with_capacity(self.0.first().map_or(0, |count| usize::from(*count).min(self.0.len())));
-        self.read(|value| values.push(value.into()))?;
+        self.read_values(|value| values.push(value.into()))?;
         Ok(values)
     }
 
@@ -105,11 +105,16 @@ impl PackedKey {
     /// As [`unpack`](Self::unpack).
     pub fn check(&self) -> Result<usize, KeyError> {
         let mut count = 0;
-        self.read(|_| count += 1)?;
+        self.read_values(|_| count += 1)?;
         Ok(count)
     }
 
-    fn read<'a>(&'a self, mut each: impl FnMut(KeyValue<'a>)) -> Result<(), KeyError> {
+    /// Gives the values one by one, without copying anything. Some may have been given when an error is found.
+    ///
+    /// # Errors
+    ///
+    /// As [`unpack`](Self::unpack).
+    pub fn read_values<'a>(&'a self, mut each: impl FnMut(KeyValue<'a>)) -> Result<(), KeyError> {
         let mut reader = Reader { bytes: &self.0, at: 0 };
         for _ in 0..reader.byte()? {
             each(reader.value()?);
