@@ -177,6 +177,11 @@ impl<'a> RowMerge<'a> {
         self.was_alive = self.causal_length.is_alive();
     }
 
+    /// The number of its key, where there is one.
+    pub(crate) fn key(&self) -> Option<i64> {
+        self.key
+    }
+
     /// How many changes won.
     pub(crate) fn won(&self) -> usize {
         self.won

@@ -47,6 +47,19 @@ struct TableRows {
     by_order: bool,
     /// Whether its living rows may be written by upserts.
     by_check: bool,
+    near: Near,
+}
+
+/// Where the base rows of keys are. Rows that came together are numbered together: a row's rowid is mostly the number of its
+/// key and something that seldom changes. To look there saves a search among primary keys; what is found is compared with the
+/// primary key, so that a wrong guess costs time and nothing else.
+#[derive(Clone, Copy, PartialEq)]
+enum Near {
+    Unknown,
+    /// So much above the key.
+    By(i64),
+    /// There is no rowid, or too many guesses were wrong.
+    Nowhere,
 }
 
 /// The rows that are gathered, and what came of those before.
@@ -105,7 +118,8 @@ impl<'a> MergeRows<'a> {
         let unknown = || MergeError::UnknownTable { index, table: change.table.to_string() };
         let table = core.table(&change.table).ok_or_else(unknown)?;
         let (by_order, by_check) = (!core.is_alone(&table)?, table.reactions(core.db)?.by_check);
-        self.tables.push(TableRows { table, rows: Vec::new(), by_order, by_check });
+        let near = if table.rowid(core.db).is_some() { Near::Unknown } else { Near::Nowhere };
+        self.tables.push(TableRows { table, rows: Vec::new(), by_order, by_check, near });
         Ok(self.tables.len() - 1)
     }
 
@@ -160,7 +174,11 @@ impl<'a> MergeRows<'a> {
         let mut authors = std::mem::take(&mut self.authors);
         let decided = self.decide_all(core, &mut states, &mut authors);
         (self.states, self.authors) = (states, authors);
-        self.merged.won += decided?;
+        let Decided { won, near } = decided?;
+        self.merged.won += won;
+        for (table, near) in self.tables.iter_mut().zip(near) {
+            table.near = near;
+        }
         Ok(())
     }
 
@@ -169,18 +187,23 @@ impl<'a> MergeRows<'a> {
         core: &mut Core,
         states: &mut [RowMerge<'a>],
         authors: &mut [Author<'a>],
-    ) -> Result<usize, MergeError> {
+    ) -> Result<Decided, MergeError> {
         let ties = self.ties(states);
         let mut held_rows = Vec::with_capacity(self.tables.len());
-        for (TableRows { table, .. }, ties) in self.tables.iter().zip(&ties) {
+        for (TableRows { table, near, .. }, ties) in self.tables.iter().zip(&ties) {
             let running = match ties {
                 Some(Ties { batch, rows }) => {
-                    let statement = table.statement(core.db, |s| &s.base_rows, Table::sql_base_rows)?;
-                    Some((statement.query_batch(batch, &[])?, batch, &**rows))
+                    let rows_held = if let Near::By(offset) = near {
+                        let statement = table.statement(core.db, |s| &s.base_rows_near, Table::sql_base_rows_near)?;
+                        statement.query_batch(batch, &[(*offset).into()])?
+                    } else {
+                        table.statement(core.db, |s| &s.base_rows, Table::sql_base_rows)?.query_batch(batch, &[])?
+                    };
+                    Some((rows_held, batch, &**rows))
                 }
                 None => None,
             };
-            held_rows.push(HeldRows { running, at: None });
+            held_rows.push(HeldRows { running, at: None, near: *near, asked: 0, missed: 0 });
         }
         let (mut about, mut won, mut checked) = (0, 0, None);
         for ((number, row), state) in self.rows.iter().enumerate().zip(states) {
@@ -190,7 +213,9 @@ impl<'a> MergeRows<'a> {
                 author.check(core, row.index)?;
                 checked = Some(row.author);
             }
-            let mut held = HeldAmong { rows: &mut held_rows[row.table], number, alone: HeldRow::new(table, &row.key) };
+            let alone = HeldRow::new(table, &row.key);
+            let mut held =
+                HeldAmong { rows: &mut held_rows[row.table], number, key: state.key(), is_moved: false, alone };
             for (change, index) in row.changes.iter().zip(row.index..) {
                 state.decide(core, table, &mut held, change, self.about[about], author, index)?;
                 about += 1;
@@ -200,7 +225,7 @@ impl<'a> MergeRows<'a> {
                 author.stamp(core)?;
             }
         }
-        Ok(won)
+        Ok(Decided { won, near: held_rows.iter().map(HeldRows::near).collect() })
     }
 
     /// By table, the rows of which values will be compared, if there are such.
@@ -215,15 +240,22 @@ impl<'a> MergeRows<'a> {
             }
         }
         let ties = |(held, rows): (&TableRows, Vec<usize>)| {
-            let fits = !rows.is_empty() && held.table.keys.len() <= WIDTH_MAX;
-            fits.then(|| Ties { batch: keys_of(&held.table, &self.rows, rows.iter().copied()), rows })
+            if rows.is_empty() || 1 + held.table.keys.len() > WIDTH_MAX {
+                return None;
+            }
+            let mut batch = Batch::new(1 + held.table.keys.len(), rows.len());
+            for row in &rows {
+                let key = Bind::Integer(states[*row].key().unwrap_or_default());
+                batch.push(self.rows[*row].key.values().chain([key]));
+            }
+            Some(Ties { batch, rows })
         };
         self.tables.iter().zip(rows).map(ties).collect()
     }
 
     /// Writes what was decided of one table's rows.
     fn write(&mut self, shared: &Shared, core: &mut Core, table: usize) -> Result<(), MergeError> {
-        let TableRows { table, rows, by_order, by_check } = &self.tables[table];
+        let TableRows { table, rows, by_order, by_check, .. } = &self.tables[table];
         let mut together = Together::default();
         for row in rows.iter().copied() {
             if self.states[row].won() == 0 {
@@ -357,8 +389,16 @@ fn add_clocks(core: &Core, table: &Table, rows: &[RowTogether], states: &[RowMer
     table.statement(core.db, |s| &s.add_clocks, Table::sql_add_clocks)?.run_batch(&batch, &[])
 }
 
+/// What became of the changes.
+struct Decided {
+    won: usize,
+    /// By table, where the next base rows probably are.
+    near: Vec<Near>,
+}
+
 /// Rows of one table of which values will be compared.
 struct Ties<'s> {
+    /// Of each the primary key, and the number of the key.
     batch: Batch<'s>,
     /// Which of the gathered rows each row of the batch is.
     rows: Vec<usize>,
@@ -369,29 +409,58 @@ struct HeldRows<'b> {
     running: Option<(Rows<'b>, &'b Batch<'b>, &'b [usize])>,
     /// The gathered row at which it stands.
     at: Option<usize>,
+    near: Near,
+    /// How many rows were looked for, and how many of them were not where they were guessed to be.
+    asked: usize,
+    missed: usize,
+}
+
+impl HeldRows<'_> {
+    /// Where the rows of the next round are.
+    fn near(&self) -> Near {
+        if self.missed > self.asked / 4 { Near::Nowhere } else { self.near }
+    }
 }
 
 /// The base row of one gathered row.
 struct HeldAmong<'h, 'b, 't, 'k> {
     rows: &'h mut HeldRows<'b>,
     number: usize,
-    /// For a row that was not thought to be needed.
+    key: Option<i64>,
+    is_moved: bool,
+    /// For a row that was not thought to be needed, or lies elsewhere.
     alone: HeldRow<'t, 'k>,
+}
+
+impl HeldAmong<'_, '_, '_, '_> {
+    /// Moves to the row, unless that was done; it may not be there.
+    fn move_to(&mut self) -> rusqlite::Result<()> {
+        let HeldRows { running, at, near, asked, missed } = &mut *self.rows;
+        let Some((held, batch, rows)) = running.as_mut().filter(|_| !self.is_moved) else { return Ok(()) };
+        self.is_moved = true;
+        while at.is_none_or(|at| at < self.number) {
+            *at = Some(if held.next()? { rows[batch.row()] } else { usize::MAX });
+        }
+        let is_there = *at == Some(self.number);
+        *asked += 1;
+        *missed += usize::from(!is_there);
+        if let (true, Near::Unknown, Some(key)) = (is_there, *near, self.key) {
+            *near = Near::By(held.integer(0).wrapping_sub(key));
+        }
+        Ok(())
+    }
 }
 
 impl HeldValues for HeldAmong<'_, '_, '_, '_> {
     fn compare(&mut self, core: &Core, cell: usize, incoming: &Value) -> rusqlite::Result<Option<Ordering>> {
-        let HeldRows { running, at } = &mut *self.rows;
-        if let Some((held, batch, rows)) = running {
-            while at.is_none_or(|at| at < self.number) {
-                *at = Some(if held.next()? { rows[batch.row()] } else { usize::MAX });
+        self.move_to()?;
+        match &self.rows.running {
+            Some((held, ..)) if self.rows.at == Some(self.number) => {
+                let column = i32::try_from(1 + cell).unwrap_or(i32::MAX);
+                Ok(Some(merge_cmp(incoming, held.value_ref(column))))
             }
-            if *at == Some(self.number) {
-                let column = i32::try_from(cell).unwrap_or(i32::MAX);
-                return Ok(Some(merge_cmp(incoming, held.value_ref(column))));
-            }
+            _ => self.alone.compare(core, cell, incoming),
         }
-        self.alone.compare(core, cell, incoming)
     }
 }
 

@@ -72,6 +72,7 @@ pub(crate) struct Statements {
     pub(crate) base_row: Slot,
     pub(crate) row_states: Slot,
     pub(crate) base_rows: Slot,
+    pub(crate) base_rows_near: Slot,
     pub(crate) add_keys: Slot,
     pub(crate) add_clocks: Slot,
     pub(crate) add_clocks_of_one: Slot,

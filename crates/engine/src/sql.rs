@@ -128,10 +128,24 @@ impl Table {
         )
     }
 
-    /// All cells of the base rows of a batch, in its order, where they are there. Of each row the batch has the primary key.
+    /// The base rows of a batch, in its order, where they are there: rowid (NULL where there is none), cells. Of each row the
+    /// batch has the primary key.
     pub(crate) fn sql_base_rows(&self) -> String {
-        let cells = join(self.cells.iter().map(|cell| format!("b.{}", quote(&cell.name))), ", ");
-        format!("SELECT {cells} FROM {BATCH} k CROSS JOIN {} b ON {}", self.base(), self.keys_match_batch("b"))
+        let rowid = self.known_rowid().map_or_else(|| "NULL".to_owned(), |rowid| format!("b.{rowid}"));
+        self.base_rows(&rowid, &self.keys_match_batch("b"))
+    }
+
+    /// The same, of rows whose rowid is that of their key, which follows the primary key in the batch, and ?2. The unary plus
+    /// keeps SQLite from searching for the primary key.
+    pub(crate) fn sql_base_rows_near(&self) -> String {
+        let rowid = self.known_rowid().unwrap_or("rowid");
+        let on = format!("b.{rowid} = k.c{} + ?2 AND {}", self.keys.len(), self.keys_match_batch("+b"));
+        self.base_rows(&format!("b.{rowid}"), &on)
+    }
+
+    fn base_rows(&self, first: &str, on: &str) -> String {
+        let cells = join(self.cells.iter().map(|cell| format!(", b.{}", quote(&cell.name))), "");
+        format!("SELECT {first}{cells} FROM {BATCH} k CROSS JOIN {} b ON {on}", self.base())
     }
 
     /// `p."a" = k.c0 AND p."b" = k.c1`.
