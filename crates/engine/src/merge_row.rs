@@ -237,7 +237,10 @@ impl<'a> RowMerge<'a> {
             decision = match values {
                 // 5.3 step 3, the FIX: without a base row there is nothing to lose against.
                 None => Decision::Write,
-                Some(values) => resolve_values(values, self.compare_sites(core, table, held, author)?),
+                Some(Ordering::Equal) => {
+                    resolve_values(Ordering::Equal, self.compare_sites(core, table, held, author)?)
+                }
+                Some(values) => resolve_values(values, None),
             };
         } else if let (Decision::Ignore, Of::Row, Some(held)) = (decision, of, held)
             && length == self.causal_length

@@ -106,7 +106,12 @@ impl<'a> MergeRows<'a> {
         }
         let TableRows { table: columns, rows, .. } = &mut self.tables[table];
         rows.push(self.rows.len());
-        self.about.extend(changes.iter().map(|change| columns.clock_of_change(change)));
+        let mut last = None;
+        for change in changes {
+            let of = columns.clock_of_change(last, change);
+            self.about.push(of);
+            last = Some(of);
+        }
         self.rows.push(Gathered { table, author: self.authors.len() - 1, changes, index, key });
         Ok(())
     }
@@ -233,11 +238,11 @@ impl<'a> MergeRows<'a> {
         let mut about = 0;
         let mut rows = vec![Vec::new(); self.tables.len()];
         for ((number, row), state) in self.rows.iter().enumerate().zip(states) {
-            let of = &self.about[about..about + row.changes.len()];
-            about += row.changes.len();
-            if row.changes.iter().zip(of).any(|(change, of)| state.needs_values(change, *of)) {
+            // Where the first does not need them the others seldom do, and are looked up then.
+            if state.needs_values(&row.changes[0], self.about[about]) {
                 rows[row.table].push(number);
             }
+            about += row.changes.len();
         }
         let ties = |(held, rows): (&TableRows, Vec<usize>)| {
             if rows.is_empty() || 1 + held.table.keys.len() > WIDTH_MAX {

@@ -165,11 +165,15 @@ impl Table {
         }
     }
 
-    /// What a change is about.
-    pub(crate) fn clock_of_change(&self, change: &Change) -> ClockOf {
+    /// What a change is about. The changes of a row mostly come in the order of names, too.
+    pub(crate) fn clock_of_change(&self, last: Option<ClockOf>, change: &Change) -> ClockOf {
+        let last = match last {
+            Some(ClockOf::Cell(cell)) => Some(cell),
+            _ => None,
+        };
         match &change.column {
             Column::Row => ClockOf::Row,
-            Column::Cell(name) => self.cell_index(name).map_or(ClockOf::Gone, ClockOf::Cell),
+            Column::Cell(name) => self.clock_after(last, name.as_bytes()),
         }
     }
 

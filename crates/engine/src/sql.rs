@@ -120,7 +120,7 @@ impl Table {
     /// [`sql_row_state`](Self::sql_row_state).
     pub(crate) fn sql_row_states(&self) -> String {
         format!(
-            "SELECT p.{KEY_COLUMN}, c.col_name, c.col_version FROM {BATCH} k
+            "SELECT c.key, c.col_name, c.col_version FROM {BATCH} k
              CROSS JOIN {} p ON {} CROSS JOIN {} c ON c.key = p.{KEY_COLUMN}",
             self.keys_table(),
             self.keys_match_batch("p"),
