@@ -9,6 +9,7 @@
 //! interleaved runs; `instructions` counts with callgrind.
 
 mod alter;
+mod floor;
 mod incremental;
 mod instructions;
 mod layouts;
@@ -67,6 +68,9 @@ enum Command {
         columns: usize,
         #[arg(long, default_value = "ascending")]
         keys: Keys,
+        /// Beside the floor: bare SQL on the same layout, without an engine.
+        #[arg(long)]
+        floor: bool,
         /// Fail where a ceiling is passed: something became slower. Ceilings are for the table of four columns.
         #[arg(long)]
         gate: bool,
@@ -112,9 +116,13 @@ fn main() -> Result<(), Error> {
         Command::Times { rows, runs, extension, work, columns, keys } => {
             times::run(rows, runs, extension, work, columns, keys)
         }
-        Command::Instructions { rows, extension, work, columns, keys, gate } => {
+        Command::Instructions { rows, extension, work, columns, keys, floor, gate } => {
             let shape = Shape { columns, keys };
-            count_instructions(rows, shape, extension, work, gate)
+            let mut subjects = vec![Subject::Plain];
+            subjects.extend(floor.then_some(Subject::Floor));
+            subjects.push(Subject::Litemesh);
+            subjects.extend(extension.map(Subject::Extension));
+            count_instructions(rows, shape, &subjects, work, gate)
         }
         Command::Incremental { changes, tables } => incremental::run(changes, tables),
         Command::Layouts { rows } => layouts::run(rows),
@@ -135,7 +143,7 @@ fn main() -> Result<(), Error> {
 fn count_instructions(
     rows: usize,
     shape: Shape,
-    extension: Option<PathBuf>,
+    subjects: &[Subject],
     only: Option<Work>,
     gate: bool,
 ) -> Result<(), Error> {
@@ -146,11 +154,13 @@ fn count_instructions(
         }
         let task = Task { work, shape, rows, batch: rows, memory_temp_store: false };
         let mut line = json!({ "work": name, "columns": shape.columns, "keys": work::name(&shape.keys) });
-        let subjects = [Subject::Plain, Subject::Litemesh].into_iter().chain(extension.clone().map(Subject::Extension));
         for subject in subjects {
+            if matches!(subject, Subject::Floor) && !floor::is_known(work) {
+                continue;
+            }
             let folder = tempfile::tempdir()?;
-            let operations = task.prepare(&subject, folder.path())?.operations();
-            let instructions = instructions::count(&subject, &task, operations)?.round();
+            let operations = task.prepare(subject, folder.path())?.operations();
+            let instructions = instructions::count(subject, &task, operations)?.round();
             line[subject.name()] = json!(instructions);
             if matches!(subject, Subject::Litemesh) {
                 line["bar"] = json!(wanted);

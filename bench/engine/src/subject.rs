@@ -12,6 +12,8 @@ use crate::Error;
 pub enum Subject {
     Plain,
     Litemesh,
+    /// The layout of CRSqlite without an engine: see [`floor`](crate::floor).
+    Floor,
     Extension(PathBuf),
 }
 
@@ -20,6 +22,7 @@ impl Subject {
         match text {
             "plain" => Self::Plain,
             "litemesh" => Self::Litemesh,
+            "floor" => Self::Floor,
             path => Self::Extension(path.into()),
         }
     }
@@ -28,6 +31,7 @@ impl Subject {
         match self {
             Self::Plain => "plain".to_owned(),
             Self::Litemesh => "litemesh".to_owned(),
+            Self::Floor => "floor".to_owned(),
             Self::Extension(path) => path.display().to_string(),
         }
     }
@@ -36,7 +40,7 @@ impl Subject {
     pub fn open(&self, file: &Path, memory_temp_store: bool) -> Result<Store, Error> {
         let store = match self {
             Self::Litemesh => Store::Native(Engine::open(file)?),
-            Self::Plain => Store::Sql(Connection::open(file)?),
+            Self::Plain | Self::Floor => Store::Sql(Connection::open(file)?),
             Self::Extension(path) => {
                 let connection = Connection::open(file)?;
                 // SAFETY: whoever runs the benchmark names the library that is to be measured.
@@ -63,20 +67,22 @@ impl Subject {
 pub enum Store {
     Sql(Connection),
     Native(Engine),
+    /// Of the layout, without an engine.
+    Bare(Connection),
     Extension(Connection),
 }
 
 impl Store {
     pub fn connection(&self) -> &Connection {
         match self {
-            Self::Sql(connection) | Self::Extension(connection) => connection,
+            Self::Sql(connection) | Self::Bare(connection) | Self::Extension(connection) => connection,
             Self::Native(engine) => engine.connection(),
         }
     }
 
     pub fn replicate(&self, table: &str) -> Result<(), Error> {
         match self {
-            Self::Sql(_) => {}
+            Self::Sql(_) | Self::Bare(_) => {}
             Self::Native(engine) => engine.replicate(table)?,
             Self::Extension(connection) => connection.query_row("SELECT crsql_as_crr(?1)", [table], |_| Ok(()))?,
         }

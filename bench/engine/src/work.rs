@@ -9,8 +9,8 @@ use litemesh_engine::{Engine, LocalFilter, LocalPlace, MergeProgress, PageLimits
 use rusqlite::types::Value as SqlValue;
 use rusqlite::{Connection, Statement, params, params_from_iter};
 
-use crate::Error;
 use crate::subject::{Store, Subject};
+use crate::{Error, floor};
 
 /// What a user does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -110,6 +110,11 @@ impl Shape {
         std::iter::once(self.key(row)).chain((1..self.columns).map(cell)).collect()
     }
 
+    /// The columns after the key.
+    pub fn cells(self) -> &'static [&'static str] {
+        &NAMES[..self.columns - 1]
+    }
+
     pub fn insert(self) -> String {
         format!("INSERT INTO todo VALUES ({})", vec!["?"; self.columns].join(", "))
     }
@@ -140,6 +145,11 @@ pub struct Prepared {
 
 impl Task {
     pub fn prepare(self, subject: &Subject, folder: &Path) -> Result<Prepared, Error> {
+        if let Subject::Floor = subject {
+            let store = Store::Bare(floor::prepare(self, folder)?);
+            let rows = (0..self.rows).map(|row| self.shape.row(row)).collect();
+            return Ok(Prepared { store, task: self, rows, changes: Vec::new() });
+        }
         let store = subject.open(&folder.join("measured.db"), self.memory_temp_store)?;
         store.connection().execute_batch(&self.shape.schema())?;
         store.replicate("todo")?;
@@ -191,7 +201,7 @@ impl Task {
         Ok(Prepared { store, task: self, rows, changes })
     }
 
-    fn fill(self, connection: &Connection, rows: &[Vec<SqlValue>]) -> Result<(), Error> {
+    pub fn fill(self, connection: &Connection, rows: &[Vec<SqlValue>]) -> Result<(), Error> {
         self.each_row(connection, &self.shape.insert(), |statement, row| {
             Ok(statement.execute(params_from_iter(&rows[row]))?)
         })
@@ -230,6 +240,10 @@ impl Prepared {
                 self.task.rows * (self.task.shape.columns - 1)
             }
             _ if is_of_changes => self.changes.len(),
+            // A row stands for its changes.
+            Work::MergeNew | Work::MergeKnown if matches!(self.store, Store::Bare(_)) => {
+                self.task.rows * (self.task.shape.columns - 1)
+            }
             _ => self.task.rows,
         }
     }
@@ -237,6 +251,9 @@ impl Prepared {
     pub fn run(&mut self) -> Result<(), Error> {
         let task = self.task;
         let connection = self.store.connection();
+        if let Store::Bare(connection) = &self.store {
+            return floor::run(task, connection, &self.rows);
+        }
         match task.work {
             Work::Insert => task.fill(connection, &self.rows),
             Work::Update => task.each_row(connection, "UPDATE todo SET done = ?2 WHERE id = ?1", |statement, row| {
