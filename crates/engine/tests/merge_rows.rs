@@ -5,7 +5,7 @@ mod support;
 
 use litemesh_engine::proto::{CausalLength, Change, ColVersion, Column, DbVersion, PackedKey, Seq, SiteId, Value};
 use litemesh_engine::{Engine, MergeError, MergeProgress};
-use support::{ask, dump, for_seeds, identity, merge_by_sql, select_changes};
+use support::{ask, dump, for_seeds, identity, merge_by_sql, refusal, select_changes};
 
 fn engine(schema: &str, tables: &[&str]) -> Engine {
     let engine = Engine::open_in_memory().unwrap();
@@ -312,4 +312,53 @@ fn the_row_that_was_merged_last_is_read_again_after_other_writes() {
         };
         assert_eq!(run(false), run(true), "{statement}");
     }
+}
+
+/// A rollback opens no savepoint and takes back no count of changes: what was kept or looked at before it is void all the same.
+#[test]
+fn nothing_is_kept_of_what_a_savepoint_took_back() {
+    let write = |column: &str, value: i64| change("t", &[Value::Integer(1)], column, Value::Integer(value), 1);
+    let name = "x".repeat(3000);
+    let row = "x'010901', 'b', 10, 1, 1, x'07070707070707070707070707070707', 1, 0";
+    let failing = format!("INSERT INTO crsql_changes VALUES ('t', {row}), ('{name}', {row})");
+    for kind in ["savepoint", "statement"] {
+        let engine = engine(PLAIN, &["t"]);
+        let connection = engine.connection();
+        connection.execute_batch("BEGIN").unwrap();
+        if kind == "savepoint" {
+            connection.execute_batch("SAVEPOINT s").unwrap();
+            merge_by_sql(connection, &[write("b", 10)]);
+            connection.execute_batch("ROLLBACK TO s").unwrap();
+        } else {
+            connection.execute_batch(&failing).unwrap_err();
+        }
+        merge_by_sql(connection, &[write("c", 20)]);
+        connection.execute_batch("COMMIT").unwrap();
+        let clocks: Vec<_> = select_changes(connection, "").iter().map(identity).collect();
+        assert_eq!(clocks, [identity(&write("c", 20))], "{kind}");
+        assert_eq!(ask::<i64>(connection, "SELECT count(*) FROM t__crsql_clock"), 1, "{kind}");
+    }
+}
+
+#[test]
+fn a_schema_that_a_savepoint_took_back_is_not_gone_by() {
+    let engine = engine(PLAIN, &["t"]);
+    let connection = engine.connection();
+    let create = "CREATE TABLE u (a INTEGER PRIMARY KEY NOT NULL, b); SELECT crsql_as_crr('u')";
+    connection.execute_batch(&format!("BEGIN; SAVEPOINT s; {create}")).unwrap();
+    merge_by_sql(connection, &[change("u", &[Value::Integer(1)], "b", Value::Integer(10), 1)]);
+    connection.execute_batch("ROLLBACK TO s").unwrap();
+    let insert = "INSERT INTO crsql_changes VALUES ('u', x'010901', 'b', 1, 1, 1, x'07070707070707070707070707070707', 1, 0)";
+    let message = refusal(connection, insert);
+    assert!(message.contains("could not find the schema information for table u"), "{message}");
+}
+
+/// The same for local writes: no clock for a column that is gone again.
+#[test]
+fn a_column_that_a_savepoint_took_back_gets_no_clock() {
+    let engine = engine(PLAIN, &["t"]);
+    let alter = "SELECT crsql_begin_alter('t'); ALTER TABLE t ADD COLUMN d; SELECT crsql_commit_alter('t')";
+    let writes = "INSERT INTO t VALUES (1, 1, 1, 1); ROLLBACK TO s; INSERT INTO t VALUES (2, 2, 2)";
+    engine.connection().execute_batch(&format!("BEGIN; SAVEPOINT s; {alter}; {writes}; COMMIT")).unwrap();
+    assert_eq!(ask::<String>(engine.connection(), "SELECT group_concat(col_name) FROM t__crsql_clock"), "b,c");
 }
