@@ -348,7 +348,8 @@ fn a_schema_that_a_savepoint_took_back_is_not_gone_by() {
     connection.execute_batch(&format!("BEGIN; SAVEPOINT s; {create}")).unwrap();
     merge_by_sql(connection, &[change("u", &[Value::Integer(1)], "b", Value::Integer(10), 1)]);
     connection.execute_batch("ROLLBACK TO s").unwrap();
-    let insert = "INSERT INTO crsql_changes VALUES ('u', x'010901', 'b', 1, 1, 1, x'07070707070707070707070707070707', 1, 0)";
+    let insert =
+        "INSERT INTO crsql_changes VALUES ('u', x'010901', 'b', 1, 1, 1, x'07070707070707070707070707070707', 1, 0)";
     let message = refusal(connection, insert);
     assert!(message.contains("could not find the schema information for table u"), "{message}");
 }
@@ -361,4 +362,29 @@ fn a_column_that_a_savepoint_took_back_gets_no_clock() {
     let writes = "INSERT INTO t VALUES (1, 1, 1, 1); ROLLBACK TO s; INSERT INTO t VALUES (2, 2, 2)";
     engine.connection().execute_batch(&format!("BEGIN; SAVEPOINT s; {alter}; {writes}; COMMIT")).unwrap();
     assert_eq!(ask::<String>(engine.connection(), "SELECT group_concat(col_name) FROM t__crsql_clock"), "b,c");
+}
+
+#[track_caller]
+fn assert_nothing_stayed(engine: &Engine) {
+    for table in ["t", "t__crsql_pks", "t__crsql_clock", "litemesh_origin", "litemesh_cursor"] {
+        assert_eq!(ask::<i64>(engine.connection(), &format!("SELECT count(*) FROM {table}")), 0, "{table}");
+    }
+}
+
+/// A key whose bytes are those of a REAL that is no number: SQLite makes NULL of it, which no row has for a key.
+#[test]
+fn a_key_that_is_no_number_is_no_key() {
+    let mut packed = vec![1, 2];
+    packed.extend_from_slice(&f64::NAN.to_be_bytes());
+    for (column, causal_length) in [("-1", 2), ("b", 1)] {
+        let change = Change {
+            key: PackedKey::from_bytes(packed.as_slice()),
+            causal_length: CausalLength::new(causal_length),
+            ..change("t", &[], column, Value::Null, 1)
+        };
+        let mut engine = engine("CREATE TABLE t (a PRIMARY KEY NOT NULL, b)", &["t"]);
+        let error = engine.merge(&[change], &MergeProgress::default()).unwrap_err();
+        assert!(matches!(error, MergeError::NullKey { index: 0, .. }), "{error}");
+        assert_nothing_stayed(&engine);
+    }
 }
