@@ -43,9 +43,9 @@ struct Gathered<'a> {
 struct TableRows {
     table: Arc<Table>,
     rows: Vec<usize>,
-    /// Whether its rows may be written in another order than they came in.
+    /// Whether a row of it is merged alone, after all rows before it and before all after it.
     by_order: bool,
-    /// Whether its living rows may be written by upserts.
+    /// Whether its living rows may not be written by upserts.
     by_check: bool,
     near: Near,
 }
@@ -99,7 +99,10 @@ impl<'a> MergeRows<'a> {
         let mut table = self.table_of(core, first, index)?;
         let key = RowKey::of(core, &self.tables[table].table, first, index)?;
         let hash = key.hash(table);
-        if self.rows.len() >= ROWS_MAX || self.tables[table].by_order || !self.seen.insert(hash) {
+        // What a trigger did for the row before counts for this one, of whatever table.
+        let by_order = self.rows.last().is_some_and(|row| self.tables[row.table].by_order);
+        let is_alone = by_order || self.tables[table].by_order;
+        if self.rows.len() >= ROWS_MAX || is_alone || !self.seen.insert(hash) {
             self.merge(shared, core)?;
             table = self.table_of(core, first, index)?;
             self.seen.insert(hash);

@@ -388,3 +388,21 @@ fn a_key_that_is_no_number_is_no_key() {
         assert_nothing_stayed(&engine);
     }
 }
+
+/// What a trigger of one table does to rows of another one counts for those that come after it.
+#[test]
+fn triggers_of_the_user_change_rows_of_other_tables() {
+    let schema =
+        "CREATE TABLE u (a INTEGER PRIMARY KEY NOT NULL, b); CREATE TABLE t (a INTEGER PRIMARY KEY NOT NULL, b)";
+    let prepare = "INSERT INTO u VALUES (1, 5), (2, 5);
+         CREATE TRIGGER passed_on AFTER INSERT ON t BEGIN UPDATE u SET b = 99 WHERE a = NEW.a; END";
+    let write = |table: &str, key: i64, value: i64, col_version: i64| Change {
+        col_version: ColVersion::new(col_version),
+        ..change(table, &[Value::Integer(key)], "b", Value::Integer(value), 1)
+    };
+    let newer = check(schema, &["u", "t"], prepare, &[write("u", 7, 1, 1), write("t", 1, 3, 1), write("u", 1, 50, 2)]);
+    assert_eq!(ask::<i64>(newer.connection(), "SELECT b FROM u WHERE a = 1"), 50);
+    // Equal versions: what decides is the value that the trigger has left.
+    let equal = check(schema, &["u", "t"], prepare, &[write("u", 7, 1, 1), write("t", 2, 3, 1), write("u", 2, 50, 1)]);
+    assert_eq!(ask::<i64>(equal.connection(), "SELECT b FROM u WHERE a = 2"), 99);
+}
