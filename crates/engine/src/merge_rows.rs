@@ -333,8 +333,11 @@ fn write_base_rows(
                 batch.push(gathered[*row].key.values().chain(values));
             }
             let _sync = shared.sync_guard();
-            if table.write_row(core.db, RowWrite::InsertMany, cells)?.run_batch(&batch, &[]).is_ok() {
-                continue;
+            let written = table.write_row(core.db, RowWrite::InsertMany, cells)?.run_batch(&batch, &[]);
+            let Err(error) = written else { continue };
+            // Interrupted, say: SQLite rolled back the transaction, and each further write would be one of its own.
+            if !core.db.is_in_transaction() {
+                return Err(error.into());
             }
             // Nothing of it stayed. Which of them? Or was it the row of defaults that an upsert begins with?
         }

@@ -87,6 +87,12 @@ impl Handle {
         unsafe { ffi::sqlite3_total_changes64(self.0) }
     }
 
+    /// Whether a transaction was begun that is not ended, also not by SQLite itself.
+    pub(crate) fn is_in_transaction(self) -> bool {
+        // SAFETY: the connection is open.
+        unsafe { ffi::sqlite3_get_autocommit(self.0) == 0 }
+    }
+
     /// Most columns of a table, and of a result.
     pub(crate) fn columns_max(self) -> i64 {
         // SAFETY: the connection is open; -1 leaves the limit as it is.

@@ -3,7 +3,11 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use litemesh_engine::proto::{CausalLength, Change, ColVersion, Column, DbVersion, PackedKey, Seq, SiteId, Value};
+use litemesh_engine::rusqlite::functions::{Context, FunctionFlags};
 use litemesh_engine::{Engine, MergeError, MergeProgress};
 use support::{ask, dump, for_seeds, identity, merge_by_sql, refusal, select_changes};
 
@@ -405,4 +409,31 @@ fn triggers_of_the_user_change_rows_of_other_tables() {
     // Equal versions: what decides is the value that the trigger has left.
     let equal = check(schema, &["u", "t"], prepare, &[write("u", 7, 1, 1), write("t", 2, 3, 1), write("u", 2, 50, 1)]);
     assert_eq!(ask::<i64>(equal.connection(), "SELECT b FROM u WHERE a = 2"), 99);
+}
+
+/// SQLite then rolls back the whole transaction: nothing may be written after that, least of all the cursor.
+#[test]
+fn an_interrupted_merge_leaves_nothing() {
+    let mut engine = Engine::open_in_memory().unwrap();
+    let handle = engine.connection().get_interrupt_handle();
+    let is_due = Arc::new(AtomicBool::new(true));
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_INNOCUOUS;
+    let interrupt = move |context: &Context<'_>| {
+        if context.get::<i64>(0)? == 405 && is_due.swap(false, Ordering::Relaxed) {
+            handle.interrupt();
+        }
+        Ok(true)
+    };
+    engine.connection().create_scalar_function("interrupt", 1, flags, interrupt).unwrap();
+    let create = "CREATE TABLE t (a INTEGER PRIMARY KEY NOT NULL, b, c, CHECK (interrupt(a)))";
+    engine.connection().execute_batch(create).unwrap();
+    engine.replicate("t").unwrap();
+    let changes = pairs(600, |n| 1 + n / 100);
+    let mut progress = MergeProgress::default();
+    progress.cursor.advance(changes[0].site, DbVersion::new(7));
+    let error = engine.merge(&changes, &progress).unwrap_err();
+    assert!(!error.is_content() && error.to_string().contains("interrupted"), "{error}");
+    assert_nothing_stayed(&engine);
+    engine.merge(&changes, &progress).unwrap();
+    assert_eq!(ask::<i64>(engine.connection(), "SELECT count(*) FROM t"), 600);
 }
