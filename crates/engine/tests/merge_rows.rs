@@ -437,3 +437,18 @@ fn an_interrupted_merge_leaves_nothing() {
     engine.merge(&changes, &progress).unwrap();
     assert_eq!(ask::<i64>(engine.connection(), "SELECT count(*) FROM t"), 600);
 }
+
+/// A conflict clause of the table's may keep what a failing statement wrote, or end the transaction.
+#[test]
+fn one_bad_row_among_many_leaves_nothing_whatever_the_conflict_clause() {
+    for clause in ["ROLLBACK", "FAIL", "ABORT"] {
+        let schema =
+            format!("CREATE TABLE t (a INTEGER PRIMARY KEY NOT NULL, b NOT NULL ON CONFLICT {clause} DEFAULT 0, c)");
+        let mut changes = pairs(300, |n| 1 + n / 100);
+        changes[404].value = Value::Null;
+        let mut engine = engine(&schema, &["t"]);
+        let error = engine.merge(&changes, &MergeProgress::default()).unwrap_err();
+        assert!(matches!(error, MergeError::Constraint { index: 404, .. }), "{clause}: {error}");
+        assert_nothing_stayed(&engine);
+    }
+}
