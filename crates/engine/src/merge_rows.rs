@@ -379,6 +379,7 @@ fn add_clocks(core: &Core, table: &Table, rows: &[RowTogether], states: &[RowMer
     let is_one_stamp = rows.iter().all(|row| row.stamp == *first);
     let width = if is_one_stamp { 4 } else { 6 };
     let mut batch = Batch::new(width, rows.len() * table.cells.len().min(8));
+    let mut count = 0;
     for RowTogether { row, key, stamp, .. } in rows {
         for NewClock { of, col_version, seq } in states[*row].cells().clocks {
             let Of::Cell(cell) = of else { continue };
@@ -391,13 +392,22 @@ fn add_clocks(core: &Core, table: &Table, rows: &[RowTogether], states: &[RowMer
                 Bind::Integer(stamp.ordinal),
             ];
             batch.push(clock.into_iter().take(width));
+            count += 1;
         }
     }
     if is_one_stamp {
         let statement = table.statement(core.db, |s| &s.add_clocks_of_one, Table::sql_add_clocks_of_one)?;
-        return statement.run_batch(&batch, &[first.local.into(), first.ordinal.into()]);
+        statement.run_batch(&batch, &[first.local.into(), first.ordinal.into()])?;
+    } else {
+        table.statement(core.db, |s| &s.add_clocks, Table::sql_add_clocks)?.run_batch(&batch, &[])?;
     }
-    table.statement(core.db, |s| &s.add_clocks, Table::sql_add_clocks)?.run_batch(&batch, &[])
+    if core.db.changes() < count {
+        // Clocks lay under a new key, of a row that has lost its own.
+        for RowTogether { row, key, stamp, .. } in rows {
+            states[*row].put_clocks(core, table, key.unwrap_or_default(), *stamp)?;
+        }
+    }
+    Ok(())
 }
 
 /// What became of the changes.

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -225,6 +226,21 @@ fn keys_without_clocks_are_taken_up() {
     assert_eq!(dump(&native).len(), 20);
     assert_eq!(ask::<i64>(native.connection(), "SELECT count(*) FROM t__crsql_clock WHERE key IN (50, 60)"), 4);
     assert_eq!(ask::<i64>(native.connection(), "SELECT count(*) FROM t__crsql_pks"), 10);
+}
+
+/// Clocks whose key is gone, under the number that the next key gets.
+#[test]
+fn clocks_without_a_key_are_written_over() {
+    let prepare = "INSERT INTO t__crsql_clock (key, col_name, col_version, db_version, site_id, seq)
+         VALUES (1, 'b', 9, 1, 0, 0), (2, 'c', 9, 1, 0, 0)";
+    for version in [|_| 1, |n| n] {
+        let changes = pairs(3, version);
+        let mut engine = engine(PLAIN, &["t"]);
+        engine.connection().execute_batch(prepare).unwrap();
+        engine.merge(&changes, &MergeProgress::default()).unwrap();
+        let clocks = |changes: &[Change]| changes.iter().map(identity).collect::<BTreeSet<_>>();
+        assert_eq!(clocks(&select_changes(engine.connection(), "")), clocks(&changes));
+    }
 }
 
 /// Wider than a batch, by cells and by keys.
