@@ -220,8 +220,7 @@ impl Table {
                 return None;
             }
             let is_free = |name: &&str| self.keys.iter().chain(&self.cells).all(|c| !c.name.eq_ignore_ascii_case(name));
-            let name = ["rowid", "_rowid_", "oid"].into_iter().find(is_free);
-            name.filter(|name| db.has_column(&self.name, name))
+            ["rowid", "_rowid_", "oid"].into_iter().filter(is_free).find(|name| db.is_rowid(&self.name, name))
         })
     }
 
