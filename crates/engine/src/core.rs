@@ -323,7 +323,8 @@ impl Core {
             return Ok(());
         }
         self.notes.clear();
-        if self.flags.is_same_schema() {
+        // What was finalized is to be looked at again.
+        if self.schema_version >= 0 && self.flags.is_same_schema() {
             self.follow_transaction();
             return Ok(());
         }

@@ -43,9 +43,9 @@ struct Gathered<'a> {
 struct TableRows {
     table: Arc<Table>,
     rows: Vec<usize>,
-    /// Whether its rows may be written in another order than they came in.
+    /// Whether a row of it is merged alone, after all rows before it and before all after it.
     by_order: bool,
-    /// Whether its living rows may be written by upserts.
+    /// Whether its living rows may not be written by upserts.
     by_check: bool,
     near: Near,
 }
@@ -99,7 +99,10 @@ impl<'a> MergeRows<'a> {
         let mut table = self.table_of(core, first, index)?;
         let key = RowKey::of(core, &self.tables[table].table, first, index)?;
         let hash = key.hash(table);
-        if self.rows.len() >= ROWS_MAX || self.tables[table].by_order || !self.seen.insert(hash) {
+        // What a trigger did for the row before counts for this one, of whatever table.
+        let by_order = self.rows.last().is_some_and(|row| self.tables[row.table].by_order);
+        let is_alone = by_order || self.tables[table].by_order;
+        if self.rows.len() >= ROWS_MAX || is_alone || !self.seen.insert(hash) {
             self.merge(shared, core)?;
             table = self.table_of(core, first, index)?;
             self.seen.insert(hash);
@@ -330,8 +333,11 @@ fn write_base_rows(
                 batch.push(gathered[*row].key.values().chain(values));
             }
             let _sync = shared.sync_guard();
-            if table.write_row(core.db, RowWrite::InsertMany, cells)?.run_batch(&batch, &[]).is_ok() {
-                continue;
+            let written = table.write_row(core.db, RowWrite::InsertMany, cells)?.run_batch(&batch, &[]);
+            let Err(error) = written else { continue };
+            // Interrupted, say: SQLite rolled back the transaction, and each further write would be one of its own.
+            if !core.db.is_in_transaction() {
+                return Err(error.into());
             }
             // Nothing of it stayed. Which of them? Or was it the row of defaults that an upsert begins with?
         }
@@ -373,6 +379,7 @@ fn add_clocks(core: &Core, table: &Table, rows: &[RowTogether], states: &[RowMer
     let is_one_stamp = rows.iter().all(|row| row.stamp == *first);
     let width = if is_one_stamp { 4 } else { 6 };
     let mut batch = Batch::new(width, rows.len() * table.cells.len().min(8));
+    let mut count = 0;
     for RowTogether { row, key, stamp, .. } in rows {
         for NewClock { of, col_version, seq } in states[*row].cells().clocks {
             let Of::Cell(cell) = of else { continue };
@@ -385,13 +392,22 @@ fn add_clocks(core: &Core, table: &Table, rows: &[RowTogether], states: &[RowMer
                 Bind::Integer(stamp.ordinal),
             ];
             batch.push(clock.into_iter().take(width));
+            count += 1;
         }
     }
     if is_one_stamp {
         let statement = table.statement(core.db, |s| &s.add_clocks_of_one, Table::sql_add_clocks_of_one)?;
-        return statement.run_batch(&batch, &[first.local.into(), first.ordinal.into()]);
+        statement.run_batch(&batch, &[first.local.into(), first.ordinal.into()])?;
+    } else {
+        table.statement(core.db, |s| &s.add_clocks, Table::sql_add_clocks)?.run_batch(&batch, &[])?;
     }
-    table.statement(core.db, |s| &s.add_clocks, Table::sql_add_clocks)?.run_batch(&batch, &[])
+    if core.db.changes() < count {
+        // Clocks lay under a new key, of a row that has lost its own.
+        for RowTogether { row, key, stamp, .. } in rows {
+            states[*row].put_clocks(core, table, key.unwrap_or_default(), *stamp)?;
+        }
+    }
+    Ok(())
 }
 
 /// What became of the changes.

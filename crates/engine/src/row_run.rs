@@ -274,6 +274,7 @@ mod tests {
             assert!(check("CREATE TABLE a (id TEXT PRIMARY KEY NOT NULL, x)", "a", is_analysed));
             assert!(check("CREATE TABLE b (id TEXT PRIMARY KEY NOT NULL, rowid, oid)", "b", is_analysed));
             assert!(check("CREATE TABLE c (id NOT NULL, x DEFAULT 1 NOT NULL, PRIMARY KEY (x, id))", "c", is_analysed));
+            assert!(check("CREATE TABLE g (id TEXT PRIMARY KEY NOT NULL, x, rowid AS (x))", "g", is_analysed));
             assert!(!check("CREATE TABLE d (id INTEGER PRIMARY KEY NOT NULL, x)", "d", is_analysed));
             assert!(!check("CREATE TABLE e (id TEXT PRIMARY KEY NOT NULL, x) WITHOUT ROWID", "e", is_analysed));
             assert!(!check("CREATE TABLE f (id TEXT PRIMARY KEY NOT NULL, rowid, oid, _ROWID_)", "f", is_analysed));

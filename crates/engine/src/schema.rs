@@ -7,7 +7,7 @@ use litemesh_proto::{Change, Column};
 
 use crate::affinity::Affinity;
 use crate::error::ReplicateError;
-use crate::sql_text::{Token, tokens};
+use crate::sql_text::tokens;
 use crate::statement::{Handle, Statement};
 use crate::unpassed::Unpassed;
 
@@ -102,7 +102,8 @@ pub(crate) struct Statements {
 /// What else happens where a base row is written.
 #[derive(Clone, Copy)]
 pub(crate) struct Reactions {
-    /// Triggers of the user's can change other rows, and what a unique index says depends on the order of the writes.
+    /// Triggers of the user's can change other rows, what a unique index says depends on the order of the writes, and a conflict
+    /// clause decides what becomes of those before.
     pub(crate) by_order: bool,
     /// A CHECK judges the row of defaults that an upsert begins with.
     pub(crate) by_check: bool,
@@ -219,8 +220,7 @@ impl Table {
                 return None;
             }
             let is_free = |name: &&str| self.keys.iter().chain(&self.cells).all(|c| !c.name.eq_ignore_ascii_case(name));
-            let name = ["rowid", "_rowid_", "oid"].into_iter().find(is_free);
-            name.filter(|name| db.has_column(&self.name, name))
+            ["rowid", "_rowid_", "oid"].into_iter().filter(is_free).find(|name| db.is_rowid(&self.name, name))
         })
     }
 
@@ -438,11 +438,14 @@ fn read_reactions(db: Handle, table: &Table) -> rusqlite::Result<Reactions> {
     let indexes = db.query_integer(INDEXES, &[(&*table.name).into()])?.unwrap_or_default();
     let text = db.prepare(TEXT)?;
     let rows = text.query(&[(&*table.name).into()])?;
-    // STRICT judges defaults, too, and so does a generated column that must not be NULL.
-    let judges =
-        |token: Token<'_>| ["check", "strict", "generated", "as", "conflict"].iter().any(|word| token.is(word));
-    let by_check = !rows.next()? || tokens(&rows.text(0)).any(judges);
-    Ok(Reactions { by_order: triggers + indexes > 0, by_check })
+    let (mut by_check, mut has_clause) = (true, false);
+    if rows.next()? {
+        let text = rows.text(0);
+        let has = |words: &[&str]| tokens(&text).any(|token| words.iter().any(|word| token.is(word)));
+        // STRICT judges defaults, too, and so does a generated column that must not be NULL.
+        (by_check, has_clause) = (has(&["check", "strict", "generated", "as"]), has(&["conflict"]));
+    }
+    Ok(Reactions { by_order: triggers + indexes > 0 || has_clause, by_check })
 }
 
 /// Whether the keyword stands in a CREATE TABLE text, outside of strings, quoted names and comments.

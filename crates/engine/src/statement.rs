@@ -87,32 +87,41 @@ impl Handle {
         unsafe { ffi::sqlite3_total_changes64(self.0) }
     }
 
+    /// Whether a transaction was begun that is not ended, also not by SQLite itself.
+    pub(crate) fn is_in_transaction(self) -> bool {
+        // SAFETY: the connection is open.
+        unsafe { ffi::sqlite3_get_autocommit(self.0) == 0 }
+    }
+
     /// Most columns of a table, and of a result.
     pub(crate) fn columns_max(self) -> i64 {
         // SAFETY: the connection is open; -1 leaves the limit as it is.
         i64::from(unsafe { ffi::sqlite3_limit(self.0, ffi::SQLITE_LIMIT_COLUMN, -1) })
     }
 
-    /// Whether a table of the main database has a column of this name. Its rowid counts.
-    pub(crate) fn has_column(self, table: &str, column: &str) -> bool {
-        let (Ok(table), Ok(column)) = (CString::new(table), CString::new(column)) else { return false };
+    /// Whether this is a name of the rowid of a table of the main database. For the name of a column, it has to be one that is
+    /// not of the primary key.
+    pub(crate) fn is_rowid(self, table: &str, name: &str) -> bool {
+        let (Ok(table), Ok(name)) = (CString::new(table), CString::new(name)) else { return false };
         let text = ptr::null_mut();
         let flag = ptr::null_mut();
+        let mut is_key = 0;
         // SAFETY: the connection is open and the names terminated; null asks for nothing.
         let code = unsafe {
             ffi::sqlite3_table_column_metadata(
                 self.0,
                 c"main".as_ptr(),
                 table.as_ptr(),
-                column.as_ptr(),
+                name.as_ptr(),
                 text,
                 text,
                 flag,
-                flag,
+                &raw mut is_key,
                 flag,
             )
         };
-        code == ffi::SQLITE_OK
+        // SQLite tells of a rowid that it is the primary key; a generated column of that name is not.
+        code == ffi::SQLITE_OK && is_key != 0
     }
 
     pub(crate) fn last_insert_rowid(self) -> i64 {

@@ -45,7 +45,8 @@ pub(crate) struct TransactionFlags {
     savepoint_rolled_back: AtomicBool,
     /// Whether the running statement noted writes that are not recorded yet.
     has_notes: AtomicBool,
-    /// How many savepoints SQLite opened since the schema was looked at or notes were recorded.
+    /// How many savepoints SQLite opened since the schema was looked at or notes were recorded. One that is rolled back counts
+    /// twice more: as more than a statement's own.
     savepoints: AtomicU32,
     /// Whether there is an update trigger that knows too few columns (ALT-7).
     wants_triggers: AtomicBool,
@@ -147,6 +148,8 @@ impl TransactionFlags {
     fn roll_back_to_savepoint(&self, number: c_int) {
         self.savepoint_rolled_back.store(true, Ordering::Release);
         self.forget_notes();
+        // Neither the schema nor the rows need be what the last statement left.
+        self.savepoints.fetch_add(2, Ordering::AcqRel);
         if let (Ok(before), Ok(number)) = (self.rows_impacted_before.lock(), usize::try_from(number)) {
             self.rows_impacted.store(before.get(number).copied().unwrap_or_default(), Ordering::Release);
         }

@@ -409,6 +409,16 @@ fn insert_select_copies_a_database() {
     });
 }
 
+/// Also in the middle of a transaction, between two writes of one table.
+#[test]
+fn finalize_can_be_called_between_two_writes() {
+    let engine = foo();
+    let connection = engine.connection();
+    let writes = "BEGIN; INSERT INTO foo VALUES (1, 1); SELECT crsql_finalize(); UPDATE foo SET b = 2; COMMIT";
+    connection.execute_batch(writes).unwrap();
+    assert_eq!(ask::<i64>(connection, "SELECT col_version FROM crsql_changes"), 2);
+}
+
 #[test]
 fn finalize_can_be_called_at_any_time() {
     let mut engine = foo();

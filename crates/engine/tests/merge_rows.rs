@@ -3,9 +3,14 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use litemesh_engine::proto::{CausalLength, Change, ColVersion, Column, DbVersion, PackedKey, Seq, SiteId, Value};
+use litemesh_engine::rusqlite::functions::{Context, FunctionFlags};
 use litemesh_engine::{Engine, MergeError, MergeProgress};
-use support::{ask, dump, for_seeds, identity, merge_by_sql, select_changes};
+use support::{ask, dump, for_seeds, identity, merge_by_sql, refusal, select_changes};
 
 fn engine(schema: &str, tables: &[&str]) -> Engine {
     let engine = Engine::open_in_memory().unwrap();
@@ -223,6 +228,21 @@ fn keys_without_clocks_are_taken_up() {
     assert_eq!(ask::<i64>(native.connection(), "SELECT count(*) FROM t__crsql_pks"), 10);
 }
 
+/// Clocks whose key is gone, under the number that the next key gets.
+#[test]
+fn clocks_without_a_key_are_written_over() {
+    let prepare = "INSERT INTO t__crsql_clock (key, col_name, col_version, db_version, site_id, seq)
+         VALUES (1, 'b', 9, 1, 0, 0), (2, 'c', 9, 1, 0, 0)";
+    for version in [|_| 1, |n| n] {
+        let changes = pairs(3, version);
+        let mut engine = engine(PLAIN, &["t"]);
+        engine.connection().execute_batch(prepare).unwrap();
+        engine.merge(&changes, &MergeProgress::default()).unwrap();
+        let clocks = |changes: &[Change]| changes.iter().map(identity).collect::<BTreeSet<_>>();
+        assert_eq!(clocks(&select_changes(engine.connection(), "")), clocks(&changes));
+    }
+}
+
 /// Wider than a batch, by cells and by keys.
 #[test]
 fn tables_wider_than_a_batch() {
@@ -311,5 +331,140 @@ fn the_row_that_was_merged_last_is_read_again_after_other_writes() {
             (rows(&engine, "t"), clocks)
         };
         assert_eq!(run(false), run(true), "{statement}");
+    }
+}
+
+/// A rollback opens no savepoint and takes back no count of changes: what was kept or looked at before it is void all the same.
+#[test]
+fn nothing_is_kept_of_what_a_savepoint_took_back() {
+    let write = |column: &str, value: i64| change("t", &[Value::Integer(1)], column, Value::Integer(value), 1);
+    let name = "x".repeat(3000);
+    let row = "x'010901', 'b', 10, 1, 1, x'07070707070707070707070707070707', 1, 0";
+    let failing = format!("INSERT INTO crsql_changes VALUES ('t', {row}), ('{name}', {row})");
+    for kind in ["savepoint", "statement"] {
+        let engine = engine(PLAIN, &["t"]);
+        let connection = engine.connection();
+        connection.execute_batch("BEGIN").unwrap();
+        if kind == "savepoint" {
+            connection.execute_batch("SAVEPOINT s").unwrap();
+            merge_by_sql(connection, &[write("b", 10)]);
+            connection.execute_batch("ROLLBACK TO s").unwrap();
+        } else {
+            connection.execute_batch(&failing).unwrap_err();
+        }
+        merge_by_sql(connection, &[write("c", 20)]);
+        connection.execute_batch("COMMIT").unwrap();
+        let clocks: Vec<_> = select_changes(connection, "").iter().map(identity).collect();
+        assert_eq!(clocks, [identity(&write("c", 20))], "{kind}");
+        assert_eq!(ask::<i64>(connection, "SELECT count(*) FROM t__crsql_clock"), 1, "{kind}");
+    }
+}
+
+#[test]
+fn a_schema_that_a_savepoint_took_back_is_not_gone_by() {
+    let engine = engine(PLAIN, &["t"]);
+    let connection = engine.connection();
+    let create = "CREATE TABLE u (a INTEGER PRIMARY KEY NOT NULL, b); SELECT crsql_as_crr('u')";
+    connection.execute_batch(&format!("BEGIN; SAVEPOINT s; {create}")).unwrap();
+    merge_by_sql(connection, &[change("u", &[Value::Integer(1)], "b", Value::Integer(10), 1)]);
+    connection.execute_batch("ROLLBACK TO s").unwrap();
+    let insert =
+        "INSERT INTO crsql_changes VALUES ('u', x'010901', 'b', 1, 1, 1, x'07070707070707070707070707070707', 1, 0)";
+    let message = refusal(connection, insert);
+    assert!(message.contains("could not find the schema information for table u"), "{message}");
+}
+
+/// The same for local writes: no clock for a column that is gone again.
+#[test]
+fn a_column_that_a_savepoint_took_back_gets_no_clock() {
+    let engine = engine(PLAIN, &["t"]);
+    let alter = "SELECT crsql_begin_alter('t'); ALTER TABLE t ADD COLUMN d; SELECT crsql_commit_alter('t')";
+    let writes = "INSERT INTO t VALUES (1, 1, 1, 1); ROLLBACK TO s; INSERT INTO t VALUES (2, 2, 2)";
+    engine.connection().execute_batch(&format!("BEGIN; SAVEPOINT s; {alter}; {writes}; COMMIT")).unwrap();
+    assert_eq!(ask::<String>(engine.connection(), "SELECT group_concat(col_name) FROM t__crsql_clock"), "b,c");
+}
+
+#[track_caller]
+fn assert_nothing_stayed(engine: &Engine) {
+    for table in ["t", "t__crsql_pks", "t__crsql_clock", "litemesh_origin", "litemesh_cursor"] {
+        assert_eq!(ask::<i64>(engine.connection(), &format!("SELECT count(*) FROM {table}")), 0, "{table}");
+    }
+}
+
+/// A key whose bytes are those of a REAL that is no number: SQLite makes NULL of it, which no row has for a key.
+#[test]
+fn a_key_that_is_no_number_is_no_key() {
+    let mut packed = vec![1, 2];
+    packed.extend_from_slice(&f64::NAN.to_be_bytes());
+    for (column, causal_length) in [("-1", 2), ("b", 1)] {
+        let change = Change {
+            key: PackedKey::from_bytes(packed.as_slice()),
+            causal_length: CausalLength::new(causal_length),
+            ..change("t", &[], column, Value::Null, 1)
+        };
+        let mut engine = engine("CREATE TABLE t (a PRIMARY KEY NOT NULL, b)", &["t"]);
+        let error = engine.merge(&[change], &MergeProgress::default()).unwrap_err();
+        assert!(matches!(error, MergeError::NullKey { index: 0, .. }), "{error}");
+        assert_nothing_stayed(&engine);
+    }
+}
+
+/// What a trigger of one table does to rows of another one counts for those that come after it.
+#[test]
+fn triggers_of_the_user_change_rows_of_other_tables() {
+    let schema =
+        "CREATE TABLE u (a INTEGER PRIMARY KEY NOT NULL, b); CREATE TABLE t (a INTEGER PRIMARY KEY NOT NULL, b)";
+    let prepare = "INSERT INTO u VALUES (1, 5), (2, 5);
+         CREATE TRIGGER passed_on AFTER INSERT ON t BEGIN UPDATE u SET b = 99 WHERE a = NEW.a; END";
+    let write = |table: &str, key: i64, value: i64, col_version: i64| Change {
+        col_version: ColVersion::new(col_version),
+        ..change(table, &[Value::Integer(key)], "b", Value::Integer(value), 1)
+    };
+    let newer = check(schema, &["u", "t"], prepare, &[write("u", 7, 1, 1), write("t", 1, 3, 1), write("u", 1, 50, 2)]);
+    assert_eq!(ask::<i64>(newer.connection(), "SELECT b FROM u WHERE a = 1"), 50);
+    // Equal versions: what decides is the value that the trigger has left.
+    let equal = check(schema, &["u", "t"], prepare, &[write("u", 7, 1, 1), write("t", 2, 3, 1), write("u", 2, 50, 1)]);
+    assert_eq!(ask::<i64>(equal.connection(), "SELECT b FROM u WHERE a = 2"), 99);
+}
+
+/// SQLite then rolls back the whole transaction: nothing may be written after that, least of all the cursor.
+#[test]
+fn an_interrupted_merge_leaves_nothing() {
+    let mut engine = Engine::open_in_memory().unwrap();
+    let handle = engine.connection().get_interrupt_handle();
+    let is_due = Arc::new(AtomicBool::new(true));
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_INNOCUOUS;
+    let interrupt = move |context: &Context<'_>| {
+        if context.get::<i64>(0)? == 405 && is_due.swap(false, Ordering::Relaxed) {
+            handle.interrupt();
+        }
+        Ok(true)
+    };
+    engine.connection().create_scalar_function("interrupt", 1, flags, interrupt).unwrap();
+    let create = "CREATE TABLE t (a INTEGER PRIMARY KEY NOT NULL, b, c, CHECK (interrupt(a)))";
+    engine.connection().execute_batch(create).unwrap();
+    engine.replicate("t").unwrap();
+    let changes = pairs(600, |n| 1 + n / 100);
+    let mut progress = MergeProgress::default();
+    progress.cursor.advance(changes[0].site, DbVersion::new(7));
+    let error = engine.merge(&changes, &progress).unwrap_err();
+    assert!(!error.is_content() && error.to_string().contains("interrupted"), "{error}");
+    assert_nothing_stayed(&engine);
+    engine.merge(&changes, &progress).unwrap();
+    assert_eq!(ask::<i64>(engine.connection(), "SELECT count(*) FROM t"), 600);
+}
+
+/// A conflict clause of the table's may keep what a failing statement wrote, or end the transaction.
+#[test]
+fn one_bad_row_among_many_leaves_nothing_whatever_the_conflict_clause() {
+    for clause in ["ROLLBACK", "FAIL", "ABORT"] {
+        let schema =
+            format!("CREATE TABLE t (a INTEGER PRIMARY KEY NOT NULL, b NOT NULL ON CONFLICT {clause} DEFAULT 0, c)");
+        let mut changes = pairs(300, |n| 1 + n / 100);
+        changes[404].value = Value::Null;
+        let mut engine = engine(&schema, &["t"]);
+        let error = engine.merge(&changes, &MergeProgress::default()).unwrap_err();
+        assert!(matches!(error, MergeError::Constraint { index: 404, .. }), "{clause}: {error}");
+        assert_nothing_stayed(&engine);
     }
 }

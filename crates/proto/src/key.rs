@@ -210,7 +210,9 @@ impl<'a> Reader<'a> {
             TYPE_REAL if width == 0 => {
                 let mut bytes = [0; 8];
                 bytes.copy_from_slice(self.take(8)?);
-                Ok(KeyValue::Real(f64::from_be_bytes(bytes)))
+                let real = f64::from_be_bytes(bytes);
+                // What SQLite makes of it.
+                Ok(if real.is_nan() { KeyValue::Null } else { KeyValue::Real(real) })
             }
             TYPE_TEXT => Ok(KeyValue::Text(self.payload(offset, width)?)),
             TYPE_BLOB => Ok(KeyValue::Blob(self.payload(offset, width)?)),
