@@ -16,7 +16,7 @@ pub(crate) enum Affinity {
 }
 
 impl Affinity {
-    /// The five rules, in their order.
+    /// The five rules, in their order. They say nothing of `ANY`: only in a STRICT table it keeps everything.
     pub(crate) fn of_type(declared: &str) -> Self {
         let declared = declared.to_ascii_uppercase();
         let has = |words: &[&str]| words.iter().any(|word| declared.contains(word));
@@ -24,7 +24,7 @@ impl Affinity {
             Self::Integer
         } else if has(&["CHAR", "CLOB", "TEXT"]) {
             Self::Text
-        } else if declared.is_empty() || has(&["BLOB"]) || declared == "ANY" {
+        } else if declared.is_empty() || has(&["BLOB"]) {
             Self::Blob
         } else if has(&["REAL", "FLOA", "DOUB"]) {
             Self::Real
@@ -56,7 +56,9 @@ impl Affinity {
     }
 
     fn apply_to_text(self, value: &Value) -> Value {
-        let Some(text) = value.as_str().map(str::trim_ascii) else { return value.clone() };
+        // What SQLite takes for space, a vertical tab included.
+        let is_space = |c| matches!(c, ' ' | '\t'..='\r');
+        let Some(text) = value.as_str().map(|text| text.trim_matches(is_space)) else { return value.clone() };
         // Rust also reads `inf`, `nan` and a leading `+` without digits; SQLite's numbers start with a digit, sign or dot.
         if !text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte)) {
             return value.clone();
@@ -104,6 +106,7 @@ mod tests {
         let values = [
             Value::text("1"),
             Value::text(" 12 "),
+            Value::text("\x0b13\x0c"),
             Value::text("1.0"),
             Value::text("1.5"),
             Value::text("1e3"),
@@ -119,7 +122,7 @@ mod tests {
             Value::blob(*b"1"),
             Value::Null,
         ];
-        for declared in ["INTEGER", "TEXT", "BLOB", "REAL", "NUMERIC", ""] {
+        for declared in ["INTEGER", "TEXT", "BLOB", "REAL", "NUMERIC", "ANY", ""] {
             db.execute_batch(&format!("DROP TABLE IF EXISTS t; CREATE TABLE t (a {declared})")).unwrap();
             for value in &values {
                 let Some(applied) = Affinity::of_type(declared).apply(value) else { continue };

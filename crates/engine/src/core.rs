@@ -356,12 +356,12 @@ impl Core {
             self.follow_transaction();
             return Ok(());
         }
-        self.enlist_for_merge()
+        self.enlist()?;
+        self.refresh_for_merge()
     }
 
-    /// [`enlist`](Self::enlist), and what a merge goes by that others may have changed.
-    pub(crate) fn enlist_for_merge(&mut self) -> rusqlite::Result<()> {
-        self.enlist()?;
+    /// Looks at what a merge goes by, and others may have changed without changing the schema.
+    pub(crate) fn refresh_for_merge(&mut self) -> rusqlite::Result<()> {
         const TRIGGERS: &str = "SELECT EXISTS (SELECT 1 FROM sqlite_temp_master WHERE type = 'trigger')";
         self.has_temporary_triggers = self.statement(TRIGGERS)?.query_integer(&[])? == Some(1);
         self.refresh_config()

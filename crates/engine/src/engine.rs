@@ -243,7 +243,7 @@ impl Engine {
             let mut core = self.shared.lock()?;
             core.enlist()?;
             heal(&mut core)?;
-            core.enlist_for_merge()?;
+            core.refresh_for_merge()?;
             let merged = merge_batch(&self.shared, &mut core, changes)?;
             cursor::store_progress(&mut core, progress)?;
             history::keep(&mut core, changes, &merged, progress)?;

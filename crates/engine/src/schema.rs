@@ -326,7 +326,10 @@ pub(crate) fn load_table(db: Handle, name: &str) -> rusqlite::Result<Table> {
     let rows = columns.query(&[name.into()])?;
     let (mut keys, mut cells) = (Vec::new(), Vec::new());
     while rows.next()? {
-        let column = ColumnInfo { name: rows.text(0).into(), affinity: Affinity::of_type(&rows.text(1)) };
+        let declared = rows.text(1);
+        let keeps_all = declared.eq_ignore_ascii_case("any") && is_strict(db, name)?;
+        let affinity = if keeps_all { Affinity::Blob } else { Affinity::of_type(&declared) };
+        let column = ColumnInfo { name: rows.text(0).into(), affinity };
         match rows.integer(2) {
             0 => cells.push(column),
             position => keys.push((position, column)),
@@ -356,6 +359,18 @@ pub(crate) fn load_table(db: Handle, name: &str) -> rusqlite::Result<Table> {
         reactions: OnceLock::new(),
         idle: Mutex::default(),
     })
+}
+
+/// Whether STRICT stands behind the columns in the text of a table.
+fn is_strict(db: Handle, table: &str) -> rusqlite::Result<bool> {
+    let text = db.prepare("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?1 COLLATE NOCASE")?;
+    let rows = text.query(&[table.into()])?;
+    if !rows.next()? {
+        return Ok(false);
+    }
+    let sql = rows.text(0);
+    let tokens: Vec<_> = tokens(&sql).collect();
+    Ok(tokens.iter().rev().take_while(|token| !token.is_sign(')')).any(|token| token.is("strict")))
 }
 
 /// Why a table cannot replicate, if it cannot: CRR-2, in its order, with its FIXes.

@@ -468,3 +468,21 @@ fn one_bad_row_among_many_leaves_nothing_whatever_the_conflict_clause() {
         assert_nothing_stayed(&engine);
     }
 }
+
+/// BUG-16: `ANY` keeps every type in a STRICT table; in others it is a word like any other, and numbers are made of digits.
+#[test]
+fn a_text_key_of_digits_is_what_the_column_makes_of_it() {
+    for (strict, expected) in [("", "integer"), ("STRICT", "text")] {
+        let schema =
+            format!("CREATE TABLE t (a ANY PRIMARY KEY NOT NULL, b) {strict}").replace("b) STRICT", "b ANY) STRICT");
+        let of = |key: Value, value: i64| change("t", &[key], "b", Value::Integer(value), 1);
+        let native = check(
+            &schema,
+            &["t"],
+            "INSERT INTO t VALUES ('7', 1)",
+            &[of(Value::text("7"), 5), of(Value::text("\x0b8"), 2)],
+        );
+        assert_eq!(ask::<String>(native.connection(), "SELECT DISTINCT typeof(a) FROM t"), expected);
+        assert_eq!(ask::<i64>(native.connection(), "SELECT count(*) FROM t__crsql_pks"), 2);
+    }
+}
