@@ -30,7 +30,9 @@ pub use cursor::Cursor;
 pub use error::{DecodeError, Refusal, TransportError, VerifyError};
 pub use key::{KeyError, KeyValue, PackedKey};
 pub use limits::Limits;
-pub use message::{PeerMessage, Progress, Remote, SyncRequest, Unverified};
+pub use message::{
+    Ack, Incarnation, Part, PeerMessage, Place, Position, Progress, Remote, SyncRequest, Terms, Unverified,
+};
 pub use site_id::{ParseSiteIdError, SiteId};
 pub use transport::{BoxFuture, PeerCallbacks, Transport};
 pub use value::Value;

@@ -23,6 +23,15 @@ pub const NAME_BYTES_MAX: usize = 2048;
 /// Most sites that a remote's cursor may name. Bounds the work that one sync request can cause.
 pub const CURSOR_SITES_MAX: usize = 1_000_000;
 
+/// Longest place inside a transaction, in bytes: a version, a number and the name of a table, or what another
+/// implementation makes of it.
+pub const PLACE_BYTES_MAX: usize = NAME_BYTES_MAX + 64;
+
+/// Most messages that a receiver lets a sender send before it has acknowledged any.
+///
+/// With messages of [`BATCH_BYTES_MAX`] of JSON, a few hundred kilobytes as frames: what a line of 50 ms carries meanwhile.
+pub const CREDIT_MAX: u32 = 16;
+
 /// Body limit of an original server, in bytes: what one POST to a wire v1 server may hold (`wire-protocol.md` 5.2).
 pub const V1_BODY_BYTES_MAX: usize = 1024 * 1024;
 

@@ -1,5 +1,6 @@
 //! What peers say to each other, as plain enums: no bytes, no transport.
 
+use crate::limits::VERSION_MAX;
 use crate::{Change, Cursor, DbVersion, Limits, SiteId, VerifyError};
 
 /// A request for everything that the asker does not hold.
@@ -7,22 +8,120 @@ use crate::{Change, Cursor, DbVersion, Limits, SiteId, VerifyError};
 pub struct SyncRequest {
     /// What the asker holds.
     pub cursor: Cursor,
-    /// Up to which of the *answerer's* local versions the asker has merged everything: where a broken catch-up resumes.
-    ///
-    /// Between Litemesh peers only; `None` for an original peer.
-    pub position: Option<DbVersion>,
+    /// How the answer is to be given. Between Litemesh peers only; `None` for an original peer.
+    pub terms: Option<Terms>,
 }
 
-/// How far a message of a Litemesh peer brings its receiver. An original peer neither sends nor reads it.
+/// How a Litemesh peer wants to be answered (docs/protocol.md).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Terms {
+    /// Number of the request; each message of the answer carries it, so that answers to earlier requests are told apart.
+    pub answer: u32,
+    /// How much the asker takes before it has acknowledged any of it.
+    pub credit: u32,
+    /// How far the asker is in what the answerer has: where a broken catch-up goes on.
+    pub position: Position,
+    /// The place inside a transaction up to which the asker has staged its parts, as the answerer called it.
+    pub staged: Option<Place>,
+}
+
+/// How far a peer is in what another one has: everything up to this *local version of the sender* is merged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The sender's local version.
+    pub version: DbVersion,
+    /// Of which life of the sender's database. Zero where it gave none.
+    pub incarnation: Incarnation,
+}
+
+/// A random number that a database gets whenever it is opened and written to.
 ///
-/// The receiver stores it in the transaction that merges the message's changes.
+/// A database that was restored from a backup goes on under another incarnation than the one whose versions others have
+/// seen, and so learns that its versions since then mean something else to them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Incarnation(pub u64);
+
+/// A place inside a transaction, in words that only who gave it understands. At most [`PLACE_BYTES_MAX`] bytes.
+///
+/// [`PLACE_BYTES_MAX`]: crate::limits::PLACE_BYTES_MAX
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Place(pub Box<[u8]>);
+
+/// Where a message stands in an answer, and how far it brings its receiver.
+///
+/// The receiver stores it in the transaction that merges the message's changes. An original peer neither sends nor reads it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Progress {
-    /// The sender's local version up to which everything has now been sent.
-    pub position: Option<DbVersion>,
+    /// The number of the answered request: [`Terms::answer`].
+    pub answer: u32,
+    /// The messages of an answer are numbered from 1 without gaps.
+    pub number: u64,
+    /// Whether the changes are whole transactions.
+    pub part: Part,
+    /// Everything up to here has now been sent.
+    pub position: Option<Position>,
     /// The sender's cursor, where everything that it held has now been sent: at the end of catch-up, and with every live
     /// batch. Only the entries that the receiver is not known to hold.
     pub cursor: Option<Cursor>,
+}
+
+impl Progress {
+    fn verify(&self) -> Result<(), VerifyError> {
+        if let Some(position) = self.position {
+            verify_version("position", position.version)?;
+        }
+        if let Some(cursor) = &self.cursor {
+            verify_cursor(cursor)?;
+        }
+        Ok(())
+    }
+}
+
+impl SyncRequest {
+    /// Checks the versions that the asker claims.
+    ///
+    /// # Errors
+    ///
+    /// One of them is negative or beyond [`VERSION_MAX`].
+    pub fn verify(&self) -> Result<(), VerifyError> {
+        if let Some(terms) = &self.terms {
+            verify_version("position", terms.position.version)?;
+        }
+        verify_cursor(&self.cursor)
+    }
+}
+
+fn verify_cursor(cursor: &Cursor) -> Result<(), VerifyError> {
+    cursor.iter().try_for_each(|(_, version)| verify_version("cursor", version))
+}
+
+fn verify_version(what: &'static str, version: DbVersion) -> Result<(), VerifyError> {
+    if (0..=VERSION_MAX).contains(&version.get()) {
+        return Ok(());
+    }
+    Err(VerifyError::Version { what, version: version.get(), max: VERSION_MAX })
+}
+
+/// Whether the changes of a message are whole transactions of the sender, or a part of one that is too large for a message.
+///
+/// A part is staged; when the last one has come, all are merged at once.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Part {
+    /// Whole transactions.
+    #[default]
+    Whole,
+    /// A part with which the transaction is not complete.
+    Piece {
+        /// The place up to which the parts before it lead; `None` for the first.
+        after: Option<Place>,
+        /// The place up to which this part leads.
+        until: Place,
+    },
+    /// The part that completes the transaction. Whole transactions may follow in the same message.
+    Last {
+        /// The place up to which the parts before it lead.
+        after: Place,
+    },
 }
 
 /// One message between two peers (`wire-protocol.md` 1.4).
@@ -34,14 +133,16 @@ pub enum PeerMessage {
         changes: Vec<Change>,
         /// The sender's `PRAGMA user_version`.
         schema_version: i64,
-        /// See [`Progress`].
-        progress: Progress,
+        /// See [`Progress`]. `None` from and to an original peer.
+        progress: Option<Progress>,
     },
     /// End of stored events: the answer to one sync request is complete.
     Eose {
-        /// See [`Progress`].
-        progress: Progress,
+        /// See [`Progress`]. `None` from and to an original peer.
+        progress: Option<Progress>,
     },
+    /// Everything up to this message of an answer is durable here. Between Litemesh peers only.
+    Ack(Ack),
     /// A message of a kind that this version does not know. Ignored, not an error.
     Unknown,
 }
@@ -51,9 +152,20 @@ impl PeerMessage {
     pub fn change_count(&self) -> usize {
         match self {
             Self::Changes { changes, .. } => changes.len(),
-            Self::Eose { .. } | Self::Unknown => 0,
+            Self::Eose { .. } | Self::Ack(_) | Self::Unknown => 0,
         }
     }
+}
+
+/// An acknowledgement: of messages that are durable at who sends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// Which answer: [`Terms::answer`].
+    pub answer: u32,
+    /// All messages of it up to this one.
+    pub number: u64,
+    /// How many messages more may be sent before the next acknowledgement.
+    pub credit: u32,
 }
 
 /// A message as a stranger sent it: its syntax is right, its content is not checked yet.
@@ -76,18 +188,34 @@ impl Unverified {
     pub fn schema_version(&self) -> i64 {
         match &self.message {
             PeerMessage::Changes { schema_version, .. } => *schema_version,
-            PeerMessage::Eose { .. } | PeerMessage::Unknown => 0,
+            PeerMessage::Eose { .. } | PeerMessage::Ack(_) | PeerMessage::Unknown => 0,
         }
     }
 
-    /// Checks every change: names, packed key, versions, sizes. One pass, no I/O.
+    /// The number of the answer that the message belongs to, and its own in it. Known before the rest is checked, so that what
+    /// belongs to an earlier answer can be left alone.
+    pub fn order(&self) -> Option<(u32, u64)> {
+        match &self.message {
+            PeerMessage::Changes { progress, .. } | PeerMessage::Eose { progress } => {
+                progress.as_ref().map(|progress| (progress.answer, progress.number))
+            }
+            PeerMessage::Ack(_) | PeerMessage::Unknown => None,
+        }
+    }
+
+    /// Checks every change: names, packed key, versions, sizes; and the versions of a [`Progress`]. One pass, no I/O.
     ///
     /// # Errors
     ///
-    /// The first rule that a change breaks, with the index of the change. Nothing of the message may be used then.
+    /// The first rule that is broken, and the index of the change that breaks it. Nothing of the message may be used then.
     pub fn verify(self, limits: &Limits) -> Result<PeerMessage, VerifyError> {
         if let Some(invalid) = self.invalid {
             return Err(invalid);
+        }
+        if let PeerMessage::Changes { progress: Some(progress), .. } | PeerMessage::Eose { progress: Some(progress) } =
+            &self.message
+        {
+            progress.verify()?;
         }
         if let PeerMessage::Changes { changes, .. } = &self.message {
             for (index, change) in changes.iter().enumerate() {
@@ -108,7 +236,7 @@ pub struct Remote {
     pub site: SiteId,
     /// Tells apart the connections of one process. From [`Remote::next_connection`].
     pub connection: u64,
-    /// Whether the remote is a Litemesh peer, and so speaks [`Progress`].
+    /// Whether the remote is a Litemesh peer, and so speaks [`Terms`], [`Progress`] and [`Ack`].
     pub is_litemesh: bool,
 }
 

@@ -2,7 +2,7 @@
 
 use litemesh_proto::codec::v1::{self, Envelope};
 use litemesh_proto::{
-    CausalLength, Change, ColVersion, Column, Cursor, DbVersion, Limits, PackedKey, PeerMessage, Progress, Seq, SiteId,
+    CausalLength, Change, ColVersion, Column, Cursor, DbVersion, Limits, PackedKey, PeerMessage, Seq, SiteId,
     SyncRequest, Value,
 };
 use serde_json::Value as Json;
@@ -60,7 +60,7 @@ fn change(value: Value) -> Change {
 }
 
 fn message(changes: Vec<Change>) -> PeerMessage {
-    PeerMessage::Changes { changes, schema_version: 49, progress: Progress::default() }
+    PeerMessage::Changes { changes, schema_version: 49, progress: None }
 }
 
 /// Reads `val` from a change object with this JSON.
@@ -139,9 +139,9 @@ fn messages_look_as_the_original_writes_them() {
         v1::error(SITE, "ALREADY_CONNECTED"),
         &format!(r#"{{"type":"error","peerId":"{id}","error":"ALREADY_CONNECTED"}}"#),
     );
-    let request = SyncRequest { cursor: [(SITE, DbVersion::new(3))].into_iter().collect(), position: None };
+    let request = SyncRequest { cursor: [(SITE, DbVersion::new(3))].into_iter().collect(), terms: None };
     check(v1::sync(SITE, &request), &format!(r#"{{"type":"sync","peerId":"{id}","cursor":{{"peers":{{"{id}":3}}}}}}"#));
-    let eose = PeerMessage::Eose { progress: Progress::default() };
+    let eose = PeerMessage::Eose { progress: None };
     check(v1::data(SITE, &eose), &format!(r#"{{"type":"data","peerId":"{id}","data":{{"type":"eose","data":[]}}}}"#));
     check(
         v1::data(SITE, &message(vec![change(Value::text("v"))])),
@@ -152,16 +152,13 @@ fn messages_look_as_the_original_writes_them() {
 }
 
 #[test]
-fn progress_travels_between_litemesh_peers() {
-    let cursor: Cursor = [(SITE, DbVersion::new(9))].into_iter().collect();
-    let progress = Progress { position: Some(DbVersion::new(7)), cursor: Some(cursor.clone()) };
-    let sent = PeerMessage::Eose { progress };
-    let bytes = v1::data(SITE, &sent);
-    let read = Envelope::parse(&bytes).unwrap().message().unwrap().verify(&Limits::default()).unwrap();
-    assert_eq!(read, sent);
-    let request = SyncRequest { cursor, position: Some(DbVersion::new(5)) };
-    assert_eq!(Envelope::parse(&v1::sync(SITE, &request)).unwrap().sync_request().unwrap(), request);
-    assert!(Envelope::parse(&v1::connect(SITE, true)).unwrap().is_litemesh());
+fn only_a_peer_that_announces_our_version_is_a_litemesh_peer() {
+    let is_litemesh = |bytes: &[u8]| Envelope::parse(bytes).unwrap().is_litemesh();
+    assert!(is_litemesh(&v1::connect(SITE, true)) && !is_litemesh(&v1::connect(SITE, false)));
+    for (version, expected) in [("1", false), ("2", true), ("3", true), ("-1", false), ("null", false), ("{}", false)] {
+        let hello = format!(r#"{{"type":"connect","peerId":"{SITE}","litemesh":{{"version":{version}}}}}"#);
+        assert_eq!(is_litemesh(hello.as_bytes()), expected, "{version}");
+    }
 }
 
 proptest::proptest! {

@@ -1,7 +1,7 @@
 //! Wire v1: the JSON of the original `@app/sync`, byte-compatible (`wire-protocol.md` sections 1 and 5.1).
 //!
-//! Between Litemesh peers the same JSON carries one more key, `litemesh`, which an original peer ignores; see
-//! `docs/protocol.md`, "What Litemesh adds". It is never sent to a peer that did not say that it is one.
+//! A Litemesh peer adds one key to its `connect` frame, `litemesh`, which an original peer ignores: by it two of them find out
+//! that they can speak wire v2.
 //!
 //! Decoding has two steps. [`Envelope::parse`] finds the parts and checks nothing else, because a server must complain in a
 //! certain order; [`Envelope::sync_request`] and [`Envelope::message`] then read a part. What comes out is
@@ -13,8 +13,8 @@ mod encode;
 pub use decode::{Envelope, deserialize_changes, deserialize_cursor};
 pub use encode::{connect, data, error, ping, serialize_changes, serialize_cursor, sync};
 
-/// The version of the fields that Litemesh adds. A peer announces it when it connects.
-pub const LITEMESH_VERSION: u32 = 1;
+/// The newest wire version that we speak. A Litemesh peer announces it when it connects.
+pub const LITEMESH_VERSION: u32 = 2;
 
 #[cfg(test)]
 mod tests {

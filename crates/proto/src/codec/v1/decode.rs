@@ -13,8 +13,7 @@ use serde_json::value::RawValue;
 use crate::limits::CURSOR_SITES_MAX;
 use crate::verify::Reason;
 use crate::{
-    CausalLength, Change, ColVersion, Column, Cursor, DbVersion, DecodeError, PackedKey, PeerMessage, Progress, Seq,
-    SiteId, SyncRequest, Unverified, Value, VerifyError,
+    CausalLength, Change, ColVersion, Column, Cursor, DbVersion, DecodeError, PackedKey, PeerMessage, Seq, SiteId, SyncRequest, Unverified, Value, VerifyError,
 };
 
 /// The parts of one transport message, still JSON inside.
@@ -77,9 +76,10 @@ impl<'a> Envelope<'a> {
         self.data.is_some()
     }
 
-    /// Whether the sender announced itself as a Litemesh peer.
+    /// Whether the sender announced itself as a Litemesh peer whose language we share.
     pub fn is_litemesh(&self) -> bool {
-        self.litemesh.is_some()
+        let version = self.litemesh.and_then(|extra| field(extra, "version")).and_then(count);
+        version.is_some_and(|version| version >= i64::from(super::LITEMESH_VERSION))
     }
 
     /// Reads the `cursor` of a `sync` message.
@@ -93,8 +93,7 @@ impl<'a> Envelope<'a> {
         let Some(cursor) = self.cursor else {
             return Err(DecodeError::Shape { what: "cursor", expected: "an object" });
         };
-        let position = self.litemesh.and_then(|extra| field(extra, "position")).and_then(count).map(DbVersion::new);
-        Ok(SyncRequest { cursor: read_cursor(cursor)?, position })
+        Ok(SyncRequest { cursor: read_cursor(cursor)?, terms: None })
     }
 
     /// Reads the `data` of a `data` message.
@@ -158,7 +157,7 @@ pub fn deserialize_cursor(bytes: &[u8]) -> Result<Cursor, DecodeError> {
 pub fn deserialize_changes(bytes: &[u8]) -> Result<Unverified, DecodeError> {
     refuse_proto_key(bytes)?;
     let ChangeList { changes, invalid } = from_json(bytes)?;
-    let message = PeerMessage::Changes { changes, schema_version: 0, progress: Progress::default() };
+    let message = PeerMessage::Changes { changes, schema_version: 0, progress: None };
     Ok(Unverified { message, invalid })
 }
 
@@ -178,34 +177,26 @@ fn read_cursor(raw: &RawValue) -> Result<Cursor, DecodeError> {
 
 fn read_message(raw: &RawValue) -> Result<Unverified, DecodeError> {
     let object: Object<'_> = from_json(raw.get().as_bytes())?;
-    let (mut kind, mut data, mut schema_version, mut progress) = (None, None, 0, Progress::default());
+    let (mut kind, mut data, mut schema_version) = (None, None, 0);
     for (key, value) in object.0 {
         match &*key {
             "type" => kind = text(value),
             "data" => data = Some(value),
             "schemaVersion" => schema_version = count(value).unwrap_or_default(),
-            "litemesh" => progress = read_progress(value)?,
             _ => {}
         }
     }
     match kind.as_deref() {
-        Some("eose") => Ok(Unverified::new(PeerMessage::Eose { progress })),
+        Some("eose") => Ok(Unverified::new(PeerMessage::Eose { progress: None })),
         Some("changes") => {
             let Some(data) = data else {
                 return Err(DecodeError::Shape { what: "data.data", expected: "an array of changes" });
             };
             let ChangeList { changes, invalid } = from_json(data.get().as_bytes())?;
-            Ok(Unverified { message: PeerMessage::Changes { changes, schema_version, progress }, invalid })
+            Ok(Unverified { message: PeerMessage::Changes { changes, schema_version, progress: None }, invalid })
         }
         _ => Ok(Unverified::new(PeerMessage::Unknown)),
     }
-}
-
-fn read_progress(raw: &RawValue) -> Result<Progress, DecodeError> {
-    Ok(Progress {
-        position: field(raw, "position").and_then(count).map(DbVersion::new),
-        cursor: field(raw, "cursor").and_then(not_null).map(read_cursor).transpose()?,
-    })
 }
 
 fn from_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, DecodeError> {

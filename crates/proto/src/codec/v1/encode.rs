@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, SerializeSeq, Serializer};
 use serde_json::value::RawValue;
 
-use crate::{Change, Cursor, PeerMessage, Progress, SiteId, SyncRequest, Value};
+use crate::{Change, Cursor, PeerMessage, SiteId, SyncRequest, Value};
 
 /// `{"type":"connect",…}`; `announce` says that we are a Litemesh peer.
 pub fn connect(peer: SiteId, announce: bool) -> Vec<u8> {
@@ -12,10 +12,9 @@ pub fn connect(peer: SiteId, announce: bool) -> Vec<u8> {
     to_json(&Frame { litemesh, ..Frame::new("connect", peer) })
 }
 
-/// `{"type":"sync",…}`. The position goes out only where it is known, that is to Litemesh peers.
+/// `{"type":"sync",…}`.
 pub fn sync(peer: SiteId, request: &SyncRequest) -> Vec<u8> {
-    let litemesh = request.position.map(|position| WirePosition { position: position.get() });
-    to_json(&SyncFrame { kind: "sync", peer_id: peer, cursor: WireCursor(&request.cursor), litemesh })
+    to_json(&SyncFrame { kind: "sync", peer_id: peer, cursor: WireCursor(&request.cursor) })
 }
 
 /// `{"type":"data",…}` around one message.
@@ -58,11 +57,6 @@ struct Announcement {
 }
 
 #[derive(Serialize)]
-struct WirePosition {
-    position: i64,
-}
-
-#[derive(Serialize)]
 struct Frame<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
@@ -87,8 +81,6 @@ struct SyncFrame<'a> {
     #[serde(rename = "peerId", serialize_with = "display")]
     peer_id: SiteId,
     cursor: WireCursor<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    litemesh: Option<WirePosition>,
 }
 
 #[derive(Serialize)]
@@ -125,40 +117,18 @@ struct WireMessage<'a>(&'a PeerMessage);
 impl Serialize for WireMessage<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        let progress = match self.0 {
-            PeerMessage::Changes { changes, schema_version, progress } => {
+        match self.0 {
+            PeerMessage::Changes { changes, schema_version, .. } => {
                 map.serialize_entry("type", "changes")?;
                 map.serialize_entry("data", &WireChanges(changes))?;
                 map.serialize_entry("schemaVersion", schema_version)?;
-                Some(progress)
             }
-            PeerMessage::Eose { progress } => {
+            PeerMessage::Eose { .. } => {
                 map.serialize_entry("type", "eose")?;
                 map.serialize_entry("data", &[(); 0])?;
-                Some(progress)
             }
-            PeerMessage::Unknown => {
-                map.serialize_entry("type", "unknown")?;
-                None
-            }
-        };
-        if let Some(progress) = progress.filter(|progress| **progress != Progress::default()) {
-            map.serialize_entry("litemesh", &WireProgress(progress))?;
-        }
-        map.end()
-    }
-}
-
-struct WireProgress<'a>(&'a Progress);
-
-impl Serialize for WireProgress<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        if let Some(position) = self.0.position {
-            map.serialize_entry("position", &position.get())?;
-        }
-        if let Some(cursor) = &self.0.cursor {
-            map.serialize_entry("cursor", &WireCursor(cursor))?;
+            // No original peer acknowledges anything, and all of them ignore a type that they do not know.
+            PeerMessage::Ack(_) | PeerMessage::Unknown => map.serialize_entry("type", "unknown")?,
         }
         map.end()
     }
