@@ -5,7 +5,7 @@ use litemesh::engine::{Engine, LocalFilter, LocalPlace, MergeProgress, PageLimit
 const SCHEMA: &str = "CREATE TABLE todo (id TEXT PRIMARY KEY NOT NULL, title TEXT, done INTEGER, ts INTEGER)";
 const FILL: &str = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 10000)
      INSERT INTO todo SELECT 'r-' || i, 'title of r ' || i, i % 2, i FROM n";
-const LIMITS: PageLimits = PageLimits { changes_max: 100_000, bytes_max: 64 << 20 };
+const LIMITS: PageLimits = PageLimits { changes_max: 100_000, bytes_max: 64 << 20, stretch: 1 };
 
 fn main() {
     divan::main();

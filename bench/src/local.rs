@@ -31,7 +31,7 @@ pub fn run(rows: usize) -> Result<Value, Error> {
         }
         let mut place = LocalPlace::default();
         let mut pages = Vec::new();
-        let limits = PageLimits { changes_max: 10_000, bytes_max: 1 << 20 };
+        let limits = PageLimits { changes_max: 10_000, bytes_max: 1 << 20, stretch: 1 };
         read.push(timed(|| {
             loop {
                 let page = engine.read_local(&place, &LocalFilter::default(), limits)?;

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::Error;
 
 const RUNS: usize = 51;
-const LIMITS: PageLimits = PageLimits { changes_max: 4096, bytes_max: 1 << 20 };
+const LIMITS: PageLimits = PageLimits { changes_max: 4096, bytes_max: 1 << 20, stretch: 1 };
 
 pub fn run(changes: usize, tables: usize) -> Result<(), Error> {
     let folder = tempfile::tempdir()?;

@@ -399,7 +399,7 @@ pub fn read_all(engine: &Engine) -> Result<Vec<Change>, Error> {
 }
 
 fn read_after(engine: &Engine, mut place: LocalPlace) -> Result<Vec<Change>, Error> {
-    const LIMITS: PageLimits = PageLimits { changes_max: 4096, bytes_max: 1 << 20 };
+    const LIMITS: PageLimits = PageLimits { changes_max: 4096, bytes_max: 1 << 20, stretch: 1 };
     let mut changes = Vec::new();
     loop {
         let page = engine.read_local(&place, &LocalFilter::default(), LIMITS)?;

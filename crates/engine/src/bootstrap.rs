@@ -53,8 +53,9 @@ fn exists(db: Handle, table: &str) -> rusqlite::Result<bool> {
 
 fn is_complete(db: Handle) -> rusqlite::Result<bool> {
     let tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('crsql_tracked_peers',
-        'crsql_master', 'crsql_site_id', 'litemesh_origin', 'litemesh_cursor', 'litemesh_position', 'litemesh_meta')";
-    Ok(db.query_integer(tables, &[])? == Some(7)
+        'crsql_master', 'crsql_site_id', 'litemesh_origin', 'litemesh_cursor', 'litemesh_position', 'litemesh_staged',
+        'litemesh_meta')";
+    Ok(db.query_integer(tables, &[])? == Some(8)
         && db.query_integer("SELECT length(site_id) FROM crsql_site_id WHERE ordinal = 0", &[])? == Some(16))
 }
 
@@ -101,11 +102,19 @@ pub(crate) fn create_tables(db: Handle) -> rusqlite::Result<()> {
         "CREATE INDEX IF NOT EXISTS litemesh_origin_site ON litemesh_origin (site, version)",
         "CREATE TABLE IF NOT EXISTS litemesh_cursor (site_id BLOB NOT NULL PRIMARY KEY, version INTEGER NOT NULL)
          WITHOUT ROWID, STRICT",
-        "CREATE TABLE IF NOT EXISTS litemesh_position (site_id BLOB NOT NULL PRIMARY KEY, position INTEGER NOT NULL)
-         WITHOUT ROWID, STRICT",
+        "CREATE TABLE IF NOT EXISTS litemesh_position (site_id BLOB NOT NULL PRIMARY KEY, position INTEGER NOT NULL,
+         incarnation INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID, STRICT",
+        "CREATE TABLE IF NOT EXISTS litemesh_staged (site_id BLOB NOT NULL, number INTEGER NOT NULL, place BLOB NOT NULL,
+         changes BLOB NOT NULL, PRIMARY KEY (site_id, number)) WITHOUT ROWID, STRICT",
         "CREATE TABLE IF NOT EXISTS litemesh_meta (key TEXT NOT NULL PRIMARY KEY, value ANY) WITHOUT ROWID, STRICT",
     ] {
         db.execute(sql)?;
+    }
+    const HAS_INCARNATION: &str =
+        "SELECT count(*) FROM pragma_table_info('litemesh_position') WHERE name = 'incarnation'";
+    if db.query_integer(HAS_INCARNATION, &[])? == Some(0) {
+        // A file of before incarnations were.
+        db.execute("ALTER TABLE litemesh_position ADD COLUMN incarnation INTEGER NOT NULL DEFAULT 0")?;
     }
     let stamp = "INSERT INTO crsql_master (key, value) VALUES ('crsqlite_version', ?1)
                  ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";

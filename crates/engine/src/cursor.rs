@@ -1,6 +1,6 @@
 //! What this database holds of every site, how far we have read each sender, and the upkeep of origins.
 
-use litemesh_proto::{Cursor, DbVersion, SiteId};
+use litemesh_proto::{Cursor, DbVersion, Incarnation, Position, SiteId};
 
 use crate::core::Core;
 use crate::merge::MergeProgress;
@@ -28,12 +28,18 @@ pub(crate) fn read_cursor(core: &mut Core) -> rusqlite::Result<Cursor> {
 }
 
 /// The position reached in what `sender` has, zero where nothing was merged from it yet.
-pub(crate) fn read_position(core: &mut Core, sender: SiteId) -> rusqlite::Result<DbVersion> {
+pub(crate) fn read_position(core: &mut Core, sender: SiteId) -> rusqlite::Result<Position> {
     if !core.has_litemesh_tables {
-        return Ok(DbVersion::ZERO);
+        return Ok(Position::default());
     }
-    let statement = core.statement("SELECT position FROM litemesh_position WHERE site_id = ?1")?;
-    Ok(DbVersion::new(statement.query_integer(&[Bind::Blob(sender.as_bytes())])?.unwrap_or_default()))
+    let statement = core.statement("SELECT position, incarnation FROM litemesh_position WHERE site_id = ?1")?;
+    let rows = statement.query(&[Bind::Blob(sender.as_bytes())])?;
+    Ok(if rows.next()? {
+        let incarnation = Incarnation(rows.integer(1).cast_unsigned());
+        Position { version: DbVersion::new(rows.integer(0)), incarnation }
+    } else {
+        Position::default()
+    })
 }
 
 /// Stores how far a batch brought us, in the transaction that merges it: saved afterwards, a crash in between would lose no
@@ -47,9 +53,14 @@ pub(crate) fn store_progress(core: &mut Core, progress: &MergeProgress) -> rusql
         }
     }
     if let Some((sender, position)) = progress.position {
-        const POSITION: &str = "INSERT INTO litemesh_position (site_id, position) VALUES (?1, ?2)
-             ON CONFLICT (site_id) DO UPDATE SET position = excluded.position";
-        core.statement(POSITION)?.run(&[Bind::Blob(sender.as_bytes()), position.get().into()])?;
+        const POSITION: &str = "INSERT INTO litemesh_position (site_id, position, incarnation) VALUES (?1, ?2, ?3)
+             ON CONFLICT (site_id) DO UPDATE SET position = excluded.position, incarnation = excluded.incarnation";
+        let incarnation = position.incarnation.0.cast_signed();
+        core.statement(POSITION)?.run(&[
+            Bind::Blob(sender.as_bytes()),
+            position.version.get().into(),
+            incarnation.into(),
+        ])?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, MutexGuard};
 
 use litemesh_proto::limits::{VERSION_JUMP_MAX, VERSION_MAX};
-use litemesh_proto::{Change, Changeset, Cursor, DbVersion, SiteId};
+use litemesh_proto::{Change, Changeset, Cursor, DbVersion, Place, Position, SiteId};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
@@ -14,14 +14,14 @@ use crate::bootstrap::refuse_what_is_not_ours;
 use crate::check::repair::{self, Repaired};
 use crate::check::{Checker, Finding};
 use crate::core::{Core, Shared};
-use crate::error::{AlterError, MergeError, OpenError, ReplicateError, StorageError};
+use crate::error::{AlterError, MergeError, OpenError, ReplicateError, StageError, StorageError};
 use crate::fork::{self, Forked};
 use crate::heal::heal;
 use crate::load::load_shared;
-use crate::merge::{MergeProgress, Merged, merge_batch};
+use crate::merge::{MergeProgress, Merged, OpenChangeset, merge_batch};
 use crate::read::{LocalFilter, LocalPage, LocalPlace, PageLimits, SiteBounds, SitePlan};
 use crate::statement::Handle;
-use crate::{cursor, history, read, replicate};
+use crate::{cursor, history, read, replicate, staged};
 
 /// One connection to a database whose tables can replicate.
 ///
@@ -222,7 +222,7 @@ impl Engine {
     }
 
     /// Up to which of `sender`'s local versions everything was merged from it.
-    pub fn position(&self, sender: SiteId) -> Result<DbVersion, StorageError> {
+    pub fn position(&self, sender: SiteId) -> Result<Position, StorageError> {
         Ok(cursor::read_position(&mut *self.core()?, sender)?)
     }
 
@@ -244,14 +244,65 @@ impl Engine {
             core.enlist()?;
             heal(&mut core)?;
             core.refresh_for_merge()?;
-            let merged = merge_batch(&self.shared, &mut core, changes)?;
+            let (mut merged, mut open) = (Merged::default(), OpenChangeset::default());
+            if let Some((sender, until)) = &progress.completes {
+                merged = staged::merge_staged(&self.shared, &mut core, *sender, until, &mut open, history::keep)?;
+            }
+            let last = merge_batch(&self.shared, &mut core, changes, &mut open)?;
+            history::keep(&mut core, changes, &last)?;
+            merged.add(last);
             cursor::store_progress(&mut core, progress)?;
-            history::keep(&mut core, changes, &merged, progress)?;
+            history::keep_progress(&mut core, progress)?;
             merged
         };
         transaction.commit()?;
         self.progress_count += u64::from(!progress.is_empty());
         Ok(merged)
+    }
+
+    /// Keeps a part of a transaction that is too large for one message, until [`merge`](Self::merge) is told that it
+    /// [completes](MergeProgress::completes) it. Nobody sees the part before.
+    ///
+    /// `until` is the place, in the sender's words, up to which the part leads, and `after` that where the part before it ended;
+    /// `None` begins a transaction, and what was staged of the sender before is forgotten. A part that is there already changes
+    /// nothing. All parts of one sender may take up to `bytes_max` bytes.
+    ///
+    /// ```
+    /// use litemesh_engine::{Engine, MergeProgress};
+    /// use litemesh_proto::{Change, Place, SiteId};
+    ///
+    /// # fn example(mut engine: Engine, sender: SiteId, begin: &[Change], end: &[Change]) -> Result<(), Box<dyn std::error::Error>> {
+    /// let place = Place([1].into());
+    /// engine.stage(sender, None, &place, begin, 1 << 30)?;
+    /// // Perhaps in another life of this process:
+    /// assert_eq!(engine.staged_until(sender)?, Some(place.clone()));
+    /// engine.merge(end, &MergeProgress { completes: Some((sender, place)), ..Default::default() })?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Nothing was changed; see [`StageError`].
+    pub fn stage(
+        &mut self,
+        sender: SiteId,
+        after: Option<&Place>,
+        until: &Place,
+        changes: &[Change],
+        bytes_max: u64,
+    ) -> Result<(), StageError> {
+        let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        staged::stage(&mut *self.shared.lock()?, sender, after, until, changes, bytes_max)?;
+        Ok(transaction.commit()?)
+    }
+
+    /// The place up to which the [staged](Self::stage) parts of `sender` lead, if there are any.
+    ///
+    /// # Errors
+    ///
+    /// SQLite fails.
+    pub fn staged_until(&self, sender: SiteId) -> Result<Option<Place>, StorageError> {
+        Ok(staged::staged_until(&mut *self.core()?, sender)?)
     }
 
     /// How many merges of this engine stored progress. Our cursor may have moved when it grew.
@@ -522,7 +573,7 @@ pub struct Changesets<'a> {
 }
 
 /// Page size of [`Engine::changes_since`].
-const PAGE: PageLimits = PageLimits { changes_max: 4096, bytes_max: 1 << 20 };
+const PAGE: PageLimits = PageLimits { changes_max: 4096, bytes_max: 1 << 20, stretch: 1 };
 
 impl Changesets<'_> {
     fn fill(&mut self) -> Result<(), StorageError> {

@@ -237,6 +237,9 @@ pub enum MergeError {
     AbsurdCount { index: usize, field: &'static str, value: i64, max: i64 },
     #[error("Invalid change at index {index}: table {table}: {source}")]
     Constraint { index: usize, table: String, source: rusqlite::Error },
+    /// The parts before are not here: somebody else staged another transaction, or they were forgotten.
+    #[error("the parts of the transaction that this message completes are not staged here")]
+    NotStaged,
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
@@ -244,7 +247,27 @@ pub enum MergeError {
 impl MergeError {
     /// Whether the change itself is at fault: sending it again will fail again.
     pub fn is_content(&self) -> bool {
-        !matches!(self, Self::Storage(_))
+        !matches!(self, Self::Storage(_) | Self::NotStaged)
+    }
+}
+
+/// Why a part of a large transaction was not staged. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages explain the fields
+pub enum StageError {
+    /// To be asked for again, from what is staged.
+    #[error("the part of a transaction does not go on where the ones before it ended")]
+    Gap,
+    #[error("a transaction of more than {max} bytes is not taken: {bytes} bytes have come")]
+    TooLarge { bytes: u64, max: u64 },
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl From<rusqlite::Error> for StageError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Storage(StorageError(error))
     }
 }
 

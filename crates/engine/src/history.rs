@@ -222,20 +222,14 @@ fn remember(core: &mut Core, key: &str, value: i64) -> rusqlite::Result<()> {
     core.statement(SET)?.run(&[key.into(), value.into()])
 }
 
-/// Upkeep: to be called in the transaction that merged `changes` and stored `progress`.
-pub(crate) fn keep(
-    core: &mut Core,
-    changes: &[Change],
-    merged: &Merged,
-    progress: &MergeProgress,
-) -> rusqlite::Result<()> {
-    if core.original.has_history() {
-        keep_history(core, changes, merged)?;
-    }
-    if core.original.has_peers() {
-        keep_peers(core, progress)?;
-    }
-    Ok(())
+/// Upkeep of the history: to be called in the transaction that merged `changes`.
+pub(crate) fn keep(core: &mut Core, changes: &[Change], merged: &Merged) -> rusqlite::Result<()> {
+    if core.original.has_history() { keep_history(core, changes, merged) } else { Ok(()) }
+}
+
+/// Upkeep of the original's cursor: to be called in the transaction that stored `progress`.
+pub(crate) fn keep_progress(core: &mut Core, progress: &MergeProgress) -> rusqlite::Result<()> {
+    if core.original.has_peers() { keep_peers(core, progress) } else { Ok(()) }
 }
 
 /// Also what lost is written, as the original does: that it lost here says nothing about who asks.

@@ -52,6 +52,7 @@ mod schema;
 mod scratch;
 mod sql;
 mod sql_text;
+mod staged;
 mod statement;
 mod transaction;
 mod trigger_functions;
@@ -60,7 +61,7 @@ mod unpassed;
 
 pub use check::{Finding, FindingKind, Repair, Repaired, Severity};
 pub use engine::{Changesets, Engine, Findings};
-pub use error::{AlterError, MergeError, MigrateError, OpenError, ReplicateError, StorageError};
+pub use error::{AlterError, MergeError, MigrateError, OpenError, ReplicateError, StageError, StorageError};
 pub use fork::Forked;
 pub use litemesh_proto as proto;
 pub use load::load;

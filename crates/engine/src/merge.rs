@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use litemesh_proto::limits::{VERSION_JUMP_MAX, VERSION_MAX};
-use litemesh_proto::{Change, Cursor, DbVersion, SiteId};
+use litemesh_proto::{Change, Cursor, DbVersion, Place, Position, SiteId};
 
 use crate::core::{Core, Shared};
 use crate::error::MergeError;
@@ -21,14 +21,17 @@ use crate::merge_rows::MergeRows;
 pub struct MergeProgress {
     /// Joined into our cursor.
     pub cursor: Cursor,
-    /// The sender, and its local version up to which we now hold everything that it has.
-    pub position: Option<(SiteId, DbVersion)>,
+    /// The sender, and up to where we now hold everything that it has.
+    pub position: Option<(SiteId, Position)>,
+    /// The sender whose staged parts are merged before the batch, and the place up to which they must lead: together they
+    /// are one transaction (see [`Engine::stage`](crate::Engine::stage)).
+    pub completes: Option<(SiteId, Place)>,
 }
 
 impl MergeProgress {
     /// Whether there is nothing to store.
     pub fn is_empty(&self) -> bool {
-        self.cursor.is_empty() && self.position.is_none()
+        self.cursor.is_empty() && self.position.is_none() && self.completes.is_none()
     }
 }
 
@@ -43,17 +46,49 @@ pub struct Merged {
     pub local_versions: Option<(DbVersion, DbVersion)>,
 }
 
-/// Merges a batch inside the caller's transaction.
-pub(crate) fn merge_batch(shared: &Shared, core: &mut Core, changes: &[Change]) -> Result<Merged, MergeError> {
+impl Merged {
+    /// Takes up what was merged after this, in the same transaction.
+    pub(crate) fn add(&mut self, later: Self) {
+        self.won += later.won;
+        self.tables.extend(later.tables);
+        self.local_versions = match (self.local_versions, later.local_versions) {
+            (Some((first, _)), Some((_, last))) => Some((first, last)),
+            (one, other) => one.or(other),
+        };
+    }
+}
+
+/// The changeset with which a batch ended, and under what it was stored: the next batch of the same transaction may go on
+/// with it.
+#[derive(Default)]
+pub(crate) struct OpenChangeset(Option<(SiteId, DbVersion, Option<Stamp>)>);
+
+/// Merges a batch inside the caller's transaction. What begins as `open` ended goes on with that changeset.
+pub(crate) fn merge_batch(
+    shared: &Shared,
+    core: &mut Core,
+    changes: &[Change],
+    open: &mut OpenChangeset,
+) -> Result<Merged, MergeError> {
     let mut rows = MergeRows::default();
     let mut start = 0;
     while start < changes.len() {
         let first = &changes[start];
         let length = run_length(&changes[start..], |c| c.site == first.site && c.db_version == first.db_version);
+        let mut author = Author::new(Some(first.site.as_bytes()), first.db_version.get(), true);
+        if let Some((site, version, stamp)) = open.0.take()
+            && (site, version) == (first.site, first.db_version)
+        {
+            author.stamp = stamp;
+        }
+        rows.begin_changeset(author);
         merge_changeset(shared, core, &changes[start..start + length], start, &mut rows)?;
         start += length;
     }
     rows.merge(shared, core)?;
+    if let (Some(last), Some(author)) = (changes.last(), rows.last_author()) {
+        open.0 = Some((last.site, last.db_version, author.stamp));
+    }
     Ok(rows.into_merged())
 }
 
@@ -68,7 +103,6 @@ fn merge_changeset<'a>(
     offset: usize,
     rows: &mut MergeRows<'a>,
 ) -> Result<(), MergeError> {
-    rows.begin_changeset(Author::new(Some(changes[0].site.as_bytes()), changes[0].db_version.get(), true));
     let mut start = 0;
     while start < changes.len() {
         let first = &changes[start];
@@ -87,7 +121,7 @@ pub(crate) struct Author<'a> {
     /// Whether the changeset gets a version of its own, rather than the transaction's.
     is_fresh: bool,
     /// `(local version, ordinal)`, once something won.
-    stamp: Option<(i64, i64)>,
+    stamp: Option<Stamp>,
 }
 
 impl<'a> Author<'a> {
@@ -106,18 +140,19 @@ impl<'a> Author<'a> {
 
     /// What its changes were stored under, once one of them won.
     pub(crate) fn stamped(&self) -> Option<DbVersion> {
-        self.stamp.map(|(local, _)| DbVersion::new(local))
+        self.stamp.map(|stamp| DbVersion::new(stamp.local))
     }
 
     pub(crate) fn stamp(&mut self, core: &mut Core) -> rusqlite::Result<Stamp> {
-        if let Some((local, ordinal)) = self.stamp {
-            return Ok(Stamp { local, ordinal });
+        if let Some(stamp) = self.stamp {
+            return Ok(stamp);
         }
         let ordinal = self.site.map_or(Ok(0), |site| core.ordinal_of(site))?;
         let local = if self.is_fresh { core.fresh_version(self.version) } else { core.next_version(self.version) };
         record_origin(core, local, ordinal, self.version)?;
-        self.stamp = Some((local, ordinal));
-        Ok(Stamp { local, ordinal })
+        let stamp = Stamp { local, ordinal };
+        self.stamp = Some(stamp);
+        Ok(stamp)
     }
 }
 

@@ -82,6 +82,11 @@ impl<'a> MergeRows<'a> {
         self.merged
     }
 
+    /// Whose changeset was the last, once all is merged.
+    pub(crate) fn last_author(&self) -> Option<&Author<'a>> {
+        self.authors.last()
+    }
+
     /// The rows that follow are of this author.
     pub(crate) fn begin_changeset(&mut self, author: Author<'a>) {
         self.authors.push(author);

@@ -14,7 +14,8 @@ mod sites;
 use std::sync::Arc;
 
 use litemesh_proto::{
-    CausalLength, Change, ColVersion, Column, Cursor, DbVersion, KeyValue, PackedKey, Seq, SiteId, Value,
+    CausalLength, Change, ColVersion, Column, Cursor, DbVersion, Incarnation, KeyValue, PackedKey, Place, Seq, SiteId,
+    Value,
 };
 
 use crate::base_rows::as_column;
@@ -33,6 +34,9 @@ pub struct PageLimits {
     pub changes_max: usize,
     /// About how many bytes of wire v1 JSON.
     pub bytes_max: usize,
+    /// How often these limits may be exceeded so that a page in local order ends with a whole local version. Only a version
+    /// that is larger still is cut, and a page then holds nothing else before the cut. With 1, pages are cut anywhere.
+    pub stretch: usize,
 }
 
 /// Most clock rows that one page looks at, sent or not. Bounds how long the engine is busy with one page.
@@ -61,6 +65,21 @@ impl LocalPlace {
     pub fn position(&self) -> DbVersion {
         DbVersion::new(self.version)
     }
+
+    /// The place as bytes that a receiver can give back, where it lies inside a local version.
+    pub fn to_inside(&self) -> Option<Place> {
+        let (version, table, key) = self.inside.as_ref()?;
+        Some(Place([&version.to_be_bytes(), &key.to_be_bytes(), table.as_bytes()].concat().into()))
+    }
+
+    /// Reads what [`to_inside`](Self::to_inside) gave; `None` where it is nothing of the kind.
+    pub fn from_inside(place: &Place) -> Option<Self> {
+        let (version, rest) = place.0.split_first_chunk()?;
+        let (key, table) = rest.split_first_chunk()?;
+        let version = i64::from_be_bytes(*version);
+        let inside = (version, std::str::from_utf8(table).ok()?.into(), i64::from_be_bytes(*key));
+        (version > 0).then(|| Self { version: version - 1, inside: Some(inside) })
+    }
 }
 
 /// A page in local order.
@@ -68,8 +87,10 @@ impl LocalPlace {
 pub struct LocalPage {
     /// The changes, whole rows together.
     pub changes: Vec<Change>,
-    /// Where to go on.
+    /// Where to go on; inside a local version only if that is too large for a page.
     pub place: LocalPlace,
+    /// Of which life of this database the place is.
+    pub incarnation: Incarnation,
     /// Our cursor, where this page brings its reader to everything that we hold.
     pub complete: Option<Cursor>,
 }
@@ -108,6 +129,9 @@ pub(crate) fn read_local(
     }
     let mut labels = Labels::default();
     let mut scans = open_scans(core, &at, until)?;
+    // The version that is being read, and how many changes there are of whole versions before it.
+    let mut of = at.inside.as_ref().map_or(at.version, |(version, ..)| *version);
+    let mut whole = 0;
     loop {
         // The earliest version first, and within it tables in their order.
         let Some(next) =
@@ -115,10 +139,16 @@ pub(crate) fn read_local(
         else {
             let complete = crate::cursor::read_cursor(core)?;
             let place = LocalPlace { version: until, inside: None };
-            return Ok(LocalPage { changes: page.changes, place, complete: Some(complete) });
+            return Ok(page.ends_at(place, Some(complete)));
         };
         let scan = &mut scans[next];
         let (version, key) = (scan.version(), scan.key());
+        if version != of {
+            if page.is_full(1) {
+                return Ok(page.ends_at(LocalPlace { version: of, inside: None }, None));
+            }
+            (of, whole) = (version, page.changes.len());
+        }
         let is_echo = filter.is_echo(version);
         page.take_row(core, scan, |core, clock| {
             // A cell that was held when its row came back in a new life (MRG-9) is neither an echo nor covered by what
@@ -131,13 +161,14 @@ pub(crate) fn read_local(
             let is_wanted = is_of_past_life || label.is_unknown || !filter.covered.covers(&site, label.version);
             Ok(is_wanted.then_some((site, label.version)))
         })?;
-        if page.is_full() {
+        if page.is_full(limits.stretch) {
+            if whole > 0 && limits.stretch > 1 {
+                page.changes.truncate(whole);
+                let place = LocalPlace { version: version - 1, inside: None };
+                return Ok(page.ends_at(place, None));
+            }
             let inside = Some((version, scans[next].table.name.clone(), key));
-            return Ok(LocalPage {
-                changes: page.changes,
-                place: LocalPlace { version: version - 1, inside },
-                complete: None,
-            });
+            return Ok(page.ends_at(LocalPlace { version: version - 1, inside }, None));
         }
     }
 }
@@ -407,10 +438,15 @@ impl PageBuilder {
         Self { changes: Vec::new(), bytes: 0, scanned: 0, limits, wanted: Vec::new(), scratch: Vec::new() }
     }
 
-    fn is_full(&self) -> bool {
-        self.changes.len() >= self.limits.changes_max
-            || self.bytes >= self.limits.bytes_max
-            || self.scanned >= ROWS_SCANNED_MAX
+    fn ends_at(self, place: LocalPlace, complete: Option<Cursor>) -> LocalPage {
+        LocalPage { changes: self.changes, place, incarnation: Incarnation::default(), complete }
+    }
+
+    /// Whether the limits, so many times, are reached.
+    fn is_full(&self, times: usize) -> bool {
+        self.changes.len() >= self.limits.changes_max.saturating_mul(times)
+            || self.bytes >= self.limits.bytes_max.saturating_mul(times)
+            || self.scanned >= ROWS_SCANNED_MAX * times
     }
 
     /// Turns the clocks of the row at which the scan stands into changes, as far as `label` gives them a site and a version,

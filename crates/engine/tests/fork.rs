@@ -47,7 +47,8 @@ fn write(engine: &Engine, sql: &str) {
 
 /// Everything that `to` lacks, as a Litemesh peer would ask for it. Gives what was sent.
 fn send(from: &Engine, to: &mut Engine) -> Vec<Change> {
-    let (site, limits) = (from.site().unwrap(), PageLimits { changes_max: usize::MAX, bytes_max: usize::MAX });
+    let (site, limits) =
+        (from.site().unwrap(), PageLimits { changes_max: usize::MAX, bytes_max: usize::MAX, stretch: 1 });
     let filter = LocalFilter { covered: to.cursor().unwrap(), echoes: &[] };
     let page = from.read_local(&LocalPlace::after(to.position(site).unwrap()), &filter, limits).unwrap();
     let progress = MergeProgress { cursor: page.complete.unwrap(), position: Some((site, page.place.position())) };

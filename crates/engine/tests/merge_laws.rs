@@ -402,7 +402,7 @@ impl<'a> Network<'a> {
                 self.check_claim(one);
             }
             30..85 => {
-                let limits = PageLimits { changes_max: rng.usize(1..8), bytes_max: 1 << 20 };
+                let limits = PageLimits { changes_max: rng.usize(1..8), bytes_max: 1 << 20, stretch: 1 };
                 self.send_page(one, other, limits);
                 self.check_claim(other);
             }
@@ -430,9 +430,12 @@ impl<'a> Network<'a> {
         for _ in 0..alive.len() {
             for (sender, receiver) in alive.iter().flat_map(|a| alive.iter().map(move |b| (*a, *b))) {
                 while sender != receiver
-                    && !self.send_page(sender, receiver, PageLimits { changes_max: 100, bytes_max: 1 << 20 })
-                {
-                }
+                    && !self.send_page(
+                        sender,
+                        receiver,
+                        PageLimits { changes_max: 100, bytes_max: 1 << 20, stretch: 1 },
+                    )
+                {}
             }
         }
         let states: Vec<State> = alive.iter().map(|peer| state(&self.peers[*peer].engine, self.schemas)).collect();

@@ -16,10 +16,10 @@ use support::{
     select_changes, state,
 };
 
-const ALL: PageLimits = PageLimits { changes_max: usize::MAX, bytes_max: usize::MAX };
+const ALL: PageLimits = PageLimits { changes_max: usize::MAX, bytes_max: usize::MAX, stretch: 1 };
 
 fn few(changes_max: usize) -> PageLimits {
-    PageLimits { changes_max, bytes_max: usize::MAX }
+    PageLimits { changes_max, bytes_max: usize::MAX, stretch: 1 }
 }
 
 fn set(changes: &[Change]) -> BTreeSet<String> {
@@ -86,7 +86,7 @@ fn any_page_limits_give_the_same_changes() {
         let sizes = || few(limits.borrow_mut().usize(1..20));
         let pages = read_pages(&engine, LocalPlace::default(), &LocalFilter::default(), sizes);
         assert_eq!(pages.concat(), all, "small pages");
-        let bytes = || PageLimits { changes_max: usize::MAX, bytes_max: 700 };
+        let bytes = || PageLimits { changes_max: usize::MAX, bytes_max: 700, stretch: 1 };
         let pages = read_pages(&engine, LocalPlace::default(), &LocalFilter::default(), bytes);
         assert!(pages.len() > 2 && pages.concat() == all, "pages of few bytes");
     });
@@ -131,7 +131,7 @@ fn pages_of_a_large_transaction_stay_within_their_limits() {
              INSERT INTO items SELECT i, i, printf('%0100d', i) FROM n",
         )
         .unwrap();
-    let limits = PageLimits { changes_max: 5000, bytes_max: 256 << 10 };
+    let limits = PageLimits { changes_max: 5000, bytes_max: 256 << 10, stretch: 1 };
     let pages = read_pages(&engine, LocalPlace::default(), &LocalFilter::default(), || limits);
     for page in &pages {
         let bytes: usize = page.iter().map(Change::wire_bytes).sum();

@@ -47,7 +47,7 @@ fn engine() -> Engine {
 }
 
 fn few(changes_max: usize) -> PageLimits {
-    PageLimits { changes_max, bytes_max: usize::MAX }
+    PageLimits { changes_max, bytes_max: usize::MAX, stretch: 1 }
 }
 
 fn set(changes: &[Change]) -> BTreeSet<String> {

@@ -325,7 +325,7 @@ fn read_only_files_open() {
     let reader = read_only("theirs.db");
     assert_eq!(reader.site().unwrap(), site);
     assert_eq!(reader.cursor().unwrap().get(&site).get(), 2);
-    let all = PageLimits { changes_max: usize::MAX, bytes_max: usize::MAX };
+    let all = PageLimits { changes_max: usize::MAX, bytes_max: usize::MAX, stretch: 1 };
     let page = reader.read_local(&LocalPlace::default(), &LocalFilter::default(), all).unwrap();
     assert_eq!(page.changes.len(), 2);
     assert_eq!(select_changes(reader.connection(), "").len(), 2);

@@ -21,7 +21,7 @@ const SCHEMA: &str = "CREATE TABLE todo (id TEXT PRIMARY KEY NOT NULL, title TEX
     INSERT INTO todo VALUES ('a', 'x'), ('b', 'y');
     INSERT INTO tag VALUES ('a', 'x');";
 
-const PAGE: PageLimits = PageLimits { changes_max: 100, bytes_max: 1 << 20 };
+const PAGE: PageLimits = PageLimits { changes_max: 100, bytes_max: 1 << 20, stretch: 1 };
 
 /// The bytes of a file with two replicated tables.
 fn template() -> Vec<u8> {

@@ -4,13 +4,14 @@
 //! remote that takes nothing delays nobody else, and nothing of its own either.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use litemesh_engine::{Engine, LocalFilter, PageLimits, StorageError};
+use litemesh_engine::{Engine, LocalFilter, MergeError, PageLimits, StageError, StorageError};
 use litemesh_proto::limits::{BATCH_BYTES_MAX, BATCH_CHANGES_MAX};
 use litemesh_proto::{
-    Change, Cursor, DbVersion, PeerMessage, Refusal, Remote, SiteId, SyncRequest, Transport, TransportError, Unverified,
+    Change, Cursor, DbVersion, PeerMessage, Place, Refusal, Remote, SiteId, SyncRequest, Transport, TransportError,
+    Unverified,
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -18,11 +19,17 @@ use tracing::Instrument;
 
 use crate::engine_thread::EngineThread;
 use crate::event::Event;
-use crate::session::{Effect, Input, MergeDone, MergeFailure, Notice, Page, ReadDone, ReadOrder, ReadWhat, Session};
+use crate::session::{
+    Effect, Fault, Input, MergeDone, MergeFailure, Notice, Page, ReadDone, ReadOrder, ReadWhat, Session,
+};
 use crate::{PeerError, RemoteStatus};
 
 /// Inputs that wait for one session. A transport has one message of a connection under way, so this is never long.
 pub(crate) const INBOX_MAX: usize = 8;
+
+/// How much larger than a batch a message may be to hold a whole transaction. What is larger still goes in parts, which the
+/// receiver writes twice.
+const WHOLE_STRETCH: usize = 4;
 
 /// What a transport brings to a session.
 pub(crate) enum Inbound {
@@ -44,13 +51,17 @@ pub(crate) struct Common {
     pub(crate) limits: litemesh_proto::Limits,
 }
 
+/// Stands for a version where there is none.
+const NOTHING: i64 = -1;
+
 /// Counters of one connection.
-#[derive(Default)]
 pub(crate) struct Stats {
     pub(crate) changes_received: AtomicU64,
     pub(crate) changes_sent: AtomicU64,
     pub(crate) messages_refused: AtomicU64,
     pub(crate) is_caught_up: AtomicBool,
+    /// Our local version that the remote has acknowledged; -1 where it acknowledges nothing.
+    pub(crate) acknowledged: AtomicI64,
 }
 
 /// Local versions that were merged from the remote lately, written by the engine thread.
@@ -145,12 +156,15 @@ impl Driver {
             let effects = session.handle(input);
             self.carry_out(effects, &mut tasks, &mut reply);
             self.stats.is_caught_up.store(session.is_caught_up(), Ordering::Relaxed);
+            let acknowledged = session.acknowledged().map_or(NOTHING, DbVersion::get);
+            self.stats.acknowledged.store(acknowledged, Ordering::Relaxed);
         }
     }
 
     fn carry_out(&self, effects: Vec<Effect>, tasks: &mut JoinSet<Done>, reply: &mut Option<Reply>) {
         for effect in effects {
             match effect {
+                Effect::Open => self.spawn_opening(tasks),
                 Effect::Ask(request) => self.spawn_ask(tasks, request),
                 Effect::EndAfter(delay, reason) => {
                     spawn(tasks, async move {
@@ -159,6 +173,13 @@ impl Driver {
                     });
                 }
                 Effect::Merge { changes, progress, reached } => self.spawn_merge(tasks, changes, progress, reached),
+                Effect::Stage { changes, after, until } => self.spawn_stage(tasks, changes, after, until),
+                Effect::Wake(timer, delay) => {
+                    spawn(tasks, async move {
+                        tokio::time::sleep(delay).await;
+                        Done::Input(Input::Woken(timer))
+                    });
+                }
                 Effect::Read(order) => self.spawn_read(tasks, order),
                 Effect::Send(message) => self.spawn_send(tasks, message),
                 Effect::Reply(result) => {
@@ -187,9 +208,10 @@ impl Driver {
     fn spawn_opening(&self, tasks: &mut JoinSet<Done>) {
         let (engine, site) = (self.common.engine.clone(), self.remote.site);
         spawn(tasks, async move {
-            let read = move |engine: &mut Engine| Ok((engine.cursor()?, engine.position(site)?));
+            let read =
+                move |engine: &mut Engine| Ok((engine.cursor()?, engine.position(site)?, engine.staged_until(site)?));
             match flatten(engine.call(read).await) {
-                Ok((cursor, position)) => Done::Input(Input::Opened { cursor, position }),
+                Ok((cursor, position, staged)) => Done::Input(Input::Opened { cursor, position, staged }),
                 Err(error) => Done::Failed(error.to_string()),
             }
         });
@@ -240,9 +262,25 @@ impl Driver {
             let result = match engine.call(work).await {
                 Err(error) => return Done::Failed(error.to_string()),
                 Ok(Ok(merged)) => Ok(MergeDone { local_versions: merged.local_versions }),
-                Ok(Err(error)) => Err(MergeFailure { message: error.to_string(), is_content: error.is_content() }),
+                Ok(Err(error)) => Err(merge_failure(&error)),
             };
             Done::Input(Input::Merged(result))
+        });
+    }
+
+    fn spawn_stage(&self, tasks: &mut JoinSet<Done>, changes: Vec<Change>, after: Option<Place>, until: Place) {
+        self.stats.changes_received.fetch_add(changes.len() as u64, Ordering::Relaxed);
+        let (engine, site, bytes_max) =
+            (self.common.engine.clone(), self.remote.site, self.common.limits.staged_bytes_max);
+        let work = move |engine: &mut Engine| engine.stage(site, after.as_ref(), &until, &changes, bytes_max);
+        spawn(tasks, async move {
+            match engine.call(work).await {
+                Err(error) => Done::Failed(error.to_string()),
+                Ok(staged) => {
+                    let staged = staged.map(|()| MergeDone::default()).map_err(|error| stage_failure(&error));
+                    Done::Input(Input::Merged(staged))
+                }
+            }
         });
     }
 
@@ -250,7 +288,7 @@ impl Driver {
         let (engine, frontier, recent) =
             (self.common.engine.clone(), self.common.frontier.clone(), self.recent.clone());
         let bytes_max = self.transport.message_bytes_max(self.remote).min(BATCH_BYTES_MAX);
-        let limits = PageLimits { changes_max: BATCH_CHANGES_MAX, bytes_max };
+        let limits = PageLimits { changes_max: BATCH_CHANGES_MAX, bytes_max, stretch: WHOLE_STRETCH };
         spawn(tasks, async move {
             let generation = order.generation;
             let work = move |engine: &mut Engine| {
@@ -287,6 +325,24 @@ impl Driver {
     }
 }
 
+fn merge_failure(error: &MergeError) -> MergeFailure {
+    let fault = match error {
+        MergeError::NotStaged => Fault::Gap,
+        error if error.is_content() => Fault::Content,
+        _ => Fault::Database,
+    };
+    MergeFailure { message: error.to_string(), fault }
+}
+
+fn stage_failure(error: &StageError) -> MergeFailure {
+    let fault = match error {
+        StageError::Gap => Fault::Gap,
+        StageError::TooLarge { .. } => Fault::Content,
+        _ => Fault::Database,
+    };
+    MergeFailure { message: error.to_string(), fault }
+}
+
 /// Spawns a task that works for the session, and says so in what it logs.
 fn spawn(tasks: &mut JoinSet<Done>, work: impl Future<Output = Done> + Send + 'static) {
     tasks.spawn(work.in_current_span());
@@ -300,11 +356,11 @@ fn read(
     limits: PageLimits,
 ) -> Result<Page, StorageError> {
     match what {
-        ReadWhat::Local { place, covered, mut echoes } => {
+        ReadWhat::Local { place, covered, claimed, mut echoes } => {
             echoes.extend(recent);
             // The remote has seen versions of ours that we do not know: this file was restored from a backup, or lost its last
             // commits with the power. What is written from now on must not hide below them.
-            let claimed = covered.get(&engine.site()?).max(place.position());
+            let claimed = covered.get(&engine.site()?).max(claimed.version);
             if engine.raise_version(claimed)? {
                 tracing::warn!(%claimed, "a remote holds later versions of this database than the file does");
             }
@@ -331,6 +387,18 @@ fn flatten<T>(result: Result<Result<T, StorageError>, PeerError>) -> Result<T, P
     result.and_then(|inner| inner.map_err(PeerError::Storage))
 }
 
+impl Default for Stats {
+    fn default() -> Self {
+        Self {
+            changes_received: AtomicU64::new(0),
+            changes_sent: AtomicU64::new(0),
+            messages_refused: AtomicU64::new(0),
+            is_caught_up: AtomicBool::new(false),
+            acknowledged: AtomicI64::new(NOTHING),
+        }
+    }
+}
+
 impl Stats {
     pub(crate) fn status(&self, remote: Remote, transport: Arc<str>) -> RemoteStatus {
         RemoteStatus {
@@ -340,6 +408,9 @@ impl Stats {
             changes_received: self.changes_received.load(Ordering::Relaxed),
             changes_sent: self.changes_sent.load(Ordering::Relaxed),
             messages_refused: self.messages_refused.load(Ordering::Relaxed),
+            acknowledged: Some(self.acknowledged.load(Ordering::Relaxed))
+                .filter(|version| *version != NOTHING)
+                .map(DbVersion::new),
             is_caught_up: self.is_caught_up.load(Ordering::Relaxed),
         }
     }

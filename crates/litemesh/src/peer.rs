@@ -258,6 +258,9 @@ pub struct RemoteStatus {
     pub changes_sent: u64,
     /// Messages of it that were refused.
     pub messages_refused: u64,
+    /// Our local version up to which it has said that it holds everything, durably. `None` for a peer of the original, which
+    /// acknowledges nothing.
+    pub acknowledged: Option<DbVersion>,
     /// Both directions are caught up.
     pub is_caught_up: bool,
 }

@@ -32,6 +32,16 @@ pub const PLACE_BYTES_MAX: usize = NAME_BYTES_MAX + 64;
 /// With messages of [`BATCH_BYTES_MAX`] of JSON, a few hundred kilobytes as frames: what a line of 50 ms carries meanwhile.
 pub const CREDIT_MAX: u32 = 16;
 
+/// How long what came may stay without an acknowledgement.
+///
+/// One acknowledgement then serves for all messages of that time; a sender that waits for it is not kept waiting, since half
+/// of its credit brings one at once.
+pub const ACK_DELAY: Duration = Duration::from_millis(100);
+
+/// How often a sender looks whether anything of what is on its way was acknowledged. Where nothing was between two looks, the
+/// connection is given up: a message or its acknowledgement was lost, or the remote hangs.
+pub const SILENCE_LOOK: Duration = Duration::from_secs(60);
+
 /// Body limit of an original server, in bytes: what one POST to a wire v1 server may hold (`wire-protocol.md` 5.2).
 pub const V1_BODY_BYTES_MAX: usize = 1024 * 1024;
 
@@ -73,12 +83,19 @@ pub struct Limits {
     pub message_bytes_max: usize,
     /// Largest value of one change, in bytes.
     pub change_value_bytes_max: usize,
+    /// Most bytes of one transaction that are staged for a sender until its last part comes.
+    pub staged_bytes_max: u64,
     /// Most connections that a server keeps open at once.
     pub connections_max: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { message_bytes_max: 32 << 20, change_value_bytes_max: 16 << 20, connections_max: 1024 }
+        Self {
+            message_bytes_max: 32 << 20,
+            change_value_bytes_max: 16 << 20,
+            staged_bytes_max: 4 << 30,
+            connections_max: 1024,
+        }
     }
 }

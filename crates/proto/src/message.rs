@@ -17,7 +17,7 @@ pub struct SyncRequest {
 pub struct Terms {
     /// Number of the request; each message of the answer carries it, so that answers to earlier requests are told apart.
     pub answer: u32,
-    /// How much the asker takes before it has acknowledged any of it.
+    /// How many messages the asker takes before it has acknowledged any of them.
     pub credit: u32,
     /// How far the asker is in what the answerer has: where a broken catch-up goes on.
     pub position: Position,
@@ -148,6 +148,14 @@ pub enum PeerMessage {
 }
 
 impl PeerMessage {
+    /// Where the message stands in an answer, if it is numbered.
+    pub fn progress(&self) -> Option<&Progress> {
+        match self {
+            Self::Changes { progress, .. } | Self::Eose { progress } => progress.as_ref(),
+            Self::Ack(_) | Self::Unknown => None,
+        }
+    }
+
     /// How many changes the message carries.
     pub fn change_count(&self) -> usize {
         match self {
@@ -164,8 +172,8 @@ pub struct Ack {
     pub answer: u32,
     /// All messages of it up to this one.
     pub number: u64,
-    /// How many messages more may be sent before the next acknowledgement.
-    pub credit: u32,
+    /// The number of the last message that may now be sent.
+    pub until: u64,
 }
 
 /// A message as a stranger sent it: its syntax is right, its content is not checked yet.
@@ -189,6 +197,14 @@ impl Unverified {
         match &self.message {
             PeerMessage::Changes { schema_version, .. } => *schema_version,
             PeerMessage::Eose { .. } | PeerMessage::Ack(_) | PeerMessage::Unknown => 0,
+        }
+    }
+
+    /// The acknowledgement, if it is one: there is nothing in it to be checked.
+    pub fn ack(&self) -> Option<Ack> {
+        match &self.message {
+            PeerMessage::Ack(ack) => Some(*ack),
+            _ => None,
         }
     }
 

@@ -177,7 +177,7 @@ pub(crate) fn read_sites(
         }
         plan.range += 1;
         plan.inside = None;
-        if page.is_full() {
+        if page.is_full(1) {
             break;
         }
     }
@@ -204,7 +204,7 @@ fn read_own_range(
         let (version, key) = (scans[next].version(), scans[next].key());
         let label = (range.site, DbVersion::new(version));
         page.take_row(core, &mut scans[next], |_, clock| Ok((clock.ordinal == 0).then_some(label)))?;
-        if page.is_full() {
+        if page.is_full(1) {
             let place =
                 LocalPlace { version: version - 1, inside: Some((version, scans[next].table.name.clone(), key)) };
             *inside = Some(SitePlace::Own(place));
@@ -247,7 +247,7 @@ fn read_foreign_range(
         }
         let label = range.label.unwrap_or(DbVersion::new(version));
         within = read_local_version(core, range, local, label, within, page)?;
-        if page.is_full() {
+        if page.is_full(1) {
             *inside = Some(SitePlace::Foreign(version, local, within));
             return Ok(false);
         }
@@ -277,7 +277,7 @@ fn read_local_version(
             page.take_row(core, &mut scan, |_, clock| {
                 Ok((clock.ordinal == range.ordinal).then_some((range.site, label)))
             })?;
-            if page.is_full() {
+            if page.is_full(1) {
                 return Ok(Some((table.name.clone(), key)));
             }
         }

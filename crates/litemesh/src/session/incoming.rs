@@ -1,22 +1,27 @@
 //! Asking, and merging what comes: the receiver's half of the cursor rule (docs/storage.md).
 //!
 //! - A Litemesh remote says with each message how far it brings us. We store that with the rows, and take over its cursor
-//!   only where it says that we now hold everything that it held.
+//!   only where it says that we now hold everything that it held. What is stored is acknowledged. Its messages are numbered:
+//!   where one is missing, everything from there on is asked for again, over the same connection.
 //! - A wire v1 remote sends a gapless history per site, cut anywhere. The cursor follows the changes, except that the newest
 //!   version of a site counts as incomplete until something newer of that site, or the end of stored events, proves otherwise.
 //!
 //! After anything that we could not take, no cursor moves on this connection any more, and merging goes on, since it is
 //! idempotent. What was refused, and what came after it, is asked for over the next connection; we end this one to get it.
-//! Asking again over the same one would not do: messages of the first answer may still be under way, its end among them,
-//! and nothing in wire v1 tells them from those of the second.
+//! For a v1 remote, asking again over the same one would not do: messages of the first answer may still be under way, its end
+//! among them, and nothing in wire v1 tells them from those of the second.
 
 use std::time::Duration;
 
 use litemesh_engine::MergeProgress;
-use litemesh_proto::limits::{RECONNECT_DELAY_MAX, RECONNECT_DELAY_MIN};
-use litemesh_proto::{Cursor, DbVersion, Limits, PeerMessage, Progress, Refusal, Remote, SyncRequest, Unverified};
+use litemesh_proto::limits::{ACK_DELAY, CREDIT_MAX, RECONNECT_DELAY_MAX, RECONNECT_DELAY_MIN};
+use litemesh_proto::{
+    Ack, Change, Cursor, DbVersion, Limits, Part, PeerMessage, Place, Position, Progress, Refusal, Remote, SyncRequest,
+    Terms, Unverified,
+};
 
-use super::{Effect, MergeDone, MergeFailure, Notice};
+use super::receipt::{Due, Receipt, Standing};
+use super::{Effect, Fault, MergeDone, MergeFailure, Notice, Timer};
 
 pub(crate) struct Incoming {
     remote: Remote,
@@ -33,6 +38,12 @@ pub(crate) struct Incoming {
     open: Cursor,
     /// The message whose merge is under way.
     pending: Option<Pending>,
+    /// Litemesh: which messages of the answer came.
+    receipt: Receipt,
+    /// Litemesh: an acknowledgement is to be sent now.
+    is_ack_due: bool,
+    /// Litemesh: we are about to ask again; what comes meanwhile belongs to the last answer.
+    is_asking: bool,
 }
 
 struct Pending {
@@ -52,6 +63,9 @@ impl Incoming {
             eose: false,
             open: Cursor::new(),
             pending: None,
+            receipt: Receipt::default(),
+            is_ack_due: false,
+            is_asking: true,
         }
     }
 
@@ -59,13 +73,40 @@ impl Incoming {
         self.eose && !self.is_frozen
     }
 
-    pub(crate) fn ask(&self, cursor: Cursor, position: DbVersion, effects: &mut Vec<Effect>) {
-        let position = self.remote.is_litemesh.then_some(position);
-        effects.push(Effect::Ask(SyncRequest { cursor, position }));
+    pub(crate) fn ask(&mut self, cursor: Cursor, position: Position, staged: Option<Place>, effects: &mut Vec<Effect>) {
+        self.is_asking = false;
+        let terms = self.remote.is_litemesh.then(|| {
+            self.is_frozen = self.is_end_due || self.outdated.is_some();
+            self.is_ack_due = false;
+            Terms { answer: self.receipt.begin(), credit: CREDIT_MAX, position, staged }
+        });
+        effects.push(Effect::Ask(SyncRequest { cursor, terms }));
+    }
+
+    /// Something is missing: asks again for everything that is not stored here.
+    fn ask_again(&mut self, effects: &mut Vec<Effect>) {
+        if !std::mem::replace(&mut self.is_asking, true) {
+            effects.push(Effect::Open);
+        }
     }
 
     /// Takes a message. Gives what the remote thereby says that it holds.
     pub(crate) fn receive(&mut self, message: Unverified, effects: &mut Vec<Effect>) -> Option<Cursor> {
+        if let Some(order) = message.order()
+            && self.remote.is_litemesh
+        {
+            let standing = if self.is_asking { Standing::Stale } else { self.receipt.standing(order) };
+            if standing != Standing::Next {
+                match standing {
+                    Standing::Gap => self.ask_again(effects),
+                    // It came again because nobody said that it had come.
+                    Standing::Known => self.is_ack_due = true,
+                    Standing::Next | Standing::Stale => {}
+                }
+                effects.push(Effect::Reply(Ok(())));
+                return None;
+            }
+        }
         // A newer schema may have newer rules: nothing else is checked then.
         if message.schema_version() > self.schema_version {
             self.is_frozen = true;
@@ -73,6 +114,7 @@ impl Incoming {
                 self.outdated = Some(message.schema_version());
                 effects.push(Effect::Tell(Notice::Outdated(message.schema_version())));
             }
+            self.taken(false, false, effects);
             effects.push(Effect::Reply(Ok(())));
             return None;
         }
@@ -86,26 +128,26 @@ impl Incoming {
         let (changes, progress, is_eose) = match message {
             PeerMessage::Changes { changes, progress, .. } => (changes, progress, false),
             PeerMessage::Eose { progress } => (Vec::new(), progress, true),
-            PeerMessage::Unknown => {
+            PeerMessage::Ack(_) | PeerMessage::Unknown => {
                 effects.push(Effect::Reply(Ok(())));
                 return None;
             }
         };
-        // What the remote thereby says that it holds. A Litemesh peer's changes come with holes in its versions, so only its
-        // cursor says that; those of a v1 peer come without.
-        let held: Cursor = if self.remote.is_litemesh {
-            progress.cursor.clone().unwrap_or_default()
-        } else {
-            changes.iter().map(|change| (change.site, change.db_version)).collect()
-        };
+        if self.remote.is_litemesh {
+            let Some(progress) = progress else {
+                self.refuse_content("a message of a Litemesh peer has no number".to_owned(), effects);
+                return None;
+            };
+            return Some(self.take_numbered(changes, progress, is_eose, effects));
+        }
+        // A v1 peer's changes come without holes in its versions, so they say what it holds.
+        let held: Cursor = changes.iter().map(|change| (change.site, change.db_version)).collect();
         let mut open = self.open.clone();
         let progress = if self.is_frozen {
             MergeProgress::default()
-        } else if self.remote.is_litemesh {
-            self.litemesh_progress(progress)
         } else {
             open.join(&held);
-            MergeProgress { cursor: self.v1_cursor(&held, &open, is_eose), position: None }
+            MergeProgress { cursor: self.v1_cursor(&held, &open, is_eose), ..MergeProgress::default() }
         };
         let reached = open.clone();
         self.pending = Some(Pending { is_eose, open });
@@ -113,11 +155,47 @@ impl Incoming {
         Some(held)
     }
 
-    fn litemesh_progress(&self, progress: Progress) -> MergeProgress {
-        MergeProgress {
-            cursor: progress.cursor.unwrap_or_default(),
-            position: progress.position.map(|position| (self.remote.site, position)),
+    /// Takes the next message of an answer. A Litemesh peer's changes come with holes in its versions, so only its cursor says
+    /// what it holds.
+    fn take_numbered(
+        &mut self,
+        changes: Vec<Change>,
+        progress: Progress,
+        is_eose: bool,
+        effects: &mut Vec<Effect>,
+    ) -> Cursor {
+        let held = progress.cursor.clone().unwrap_or_default();
+        let site = self.remote.site;
+        if self.is_frozen {
+            match progress.part {
+                Part::Whole => {
+                    self.pending = Some(Pending { is_eose, open: Cursor::new() });
+                    effects.push(Effect::Merge { changes, progress: MergeProgress::default(), reached: Cursor::new() });
+                }
+                // Staged, it would say that everything before it is here; merged, it would show half of a transaction.
+                Part::Piece { .. } | Part::Last { .. } => {
+                    self.taken(false, false, effects);
+                    effects.push(Effect::Reply(Ok(())));
+                }
+            }
+            return held;
         }
+        self.pending = Some(Pending { is_eose, open: Cursor::new() });
+        let completes = match progress.part {
+            Part::Whole => None,
+            Part::Last { after } => Some((site, after)),
+            Part::Piece { after, until } => {
+                effects.push(Effect::Stage { changes, after, until });
+                return held;
+            }
+        };
+        let progress = MergeProgress {
+            cursor: progress.cursor.unwrap_or_default(),
+            position: progress.position.map(|position| (site, position)),
+            completes,
+        };
+        effects.push(Effect::Merge { changes, progress, reached: Cursor::new() });
+        held
     }
 
     /// What is complete once the message is merged.
@@ -133,18 +211,44 @@ impl Incoming {
         match result {
             Ok(_) => {
                 self.open = pending.open;
+                self.taken(!self.is_frozen, pending.is_eose, effects);
                 if pending.is_eose && !self.is_frozen {
                     self.eose = true;
                     effects.push(Effect::Tell(Notice::Eose));
                 }
                 effects.push(Effect::Reply(Ok(())));
             }
-            Err(MergeFailure { message, is_content: true }) => self.refuse_content(message, effects),
-            Err(MergeFailure { message, is_content: false }) => {
+            Err(MergeFailure { message, fault: Fault::Content }) => self.refuse_content(message, effects),
+            Err(MergeFailure { message, fault: Fault::Database }) => {
                 self.refuse(Refusal::Unavailable(message), effects);
                 self.end_after(RECONNECT_DELAY_MIN, "our database could not take a message", effects);
             }
+            Err(MergeFailure { fault: Fault::Gap, .. }) => {
+                self.ask_again(effects);
+                effects.push(Effect::Reply(Ok(())));
+            }
         }
+    }
+
+    /// A numbered message came, and is durable here or not.
+    fn taken(&mut self, is_durable: bool, is_eose: bool, effects: &mut Vec<Effect>) {
+        if !self.remote.is_litemesh {
+            return;
+        }
+        match self.receipt.take(is_durable, is_eose) {
+            Due::Now => self.is_ack_due = true,
+            Due::SetTimer => effects.push(Effect::Wake(Timer::Acknowledge, ACK_DELAY)),
+            Due::Later => {}
+        }
+    }
+
+    pub(crate) fn woken(&mut self) {
+        self.is_ack_due |= self.receipt.timer();
+    }
+
+    /// The acknowledgement that is to be sent now.
+    pub(crate) fn take_ack(&mut self) -> Option<Ack> {
+        std::mem::take(&mut self.is_ack_due).then(|| self.receipt.acknowledge())
     }
 
     pub(crate) fn garbled(&mut self, reason: &str, effects: &mut Vec<Effect>) {
@@ -155,6 +259,7 @@ impl Incoming {
 
     /// Bad changes heal when somebody changes a schema, not within seconds; until then the connection serves for the rest.
     fn refuse_content(&mut self, message: String, effects: &mut Vec<Effect>) {
+        self.taken(false, false, effects);
         self.refuse(Refusal::Invalid(message), effects);
         self.end_after(RECONNECT_DELAY_MAX, "a message was refused", effects);
     }
@@ -176,7 +281,10 @@ impl Incoming {
     pub(crate) fn schema_changed(&mut self, version: i64, effects: &mut Vec<Effect>) {
         self.schema_version = version;
         let is_outdated = self.outdated.is_some_and(|outdated| outdated > version);
-        if self.is_frozen && !is_outdated {
+        if self.is_frozen && !is_outdated && self.remote.is_litemesh && !self.is_end_due {
+            self.outdated = None;
+            self.ask_again(effects);
+        } else if self.is_frozen && !is_outdated {
             // At once, also where the end is due later already.
             let reason = "the schema was changed: asking for what was held back over a new connection";
             effects.push(Effect::EndAfter(Duration::ZERO, reason.to_owned()));

@@ -5,13 +5,17 @@
 
 pub(crate) mod incoming;
 pub(crate) mod outgoing;
+mod receipt;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::time::Duration;
 
 use litemesh_engine::{LocalPage, LocalPlace, MergeProgress, SiteBounds, SitePlan};
-use litemesh_proto::{Change, Cursor, DbVersion, Limits, PeerMessage, Refusal, Remote, SyncRequest, Unverified};
+use litemesh_proto::{
+    Change, Cursor, DbVersion, Limits, PeerMessage, Place, Position, Refusal, Remote, SyncRequest, Unverified,
+};
 
 use incoming::Incoming;
 use outgoing::Outgoing;
@@ -19,15 +23,15 @@ use outgoing::Outgoing;
 /// What happened.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// The connection stands; this is what we hold, and how far we are with this remote.
-    Opened { cursor: Cursor, position: DbVersion },
+    /// What we hold, and how far we are with this remote: what [`Effect::Open`] asks for.
+    Opened { cursor: Cursor, position: Position, staged: Option<Place> },
     /// The remote asks.
     Asked(SyncRequest),
     /// The remote sent a message.
     Received(Unverified),
     /// The remote sent something that could not be read.
     Garbled(String),
-    /// The merge that we ordered is done.
+    /// The merge that we ordered is done, or the part is staged.
     Merged(Result<MergeDone, MergeFailure>),
     /// The read that we ordered is done.
     Read(ReadDone),
@@ -37,6 +41,17 @@ pub(crate) enum Input {
     Committed,
     /// The application changed its schema version, or which tables replicate.
     SchemaChanged(i64),
+    /// A timer went off.
+    Woken(Timer),
+}
+
+/// What a session wants to be woken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Timer {
+    /// To acknowledge what came.
+    Acknowledge,
+    /// To see whether what was sent is acknowledged.
+    Silence,
 }
 
 /// A merge that succeeded.
@@ -50,8 +65,18 @@ pub(crate) struct MergeDone {
 #[derive(Clone, Debug)]
 pub(crate) struct MergeFailure {
     pub(crate) message: String,
-    /// The changes are at fault, rather than our database.
-    pub(crate) is_content: bool,
+    pub(crate) fault: Fault,
+}
+
+/// What was at fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The changes.
+    Content,
+    /// Our database.
+    Database,
+    /// The parts before this one are not staged here.
+    Gap,
 }
 
 /// What to read.
@@ -66,6 +91,8 @@ pub(crate) enum ReadWhat {
     Local {
         place: LocalPlace,
         covered: Cursor,
+        /// How far in our versions the remote says that it is, before the first page.
+        claimed: Position,
         echoes: Vec<(DbVersion, DbVersion)>,
     },
     /// A new plan and its first page. The driver fills in what we hold.
@@ -95,6 +122,8 @@ pub(crate) enum Page {
 /// What to do.
 #[derive(Debug)]
 pub(crate) enum Effect {
+    /// Read what we hold and how far we are with the remote, then come back with [`Input::Opened`].
+    Open,
     /// Ask the remote for everything that the request does not cover.
     Ask(SyncRequest),
     /// End the connection after this long, for this reason. The transport makes a new one.
@@ -103,6 +132,10 @@ pub(crate) enum Effect {
     ///
     /// `reached`: versions of a v1 remote that we then hold, the newest of each site perhaps in part.
     Merge { changes: Vec<Change>, progress: MergeProgress, reached: Cursor },
+    /// Stage a part of a transaction, then come back with [`Input::Merged`].
+    Stage { changes: Vec<Change>, after: Option<Place>, until: Place },
+    /// Come back with [`Input::Woken`] after this long.
+    Wake(Timer, Duration),
     /// Answer the remote's message.
     Reply(Result<(), Refusal>),
     /// Read, then come back with [`Input::Read`].
@@ -141,8 +174,14 @@ impl Session {
     pub(crate) fn handle(&mut self, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         match input {
-            Input::Opened { cursor, position } => self.incoming.ask(cursor, position, &mut effects),
+            Input::Opened { cursor, position, staged } => self.incoming.ask(cursor, position, staged, &mut effects),
             Input::Asked(request) => self.outgoing.restart(request, &mut effects),
+            Input::Received(message) if message.ack().is_some() => {
+                if let Some(ack) = message.ack() {
+                    self.outgoing.remote_acknowledged(ack, &mut effects);
+                }
+                effects.push(Effect::Reply(Ok(())));
+            }
             Input::Received(message) => {
                 if let Some(cursor) = self.incoming.receive(message, &mut effects) {
                     self.outgoing.remote_holds(&cursor);
@@ -155,6 +194,8 @@ impl Session {
                 }
                 self.incoming.merged(result, &mut effects);
             }
+            Input::Woken(Timer::Acknowledge) => self.incoming.woken(),
+            Input::Woken(Timer::Silence) => self.outgoing.look(&mut effects),
             Input::Read(done) => self.outgoing.read(done, &mut effects),
             Input::Sent => self.outgoing.sent(&mut effects),
             Input::Committed => self.outgoing.committed(&mut effects),
@@ -163,7 +204,16 @@ impl Session {
                 self.incoming.schema_changed(version, &mut effects);
             }
         }
+        if let Some(ack) = self.incoming.take_ack() {
+            self.outgoing.acknowledge(ack, &mut effects);
+        }
         effects
+    }
+
+    /// Our local version up to which the remote holds everything durably, as far as it has said; `None` for a v1 peer, which
+    /// says nothing.
+    pub(crate) fn acknowledged(&self) -> Option<DbVersion> {
+        self.outgoing.acknowledged()
     }
 
     /// Whether both directions are caught up: the remote's answer is complete, and so is ours.

@@ -3,13 +3,20 @@
 //! Catch-up and live are the same pump: read a page of what the remote lacks, send it, go on; when nothing is left, wait for
 //! the next commit. Nothing is copied into queues for each remote: the database is the queue, and a slow remote holds back
 //! only its own place in it. At most one page is being read while one message is being sent and one waits.
+//!
+//! What is sent to a Litemesh peer is numbered, and no more of it than the remote has room for ([`super::window`]). A transaction
+//! that is too large for a message goes in parts, which the remote keeps until it has all of them.
 
 use std::collections::VecDeque;
 
 use litemesh_engine::{LocalPage, LocalPlace, SiteBounds, SitePlan};
-use litemesh_proto::{Change, Cursor, DbVersion, PeerMessage, Progress, Remote, SyncRequest};
+use litemesh_proto::limits::SILENCE_LOOK;
+use litemesh_proto::{
+    Ack, Change, Cursor, DbVersion, Part, PeerMessage, Place, Position, Progress, Remote, SyncRequest, Terms,
+};
 
-use super::{Effect, Notice, Page, ReadDone, ReadOrder, ReadWhat};
+use super::window::Window;
+use super::{Effect, Notice, Page, ReadDone, ReadOrder, ReadWhat, Timer};
 
 /// Messages that wait behind the one being sent: one, so that reading and sending overlap.
 const QUEUE_MAX: usize = 1;
@@ -32,21 +39,36 @@ pub(crate) struct Outgoing {
     /// The message being sent ends the answer.
     is_sending_eose: bool,
     queue: VecDeque<PeerMessage>,
-    /// The end of the answer: not reached, in the queue, taken.
     eose: Eose,
+    /// What we have to acknowledge; goes before everything else.
+    ack: Option<Ack>,
+    /// A timer for [`Timer::Silence`] is set.
+    is_looking: bool,
 }
 
+/// The end of the answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Eose {
+    /// Not reached.
     Ahead,
-    Queued,
+    /// In the queue or on its way; to a Litemesh peer under this number.
+    Queued(Option<u64>),
+    /// Taken by the carrier; a Litemesh peer has acknowledged it.
     Taken,
 }
 
 /// In what order the remote is served.
 enum Order {
     /// A Litemesh peer: the order of our own versions.
-    Local { place: LocalPlace, covered: Cursor },
+    Local {
+        place: LocalPlace,
+        covered: Cursor,
+        /// What the remote said of its position, until the first page is read.
+        claimed: Position,
+        window: Window,
+        /// Up to where the parts lead that were sent of a transaction.
+        part: Option<Place>,
+    },
     /// A wire v1 peer: site by site.
     Sites {
         sent: Cursor,
@@ -71,11 +93,17 @@ impl Outgoing {
             is_sending_eose: false,
             queue: VecDeque::new(),
             eose: Eose::Ahead,
+            ack: None,
+            is_looking: false,
         }
     }
 
     pub(crate) fn is_caught_up(&self) -> bool {
-        self.eose == Eose::Taken && !self.is_behind && !self.is_reading && !self.is_sending && self.queue.is_empty()
+        let is_acknowledged = match &self.order {
+            Some(Order::Local { window, .. }) => window.is_empty(),
+            _ => !self.is_sending,
+        };
+        self.eose == Eose::Taken && !self.is_behind && !self.is_reading && is_acknowledged && self.queue.is_empty()
     }
 
     pub(crate) fn set_schema_version(&mut self, version: i64) {
@@ -89,11 +117,9 @@ impl Outgoing {
         self.is_behind = true;
         self.queue.clear();
         self.eose = Eose::Ahead;
-        self.order = Some(if self.remote.is_litemesh {
-            let place = LocalPlace::after(request.position.unwrap_or_default());
-            Order::Local { place, covered: request.cursor }
-        } else {
-            Order::Sites { sent: request.cursor, since_local: DbVersion::ZERO, plan: None, is_first: true }
+        self.order = Some(match request.terms {
+            Some(terms) if self.remote.is_litemesh => local_order(request.cursor, &terms),
+            _ => Order::Sites { sent: request.cursor, since_local: DbVersion::ZERO, plan: None, is_first: true },
         });
         effects.push(Effect::Tell(Notice::Sync));
         self.pump(effects);
@@ -124,6 +150,56 @@ impl Outgoing {
         }
     }
 
+    /// The remote acknowledged what we sent, and has room for more.
+    pub(crate) fn remote_acknowledged(&mut self, ack: Ack, effects: &mut Vec<Effect>) {
+        let Some(Order::Local { window, .. }) = &mut self.order else { return };
+        window.acknowledge(ack);
+        if let Eose::Queued(Some(number)) = self.eose
+            && window.is_acknowledged(number)
+        {
+            self.eose = Eose::Taken;
+            effects.push(Effect::Tell(Notice::Served));
+        }
+        self.pump(effects);
+    }
+
+    /// We acknowledge what came. Only the last acknowledgement counts.
+    pub(crate) fn acknowledge(&mut self, ack: Ack, effects: &mut Vec<Effect>) {
+        self.ack = Some(ack);
+        self.pump(effects);
+    }
+
+    /// Our local version up to which the remote holds everything, as it said.
+    pub(crate) fn acknowledged(&self) -> Option<DbVersion> {
+        match &self.order {
+            Some(Order::Local { window, .. }) => Some(window.position()),
+            _ => None,
+        }
+    }
+
+    /// Looks whether the remote is silent about what was sent to it.
+    pub(crate) fn look(&mut self, effects: &mut Vec<Effect>) {
+        self.is_looking = false;
+        let Some(Order::Local { window, .. }) = &mut self.order else { return };
+        if window.is_empty() {
+            window.stop_looking();
+            return;
+        }
+        if window.look() {
+            let seconds = SILENCE_LOOK.as_secs();
+            let reason = format!("the remote has acknowledged nothing for {seconds} s");
+            effects.push(Effect::EndAfter(std::time::Duration::ZERO, reason));
+            return;
+        }
+        self.set_look(effects);
+    }
+
+    fn set_look(&mut self, effects: &mut Vec<Effect>) {
+        if !std::mem::replace(&mut self.is_looking, true) {
+            effects.push(Effect::Wake(Timer::Silence, SILENCE_LOOK));
+        }
+    }
+
     fn forget_echoes_until(&mut self, version: DbVersion) {
         while self.echoes.front().is_some_and(|(_, last)| *last <= version) {
             self.echoes.pop_front();
@@ -132,7 +208,7 @@ impl Outgoing {
 
     pub(crate) fn sent(&mut self, effects: &mut Vec<Effect>) {
         self.is_sending = false;
-        if std::mem::take(&mut self.is_sending_eose) && self.eose == Eose::Queued {
+        if std::mem::take(&mut self.is_sending_eose) && self.eose == Eose::Queued(None) {
             self.eose = Eose::Taken;
             effects.push(Effect::Tell(Notice::Served));
         }
@@ -152,32 +228,51 @@ impl Outgoing {
     }
 
     fn take_local(&mut self, page: LocalPage) {
-        let Some(Order::Local { place, covered }) = &mut self.order else { return };
+        let Some(Order::Local { place, covered, claimed, window, part }) = &mut self.order else { return };
         let position = page.place.position();
+        let inside = page.place.to_inside();
         *place = page.place;
+        *claimed = Position::default();
         let is_live = self.eose != Eose::Ahead;
         let is_complete = page.complete.is_some();
         // The remote takes over our cursor where it then holds everything that we hold, and learns each entry once.
         let news = page.complete.map(|cursor| cursor.beyond(covered)).unwrap_or_default();
         self.is_behind |= !is_complete;
         covered.join(&news);
-        let has_news = !news.is_empty();
-        let progress = Progress { position: Some(position), cursor: has_news.then_some(news) };
-        match (is_live, page.changes.is_empty()) {
-            // Before the end of the answer the cursor goes with its last message.
-            (false, is_empty) => {
-                if !is_empty {
-                    let progress = Progress { position: Some(position), cursor: None };
-                    self.queue_changes(page.changes, progress);
-                }
-                if is_complete {
-                    self.queue.push_back(PeerMessage::Eose { progress });
-                    self.eose = Eose::Queued;
-                }
+        let news = Some(news).filter(|news| !news.is_empty());
+        let mut progress = |part: Part, cursor: Option<Cursor>| {
+            // Inside of a transaction nothing is reached yet.
+            let position = (!matches!(part, Part::Piece { .. }))
+                .then_some(Position { version: position, incarnation: page.incarnation });
+            let number = window.number(position.map(|position| position.version));
+            Progress { answer: window.answer(), number, part, position, cursor }
+        };
+        let schema_version = self.schema_version;
+        let mut queue = |changes, progress| {
+            self.queue.push_back(PeerMessage::Changes { changes, schema_version, progress: Some(progress) });
+        };
+        let is_empty = page.changes.is_empty();
+        match (part.take(), inside) {
+            // Nothing of what was read is for the remote.
+            (after, Some(_)) if is_empty => *part = after,
+            (after, Some(until)) => {
+                *part = Some(until.clone());
+                queue(page.changes, progress(Part::Piece { after, until }, None));
             }
-            (true, false) => self.queue_changes(page.changes, progress),
-            (true, true) if has_news => self.queue_changes(Vec::new(), progress),
-            (true, true) => {}
+            // Before the end of the answer the cursor goes with its last message.
+            (Some(after), None) => {
+                queue(page.changes, progress(Part::Last { after }, news.clone().filter(|_| is_live)))
+            }
+            (None, None) if !is_live && !is_empty => queue(page.changes, progress(Part::Whole, None)),
+            (None, None) if is_live && (!is_empty || news.is_some()) => {
+                queue(page.changes, progress(Part::Whole, news.clone()));
+            }
+            (None, None) => {}
+        }
+        if !is_live && is_complete {
+            let progress = progress(Part::Whole, news);
+            self.eose = Eose::Queued(Some(progress.number));
+            self.queue.push_back(PeerMessage::Eose { progress: Some(progress) });
         }
         self.forget_echoes_until(position);
     }
@@ -200,28 +295,28 @@ impl Outgoing {
             reached = Some(version);
         }
         if !changes.is_empty() {
-            self.queue_changes(changes, Progress::default());
+            let schema_version = self.schema_version;
+            self.queue.push_back(PeerMessage::Changes { changes, schema_version, progress: None });
         }
         if let Some(version) = reached {
             self.forget_echoes_until(version);
             if self.eose == Eose::Ahead {
-                self.queue.push_back(PeerMessage::Eose { progress: Progress::default() });
-                self.eose = Eose::Queued;
+                self.queue.push_back(PeerMessage::Eose { progress: None });
+                self.eose = Eose::Queued(None);
             }
         }
-    }
-
-    fn queue_changes(&mut self, changes: Vec<Change>, progress: Progress) {
-        self.queue.push_back(PeerMessage::Changes { changes, schema_version: self.schema_version, progress });
     }
 
     /// Sends what waits, and reads on while there is room.
     fn pump(&mut self, effects: &mut Vec<Effect>) {
         if !self.is_sending
-            && let Some(message) = self.queue.pop_front()
+            && let Some(message) = self.next_message()
         {
             self.is_sending = true;
             self.is_sending_eose = matches!(message, PeerMessage::Eose { .. });
+            if message.progress().is_some() {
+                self.set_look(effects);
+            }
             effects.push(Effect::Send(message));
         }
         if self.is_reading || !self.is_behind || self.queue.len() >= QUEUE_MAX {
@@ -230,8 +325,8 @@ impl Outgoing {
         let echoes = Vec::from(self.echoes.clone());
         let what = match &self.order {
             None => return,
-            Some(Order::Local { place, covered }) => {
-                ReadWhat::Local { place: place.clone(), covered: covered.clone(), echoes }
+            Some(Order::Local { place, covered, claimed, .. }) => {
+                ReadWhat::Local { place: place.clone(), covered: covered.clone(), claimed: *claimed, echoes }
             }
             Some(Order::Sites { plan: Some((plan, ..)), .. }) => ReadWhat::Sites(plan.clone()),
             Some(Order::Sites { sent, since_local, is_first, .. }) => ReadWhat::PlanSites(SiteBounds {
@@ -246,4 +341,26 @@ impl Outgoing {
         self.is_reading = true;
         effects.push(Effect::Read(ReadOrder { generation: self.generation, what }));
     }
+
+    /// What is to be sent now, if anything may be.
+    fn next_message(&mut self) -> Option<PeerMessage> {
+        if let Some(ack) = self.ack.take() {
+            return Some(PeerMessage::Ack(ack));
+        }
+        let may_send = match (&self.order, self.queue.front()?.progress()) {
+            (Some(Order::Local { window, .. }), Some(progress)) => window.may_send(progress.number),
+            _ => true,
+        };
+        if may_send { self.queue.pop_front() } else { None }
+    }
+}
+
+/// Where the answer to a Litemesh peer begins: inside of a transaction, where it has staged parts of one that lies before
+/// us still.
+fn local_order(covered: Cursor, terms: &Terms) -> Order {
+    let position = terms.position.version;
+    let inside = terms.staged.as_ref().and_then(LocalPlace::from_inside).filter(|place| place.position() >= position);
+    let part = inside.as_ref().and_then(LocalPlace::to_inside);
+    let place = inside.unwrap_or_else(|| LocalPlace::after(position));
+    Order::Local { place, covered, claimed: terms.position, window: Window::new(terms), part }
 }

@@ -1,0 +1,314 @@
+//! With a Litemesh peer: numbered messages, acknowledgements, transactions in parts.
+
+use litemesh_proto::limits::CREDIT_MAX;
+
+use super::*;
+
+/// The `number`th message of the answer to our first request.
+fn numbered(number: u64) -> Progress {
+    Progress { answer: 1, number, ..Progress::default() }
+}
+
+fn at(version: i64) -> Position {
+    Position { version: DbVersion::new(version), incarnation: Incarnation(7) }
+}
+
+fn place(byte: u8) -> Place {
+    Place([byte].into())
+}
+
+/// A request that gives this much credit.
+fn asked(credit: u32) -> Input {
+    Input::Asked(SyncRequest { cursor: Cursor::new(), terms: Some(Terms { answer: 1, credit, ..Terms::default() }) })
+}
+
+fn acknowledged(number: u64, until: u64) -> Input {
+    Input::Received(Unverified::new(PeerMessage::Ack(Ack { answer: 1, number, until })))
+}
+
+fn order(effects: &[Effect]) -> ReadOrder {
+    let mut orders = effects.iter().filter_map(|effect| match effect {
+        Effect::Read(order) => Some(order.clone()),
+        _ => None,
+    });
+    orders.next().unwrap_or_else(|| panic!("no read in {effects:?}"))
+}
+
+fn sent(effects: &[Effect]) -> Vec<PeerMessage> {
+    let sent = effects.iter().filter_map(|effect| match effect {
+        Effect::Send(message) => Some(message.clone()),
+        _ => None,
+    });
+    sent.collect()
+}
+
+fn local_page(changes: Vec<Change>, place: LocalPlace, complete: Option<Cursor>) -> Page {
+    Page::Local(LocalPage { changes, place, incarnation: Incarnation(7), complete })
+}
+
+fn page(generation: u64, version: i64, position: i64, complete: Option<Cursor>) -> Input {
+    let place = LocalPlace::after(DbVersion::new(position));
+    Input::Read(ReadDone { generation, page: local_page(vec![change(OTHER, version)], place, complete) })
+}
+
+/// Takes a message that is merged or staged; gives the effects of its success.
+fn take(session: &mut Session, input: Input) -> Vec<Effect> {
+    let effects = session.handle(input);
+    assert!(matches!(effects.as_slice(), [Effect::Merge { .. } | Effect::Stage { .. }]), "{effects:?}");
+    session.handle(Input::Merged(Ok(MergeDone::default())))
+}
+
+#[test]
+fn the_cursor_moves_only_as_the_sender_says() {
+    let mut session = session(true);
+    let progress = Progress { position: Some(at(40)), ..numbered(1) };
+    let effects = session.handle(changes(&[(OTHER, 3), (REMOTE, 8)], 1, Some(progress)));
+    let [Effect::Merge { progress, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!(progress.cursor, Cursor::new());
+    assert_eq!(progress.position, Some((REMOTE, at(40))));
+    session.handle(Input::Merged(Ok(MergeDone::default())));
+    let progress = Progress { position: Some(at(50)), cursor: Some(cursor(&[(OTHER, 9)])), ..numbered(2) };
+    let eose = Input::Received(Unverified::new(PeerMessage::Eose { progress: Some(progress) }));
+    assert_eq!(merge(&mut session, eose), cursor(&[(OTHER, 9)]));
+}
+
+/// Whatever a carrier does, only the next message of the last answer is merged. A gap brings a new request, and one only.
+#[test]
+fn what_is_missing_is_asked_for_again_over_the_same_connection() {
+    let mut session = session(true);
+    take(&mut session, changes(&[(OTHER, 1)], 1, Some(numbered(1))));
+    let effects = session.handle(changes(&[(OTHER, 1)], 1, Some(numbered(1))));
+    // It came again because nobody had said that it was there.
+    assert!(matches!(effects.as_slice(), [Effect::Reply(Ok(())), Effect::Send(PeerMessage::Ack(_))]), "{effects:?}");
+    let effects = session.handle(changes(&[(OTHER, 3)], 1, Some(numbered(3))));
+    assert!(matches!(effects.as_slice(), [Effect::Open, Effect::Reply(Ok(()))]), "{effects:?}");
+    for number in [4, 2] {
+        let effects = session.handle(changes(&[(OTHER, 4)], 1, Some(numbered(number))));
+        assert!(matches!(effects.as_slice(), [Effect::Reply(Ok(()))]), "{effects:?}");
+    }
+    let effects = session.handle(Input::Opened { cursor: Cursor::new(), position: at(5), staged: Some(place(1)) });
+    let [Effect::Ask(SyncRequest { terms: Some(terms), .. })] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!(*terms, Terms { answer: 2, credit: CREDIT_MAX, position: at(5), staged: Some(place(1)) });
+    // Of the first answer nothing counts any more.
+    let effects = session.handle(changes(&[(OTHER, 2)], 1, Some(numbered(2))));
+    assert!(matches!(effects.as_slice(), [Effect::Reply(Ok(()))]), "{effects:?}");
+    take(&mut session, changes(&[(OTHER, 2)], 1, Some(Progress { answer: 2, ..numbered(1) })));
+}
+
+#[test]
+fn the_end_of_an_answer_is_acknowledged_at_once_and_the_rest_by_a_timer() {
+    let mut session = session(true);
+    let effects = take(&mut session, changes(&[(OTHER, 1)], 1, Some(numbered(1))));
+    assert!(matches!(effects.as_slice(), [Effect::Wake(Timer::Acknowledge, _), Effect::Reply(Ok(()))]), "{effects:?}");
+    let effects = session.handle(Input::Woken(Timer::Acknowledge));
+    let until = 1 + u64::from(CREDIT_MAX);
+    assert_eq!(sent(&effects), [PeerMessage::Ack(Ack { answer: 1, number: 1, until })]);
+    session.handle(Input::Sent);
+    let eose = Input::Received(Unverified::new(PeerMessage::Eose { progress: Some(numbered(2)) }));
+    let effects = take(&mut session, eose);
+    assert_eq!(sent(&effects), [PeerMessage::Ack(Ack { answer: 1, number: 2, until: until + 1 })]);
+}
+
+/// Before the last part nothing is merged; then everything at once, and only then the position moves.
+#[test]
+fn a_transaction_in_parts_is_staged_and_merged_at_the_end() {
+    let mut session = session(true);
+    let first = Part::Piece { after: None, until: place(1) };
+    let effects = session.handle(changes(&[(OTHER, 1)], 1, Some(Progress { part: first, ..numbered(1) })));
+    let [Effect::Stage { after: None, until, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!(*until, place(1));
+    session.handle(Input::Merged(Ok(MergeDone::default())));
+    let last = Progress { part: Part::Last { after: place(1) }, position: Some(at(9)), ..numbered(2) };
+    let effects = session.handle(changes(&[(OTHER, 1)], 1, Some(last)));
+    let [Effect::Merge { progress, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!(progress.completes, Some((REMOTE, place(1))));
+    assert_eq!(progress.position, Some((REMOTE, at(9))));
+    // Somebody else staged another transaction meanwhile.
+    let failure = MergeFailure { message: "not staged".to_owned(), fault: Fault::Gap };
+    let effects = session.handle(Input::Merged(Err(failure)));
+    assert!(matches!(effects.as_slice(), [Effect::Open, Effect::Reply(Ok(()))]), "{effects:?}");
+}
+
+/// Staged parts say that everything before them is here; after a refusal that is not so.
+#[test]
+fn after_a_refusal_no_part_is_staged_nothing_is_acknowledged_and_the_rest_is_merged() {
+    let mut session = session(true);
+    session.handle(changes(&[(OTHER, 1)], 1, Some(numbered(1))));
+    let failure = MergeFailure { message: "no such table".to_owned(), fault: Fault::Content };
+    let effects = session.handle(Input::Merged(Err(failure)));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::EndAfter(..))), "{effects:?}");
+    let part = Part::Piece { after: None, until: place(1) };
+    let effects = session.handle(changes(&[(OTHER, 2)], 1, Some(Progress { part, ..numbered(2) })));
+    assert!(matches!(effects.as_slice(), [Effect::Reply(Ok(()))]), "{effects:?}");
+    let part = Part::Last { after: place(1) };
+    let effects = session.handle(changes(&[(OTHER, 2)], 1, Some(Progress { part, ..numbered(3) })));
+    assert!(matches!(effects.as_slice(), [Effect::Reply(Ok(()))]), "{effects:?}");
+    let progress = Progress { position: Some(at(9)), cursor: Some(cursor(&[(OTHER, 9)])), ..numbered(4) };
+    assert_eq!(merge(&mut session, changes(&[(OTHER, 3)], 1, Some(progress))), Cursor::new());
+    let effects = session.handle(Input::Woken(Timer::Acknowledge));
+    // But it may go on to send.
+    let until = 4 + u64::from(CREDIT_MAX);
+    assert_eq!(sent(&effects), [PeerMessage::Ack(Ack { answer: 1, number: 0, until })]);
+}
+
+/// A8: nothing of a newer schema is merged, no cursor moves over it, and after the upgrade it is asked for at once.
+#[test]
+fn an_upgrade_asks_again_over_the_same_connection() {
+    let mut session = session(true);
+    let effects = session.handle(changes(&[(REMOTE, 1)], 2, Some(numbered(1))));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Tell(Notice::Outdated(2)))), "{effects:?}");
+    let effects = session.handle(Input::SchemaChanged(2));
+    assert!(matches!(effects.as_slice(), [Effect::Open]), "{effects:?}");
+    session.handle(Input::Opened { cursor: Cursor::new(), position: Position::default(), staged: None });
+    let progress = Progress { answer: 2, cursor: Some(cursor(&[(OTHER, 9)])), ..numbered(1) };
+    assert_eq!(merge(&mut session, changes(&[(REMOTE, 1)], 2, Some(progress))), cursor(&[(OTHER, 9)]));
+}
+
+/// One message is sent, one waits, one page is read: that is all that a slow remote can hold.
+#[test]
+fn a_slow_remote_holds_two_pages() {
+    let mut session = session(true);
+    let generation = order(&session.handle(asked(9))).generation;
+    let effects = session.handle(page(generation, 1, 1, None));
+    assert!(sent(&effects).len() == 1 && order(&effects).generation == generation, "{effects:?}");
+    let effects = session.handle(page(generation, 2, 2, None));
+    assert!(effects.is_empty(), "no third page before the first is taken: {effects:?}");
+    let effects = session.handle(Input::Sent);
+    assert!(matches!(effects.as_slice(), [Effect::Send(_), Effect::Read(_)]), "{effects:?}");
+}
+
+#[test]
+fn no_more_is_sent_than_the_remote_has_room_for() {
+    let mut session = session(true);
+    let generation = order(&session.handle(asked(1))).generation;
+    assert_eq!(sent(&session.handle(page(generation, 1, 1, None))).len(), 1);
+    session.handle(Input::Sent);
+    let effects = session.handle(page(generation, 2, 2, None));
+    assert!(effects.is_empty(), "neither sent nor read on: {effects:?}");
+    // An acknowledgement of another answer changes nothing.
+    let stale = PeerMessage::Ack(Ack { answer: 9, number: 1, until: 9 });
+    let effects = session.handle(Input::Received(Unverified::new(stale)));
+    assert!(matches!(effects.as_slice(), [Effect::Reply(Ok(()))]), "{effects:?}");
+    let effects = session.handle(acknowledged(1, 2));
+    assert_eq!(sent(&effects).len(), 1);
+    assert_eq!(session.acknowledged(), Some(DbVersion::new(1)));
+    // What we acknowledge ourselves needs no room.
+    session.handle(Input::Sent);
+    session.handle(page(generation, 3, 3, None));
+    let eose = Input::Received(Unverified::new(PeerMessage::Eose { progress: Some(numbered(1)) }));
+    assert!(matches!(sent(&take(&mut session, eose)).as_slice(), [PeerMessage::Ack(_)]));
+}
+
+/// A message or its acknowledgement that is lost for good must not leave both sides waiting for each other.
+#[test]
+fn a_remote_that_acknowledges_nothing_is_given_up() {
+    let mut session = session(true);
+    let generation = order(&session.handle(asked(9))).generation;
+    let effects = session.handle(page(generation, 1, 1, None));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Wake(Timer::Silence, _))), "{effects:?}");
+    let effects = session.handle(Input::Woken(Timer::Silence));
+    assert!(matches!(effects.as_slice(), [Effect::Wake(Timer::Silence, _)]), "{effects:?}");
+    let effects = session.handle(Input::Woken(Timer::Silence));
+    assert!(matches!(effects.as_slice(), [Effect::EndAfter(..)]), "{effects:?}");
+}
+
+#[test]
+fn the_cursor_goes_with_the_end_of_the_answer_and_once() {
+    let mut session = session(true);
+    let generation = order(&session.handle(asked(9))).generation;
+    let held = cursor(&[(OTHER, 5)]);
+    let first = sent(&session.handle(page(generation, 5, 8, Some(held.clone()))));
+    assert_eq!(first[0].progress().unwrap().cursor, None);
+    let last = sent(&session.handle(Input::Sent));
+    assert!(matches!(last[0], PeerMessage::Eose { .. }));
+    assert_eq!(last[0].progress().unwrap().cursor, Some(held.clone()));
+    // Sent is not held: the answer is served when the remote says so.
+    assert!(session.handle(Input::Sent).is_empty() && !session.is_caught_up());
+    let effects = session.handle(acknowledged(2, 20));
+    assert!(matches!(effects.as_slice(), [Effect::Tell(Notice::Served), Effect::Reply(Ok(()))]), "{effects:?}");
+    // Nothing new: nothing is sent.
+    let generation = order(&session.handle(Input::Committed)).generation;
+    let empty = local_page(Vec::new(), LocalPlace::after(DbVersion::new(9)), Some(held));
+    let effects = session.handle(Input::Read(ReadDone { generation, page: empty }));
+    assert!(effects.is_empty(), "{effects:?}");
+}
+
+/// Parts lead from place to place; a page of which nothing is sent leaves no hole in their chain.
+#[test]
+fn a_transaction_that_is_larger_than_a_page_goes_in_parts() {
+    let mut session = session(true);
+    let generation = order(&session.handle(asked(9))).generation;
+    let inside = |key: u8| {
+        let bytes = [&5_i64.to_be_bytes()[..], &i64::from(key).to_be_bytes(), b"t"].concat();
+        LocalPlace::from_inside(&Place(bytes.into())).unwrap()
+    };
+    let mut read = |session: &mut Session, changes: Vec<Change>, place: LocalPlace| {
+        let page = local_page(changes, place, None);
+        let mut messages = sent(&session.handle(Input::Read(ReadDone { generation, page })));
+        session.handle(Input::Sent);
+        messages.pop().map(|message| message.progress().unwrap().clone())
+    };
+    let first = read(&mut session, vec![change(OTHER, 1)], inside(1)).unwrap();
+    let until = inside(1).to_inside().unwrap();
+    assert_eq!(first.part, Part::Piece { after: None, until: until.clone() });
+    assert_eq!(first.position, None);
+    assert_eq!(read(&mut session, Vec::new(), inside(2)), None);
+    let second = read(&mut session, vec![change(OTHER, 2)], inside(3)).unwrap();
+    let next = inside(3).to_inside().unwrap();
+    assert_eq!(second.part, Part::Piece { after: Some(until), until: next.clone() });
+    // The last part is sent also if nothing is left for it.
+    let last = read(&mut session, Vec::new(), LocalPlace::after(DbVersion::new(5))).unwrap();
+    assert_eq!(last.part, Part::Last { after: next });
+    assert_eq!(last.position, Some(at(5)));
+}
+
+/// A catch-up that broke inside of a transaction goes on there, unless everything up to it has come another way.
+#[test]
+fn an_answer_begins_at_the_staged_place() {
+    let bytes = [&5_i64.to_be_bytes()[..], &3_i64.to_be_bytes(), b"t"].concat();
+    let staged = Place(bytes.into());
+    let begin = |position: i64| {
+        let mut session = session(true);
+        let terms = Terms { answer: 1, credit: 9, position: at(position), staged: Some(staged.clone()) };
+        let order = order(&session.handle(Input::Asked(SyncRequest { cursor: Cursor::new(), terms: Some(terms) })));
+        let ReadWhat::Local { place, .. } = order.what else { panic!("{order:?}") };
+        place
+    };
+    assert_eq!(begin(2).to_inside(), Some(staged.clone()));
+    assert_eq!(begin(5), LocalPlace::after(DbVersion::new(5)));
+}
+
+#[test]
+fn a_page_read_for_an_older_request_is_dropped() {
+    let mut session = session(true);
+    let old = order(&session.handle(asked(9))).generation;
+    let terms = Terms { answer: 2, credit: 9, position: at(3), staged: None };
+    let new = order(&session.handle(Input::Asked(SyncRequest { cursor: Cursor::new(), terms: Some(terms) })));
+    assert!(matches!(new.what, ReadWhat::Local { ref place, .. } if place.position() == DbVersion::new(3)));
+    assert!(session.handle(page(old, 1, 1, None)).is_empty());
+}
+
+/// A frozen session must not take changes with holes below them for a claim of the remote.
+#[test]
+fn changes_claim_nothing_for_the_remote_also_when_frozen() {
+    let mut session = session(true);
+    session.handle(asked(9));
+    session.handle(Input::Garbled("cut off".to_owned()));
+    take(&mut session, changes(&[(OTHER, 5)], 1, Some(numbered(1))));
+    let order = order(&session.handle(asked(9)));
+    let ReadWhat::Local { covered, .. } = order.what else { panic!("{order:?}") };
+    assert!(!covered.contains(&OTHER));
+    let progress = Progress { cursor: Some(cursor(&[(OTHER, 5)])), ..numbered(2) };
+    take(&mut session, changes(&[], 1, Some(progress)));
+    let page = local_page(Vec::new(), LocalPlace::default(), None);
+    let effects = session.handle(Input::Read(ReadDone { generation: order.generation, page }));
+    let ReadWhat::Local { covered, .. } = self::order(&effects).what else { panic!("{effects:?}") };
+    assert!(covered.covers(&OTHER, DbVersion::new(5)));
+}
+
+#[test]
+fn a_message_without_a_number_is_refused() {
+    let mut session = session(true);
+    let effects = session.handle(changes(&[(OTHER, 1)], 1, None));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Reply(Err(Refusal::Invalid(_))))), "{effects:?}");
+}

@@ -1,0 +1,64 @@
+//! With a wire v1 peer.
+
+use super::*;
+
+fn changes(versions: &[(SiteId, i64)], schema_version: i64) -> Input {
+    super::changes(versions, schema_version, None)
+}
+
+fn eose() -> Input {
+    Input::Received(Unverified::new(PeerMessage::Eose { progress: None }))
+}
+
+/// The newest version of a v1 sender is incomplete until something newer, or the end, proves otherwise (A3).
+#[test]
+fn v1_cursor_stays_behind_the_newest_version() {
+    let mut session = session(false);
+    let moved = merge(&mut session, changes(&[(OTHER, 3), (REMOTE, 4), (REMOTE, 8)], 1));
+    assert_eq!(moved, cursor(&[(OTHER, 2), (REMOTE, 7)]));
+    let moved = merge(&mut session, changes(&[(REMOTE, 8), (REMOTE, 9)], 1));
+    assert_eq!(moved, cursor(&[(REMOTE, 8)]));
+    assert_eq!(merge(&mut session, eose()), cursor(&[(OTHER, 3), (REMOTE, 9)]));
+}
+
+/// Once something was refused, nothing on this connection moves a cursor (A4), and no end is announced; a new connection is
+/// to bring it.
+#[test]
+fn cursor_stands_still_after_a_refusal() {
+    let mut session = session(false);
+    let effects = session.handle(changes(&[(REMOTE, 5)], 1));
+    assert!(matches!(effects.as_slice(), [Effect::Merge { .. }]));
+    let failure = MergeFailure { message: "no such table".to_owned(), fault: Fault::Content };
+    let effects = session.handle(Input::Merged(Err(failure.clone())));
+    assert!(
+        matches!(
+            effects.as_slice(),
+            [Effect::Tell(Notice::Error(_)), Effect::Reply(Err(Refusal::Invalid(_))), Effect::EndAfter(..)]
+        ),
+        "{effects:?}"
+    );
+    assert_eq!(merge(&mut session, changes(&[(REMOTE, 6), (REMOTE, 7)], 1)), Cursor::new());
+    let effects = session.handle(eose());
+    assert!(matches!(effects.as_slice(), [Effect::Merge { .. }]));
+    let effects = session.handle(Input::Merged(Ok(MergeDone::default())));
+    assert!(matches!(effects.as_slice(), [Effect::Reply(Ok(()))]), "no end is announced: {effects:?}");
+    // One end is ordered, however much is refused.
+    session.handle(changes(&[(REMOTE, 8)], 1));
+    let effects = session.handle(Input::Merged(Err(failure)));
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::EndAfter(..))), "{effects:?}");
+}
+
+/// A8: nothing of a newer schema is merged, and no cursor moves over it. After the upgrade, what is still under way of the
+/// old answer must not move it either.
+#[test]
+fn newer_schema_is_told_once_and_the_upgrade_makes_a_new_connection() {
+    let mut session = session(false);
+    let effects = session.handle(changes(&[(REMOTE, 1)], 2));
+    assert!(matches!(effects.as_slice(), [Effect::Tell(Notice::Outdated(2)), Effect::Reply(Ok(()))]), "{effects:?}");
+    let effects = session.handle(changes(&[(REMOTE, 2)], 2));
+    assert!(matches!(effects.as_slice(), [Effect::Reply(Ok(()))]), "{effects:?}");
+    let effects = session.handle(Input::SchemaChanged(2));
+    let still_frozen = merge(&mut session, changes(&[(REMOTE, 3)], 2));
+    assert_eq!(still_frozen, Cursor::new());
+    assert!(matches!(effects.as_slice(), [Effect::EndAfter(delay, _)] if delay.is_zero()), "{effects:?}");
+}
