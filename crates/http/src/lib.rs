@@ -1,7 +1,7 @@
 //! HTTP transport of Litemesh: server-sent events one way, POST the other.
 //!
 //! Wire compatible with the HTTP transport of the original `@app/sync`: an original client can use [`HttpServer`], and
-//! [`HttpClient`] can use an original server. Between two Litemesh peers the same routes carry compressed bodies.
+//! [`HttpClient`] can use an original server. Between two Litemesh peers the same routes carry wire v2 frames.
 //!
 //! - [`HttpServer`] is mounted into an axum server of yours ([`HttpServer::routes`]) or brings its own
 //!   ([`HttpServer::serve`]).
@@ -47,6 +47,7 @@
 mod backoff;
 mod client;
 mod counters;
+mod form;
 mod gzip;
 mod server;
 mod sse;
@@ -57,9 +58,12 @@ pub use counters::Counters;
 pub use server::{HttpServer, HttpServerBuilder};
 pub use sse::{Event, EventParser, EventTooLarge};
 
-/// Request header by which a Litemesh client says which version of the additional fields it speaks.
+/// Request header by which a Litemesh client says which wire version it speaks.
 const VERSION_HEADER: &str = "litemesh-version";
 
 /// Request header with a random word of the client's process. A client that lost its stream without the server having
 /// noticed proves with it that the old stream is its own, and is not locked out (`known-failures.md` B15).
 const INSTANCE_HEADER: &str = "litemesh-instance";
+
+/// Request header with the site id of who posts wire v2 frames, which do not name their sender.
+const PEER_HEADER: &str = "litemesh-peer";

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use litemesh_proto::codec::v1::{Envelope, LITEMESH_VERSION};
-use litemesh_proto::{PeerCallbacks, Refusal, Remote, SiteId};
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING};
+use litemesh_proto::codec::v2::{self, Deframer, Frame};
+use litemesh_proto::{DecodeError, Limits, PeerCallbacks, Refusal, Remote, SiteId};
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE};
 use reqwest::{Client, Response, StatusCode};
 use tracing::{debug, info, warn};
 
@@ -18,12 +19,16 @@ use super::dial_error::DialError;
 use super::link::{Ending, Link};
 use super::post::{explain, read_answer};
 use crate::backoff::backoff_from;
+use crate::form::{FRAME_EVENT, FRAMES_TYPE, frame_of_event};
 use crate::gzip::{DECODE_STEP_BYTES, StreamDecoder};
 use crate::sse::{Event, EventParser, EventTooLarge};
 use crate::{INSTANCE_HEADER, VERSION_HEADER};
 
 /// Room in a frame for what stands around the message.
 const FRAME_ENVELOPE_BYTES: usize = 64 * 1024;
+
+/// What a stream may be, the best first.
+const ACCEPT_FRAMES: &str = "application/vnd.litemesh.frames, text/event-stream";
 
 /// Dials until the transport is stopped.
 pub(super) async fn run(shared: Arc<Shared>, http: Client, peer: Arc<dyn PeerCallbacks>) {
@@ -100,14 +105,16 @@ impl Dialer {
     }
 
     /// Opens the stream and reads its first frame, in which the server introduces itself.
-    async fn open(&self) -> Result<(FrameStream, Remote), DialError> {
+    async fn open(&self) -> Result<(MessageStream, Remote), DialError> {
         let url = format!("{}/stream?peerId={}", self.shared.endpoint, self.peer.site());
         let mut request = self
             .http
             .get(url)
-            .header(ACCEPT, "text/event-stream")
             .header(CACHE_CONTROL, "no-cache")
             .header(ACCEPT_ENCODING, "gzip");
+        let takes_frames = self.shared.options.is_announced && self.shared.options.takes_frames;
+        let accept = if takes_frames { ACCEPT_FRAMES } else { "text/event-stream" };
+        request = request.header(ACCEPT, accept);
         if self.shared.options.is_announced {
             request = request.header(VERSION_HEADER, LITEMESH_VERSION).header(INSTANCE_HEADER, &self.shared.instance);
         }
@@ -121,31 +128,23 @@ impl Dialer {
             }
         };
         let response = tokio::time::timeout(idle_timeout, opening).await.map_err(|_| DialError::TimedOut)??;
-        let event_bytes_max = self.peer.limits().message_bytes_max.saturating_add(FRAME_ENVELOPE_BYTES);
-        let stream = FrameStream::new(response, event_bytes_max, idle_timeout);
-        let mut stream = stream.map_err(|reason| DialError::no_stream(&reason))?;
+        let mut stream = MessageStream::new(response, self.peer.limits(), idle_timeout)
+            .map_err(|reason| DialError::no_stream(&reason))?;
         let first = stream.next().await.map_err(|reason| DialError::no_stream(&reason))?;
-        let first = first.map_err(|error| DialError::no_stream(&error))?;
-        let envelope = Envelope::parse(&first.data).map_err(|error| DialError::no_stream(&error))?;
-        let site = envelope.peer_id().and_then(|id| id.parse::<SiteId>().ok());
-        match (envelope.kind(), site) {
-            ("connect", Some(site)) => {
-                let connection = Remote::next_connection();
-                let remote = Remote { site, connection, is_litemesh: envelope.is_litemesh() };
+        match first.map_err(|reason| DialError::no_stream(&reason))? {
+            Received::Json(data) => {
+                let remote = remote_of_envelope(&data)?;
                 Ok((stream, remote))
             }
-            ("error", _) => Err(match envelope.error() {
-                Some("ALREADY_CONNECTED") => DialError::AlreadyConnected,
-                code => DialError::ErrorFrame { code: code.unwrap_or("no reason given").to_owned() },
-            }),
-            (kind, _) => {
-                Err(DialError::no_stream(&format!("the stream began with {kind:?} instead of a connect message")))
+            Received::Frame(frame) => {
+                let remote = remote_of_frame(&frame, self.peer.limits())?;
+                Ok((stream, remote))
             }
         }
     }
 
     /// Handles frames, one after another, until the link ends.
-    async fn read(&self, link: &Link, stream: &mut FrameStream) {
+    async fn read(&self, link: &Link, stream: &mut MessageStream) {
         while !link.end.is_cancelled() {
             // A frame that is dropped half read belongs to a connection that has ended.
             let next = tokio::select! {
@@ -154,9 +153,10 @@ impl Dialer {
                 next = stream.next() => next,
             };
             let handled = match next {
-                Ok(Ok(event)) => self.handle(link, &event).await,
-                Ok(Err(too_large)) => {
-                    self.peer.garbled(link.remote, too_large.to_string()).await;
+                Ok(Ok(Received::Json(data))) => self.handle_json(link, &data).await,
+                Ok(Ok(Received::Frame(frame))) => self.handle_frame(link, &frame).await,
+                Ok(Err(reason)) => {
+                    self.peer.garbled(link.remote, reason).await;
                     ControlFlow::Continue(())
                 }
                 Err(reason) => ControlFlow::Break(reason),
@@ -167,29 +167,16 @@ impl Dialer {
         }
     }
 
-    async fn handle(&self, link: &Link, event: &Event) -> ControlFlow<String> {
-        if !event.name.is_empty() && event.name != b"message" {
-            return ControlFlow::Continue(());
-        }
+    async fn handle_json(&self, link: &Link, data: &[u8]) -> ControlFlow<String> {
         let remote = link.remote;
-        let garbled = |error: litemesh_proto::DecodeError| {
-            warn!(remote = %remote.site.fmt_short(), %error, "a frame could not be read");
-            self.peer.garbled(remote, error.to_string())
-        };
-        let envelope = match Envelope::parse(&event.data) {
+        let envelope = match Envelope::parse(data) {
             Ok(envelope) => envelope,
-            Err(error) => {
-                garbled(error).await;
-                return ControlFlow::Continue(());
-            }
+            Err(error) => return self.garbled(remote, &error).await,
         };
         let result = match envelope.kind() {
             "data" => match envelope.message() {
                 Ok(message) => self.peer.receive(remote, message).await,
-                Err(error) => {
-                    garbled(error).await;
-                    return ControlFlow::Continue(());
-                }
+                Err(error) => return self.garbled(remote, &error).await,
             },
             "sync" => match envelope.sync_request() {
                 Ok(request) => self.peer.sync(remote, request).await,
@@ -202,53 +189,153 @@ impl Dialer {
             }
             _ => Ok(()),
         };
-        match result {
-            Ok(()) => ControlFlow::Continue(()),
-            // Sent again it would be refused again; the peer moves no cursor over it (`known-failures.md` B19).
-            Err(Refusal::Invalid(reason)) => {
-                warn!(remote = %remote.site.fmt_short(), reason, "a message of the server was refused");
-                ControlFlow::Continue(())
+        handled(remote, result)
+    }
+
+    async fn handle_frame(&self, link: &Link, frame: &[u8]) -> ControlFlow<String> {
+        let remote = link.remote;
+        let result = match v2::decode(frame, self.peer.limits()) {
+            Ok(Frame::Message(message)) => self.peer.receive(remote, message).await,
+            Ok(Frame::Sync(request)) => self.peer.sync(remote, request).await,
+            Ok(Frame::Error(code)) => {
+                warn!(remote = %remote.site.fmt_short(), code, "the server reports an error");
+                Ok(())
             }
-            // Going on with the next message would leave a hole (A4); over a new connection it is asked for again.
-            Err(refusal) => ControlFlow::Break(format!("a message could not be taken: {refusal}")),
+            Ok(_) => Ok(()),
+            Err(error) => return self.garbled(remote, &error).await,
+        };
+        handled(remote, result)
+    }
+
+    async fn garbled(&self, remote: Remote, error: &DecodeError) -> ControlFlow<String> {
+        warn!(remote = %remote.site.fmt_short(), %error, "a message could not be read");
+        self.peer.garbled(remote, error.to_string()).await;
+        ControlFlow::Continue(())
+    }
+}
+
+fn handled(remote: Remote, result: Result<(), Refusal>) -> ControlFlow<String> {
+    match result {
+        Ok(()) => ControlFlow::Continue(()),
+        // Sent again it would be refused again; the peer moves no cursor over it (`known-failures.md` B19).
+        Err(Refusal::Invalid(reason)) => {
+            warn!(remote = %remote.site.fmt_short(), reason, "a message of the server was refused");
+            ControlFlow::Continue(())
+        }
+        // Going on with the next message would leave a hole (A4); over a new connection it is asked for again.
+        Err(refusal) => ControlFlow::Break(format!("a message could not be taken: {refusal}")),
+    }
+}
+
+/// Who introduces itself in the first event.
+fn remote_of_envelope(data: &[u8]) -> Result<Remote, DialError> {
+    let envelope = Envelope::parse(data).map_err(|error| DialError::no_stream(&error))?;
+    let site = envelope.peer_id().and_then(|id| id.parse::<SiteId>().ok());
+    match (envelope.kind(), site) {
+        ("connect", Some(site)) => {
+            Ok(Remote { site, connection: Remote::next_connection(), is_litemesh: envelope.is_litemesh() })
+        }
+        ("error", _) => Err(refused_with(envelope.error().unwrap_or("no reason given"))),
+        (kind, _) => Err(DialError::no_stream(&format!("the stream began with {kind:?} instead of a connect message"))),
+    }
+}
+
+/// Who introduces itself in the first frame.
+fn remote_of_frame(frame: &[u8], limits: &Limits) -> Result<Remote, DialError> {
+    match v2::decode(frame, limits).map_err(|error| DialError::no_stream(&error))? {
+        Frame::Hello(hello) if hello.version >= LITEMESH_VERSION => {
+            Ok(Remote { site: hello.site, connection: Remote::next_connection(), is_litemesh: true })
+        }
+        Frame::Error(code) => Err(refused_with(&code)),
+        _ => Err(DialError::no_stream(&"the stream did not begin with a hello")),
+    }
+}
+
+fn refused_with(code: &str) -> DialError {
+    match code {
+        "ALREADY_CONNECTED" => DialError::AlreadyConnected,
+        code => DialError::ErrorFrame { code: code.to_owned() },
+    }
+}
+
+/// A message as it came, whatever its form.
+enum Received {
+    /// Wire v1.
+    Json(Vec<u8>),
+    /// Wire v2.
+    Frame(Vec<u8>),
+}
+
+/// The messages of a response.
+struct MessageStream {
+    response: Response,
+    decoder: Option<StreamDecoder>,
+    parser: Parser,
+    /// Bytes that came and were not parsed yet.
+    pending: Bytes,
+    idle_timeout: Duration,
+}
+
+/// Cuts a stream into messages.
+enum Parser {
+    Events { parser: EventParser, waiting: VecDeque<Result<Event, EventTooLarge>> },
+    Frames(Deframer),
+}
+
+impl Parser {
+    fn feed(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Events { parser, waiting } => waiting.extend(parser.feed(bytes)),
+            Self::Frames(deframer) => deframer.feed(bytes),
+        }
+    }
+
+    /// The next message, or why it cannot be read; a stream of frames that cannot be cut any more is an outer error.
+    fn next(&mut self) -> Result<Option<Result<Received, String>>, String> {
+        match self {
+            Self::Events { waiting, .. } => {
+                while let Some(event) = waiting.pop_front() {
+                    return Ok(Some(match event {
+                        Ok(Event { name, data }) if name.is_empty() || name == b"message" => Ok(Received::Json(data)),
+                        Ok(Event { name, data }) if name == FRAME_EVENT => frame_of_event(&data).map(Received::Frame),
+                        Ok(_) => continue,
+                        Err(too_large) => Err(too_large.to_string()),
+                    }));
+                }
+                Ok(None)
+            }
+            Self::Frames(deframer) => {
+                let frame = deframer.next_frame().map_err(|error| error.to_string())?;
+                Ok(frame.map(|frame| Ok(Received::Frame(frame.into()))))
+            }
         }
     }
 }
 
-/// The events of a response.
-struct FrameStream {
-    response: Response,
-    decoder: Option<StreamDecoder>,
-    parser: EventParser,
-    /// Bytes that came and were not parsed yet.
-    pending: Bytes,
-    events: VecDeque<Result<Event, EventTooLarge>>,
-    idle_timeout: Duration,
-}
-
-impl FrameStream {
-    fn new(response: Response, event_bytes_max: usize, idle_timeout: Duration) -> Result<Self, String> {
-        let coding = response.headers().get(CONTENT_ENCODING).map(|value| value.as_bytes().to_ascii_lowercase());
-        let decoder = match coding.as_deref() {
+impl MessageStream {
+    fn new(response: Response, limits: &Limits, idle_timeout: Duration) -> Result<Self, String> {
+        let head = |name| response.headers().get(name).map(|value| value.as_bytes().to_ascii_lowercase());
+        let decoder = match head(CONTENT_ENCODING).as_deref() {
             None | Some(b"" | b"identity") => None,
             Some(b"gzip") => Some(StreamDecoder::new()),
             Some(other) => return Err(format!("unknown encoding {}", String::from_utf8_lossy(other))),
         };
-        Ok(Self {
-            response,
-            decoder,
-            parser: EventParser::new(event_bytes_max),
-            pending: Bytes::new(),
-            events: VecDeque::new(),
-            idle_timeout,
-        })
+        let is_frames = head(CONTENT_TYPE).is_some_and(|media_type| media_type.starts_with(FRAMES_TYPE.as_bytes()));
+        let parser = if is_frames {
+            Parser::Frames(Deframer::new(limits))
+        } else {
+            // Base64 is a third longer than what it stands for.
+            let event_bytes_max = (limits.message_bytes_max / 3).saturating_mul(4).saturating_add(FRAME_ENVELOPE_BYTES);
+            Parser::Events { parser: EventParser::new(event_bytes_max), waiting: VecDeque::new() }
+        };
+        Ok(Self { response, decoder, parser, pending: Bytes::new(), idle_timeout })
     }
 
-    /// The next event; an error where the stream has ended.
-    async fn next(&mut self) -> Result<Result<Event, EventTooLarge>, String> {
+    /// The next message, or why it cannot be read; an outer error where the stream has ended.
+    async fn next(&mut self) -> Result<Result<Received, String>, String> {
         loop {
-            if let Some(event) = self.events.pop_front() {
-                return Ok(event);
+            if let Some(message) = self.parser.next()? {
+                return Ok(message);
             }
             if self.pending.is_empty() {
                 let chunk = tokio::time::timeout(self.idle_timeout, self.response.chunk()).await;
@@ -263,12 +350,9 @@ impl FrameStream {
             match &mut self.decoder {
                 Some(decoder) => {
                     let decoded = decoder.write(&self.pending.split_to(step)).map_err(|error| error.to_string())?;
-                    self.events.extend(self.parser.feed(&decoded));
+                    self.parser.feed(&decoded);
                 }
-                None => {
-                    let bytes = std::mem::take(&mut self.pending);
-                    self.events.extend(self.parser.feed(&bytes));
-                }
+                None => self.parser.feed(&std::mem::take(&mut self.pending)),
             }
         }
     }

@@ -5,24 +5,21 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use litemesh_proto::codec::v1::Envelope;
-use litemesh_proto::{Remote, SiteId, TransportError};
-use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use litemesh_proto::{Remote, TransportError};
+use reqwest::header::CONTENT_TYPE;
 use reqwest::{Response, StatusCode};
 use tracing::{debug, warn};
 
 use super::link::Link;
 use super::{Shared, V1_BODY_BYTES_SAFE};
-use crate::gzip::compress;
+use crate::PEER_HEADER;
+use crate::form::FRAMES_TYPE;
 
 /// How long one POST may take, from its first byte to the last of its answer.
 ///
 /// An answer comes after the commit; a large body over a slow line and a busy server's queue both fit. Without a bound a
 /// request that was swallowed somewhere would hold up everything behind it for as long as the stream lives.
 const POST_TIMEOUT: Duration = Duration::from_secs(300);
-
-/// Bodies above this size are compressed for a server that is known to decompress. Below it one packet carries the body
-/// anyway.
-const COMPRESS_BYTES_MIN: usize = 4 * 1024;
 
 /// Bytes of an answer that are looked at.
 const ANSWER_BYTES_MAX: usize = 4 * 1024;
@@ -43,7 +40,7 @@ impl Route {
 }
 
 impl Shared {
-    /// Posts the bodies that `encode` makes for our site and the server's limit, each after the server took the last one.
+    /// Posts the bodies that `encode` makes for the connection and the server's limit, each after the server took the last one.
     ///
     /// Any failure ends the connection, since what the server holds is not known any more. So does dropping the future
     /// while a body is on its way.
@@ -51,11 +48,11 @@ impl Shared {
         &self,
         remote: Remote,
         route: Route,
-        encode: impl FnOnce(SiteId, usize) -> Result<Vec<Vec<u8>>, TransportError>,
+        encode: impl FnOnce(&Link, usize) -> Result<Vec<Vec<u8>>, TransportError>,
     ) -> Result<(), TransportError> {
         let link = self.link_of(remote)?;
         let _turn = link.turn.lock().await;
-        let bodies = encode(link.site, self.body_bytes_max(remote, link.message_bytes_max))?;
+        let bodies = encode(&link, self.body_bytes_max(remote, link.message_bytes_max))?;
         for body in bodies {
             let under_way = UnderWay { link: &link };
             // A dropped branch is a request whose outcome is not known, and the connection has ended then.
@@ -77,11 +74,11 @@ impl Shared {
     async fn post_one(&self, link: &Arc<Link>, route: Route, body: Vec<u8>) -> Result<(), TransportError> {
         let url = format!("{}/{}", self.endpoint, route.path());
         let bytes = body.len();
-        let mut request = link.http.post(url).timeout(POST_TIMEOUT).header(CONTENT_TYPE, "application/json");
-        request = if link.remote.is_litemesh && bytes > COMPRESS_BYTES_MIN {
-            request.header(CONTENT_ENCODING, "gzip").body(compress(&body))
+        let request = link.http.post(url).timeout(POST_TIMEOUT).body(body);
+        let request = if link.remote.is_litemesh {
+            request.header(CONTENT_TYPE, FRAMES_TYPE).header(PEER_HEADER, link.site.to_string())
         } else {
-            request.body(body)
+            request.header(CONTENT_TYPE, "application/json")
         };
         let lost = |error: reqwest::Error| TransportError::Lost { reason: explain(&error) };
         let response = request.send().await.map_err(lost)?;

@@ -1,12 +1,12 @@
 //! Cuts a message that is too large for the server's body limit into bodies that fit.
 
 use litemesh_proto::codec::v1;
-use litemesh_proto::{Change, PeerMessage, Progress, SiteId, TransportError};
+use litemesh_proto::{Change, PeerMessage, SiteId, TransportError};
 
 /// The bodies to post for one message, in order; almost always one.
 ///
-/// A message of changes is halved until each part fits. All parts keep the schema version; only the last carries the
-/// progress, because only then has everything that it covers been sent.
+/// A message of changes is halved until each part fits. All parts keep the schema version. For wire v1 alone, whose messages
+/// are not numbered.
 pub(super) fn bodies(site: SiteId, message: PeerMessage, bytes_max: usize) -> Result<Vec<Vec<u8>>, TransportError> {
     let mut done = Vec::new();
     let mut waiting = vec![message];
@@ -27,19 +27,22 @@ pub(super) fn bodies(site: SiteId, message: PeerMessage, bytes_max: usize) -> Re
 
 fn halve(part: PeerMessage, bytes: usize, max: usize) -> Result<(PeerMessage, PeerMessage), TransportError> {
     match part {
-        PeerMessage::Changes { mut changes, schema_version, progress } if changes.len() > 1 => {
+        PeerMessage::Changes { mut changes, schema_version, .. } if changes.len() > 1 => {
             let rest = changes.split_off(middle(&changes));
-            let first = PeerMessage::Changes { changes, schema_version, progress: Progress::default() };
-            Ok((first, PeerMessage::Changes { changes: rest, schema_version, progress }))
+            let part = |changes| PeerMessage::Changes { changes, schema_version, progress: None };
+            Ok((part(changes), part(rest)))
         }
-        PeerMessage::Changes { changes, .. } => {
-            let table = changes.first().map(|change| change.table.to_string()).unwrap_or_default();
-            Err(TransportError::TooLarge { table, bytes, max })
-        }
-        PeerMessage::Eose { .. } | PeerMessage::Unknown => {
-            Err(TransportError::TooLarge { table: String::new(), bytes, max })
-        }
+        message => Err(too_large(&message, bytes, max)),
     }
+}
+
+/// What is said of a message that no server of this limit will take.
+pub(super) fn too_large(message: &PeerMessage, bytes: usize, max: usize) -> TransportError {
+    let table = match message {
+        PeerMessage::Changes { changes, .. } => changes.first().map(|change| change.table.to_string()),
+        PeerMessage::Eose { .. } | PeerMessage::Ack(_) | PeerMessage::Unknown => None,
+    };
+    TransportError::TooLarge { table: table.unwrap_or_default(), bytes, max }
 }
 
 /// Where to cut: between two transactions, as near to the middle as there is such a place.
@@ -86,17 +89,16 @@ mod tests {
     }
 
     fn message(changes: Vec<Change>) -> PeerMessage {
-        let progress = Progress { position: Some(DbVersion::new(99)), cursor: None };
-        PeerMessage::Changes { changes, schema_version: 49, progress }
+        PeerMessage::Changes { changes, schema_version: 49, progress: None }
     }
 
-    type Part = (Vec<Change>, i64, Progress);
+    type Part = (Vec<Change>, i64);
 
     fn read(bodies: &[Vec<u8>]) -> Vec<Part> {
         let part = |body: &Vec<u8>| {
             let message = Envelope::parse(body).unwrap().message().unwrap().verify(&Limits::default()).unwrap();
-            let PeerMessage::Changes { changes, schema_version, progress } = message else { panic!("{message:?}") };
-            (changes, schema_version, progress)
+            let PeerMessage::Changes { changes, schema_version, .. } = message else { panic!("{message:?}") };
+            (changes, schema_version)
         };
         bodies.iter().map(part).collect()
     }
@@ -105,20 +107,18 @@ mod tests {
     fn a_message_that_fits_is_one_body() {
         let whole = message(vec![change(1, 0, 10)]);
         assert_eq!(bodies(SITE, whole.clone(), 10_000).unwrap(), [v1::data(SITE, &whole)]);
-        let eose = PeerMessage::Eose { progress: Progress::default() };
+        let eose = PeerMessage::Eose { progress: None };
         assert_eq!(bodies(SITE, eose.clone(), 10_000).unwrap(), [v1::data(SITE, &eose)]);
     }
 
     #[test]
-    fn parts_fit_hold_everything_in_order_and_only_the_last_carries_progress() {
+    fn parts_fit_and_hold_everything_in_order() {
         let changes: Vec<_> = (0..100).map(|number| change(1 + number / 3, number % 3, 50)).collect();
         let bodies = bodies(SITE, message(changes.clone()), 2000).unwrap();
         assert!(bodies.len() > 10 && bodies.iter().all(|body| body.len() <= 2000));
         let parts = read(&bodies);
         assert_eq!(parts.iter().flat_map(|part| part.0.clone()).collect::<Vec<_>>(), changes);
-        let (last, others) = parts.split_last().unwrap();
-        assert_eq!(last.2.position, Some(DbVersion::new(99)));
-        assert!(others.iter().all(|part| part.2 == Progress::default() && part.1 == 49));
+        assert!(parts.iter().all(|part| part.1 == 49));
         // No transaction of three was cut, since each fits.
         assert!(parts[1..].iter().all(|part| part.0[0].seq == Seq::new(0)));
     }

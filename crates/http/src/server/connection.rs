@@ -6,8 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
-use litemesh_proto::Remote;
-use litemesh_proto::codec::v1;
+use litemesh_proto::{Remote, SyncRequest};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
@@ -16,11 +15,13 @@ use tracing::{debug, info, warn};
 use super::queue::{Chunk, FrameQueue};
 use super::{Running, Shared};
 use crate::counters::{add, sub_one};
+use crate::form::StreamForm;
 use crate::gzip::StreamEncoder;
 
 /// One open stream.
 pub(super) struct Connection {
     pub(super) remote: Remote,
+    pub(super) form: StreamForm,
     /// What a Litemesh client calls its process: the same client that lost its stream may replace it at once.
     instance: Option<String>,
     pub(super) queue: FrameQueue,
@@ -45,9 +46,16 @@ enum Ending {
 }
 
 impl Connection {
-    pub(super) fn new(remote: Remote, instance: Option<String>, queue_len: usize, stop: &CancellationToken) -> Self {
+    pub(super) fn new(
+        remote: Remote,
+        form: StreamForm,
+        instance: Option<String>,
+        queue_len: usize,
+        stop: &CancellationToken,
+    ) -> Self {
         Self {
             remote,
+            form,
             instance,
             queue: FrameQueue::new(queue_len),
             turn: Arc::default(),
@@ -120,21 +128,17 @@ impl Connection {
     }
 }
 
-/// `data: <json>` and an empty line.
-pub(super) fn frame(json: &[u8]) -> Bytes {
-    [b"data: ", json, b"\n\n"].concat().into()
-}
-
 /// Owns a connection from its first to its last report.
 ///
 /// `turn` is the connection's, so that no POST is handled before the peer above knows the connection. `former` is the end
-/// of the connection that this one replaces.
+/// of the connection that this one replaces. `resume` is what the client's `Last-Event-ID` asks for.
 pub(super) async fn own(
     shared: Arc<Shared>,
     running: Arc<Running>,
     connection: Arc<Connection>,
     turn: OwnedMutexGuard<()>,
     former: Option<CancellationToken>,
+    resume: Option<SyncRequest>,
 ) {
     if let Some(former) = former {
         former.cancelled().await;
@@ -147,11 +151,15 @@ pub(super) async fn own(
         }
         Err(refusal) => {
             info!(remote = %remote.site.fmt_short(), reason = %refusal, "client refused");
-            connection.queue.try_push(frame(&v1::error(running.site, &refusal.to_string())));
+            connection.queue.try_push(connection.form.error(running.site, &refusal.to_string()));
             connection.close();
             false
         }
     };
+    if let Some(request) = resume.filter(|_| is_accepted) {
+        // An error means that the connection is over already, which is told below.
+        let _ = running.peer.sync(remote, request).await;
+    }
     drop(turn);
     if is_accepted {
         watch(&shared, &running, &connection).await;
@@ -191,7 +199,7 @@ async fn watch(shared: &Shared, running: &Running, connection: &Connection) {
             return;
         }
         // Where the queue is full there is enough to read without a ping.
-        if connection.queue.try_push(frame(&v1::ping(running.site))).is_some() {
+        if connection.queue.try_push(connection.form.ping(running.site)).is_some() {
             add(&shared.counters.messages_out, 1);
         }
     }

@@ -18,7 +18,7 @@ use axum::Router;
 use axum::middleware::from_fn;
 use axum::routing::any;
 use axum::serve::ListenerExt;
-use litemesh_proto::codec::v1;
+use bytes::Bytes;
 use litemesh_proto::limits::PING_INTERVAL;
 use litemesh_proto::{BoxFuture, PeerCallbacks, PeerMessage, Remote, SiteId, SyncRequest, Transport, TransportError};
 use tokio::net::TcpListener;
@@ -27,8 +27,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use self::connection::{Connection, frame};
+use self::connection::Connection;
 use crate::counters::{CounterCells, Counters, add};
+use crate::form::StreamForm;
 
 /// How long a client may take nothing before it is dropped.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -290,11 +291,11 @@ impl Shared {
     }
 
     /// Queues one frame for `remote`, and waits while its queue is full.
-    async fn push(&self, remote: Remote, json: impl FnOnce(SiteId) -> Vec<u8>) -> Result<(), TransportError> {
+    async fn push(&self, remote: Remote, write: impl FnOnce(StreamForm, SiteId) -> Bytes) -> Result<(), TransportError> {
         let not_connected = TransportError::NotConnected { remote: remote.site };
         let running = self.running().ok_or_else(|| not_connected.clone())?;
         let connection = running.connection_of(remote).ok_or(not_connected)?;
-        let push = connection.queue.push(|| frame(&json(running.site)));
+        let push = connection.queue.push(|| write(connection.form, running.site));
         tokio::pin!(push);
         let timeout = self.options.stall_timeout;
         loop {
@@ -347,11 +348,11 @@ impl Transport for HttpServer {
     }
 
     fn sync(&self, remote: Remote, request: SyncRequest) -> BoxFuture<'_, Result<(), TransportError>> {
-        Box::pin(self.shared.push(remote, move |site| v1::sync(site, &request)))
+        Box::pin(self.shared.push(remote, move |form, site| form.sync(site, &request)))
     }
 
     fn send(&self, remote: Remote, message: PeerMessage) -> BoxFuture<'_, Result<(), TransportError>> {
-        Box::pin(self.shared.push(remote, move |site| v1::data(site, &message)))
+        Box::pin(self.shared.push(remote, move |form, site| form.message(site, &message)))
     }
 
     fn close(&self, remote: Remote) -> BoxFuture<'_, ()> {

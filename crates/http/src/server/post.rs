@@ -9,8 +9,9 @@ use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::Response;
 use litemesh_proto::codec::v1::Envelope;
+use litemesh_proto::codec::v2::{self, Deframer, Frame};
 use litemesh_proto::limits::V1_BODY_BYTES_MAX;
-use litemesh_proto::{DecodeError, Refusal, SiteId, SyncRequest, Unverified};
+use litemesh_proto::{DecodeError, Limits, Refusal, SiteId, SyncRequest, Unverified};
 use tokio::sync::OwnedMutexGuard;
 use tracing::{debug, warn};
 
@@ -18,7 +19,9 @@ use super::body::{BodyReader, ReadError};
 use super::connection::Connection;
 use super::sender::{Sender, sender};
 use super::{Running, Shared, answer};
+use crate::PEER_HEADER;
 use crate::counters::add;
+use crate::form::FRAMES_TYPE;
 
 /// Bytes of a body that are held before it is known which client sent it.
 const UNCLAIMED_BYTES_MAX: usize = 64 * 1024;
@@ -63,8 +66,8 @@ async fn route(route: Route, shared: Arc<Shared>, uri: OriginalUri, request: Req
         return answer::not_found(uri, request.method().clone()).await;
     }
     let (parts, body) = request.into_parts();
-    let is_gzip = match check_head(&parts.headers) {
-        Ok(is_gzip) => is_gzip,
+    let form = match check_head(&parts.headers) {
+        Ok(form) => form,
         Err(complaint) => {
             add(&shared.counters.refused_malformed, 1);
             BodyReader::new(&shared, &parts.headers, body, false, 0).discard().await;
@@ -72,7 +75,7 @@ async fn route(route: Route, shared: Arc<Shared>, uri: OriginalUri, request: Req
         }
     };
     let Some(running) = shared.running() else {
-        return refuse_unstarted(route, &shared, &parts.headers, body, is_gzip).await;
+        return refuse_unstarted(route, &shared, &parts.headers, body, form).await;
     };
     // In a task, because a client that hangs up drops this future, and a message must be handled in whole or reported.
     let task = {
@@ -81,7 +84,7 @@ async fn route(route: Route, shared: Arc<Shared>, uri: OriginalUri, request: Req
             return answer::error(StatusCode::INTERNAL_SERVER_ERROR, "Transport not started");
         }
         let post = Post { route, shared, running: running.clone() };
-        running.tasks.spawn(async move { post.take(&parts.headers, body, is_gzip).await })
+        running.tasks.spawn(async move { post.take(&parts.headers, body, form).await })
     };
     match task.await {
         Ok(response) => response,
@@ -92,27 +95,45 @@ async fn route(route: Route, shared: Arc<Shared>, uri: OriginalUri, request: Req
     }
 }
 
-/// Whether the body is compressed, where its type and encoding are known.
-fn check_head(headers: &HeaderMap) -> Result<bool, Complaint> {
+/// In what form a body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BodyForm {
+    Json { is_gzip: bool },
+    Frames,
+}
+
+/// The form of a body, where its type and encoding are known.
+fn check_head(headers: &HeaderMap) -> Result<BodyForm, Complaint> {
     let text = |name| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
     let media_type = text(CONTENT_TYPE);
     let essence = media_type.as_deref().map(|text| text.split(';').next().unwrap_or_default().trim());
     match essence {
         Some(essence) if essence.eq_ignore_ascii_case("application/json") => {}
+        Some(essence) if essence.eq_ignore_ascii_case(FRAMES_TYPE) => return Ok(BodyForm::Frames),
         // The original takes it as a string, which is no message.
         Some(essence) if essence.eq_ignore_ascii_case("text/plain") => return Err(Complaint::Type),
         _ => return Err(Complaint::MediaType(media_type.map(Cow::into_owned))),
     }
     match text(CONTENT_ENCODING).as_deref().map(str::trim) {
-        None | Some("") => Ok(false),
-        Some(coding) if coding.eq_ignore_ascii_case("identity") => Ok(false),
-        Some(coding) if coding.eq_ignore_ascii_case("gzip") => Ok(true),
+        None | Some("") => Ok(BodyForm::Json { is_gzip: false }),
+        Some(coding) if coding.eq_ignore_ascii_case("identity") => Ok(BodyForm::Json { is_gzip: false }),
+        Some(coding) if coding.eq_ignore_ascii_case("gzip") => Ok(BodyForm::Json { is_gzip: true }),
         Some(coding) => Err(Complaint::Encoding(coding.to_owned())),
     }
 }
 
 /// Before the start and after the stop: a message still has to be well-formed to be told so.
-async fn refuse_unstarted(route: Route, shared: &Shared, headers: &HeaderMap, body: Body, is_gzip: bool) -> Response {
+async fn refuse_unstarted(
+    route: Route,
+    shared: &Shared,
+    headers: &HeaderMap,
+    body: Body,
+    form: BodyForm,
+) -> Response {
+    let BodyForm::Json { is_gzip } = form else {
+        BodyReader::new(shared, headers, body, false, 0).discard().await;
+        return answer::error(StatusCode::INTERNAL_SERVER_ERROR, "Transport not started");
+    };
     let mut reader = BodyReader::new(shared, headers, body, is_gzip, V1_BODY_BYTES_MAX);
     let body = match reader.read_all().await {
         Ok(()) => reader.finish(),
@@ -149,10 +170,14 @@ impl Turn {
 }
 
 impl Post {
-    async fn take(&self, headers: &HeaderMap, body: Body, is_gzip: bool) -> Response {
+    async fn take(&self, headers: &HeaderMap, body: Body, form: BodyForm) -> Response {
         let bytes_max = self.running.peer.limits().message_bytes_max;
+        let is_gzip = matches!(form, BodyForm::Json { is_gzip: true });
         let mut reader = BodyReader::new(&self.shared, headers, body, is_gzip, bytes_max);
-        let sender = self.read_sender(&mut reader).await;
+        let sender = match form {
+            BodyForm::Json { .. } => self.read_sender(&mut reader).await,
+            BodyForm::Frames => Ok(peer_of_head(headers)),
+        };
         let turn = match sender {
             Ok(Sender::Known(site)) => match self.running.connection(site) {
                 Some(connection) => Turn::wait(connection).await,
@@ -171,6 +196,7 @@ impl Post {
             read = reader.read_all() => read,
         };
         match self.complete(reader, read).await {
+            Ok(body) if form == BodyForm::Frames => self.handle_frames(&turn, body).await,
             Ok(body) => self.handle(Some(&turn), body).await,
             Err(error) => {
                 self.report_garbled(&turn, explain(&error, bytes_max)).await;
@@ -289,6 +315,45 @@ impl Post {
         }
     }
 
+    /// Handles wire v2 frames one after another. They come to either route: a frame says what it is.
+    async fn handle_frames(&self, turn: &Turn, body: Vec<u8>) -> Response {
+        if !turn.connection.remote.is_litemesh {
+            add(&self.shared.counters.refused_malformed, 1);
+            let text = "this client did not announce that it speaks wire v2";
+            return answer::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
+        }
+        let limits = self.running.peer.limits().clone();
+        let read = if body.len() <= INLINE_PARSE_BYTES_MAX / 8 {
+            read_frames(&body, &limits)
+        } else {
+            match tokio::task::spawn_blocking(move || read_frames(&body, &limits)).await {
+                Ok(read) => read,
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        let frames = match read {
+            Ok(frames) => frames,
+            Err(reason) => {
+                add(&self.shared.counters.refused_malformed, 1);
+                self.report_garbled(turn, reason.clone()).await;
+                return answer::error(StatusCode::BAD_REQUEST, &reason);
+            }
+        };
+        let mut response = answer::success();
+        for frame in frames {
+            let content = match frame {
+                Frame::Sync(request) => Content::Sync(request),
+                Frame::Message(message) => Content::Data(message),
+                _ => continue,
+            };
+            response = self.deliver(turn, content).await;
+            if !response.status().is_success() {
+                break;
+            }
+        }
+        response
+    }
+
     async fn deliver(&self, turn: &Turn, content: Content) -> Response {
         if turn.connection.end.is_cancelled() {
             return self.refuse_unknown();
@@ -324,6 +389,26 @@ impl Post {
         add(&self.shared.counters.refused_unknown, 1);
         answer::error(StatusCode::BAD_REQUEST, CONNECT_FIRST)
     }
+}
+
+/// Who sends frames, as the head says.
+fn peer_of_head(headers: &HeaderMap) -> Sender {
+    let site = headers.get(PEER_HEADER).and_then(|value| value.to_str().ok()?.parse::<SiteId>().ok());
+    site.map_or(Sender::Unclear, Sender::Known)
+}
+
+/// All frames of a body.
+fn read_frames(body: &[u8], limits: &Limits) -> Result<Vec<Frame>, String> {
+    let mut deframer = Deframer::new(limits);
+    let mut frames = Vec::new();
+    deframer.feed(body);
+    while let Some(frame) = deframer.next_frame().map_err(|error| error.to_string())? {
+        frames.push(v2::decode(&frame, limits).map_err(|error| error.to_string())?);
+    }
+    if deframer.is_inside() {
+        return Err("the last frame is cut off".to_owned());
+    }
+    Ok(frames)
 }
 
 fn explain(error: &ReadError, bytes_max: usize) -> String {

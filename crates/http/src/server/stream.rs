@@ -6,20 +6,22 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{OriginalUri, Query, Request, State};
 use axum::http::header::{
-    ACCEPT_ENCODING, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONNECTION,
+    ACCEPT, ACCEPT_ENCODING, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONNECTION,
     CONTENT_ENCODING, CONTENT_TYPE,
 };
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use litemesh_proto::codec::v1;
-use litemesh_proto::{Remote, SiteId};
+use litemesh_proto::codec::v1::LITEMESH_VERSION;
+use litemesh_proto::limits::CREDIT_MAX;
+use litemesh_proto::{Remote, SiteId, SyncRequest, Terms};
 use tracing::debug;
 
-use super::connection::{self, Chunks, Connection, frame};
+use super::connection::{self, Chunks, Connection};
 use super::{Phase, Running, Shared, answer};
 use crate::counters::add;
+use crate::form::{FRAMES_TYPE, StreamForm, position_of_id};
 use crate::gzip::accepts_gzip;
 use crate::{INSTANCE_HEADER, VERSION_HEADER};
 
@@ -29,19 +31,25 @@ const REPLACE_AFTER: Duration = Duration::from_secs(5);
 /// Bytes of the instance header that count; ours has 32.
 const INSTANCE_BYTES_MAX: usize = 64;
 
+/// The header by which an event stream goes on where it stopped.
+/// <https://html.spec.whatwg.org/multipage/server-sent-events.html>
+const LAST_EVENT_ID: &str = "last-event-id";
+
 /// What a client wants of its stream.
 struct Wish {
     site: SiteId,
-    is_litemesh: bool,
+    form: StreamForm,
     instance: Option<String>,
     is_gzip: bool,
+    /// What the client asks for by `Last-Event-ID`.
+    resume: Option<SyncRequest>,
 }
 
 pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, request: Request) -> Response {
     match *request.method() {
         Method::GET => {}
         // Only the head was asked for, so nothing is opened.
-        Method::HEAD => return respond(&request, false, Body::empty()),
+        Method::HEAD => return respond(&request, StreamForm::Json, false, Body::empty()),
         _ => return answer::not_found(uri, request.method().clone()).await,
     }
     let site = match peer_id(&request) {
@@ -52,6 +60,7 @@ pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, r
         }
     };
     let wish = Wish::read(site, request.headers());
+    let form = wish.form;
     let phase = shared.phase.borrow().clone();
     let opened = match phase {
         Phase::Waiting => wait_for_start(shared, wish),
@@ -59,8 +68,8 @@ pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, r
         Phase::Stopped => Opened::Unavailable("Transport stopped"),
     };
     match opened {
-        Opened::Chunks { chunks, is_gzip } => respond(&request, is_gzip, Body::from_stream(chunks)),
-        Opened::AlreadyConnected(frame) => respond(&request, false, Body::from_stream(only(frame))),
+        Opened::Chunks { chunks, is_gzip } => respond(&request, form, is_gzip, Body::from_stream(chunks)),
+        Opened::AlreadyConnected(frame) => respond(&request, form, false, Body::from_stream(only(frame))),
         Opened::Unavailable(text) => answer::retry_later(StatusCode::SERVICE_UNAVAILABLE, text),
     }
 }
@@ -68,13 +77,36 @@ pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, r
 impl Wish {
     fn read(site: SiteId, headers: &HeaderMap) -> Self {
         let text = |header: &str| headers.get(header).and_then(|value| value.to_str().ok());
+        let any = |header, check: fn(&str) -> bool| {
+            headers.get_all(header).iter().any(|value| value.to_str().is_ok_and(check))
+        };
+        let version = text(VERSION_HEADER).and_then(|version| version.parse::<u32>().ok());
+        let form = match version {
+            Some(version) if version >= LITEMESH_VERSION && any(ACCEPT, accepts_frames) => StreamForm::Frames,
+            Some(version) if version >= LITEMESH_VERSION => StreamForm::Events,
+            _ => StreamForm::Json,
+        };
         Self {
             site,
-            is_litemesh: text(VERSION_HEADER).and_then(|version| version.parse::<u32>().ok()).is_some_and(|v| v > 0),
+            form,
             instance: text(INSTANCE_HEADER).filter(|text| text.len() <= INSTANCE_BYTES_MAX).map(str::to_owned),
-            is_gzip: headers.get_all(ACCEPT_ENCODING).iter().any(|value| value.to_str().is_ok_and(accepts_gzip)),
+            // Frames are compressed themselves.
+            is_gzip: form != StreamForm::Frames && any(ACCEPT_ENCODING, accepts_gzip),
+            resume: text(LAST_EVENT_ID).filter(|_| form == StreamForm::Events).and_then(resume),
         }
     }
+}
+
+fn accepts_frames(accept: &str) -> bool {
+    accept.split(',').any(|range| range.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(FRAMES_TYPE))
+}
+
+/// The request that stands for an id: everything after the event that had it. Its answer has number 0; the client's own
+/// requests, which know more, begin with 1.
+fn resume(last_event_id: &str) -> Option<SyncRequest> {
+    let position = position_of_id(last_event_id)?;
+    let terms = Terms { answer: 0, credit: CREDIT_MAX, position, staged: None };
+    Some(SyncRequest { terms: Some(terms), ..SyncRequest::default() })
 }
 
 /// What is wrong with the `peerId` of a stream.
@@ -113,10 +145,15 @@ fn peer_id(request: &Request) -> Result<SiteId, BadId> {
 }
 
 /// The head that every stream begins with.
-fn respond(request: &Request, is_gzip: bool, body: Body) -> Response {
+fn respond(request: &Request, form: StreamForm, is_gzip: bool, body: Body) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    let media_type = if form == StreamForm::Frames { FRAMES_TYPE } else { "text/event-stream" };
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    if form == StreamForm::Frames {
+        // For proxies, which know event streams and may collect anything else.
+        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("Cache-Control"));
@@ -177,7 +214,7 @@ fn wait_for_start(shared: Arc<Shared>, wish: Wish) -> Opened {
 
 /// Registers a client, unless it has a stream already.
 fn open(shared: &Arc<Shared>, running: &Arc<Running>, wish: Wish) -> Opened {
-    let Wish { site, is_litemesh, instance, is_gzip } = wish;
+    let Wish { site, form, instance, is_gzip, resume } = wish;
     let mut connections = running.connections();
     if running.stop.is_cancelled() {
         return Opened::Unavailable("Transport stopped");
@@ -191,9 +228,9 @@ fn open(shared: &Arc<Shared>, running: &Arc<Running>, wish: Wish) -> Opened {
         Some(old) => {
             debug!(remote = %site.fmt_short(), "client is connected already");
             // Where its socket is dead, writing to it is what makes TCP notice, so that the next try succeeds.
-            old.queue.try_push(frame(&v1::ping(running.site)));
+            old.queue.try_push(old.form.ping(running.site));
             add(&shared.counters.refused_streams, 1);
-            return Opened::AlreadyConnected(frame(&v1::error(running.site, "ALREADY_CONNECTED")));
+            return Opened::AlreadyConnected(form.error(running.site, "ALREADY_CONNECTED"));
         }
         None if connections.len() >= running.peer.limits().connections_max => {
             add(&shared.counters.refused_streams, 1);
@@ -201,16 +238,17 @@ fn open(shared: &Arc<Shared>, running: &Arc<Running>, wish: Wish) -> Opened {
         }
         None => None,
     };
+    let is_litemesh = form != StreamForm::Json;
     let remote = Remote { site, connection: Remote::next_connection(), is_litemesh };
-    let connection = Connection::new(remote, instance, shared.options.frame_queue_len, &running.stop);
+    let connection = Connection::new(remote, form, instance, shared.options.frame_queue_len, &running.stop);
     let connection = Arc::new(connection);
-    connection.queue.try_push(frame(&v1::connect(running.site, is_litemesh)));
+    connection.queue.try_push(form.connect(running.site));
     add(&shared.counters.messages_out, 1);
     add(&shared.counters.streams_open, 1);
     add(&shared.counters.streams_total, 1);
     // Nobody else knows the connection yet, so its turn is free.
     if let Ok(turn) = connection.turn.clone().try_lock_owned() {
-        let owner = connection::own(shared.clone(), running.clone(), connection.clone(), turn, former);
+        let owner = connection::own(shared.clone(), running.clone(), connection.clone(), turn, former, resume);
         running.tasks.spawn(owner);
     }
     connections.insert(site, connection.clone());

@@ -1,0 +1,126 @@
+//! In what form the messages of a stream are written (docs/protocol.md, "HTTP").
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use litemesh_proto::codec::{v1, v2};
+use litemesh_proto::{Incarnation, PeerMessage, Position, SiteId, SyncRequest};
+
+/// Media type of a stream or a body of wire v2 frames, each with its length before it.
+pub(crate) const FRAMES_TYPE: &str = "application/vnd.litemesh.frames";
+
+/// Name of the server-sent events that carry a wire v2 frame.
+pub(crate) const FRAME_EVENT: &[u8] = b"frame";
+
+/// In what form a server writes to one client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StreamForm {
+    /// Server-sent events of wire v1 JSON: for a client of the original.
+    Json,
+    /// Server-sent events with a wire v2 frame in base64 each: for a Litemesh client, where something between us passes on
+    /// nothing else.
+    Events,
+    /// Wire v2 frames.
+    Frames,
+}
+
+impl StreamForm {
+    /// What a stream begins with.
+    pub(crate) fn connect(self, site: SiteId) -> Bytes {
+        match self {
+            Self::Json => event(&v1::connect(site, false)),
+            Self::Events => event(&v1::connect(site, true)),
+            Self::Frames => v2::framed(&v2::hello(&v2::Hello { version: v1::LITEMESH_VERSION, site })).into(),
+        }
+    }
+
+    pub(crate) fn ping(self, site: SiteId) -> Bytes {
+        match self {
+            Self::Json | Self::Events => event(&v1::ping(site)),
+            Self::Frames => v2::framed(&v2::ping()).into(),
+        }
+    }
+
+    pub(crate) fn error(self, site: SiteId, code: &str) -> Bytes {
+        match self {
+            Self::Json | Self::Events => event(&v1::error(site, code)),
+            Self::Frames => v2::framed(&v2::error(code)).into(),
+        }
+    }
+
+    pub(crate) fn sync(self, site: SiteId, request: &SyncRequest) -> Bytes {
+        match self {
+            Self::Json => event(&v1::sync(site, request)),
+            Self::Events => frame_event(&v2::sync(request), None),
+            Self::Frames => v2::framed(&v2::sync(request)).into(),
+        }
+    }
+
+    pub(crate) fn message(self, site: SiteId, message: &PeerMessage) -> Bytes {
+        match self {
+            Self::Json => event(&v1::data(site, message)),
+            Self::Events => {
+                let position = message.progress().and_then(|progress| progress.position);
+                frame_event(&v2::message(message), position)
+            }
+            Self::Frames => v2::framed(&v2::message(message)).into(),
+        }
+    }
+}
+
+/// `data: <json>` and an empty line.
+fn event(json: &[u8]) -> Bytes {
+    [b"data: ", json, b"\n\n"].concat().into()
+}
+
+/// An event of the name [`FRAME_EVENT`], whose id is the position to which it brings its receiver.
+fn frame_event(frame: &[u8], position: Option<Position>) -> Bytes {
+    let id = position.map(|position| format!("id: {}\n", event_id(position))).unwrap_or_default();
+    format!("event: frame\n{id}data: {}\n\n", STANDARD.encode(frame)).into()
+}
+
+/// The frame in the data of an event.
+pub(crate) fn frame_of_event(data: &[u8]) -> Result<Vec<u8>, String> {
+    STANDARD.decode(data).map_err(|error| format!("a frame is not valid base64: {error}"))
+}
+
+fn event_id(position: Position) -> String {
+    format!("{}-{:x}", position.version.get(), position.incarnation.0)
+}
+
+/// Reads the id of an event, as a client gives it back in `Last-Event-ID`.
+pub(crate) fn position_of_id(id: &str) -> Option<Position> {
+    let (version, incarnation) = id.split_once('-')?;
+    let version = version.parse::<i64>().ok().filter(|version| *version >= 0)?;
+    let incarnation = Incarnation(u64::from_str_radix(incarnation, 16).ok()?);
+    Some(Position { version: litemesh_proto::DbVersion::new(version), incarnation })
+}
+
+#[cfg(test)]
+mod tests {
+    use litemesh_proto::{DbVersion, Progress};
+
+    use super::*;
+
+    #[test]
+    fn the_id_of_an_event_is_the_position_that_it_leads_to() {
+        let position = Position { version: DbVersion::new(77), incarnation: Incarnation(u64::MAX) };
+        let progress = Progress { position: Some(position), ..Progress::default() };
+        let eose = PeerMessage::Eose { progress: Some(progress) };
+        let bytes = StreamForm::Events.message(SiteId::default(), &eose);
+        let text = std::str::from_utf8(&bytes).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[..2], ["event: frame", "id: 77-ffffffffffffffff"]);
+        assert_eq!(position_of_id(lines[1].strip_prefix("id: ").unwrap()), Some(position));
+        let data = lines[2].strip_prefix("data: ").unwrap();
+        assert_eq!(frame_of_event(data.as_bytes()).unwrap(), v2::message(&eose));
+        assert!(lines[3].is_empty() && text.ends_with("\n\n"));
+    }
+
+    #[test]
+    fn other_ids_are_no_positions() {
+        for id in ["", "-", "7", "7-", "-7-1", "x-1", "1-x", "1-11111111111111111", "9223372036854775808-1"] {
+            assert_eq!(position_of_id(id), None, "{id}");
+        }
+    }
+}
