@@ -13,7 +13,8 @@ use serde_json::value::RawValue;
 use crate::limits::CURSOR_SITES_MAX;
 use crate::verify::Reason;
 use crate::{
-    CausalLength, Change, ColVersion, Column, Cursor, DbVersion, DecodeError, PackedKey, PeerMessage, Seq, SiteId, SyncRequest, Unverified, Value, VerifyError,
+    CausalLength, Change, ColVersion, Column, Cursor, DbVersion, DecodeError, PackedKey, PeerMessage, Seq, SiteId,
+    SyncRequest, Unverified, Value, VerifyError,
 };
 
 /// The parts of one transport message, still JSON inside.
