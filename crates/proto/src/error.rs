@@ -13,6 +13,34 @@ pub enum DecodeError {
     Shape { what: &'static str, expected: &'static str },
     #[error("a cursor may name at most {max} sites, this one names {sites}")]
     CursorTooLarge { sites: usize, max: usize },
+    #[error("bytes end early, inside the {what}")]
+    Truncated { what: &'static str },
+    #[error("{bytes} bytes too many after the {what}")]
+    TrailingBytes { what: &'static str, bytes: usize },
+    #[error("a number in the {what} is larger than its field")]
+    NumberTooLarge { what: &'static str },
+    #[error("{what} number {number} is asked for, there are {count}")]
+    NotThere { what: &'static str, number: usize, count: usize },
+    #[error("a {what} has {bytes} bytes, at most {max} are accepted")]
+    TooLong { what: &'static str, bytes: usize, max: usize },
+    #[error("a frame may have at most {max} changes, this one has {changes}")]
+    TooManyChanges { changes: usize, max: usize },
+    #[error("a row without changes")]
+    EmptyRow,
+    #[error("a {what} is not UTF-8")]
+    NotUtf8 { what: &'static str },
+    #[error("{byte:#04x} is no type of a value")]
+    UnknownType { byte: u8 },
+    #[error("a {what} has flags that are not known here: {flags:#04x}")]
+    UnknownFlags { what: &'static str, flags: u8 },
+    #[error("changes in layout {layout}, only layout {known} is known here")]
+    UnknownLayout { layout: u8, known: u8 },
+    #[error("a compressed frame, and this program was built without decompression")]
+    Compressed,
+    #[error("{compressed} bytes of zstd may not hold {raw} bytes, at most {ratio} times as many are accepted")]
+    Expansion { compressed: usize, raw: usize, ratio: usize },
+    #[error("cannot decompress: {reason}")]
+    Zstd { reason: String },
 }
 
 /// A message whose content breaks a rule. Nothing of it was used.

@@ -56,6 +56,33 @@ pub const BATCH_CHANGES_MAX: usize = 10_000;
 /// neighbouring batches overlap. A single change may be larger: a batch always holds at least one.
 pub const BATCH_BYTES_MAX: usize = 768 * 1024;
 
+/// Longest frame of wire v2, in bytes, before and after decompression: what a process accepts unless it is told otherwise
+/// ([`Limits::message_bytes_max`]).
+///
+/// A batch takes less than [`BATCH_BYTES_MAX`], but a single value may have [`Limits::change_value_bytes_max`], and an original
+/// peer sends a local burst as one message of any size (`known-failures.md` A1).
+pub const FRAME_BYTES_MAX: usize = 32 << 20;
+
+/// Most changes in one frame of wire v2.
+///
+/// More than six batches of our own. A change in memory takes over a hundred bytes and one byte in a frame, so
+/// [`FRAME_BYTES_MAX`] alone would let a stranger fill gigabytes; with this bound changes take some 20 MiB beside their values.
+pub const FRAME_CHANGES_MAX: usize = 65_536;
+
+/// How many times as long as its zstd part a frame may be after decompression.
+///
+/// Rows in columns shrink to a third or a tenth; only large values that repeat themselves come near. Without it, a kilobyte
+/// could cost a receiver [`FRAME_BYTES_MAX`].
+pub const FRAME_EXPANSION_MAX: usize = 64;
+
+/// Most bytes that a packed key in a frame takes over from the key before it.
+///
+/// Two UUIDs as text have 77 bytes. Without it, one long key could be repeated at three bytes a copy.
+pub const KEY_SHARED_BYTES_MAX: usize = 127;
+
+/// Longest text of an error that a remote may send, in bytes: it goes to a log.
+pub const ERROR_BYTES_MAX: usize = 1024;
+
 /// Silence on a live connection after which the server sends a ping (`wire-protocol.md` 5.3).
 pub const PING_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -67,6 +94,8 @@ pub const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(30);
 
 // A batch must always fit a wire v1 body with room for its envelope.
 const _: () = assert!(BATCH_BYTES_MAX + 64 * 1024 < V1_BODY_BYTES_MAX);
+// And a frame, with room for its longest value.
+const _: () = assert!(BATCH_CHANGES_MAX < FRAME_CHANGES_MAX && BATCH_BYTES_MAX + (16 << 20) < FRAME_BYTES_MAX);
 
 /// What one process accepts from remotes. The defaults suit a hub on 2 cores.
 ///
@@ -79,7 +108,7 @@ pub struct Limits {
     /// Largest message that is read, in bytes after decompression.
     ///
     /// An original peer sends a local burst as one message of any size (`known-failures.md` A1), so this is well above
-    /// the 1 MiB of an original server.
+    /// the 1 MiB of an original server. No frame of wire v2 is longer, either, compressed or not.
     pub message_bytes_max: usize,
     /// Largest value of one change, in bytes.
     pub change_value_bytes_max: usize,
@@ -92,7 +121,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            message_bytes_max: 32 << 20,
+            message_bytes_max: FRAME_BYTES_MAX,
             change_value_bytes_max: 16 << 20,
             staged_bytes_max: 4 << 30,
             connections_max: 1024,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use litemesh_proto::codec::v1::{Envelope, LITEMESH_VERSION};
 use litemesh_proto::codec::v2::{self, Deframer, Frame};
 use litemesh_proto::{DecodeError, Limits, PeerCallbacks, Refusal, Remote, SiteId};
@@ -271,8 +271,10 @@ struct MessageStream {
     response: Response,
     decoder: Option<StreamDecoder>,
     parser: Parser,
-    /// Bytes that came and were not parsed yet.
+    /// Bytes that came and were not decoded yet.
     pending: Bytes,
+    /// Decoded bytes that were not parsed yet.
+    decoded: Bytes,
     idle_timeout: Duration,
 }
 
@@ -283,17 +285,12 @@ enum Parser {
 }
 
 impl Parser {
-    fn feed(&mut self, bytes: &[u8]) {
+    /// The next message in `bytes`, from the front of which it takes what it reads, or why the message cannot be read; an outer
+    /// error where nothing more can be.
+    fn next(&mut self, bytes: &mut Bytes) -> Result<Option<Result<Received, String>>, String> {
         match self {
-            Self::Events { parser, waiting } => waiting.extend(parser.feed(bytes)),
-            Self::Frames(deframer) => deframer.feed(bytes),
-        }
-    }
-
-    /// The next message, or why it cannot be read; a stream of frames that cannot be cut any more is an outer error.
-    fn next(&mut self) -> Result<Option<Result<Received, String>>, String> {
-        match self {
-            Self::Events { waiting, .. } => {
+            Self::Events { parser, waiting } => {
+                waiting.extend(parser.feed(&std::mem::take(bytes)));
                 while let Some(event) = waiting.pop_front() {
                     return Ok(Some(match event {
                         Ok(Event { name, data }) if name.is_empty() || name == b"message" => Ok(Received::Json(data)),
@@ -305,8 +302,11 @@ impl Parser {
                 Ok(None)
             }
             Self::Frames(deframer) => {
-                let frame = deframer.next_frame().map_err(|error| error.to_string())?;
-                Ok(frame.map(|frame| Ok(Received::Frame(frame.into()))))
+                let mut rest = &**bytes;
+                let frame = deframer.feed(&mut rest).map_err(|error| error.to_string())?;
+                let taken = bytes.len() - rest.len();
+                bytes.advance(taken);
+                Ok(frame.map(|frame| Ok(Received::Frame(frame))))
             }
         }
     }
@@ -328,13 +328,13 @@ impl MessageStream {
             let event_bytes_max = (limits.message_bytes_max / 3).saturating_mul(4).saturating_add(FRAME_ENVELOPE_BYTES);
             Parser::Events { parser: EventParser::new(event_bytes_max), waiting: VecDeque::new() }
         };
-        Ok(Self { response, decoder, parser, pending: Bytes::new(), idle_timeout })
+        Ok(Self { response, decoder, parser, pending: Bytes::new(), decoded: Bytes::new(), idle_timeout })
     }
 
     /// The next message, or why it cannot be read; an outer error where the stream has ended.
     async fn next(&mut self) -> Result<Result<Received, String>, String> {
         loop {
-            if let Some(message) = self.parser.next()? {
+            if let Some(message) = self.parser.next(&mut self.decoded)? {
                 return Ok(message);
             }
             if self.pending.is_empty() {
@@ -347,13 +347,12 @@ impl MessageStream {
             }
             // Decoded in small steps, because a piece may expand a thousandfold.
             let step = self.pending.len().min(DECODE_STEP_BYTES);
-            match &mut self.decoder {
+            self.decoded = match &mut self.decoder {
                 Some(decoder) => {
-                    let decoded = decoder.write(&self.pending.split_to(step)).map_err(|error| error.to_string())?;
-                    self.parser.feed(&decoded);
+                    decoder.write(&self.pending.split_to(step)).map_err(|error| error.to_string())?.into()
                 }
-                None => self.parser.feed(&std::mem::take(&mut self.pending)),
-            }
+                None => std::mem::take(&mut self.pending),
+            };
         }
     }
 }

@@ -400,12 +400,11 @@ fn peer_of_head(headers: &HeaderMap) -> Sender {
 /// All frames of a body.
 fn read_frames(body: &[u8], limits: &Limits) -> Result<Vec<Frame>, String> {
     let mut deframer = Deframer::new(limits);
-    let mut frames = Vec::new();
-    deframer.feed(body);
-    while let Some(frame) = deframer.next_frame().map_err(|error| error.to_string())? {
+    let (mut frames, mut rest) = (Vec::new(), body);
+    while let Some(frame) = deframer.feed(&mut rest).map_err(|error| error.to_string())? {
         frames.push(v2::decode(&frame, limits).map_err(|error| error.to_string())?);
     }
-    if deframer.is_inside() {
+    if !deframer.is_between_frames() {
         return Err("the last frame is cut off".to_owned());
     }
     Ok(frames)
