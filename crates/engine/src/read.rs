@@ -14,8 +14,8 @@ mod sites;
 use std::sync::Arc;
 
 use litemesh_proto::{
-    CausalLength, Change, ColVersion, Column, Cursor, DbVersion, Incarnation, KeyValue, PackedKey, Place, Seq, SiteId,
-    Value,
+    CausalLength, Change, ColVersion, Column, Cursor, DbVersion, Incarnation, KeyValue, PackedKey, Place, Position,
+    Seq, SiteId, Value,
 };
 
 use crate::base_rows::as_column;
@@ -93,6 +93,13 @@ pub struct LocalPage {
     pub incarnation: Incarnation,
     /// Our cursor, where this page brings its reader to everything that we hold.
     pub complete: Option<Cursor>,
+}
+
+impl LocalPage {
+    /// How far the page leads, in words that a receiver can store.
+    pub fn position(&self) -> Position {
+        Position { version: self.place.position(), incarnation: self.incarnation }
+    }
 }
 
 /// What a page leaves out.

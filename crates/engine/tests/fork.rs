@@ -50,8 +50,9 @@ fn send(from: &Engine, to: &mut Engine) -> Vec<Change> {
     let (site, limits) =
         (from.site().unwrap(), PageLimits { changes_max: usize::MAX, bytes_max: usize::MAX, stretch: 1 });
     let filter = LocalFilter { covered: to.cursor().unwrap(), echoes: &[] };
-    let page = from.read_local(&LocalPlace::after(to.position(site).unwrap()), &filter, limits).unwrap();
-    let progress = MergeProgress { cursor: page.complete.unwrap(), position: Some((site, page.place.position())) };
+    let page = from.read_local(&LocalPlace::after(to.position(site).unwrap().version), &filter, limits).unwrap();
+    let position = Some((site, page.position()));
+    let progress = MergeProgress { cursor: page.complete.unwrap(), position, ..MergeProgress::default() };
     to.merge(&page.changes, &progress).unwrap();
     page.changes
 }
@@ -100,7 +101,7 @@ fn what_a_copy_took_over_stays_its_authors() {
     let cursor = copy.cursor().unwrap();
     assert_eq!(cursor.get(&old), original.db_version().unwrap());
     assert_eq!(cursor.get(&other.site().unwrap()), other.db_version().unwrap());
-    assert_eq!(copy.position(old).unwrap(), original.db_version().unwrap());
+    assert_eq!(copy.position(old).unwrap().version, original.db_version().unwrap());
     let site: Vec<u8> = ask(copy.connection(), "SELECT crsql_site_id()");
     assert_eq!(site, forked.after.as_bytes());
     assert_origins_complete(&copy);

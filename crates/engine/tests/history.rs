@@ -180,7 +180,7 @@ fn by_version(engine: &Engine) -> Vec<Vec<Change>> {
 
 fn claims(cursor: &[(SiteId, i64)]) -> MergeProgress {
     let cursor = cursor.iter().map(|(site, version)| (*site, DbVersion::new(*version))).collect();
-    MergeProgress { cursor, position: None }
+    MergeProgress { cursor, ..MergeProgress::default() }
 }
 
 #[test]
@@ -549,7 +549,7 @@ fn the_original_goes_on_with_what_was_merged_here() {
     original.write("INSERT INTO tag VALUES ('own')");
     original.receive(&changes[0]);
     let mut engine = original.open();
-    let progress = MergeProgress { cursor: author.cursor().unwrap(), position: None };
+    let progress = MergeProgress { cursor: author.cursor().unwrap(), ..MergeProgress::default() };
     engine.merge(&changes[1..].concat(), &progress).unwrap();
     engine.connection().execute_batch("INSERT INTO tag VALUES ('own too')").unwrap();
     drop(engine);

@@ -226,7 +226,7 @@ fn write_until_killed(path: &Path, seed: u64, first: i64) {
                 write_remotely(&remote, &schemas, &mut rng, statements, n);
                 let (site, version) = (remote.site().unwrap(), remote.db_version().unwrap());
                 let progress =
-                    MergeProgress { cursor: [(site, version)].into_iter().collect(), position: Some((site, version)) };
+                    MergeProgress { cursor: [(site, version)].into_iter().collect(), ..MergeProgress::default() };
                 engine.merge(&news(&remote, &engine), &progress).unwrap();
                 let (ours, site) = (engine.db_version().unwrap().get(), const_hex::encode(site.as_bytes()));
                 eprintln!("<{n} {ours} {site} {}>", version.get());

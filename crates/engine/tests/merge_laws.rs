@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use fastrand::Rng;
-use litemesh_engine::proto::{CausalLength, Change, Column, Cursor, DbVersion, SiteId};
+use litemesh_engine::proto::{CausalLength, Change, Column, Cursor, DbVersion, Place, SiteId};
 use litemesh_engine::rusqlite::Connection;
 use litemesh_engine::{Engine, LocalFilter, LocalPlace, MergeProgress, PageLimits};
 use litemesh_testkit::{Model, Schema, State, Statement, schemas};
@@ -264,6 +264,8 @@ struct Peer {
 /// What a sender knows of a link while it lasts.
 struct Link {
     place: LocalPlace,
+    /// Up to where the parts lead that were sent of a version.
+    part: Option<Place>,
     covered: Cursor,
     /// The sender's local versions that came over the same link.
     echoes: Vec<(DbVersion, DbVersion)>,
@@ -350,18 +352,35 @@ impl<'a> Network<'a> {
     /// Sends the next page of a link. `true` where it brought the receiver to all that the sender holds.
     fn send_page(&mut self, sender: usize, receiver: usize, limits: PageLimits) -> bool {
         let from = self.peers[sender].site;
-        let open = |receiver: &Peer| Link {
-            place: LocalPlace::after(receiver.engine.position(from).unwrap()),
-            covered: receiver.engine.cursor().unwrap(),
-            echoes: Vec::new(),
+        let open = |receiver: &Peer| {
+            let position = receiver.engine.position(from).unwrap().version;
+            let staged = receiver.engine.staged_until(from).unwrap();
+            let place = staged.as_ref().and_then(LocalPlace::from_inside).filter(|place| place.position() >= position);
+            Link {
+                part: place.as_ref().and_then(LocalPlace::to_inside),
+                place: place.unwrap_or_else(|| LocalPlace::after(position)),
+                covered: receiver.engine.cursor().unwrap(),
+                echoes: Vec::new(),
+            }
         };
         let link = self.links.entry((sender, receiver)).or_insert_with(|| open(&self.peers[receiver]));
         let filter = LocalFilter { covered: link.covered.clone(), echoes: &link.echoes };
         let page = self.peers[sender].engine.read_local(&link.place, &filter, limits).unwrap();
         link.place = page.place.clone();
+        let after = link.part.take();
+        link.part = page.place.to_inside();
+        let engine = &mut self.peers[receiver].engine;
+        if let Some(until) = &link.part {
+            // A part of a version that is larger than a page: nobody may see it before the rest is here.
+            engine.stage(from, after.as_ref(), until, &page.changes, u64::MAX).unwrap();
+            return false;
+        }
         let is_complete = page.complete.is_some();
-        let progress =
-            MergeProgress { cursor: page.complete.unwrap_or_default(), position: Some((from, page.place.position())) };
+        let progress = MergeProgress {
+            position: Some((from, page.position())),
+            completes: after.map(|after| (from, after)),
+            cursor: page.complete.unwrap_or_default(),
+        };
         let merged = self.peers[receiver].engine.merge(&page.changes, &progress).unwrap();
         if let (Some(range), Some(back)) = (merged.local_versions, self.links.get_mut(&(receiver, sender))) {
             back.echoes.push(range);
@@ -402,7 +421,7 @@ impl<'a> Network<'a> {
                 self.check_claim(one);
             }
             30..85 => {
-                let limits = PageLimits { changes_max: rng.usize(1..8), bytes_max: 1 << 20, stretch: 1 };
+                let limits = PageLimits { changes_max: rng.usize(1..8), bytes_max: 1 << 20, stretch: rng.usize(1..4) };
                 self.send_page(one, other, limits);
                 self.check_claim(other);
             }

@@ -468,7 +468,7 @@ fn cells_of_a_past_life_are_sent_also_where_their_version_is_covered() {
     let schemas = schemas();
     let (author, mut a, mut b) = (engine(&schemas), engine(&schemas), engine(&schemas));
     author.connection().execute_batch("INSERT INTO items VALUES (1, 5, 6)").unwrap();
-    let progress = MergeProgress { cursor: author.cursor().unwrap(), position: None };
+    let progress = MergeProgress { cursor: author.cursor().unwrap(), ..MergeProgress::default() };
     a.merge(&dump(&author), &progress).unwrap();
     b.merge(&dump(&author), &progress).unwrap();
     b.connection().execute_batch("DELETE FROM items").unwrap();

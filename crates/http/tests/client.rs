@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use litemesh_http::{DialError, HttpClient};
-use litemesh_proto::codec::v1;
+use litemesh_proto::codec::{v1, v2};
 use litemesh_proto::limits::{BATCH_BYTES_MAX, V1_BODY_BYTES_MAX};
-use litemesh_proto::{DbVersion, Limits, PeerMessage, Progress, Refusal, Remote, Transport, TransportError};
+use litemesh_proto::{
+    DbVersion, Incarnation, Limits, PeerMessage, Position, Progress, Refusal, Remote, Transport, TransportError,
+};
 use support::raw::{Asked, CONNECT, LITEMESH_CONNECT, RawServer};
 use support::{CLIENT, RecordingPeer, Report, Reports, SERVER, change, changes, eose, noise, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -400,21 +402,22 @@ async fn bodies_for_an_original_server_stay_below_its_limit() {
 }
 
 #[tokio::test]
-async fn a_litemesh_server_gets_compressed_bodies_of_any_size() {
+async fn a_litemesh_server_gets_frames_of_any_size() {
     let all = connected(LITEMESH_CONNECT).await;
     assert!(all.remote.is_litemesh && all.client.message_bytes_max(all.remote) > BATCH_BYTES_MAX);
-    let progress = Progress { position: Some(DbVersion::new(7)), cursor: None };
-    let message =
-        |text| PeerMessage::Changes { changes: vec![change(1, text)], schema_version: 1, progress: progress.clone() };
-    for (text, encoding) in [("x".repeat(3 << 20), Some("gzip")), ("small".to_owned(), None)] {
-        let message = message(text);
+    let position = Some(Position { version: DbVersion::new(7), incarnation: Incarnation(1) });
+    let progress = Progress { answer: 1, number: 1, position, ..Progress::default() };
+    for text in [noise(7, 3 << 20), "small".to_owned()] {
+        let changes = vec![change(1, text)];
+        let message = PeerMessage::Changes { changes, schema_version: 1, progress: Some(progress.clone()) };
         let sending = tokio::spawn({
             let (client, remote, message) = (all.client.clone(), all.remote, message.clone());
             async move { client.send(remote, message).await }
         });
         let asked = all.server.expect("POST /api/data").await;
-        assert_eq!(asked.head.header("content-encoding"), encoding);
-        assert_eq!(asked.body, v1::data(CLIENT, &message));
+        assert_eq!(asked.head.header("content-type"), Some("application/vnd.litemesh.frames"));
+        assert_eq!(asked.head.header("litemesh-peer"), Some(&*CLIENT.to_string()));
+        assert_eq!(asked.body, v2::framed(&v2::message(&message)));
         asked.succeed().await;
         soon(sending).await.unwrap().unwrap();
     }

@@ -304,8 +304,8 @@ async fn a_stream_is_compressed_only_where_that_is_offered() {
 async fn a_litemesh_client_is_answered_as_one() {
     let (server, _peer, mut reports) = started(HttpServer::new(), Limits::default()).await;
     let url = format!("/stream?peerId={CLIENT}");
-    let mut stream = EventStream::open_with(server.address, &url, &["Litemesh-Version: 1"]).await;
-    assert_eq!(stream.expect("connect").await["litemesh"]["version"], 1);
+    let mut stream = EventStream::open_with(server.address, &url, &["Litemesh-Version: 2"]).await;
+    assert_eq!(stream.expect("connect").await["litemesh"]["version"], 2);
     assert!(reports.connect().await.is_litemesh);
 }
 

@@ -50,7 +50,7 @@ pub(crate) fn main() -> Result<(), Box<dyn Error>> {
     let mut reached = Cursor::new();
     reached.update(news.iter().map(|change| (change.site, change.db_version))); // the seed's updateCursor
     // This is right only because the answer was complete. Of a part, the cursor must not take over the last version.
-    let merged = a.merge(&news, &MergeProgress { cursor: reached, position: None })?;
+    let merged = a.merge(&news, &MergeProgress { cursor: reached, ..MergeProgress::default() })?;
     println!("4. A merges: {} won, in {:?}", merged.won, merged.tables);
     assert!(!a.cursor()?.is_older_than(&b.cursor()?));
 

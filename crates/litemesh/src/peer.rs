@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use litemesh_proto::{
-    BoxFuture, Cursor, Limits, PeerCallbacks, Refusal, Remote, SiteId, SyncRequest, Transport, Unverified,
+    BoxFuture, Cursor, DbVersion, Limits, PeerCallbacks, Refusal, Remote, SiteId, SyncRequest, Transport, Unverified,
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;

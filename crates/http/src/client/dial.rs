@@ -107,11 +107,7 @@ impl Dialer {
     /// Opens the stream and reads its first frame, in which the server introduces itself.
     async fn open(&self) -> Result<(MessageStream, Remote), DialError> {
         let url = format!("{}/stream?peerId={}", self.shared.endpoint, self.peer.site());
-        let mut request = self
-            .http
-            .get(url)
-            .header(CACHE_CONTROL, "no-cache")
-            .header(ACCEPT_ENCODING, "gzip");
+        let mut request = self.http.get(url).header(CACHE_CONTROL, "no-cache").header(ACCEPT_ENCODING, "gzip");
         let takes_frames = self.shared.options.is_announced && self.shared.options.takes_frames;
         let accept = if takes_frames { ACCEPT_FRAMES } else { "text/event-stream" };
         request = request.header(ACCEPT, accept);
@@ -348,9 +344,7 @@ impl MessageStream {
             // Decoded in small steps, because a piece may expand a thousandfold.
             let step = self.pending.len().min(DECODE_STEP_BYTES);
             self.decoded = match &mut self.decoder {
-                Some(decoder) => {
-                    decoder.write(&self.pending.split_to(step)).map_err(|error| error.to_string())?.into()
-                }
+                Some(decoder) => decoder.write(&self.pending.split_to(step)).map_err(|error| error.to_string())?.into(),
                 None => std::mem::take(&mut self.pending),
             };
         }

@@ -291,7 +291,11 @@ impl Shared {
     }
 
     /// Queues one frame for `remote`, and waits while its queue is full.
-    async fn push(&self, remote: Remote, write: impl FnOnce(StreamForm, SiteId) -> Bytes) -> Result<(), TransportError> {
+    async fn push(
+        &self,
+        remote: Remote,
+        write: impl FnOnce(StreamForm, SiteId) -> Bytes,
+    ) -> Result<(), TransportError> {
         let not_connected = TransportError::NotConnected { remote: remote.site };
         let running = self.running().ok_or_else(|| not_connected.clone())?;
         let connection = running.connection_of(remote).ok_or(not_connected)?;

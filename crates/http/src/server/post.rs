@@ -123,13 +123,7 @@ fn check_head(headers: &HeaderMap) -> Result<BodyForm, Complaint> {
 }
 
 /// Before the start and after the stop: a message still has to be well-formed to be told so.
-async fn refuse_unstarted(
-    route: Route,
-    shared: &Shared,
-    headers: &HeaderMap,
-    body: Body,
-    form: BodyForm,
-) -> Response {
+async fn refuse_unstarted(route: Route, shared: &Shared, headers: &HeaderMap, body: Body, form: BodyForm) -> Response {
     let BodyForm::Json { is_gzip } = form else {
         BodyReader::new(shared, headers, body, false, 0).discard().await;
         return answer::error(StatusCode::INTERNAL_SERVER_ERROR, "Transport not started");

@@ -12,7 +12,7 @@ use std::time::Duration;
 use litemesh_http::HttpServer;
 use litemesh_proto::{
     BoxFuture, CausalLength, Change, ColVersion, Column, Cursor, DbVersion, Limits, PackedKey, PeerCallbacks,
-    PeerMessage, Progress, Refusal, Remote, Seq, SiteId, SyncRequest, Transport, Unverified, Value,
+    PeerMessage, Refusal, Remote, Seq, SiteId, SyncRequest, Transport, Unverified, Value,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
@@ -89,7 +89,7 @@ impl RecordingPeer {
     }
 
     pub fn request(&self) -> SyncRequest {
-        SyncRequest { cursor: [(self.site, DbVersion::new(1))].into_iter().collect::<Cursor>(), position: None }
+        SyncRequest { cursor: [(self.site, DbVersion::new(1))].into_iter().collect::<Cursor>(), terms: None }
     }
 
     fn report(&self, report: Report) {
@@ -233,11 +233,11 @@ pub fn change(version: i64, text: impl Into<String>) -> Change {
 }
 
 pub fn changes(changes: Vec<Change>) -> PeerMessage {
-    PeerMessage::Changes { changes, schema_version: 1, progress: Progress::default() }
+    PeerMessage::Changes { changes, schema_version: 1, progress: None }
 }
 
 pub fn eose() -> PeerMessage {
-    PeerMessage::Eose { progress: Progress::default() }
+    PeerMessage::Eose { progress: None }
 }
 
 /// Letters and digits without a pattern, which no compression shrinks much. The same for the same `seed`.

@@ -299,7 +299,7 @@ impl RawServer {
 
 pub const CONNECT: &str = r#"{"type":"connect","peerId":"5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e"}"#;
 pub const LITEMESH_CONNECT: &str =
-    r#"{"type":"connect","peerId":"5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e","litemesh":{"version":1}}"#;
+    r#"{"type":"connect","peerId":"5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e","litemesh":{"version":2}}"#;
 
 impl Asked {
     pub async fn respond(mut self, status: &str, body: &str) {

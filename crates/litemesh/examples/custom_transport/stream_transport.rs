@@ -1,12 +1,13 @@
-//! [`StreamTransport`]: one connection over any stream of bytes, with one JSON message of wire v1 a line.
+//! [`StreamTransport`]: one connection over any stream of bytes, in frames of wire v2.
 //!
 //! The contract of transports stands in `litemesh::proto::Transport`; the numbers below are its points.
 
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
-use litemesh::proto::codec::v1::{self, Envelope};
-use litemesh::proto::{BoxFuture, PeerCallbacks, PeerMessage, Remote, SiteId, SyncRequest, Transport, TransportError};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use litemesh::proto::codec::v1::LITEMESH_VERSION;
+use litemesh::proto::codec::v2::{self, Deframer, Frame, Hello};
+use litemesh::proto::{BoxFuture, PeerCallbacks, PeerMessage, Remote, SyncRequest, Transport, TransportError};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
@@ -19,8 +20,8 @@ pub(crate) struct StreamTransport {
     reader: SyncMutex<Option<Reader>>,
     /// `None` once the connection is closed.
     writer: Arc<Mutex<Option<Writer>>>,
-    /// The task that reads, and our own site id for what is written.
-    running: SyncMutex<Option<(JoinHandle<()>, SiteId)>>,
+    /// The task that reads.
+    running: SyncMutex<Option<JoinHandle<()>>>,
 }
 
 impl StreamTransport {
@@ -32,20 +33,18 @@ impl StreamTransport {
     }
 
     /// Waits while the other end takes nothing: that is the backpressure (point 4).
-    async fn write(&self, remote: Remote, json: impl FnOnce(SiteId) -> Vec<u8>) -> Result<(), TransportError> {
-        let site = self.running.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(_, site)| *site);
-        let mut writer = self.writer.lock().await;
-        match (site, writer.as_mut()) {
-            (Some(site), Some(writer)) => {
-                write_line(writer, json(site)).await.map_err(|error| TransportError::Lost { reason: error.to_string() })
+    async fn write(&self, remote: Remote, frame: Vec<u8>) -> Result<(), TransportError> {
+        match self.writer.lock().await.as_mut() {
+            Some(writer) => {
+                write_frame(writer, &frame).await.map_err(|error| TransportError::Lost { reason: error.to_string() })
             }
-            _ => Err(TransportError::NotConnected { remote: remote.site }),
+            None => Err(TransportError::NotConnected { remote: remote.site }),
         }
     }
 
     async fn end(&self) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some((task, _)) = running {
+        if let Some(task) = running {
             task.abort();
             // An error says that it was aborted, as it should be. From here on nothing is reported any more.
             let _ = task.await;
@@ -63,20 +62,20 @@ impl Transport for StreamTransport {
         Box::pin(async move {
             let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
             let reader = reader.ok_or(TransportError::AlreadyStarted)?;
-            let (site, writer) = (peer.site(), self.writer.clone());
+            let writer = self.writer.clone();
             // Locked before the task starts: the peer may call `sync` at once, from another thread.
             let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-            *running = Some((tokio::spawn(async move { read_all(reader, &writer, &*peer).await }), site));
+            *running = Some(tokio::spawn(async move { read_all(reader, &writer, &*peer).await }));
             Ok(())
         })
     }
 
     fn sync(&self, remote: Remote, request: SyncRequest) -> BoxFuture<'_, Result<(), TransportError>> {
-        Box::pin(self.write(remote, move |site| v1::sync(site, &request)))
+        Box::pin(self.write(remote, v2::sync(&request)))
     }
 
     fn send(&self, remote: Remote, message: PeerMessage) -> BoxFuture<'_, Result<(), TransportError>> {
-        Box::pin(self.write(remote, move |site| v1::data(site, &message)))
+        Box::pin(self.write(remote, v2::message(&message)))
     }
 
     fn close(&self, _remote: Remote) -> BoxFuture<'_, ()> {
@@ -90,16 +89,17 @@ impl Transport for StreamTransport {
 
 /// Introduces the two peers to each other, then delivers what comes until the stream ends.
 async fn read_all(mut reader: Reader, writer: &Mutex<Option<Writer>>, peer: &dyn PeerCallbacks) {
-    let Ok(remote) = greet(&mut reader, writer, peer).await else { return };
+    let mut deframer = Deframer::new(peer.limits());
+    let Ok(remote) = greet(&mut reader, &mut deframer, writer, peer).await else { return };
     // Point 1: `connect` before anything else, `disconnect` after everything else.
     if peer.connect(remote).await.is_err() {
         return;
     }
     let reason = loop {
-        // Point 2: the next line is read after the last one was handled, so messages keep their order.
-        match read_line(&mut reader, peer).await {
-            Ok(line) => {
-                if let Err(reason) = deliver(&line, remote, peer).await {
+        // Point 2: the next frame is read after the last one was handled, so messages keep their order.
+        match read_frame(&mut reader, &mut deframer).await {
+            Ok(frame) => {
+                if let Err(reason) = deliver(&frame, remote, peer).await {
                     break reason;
                 }
             }
@@ -110,50 +110,58 @@ async fn read_all(mut reader: Reader, writer: &Mutex<Option<Writer>>, peer: &dyn
     peer.disconnect(remote, reason).await;
 }
 
+/// Why there is nothing more to be read.
+type ReadError = Box<dyn std::error::Error + Send + Sync>;
+
 async fn greet(
     reader: &mut Reader,
+    deframer: &mut Deframer,
     writer: &Mutex<Option<Writer>>,
     peer: &dyn PeerCallbacks,
-) -> Result<Remote, Box<dyn std::error::Error + Send + Sync>> {
-    // `true`: we say that we are a Litemesh peer, and may then use what wire v1 alone does not have.
-    let hello = v1::connect(peer.site(), true);
-    write_line(writer.lock().await.as_mut().ok_or("closed")?, hello).await?;
-    let line = read_line(reader, peer).await?;
-    let hello = Envelope::parse(&line)?;
-    let site = hello.peer_id().ok_or("no peer id")?.parse()?;
-    Ok(Remote { site, connection: Remote::next_connection(), is_litemesh: hello.is_litemesh() })
+) -> Result<Remote, ReadError> {
+    let hello = v2::hello(&Hello { version: LITEMESH_VERSION, site: peer.site() });
+    write_frame(writer.lock().await.as_mut().ok_or("closed")?, &hello).await?;
+    match v2::decode(&read_frame(reader, deframer).await?, peer.limits())? {
+        Frame::Hello(hello) => {
+            Ok(Remote { site: hello.site, connection: Remote::next_connection(), is_litemesh: true })
+        }
+        _ => Err("the other end did not say hello".into()),
+    }
 }
 
 /// Hands one message to the peer. An error ends the connection.
-async fn deliver(line: &[u8], remote: Remote, peer: &dyn PeerCallbacks) -> Result<(), String> {
-    let envelope = Envelope::parse(line).map_err(|error| error.to_string())?;
-    match envelope.kind() {
-        "sync" => {
-            let request = envelope.sync_request().map_err(|error| error.to_string())?;
-            peer.sync(remote, request).await.map_err(|refusal| refusal.to_string())
+async fn deliver(frame: &[u8], remote: Remote, peer: &dyn PeerCallbacks) -> Result<(), String> {
+    match v2::decode(frame, peer.limits()) {
+        Ok(Frame::Sync(request)) => peer.sync(remote, request).await.map_err(|refusal| refusal.to_string()),
+        // Point 3: `Ok` means committed. A refusal was noted by the peer, and the connection may go on.
+        Ok(Frame::Message(message)) => peer.receive(remote, message).await.or(Ok(())),
+        Ok(_) => Ok(()),
+        // What cannot be read is never skipped in silence.
+        Err(error) => {
+            peer.garbled(remote, error.to_string()).await;
+            Ok(())
         }
-        "data" => match envelope.message() {
-            // Point 3: `Ok` means committed. A refusal was noted by the peer, and the connection may go on.
-            Ok(message) => peer.receive(remote, message).await.or(Ok(())),
-            // What cannot be read is never skipped in silence.
-            Err(error) => {
-                peer.garbled(remote, error.to_string()).await;
-                Ok(())
-            }
-        },
-        _ => Ok(()),
     }
 }
 
 /// Reads no more than the peer's limit, whatever the other end sends.
-async fn read_line(reader: &mut Reader, peer: &dyn PeerCallbacks) -> std::io::Result<Vec<u8>> {
-    let mut line = Vec::new();
-    reader.take(peer.limits().message_bytes_max as u64).read_until(b'\n', &mut line).await?;
-    if line.ends_with(b"\n") { Ok(line) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) }
+async fn read_frame(reader: &mut Reader, deframer: &mut Deframer) -> Result<Vec<u8>, ReadError> {
+    loop {
+        let mut bytes = reader.fill_buf().await?;
+        let came = bytes.len();
+        if came == 0 {
+            return Err("the stream ended".into());
+        }
+        let frame = deframer.feed(&mut bytes)?;
+        let taken = came - bytes.len();
+        reader.consume(taken);
+        if let Some(frame) = frame {
+            return Ok(frame);
+        }
+    }
 }
 
-async fn write_line(writer: &mut Writer, mut json: Vec<u8>) -> std::io::Result<()> {
-    json.push(b'\n'); // JSON as the codec writes it has none inside
-    writer.write_all(&json).await?;
+async fn write_frame(writer: &mut Writer, frame: &[u8]) -> std::io::Result<()> {
+    writer.write_all(&v2::framed(frame)).await?;
     writer.flush().await
 }

@@ -229,7 +229,7 @@ impl Outgoing {
 
     fn take_local(&mut self, page: LocalPage) {
         let Some(Order::Local { place, covered, claimed, window, part }) = &mut self.order else { return };
-        let position = page.place.position();
+        let position = page.position();
         let inside = page.place.to_inside();
         *place = page.place;
         *claimed = Position::default();
@@ -242,8 +242,7 @@ impl Outgoing {
         let news = Some(news).filter(|news| !news.is_empty());
         let mut progress = |part: Part, cursor: Option<Cursor>| {
             // Inside of a transaction nothing is reached yet.
-            let position = (!matches!(part, Part::Piece { .. }))
-                .then_some(Position { version: position, incarnation: page.incarnation });
+            let position = (!matches!(part, Part::Piece { .. })).then_some(position);
             let number = window.number(position.map(|position| position.version));
             Progress { answer: window.answer(), number, part, position, cursor }
         };
@@ -274,7 +273,7 @@ impl Outgoing {
             self.eose = Eose::Queued(Some(progress.number));
             self.queue.push_back(PeerMessage::Eose { progress: Some(progress) });
         }
-        self.forget_echoes_until(position);
+        self.forget_echoes_until(position.version);
     }
 
     fn take_sites(&mut self, plan: SitePlan, changes: Vec<Change>, more: bool, planned: Option<(Cursor, DbVersion)>) {

@@ -242,7 +242,7 @@ fn a_transaction_that_is_larger_than_a_page_goes_in_parts() {
         let bytes = [&5_i64.to_be_bytes()[..], &i64::from(key).to_be_bytes(), b"t"].concat();
         LocalPlace::from_inside(&Place(bytes.into())).unwrap()
     };
-    let mut read = |session: &mut Session, changes: Vec<Change>, place: LocalPlace| {
+    let read = |session: &mut Session, changes: Vec<Change>, place: LocalPlace| {
         let page = local_page(changes, place, None);
         let mut messages = sent(&session.handle(Input::Read(ReadDone { generation, page })));
         session.handle(Input::Sent);

@@ -123,8 +123,8 @@ pub(super) fn message() -> impl Strategy<Value = PeerMessage> {
             PeerMessage::Changes { changes, schema_version, progress }
         }),
         1 => option::of(progress()).prop_map(|progress| PeerMessage::Eose { progress }),
-        1 => any::<(u32, u64, u32)>().prop_map(|(answer, number, credit)| {
-            PeerMessage::Ack(Ack { answer, number, credit })
+        1 => any::<(u32, u64, u64)>().prop_map(|(answer, number, until)| {
+            PeerMessage::Ack(Ack { answer, number, until })
         }),
     ]
 }
