@@ -63,8 +63,8 @@ async fn it_introduces_itself_and_asks_as_an_original_client_does() {
     let (peer, mut reports) = RecordingPeer::new(CLIENT);
     peer.start(Arc::new(client.clone())).await;
     let mut stream = server.expect(&format!("GET /api/stream?peerId={CLIENT} HTTP/1.1")).await;
-    assert_eq!(stream.head.header("accept"), Some("text/event-stream"));
-    assert_eq!(stream.head.header("litemesh-version"), Some("1"));
+    assert_eq!(stream.head.header("accept"), Some("application/vnd.litemesh.frames, text/event-stream"));
+    assert_eq!(stream.head.header("litemesh-version"), Some("2"));
     assert_eq!(stream.head.header("accept-encoding"), Some("gzip"));
     assert_eq!(stream.head.header("litemesh-instance").map(str::len), Some(32));
     stream.begin_stream(&[]).await;
@@ -424,7 +424,7 @@ async fn a_litemesh_server_gets_frames_of_any_size() {
 }
 
 #[tokio::test]
-async fn a_litemesh_server_with_a_smaller_limit_gets_smaller_bodies() {
+async fn a_litemesh_server_with_a_smaller_limit_is_sent_nothing_above_it() {
     let mut all = connected(LITEMESH_CONNECT).await;
     let message = changes((0..40).map(|version| change(version, noise(version as u64, 100_000))).collect());
     let send = |all: &Connected| {
@@ -439,11 +439,10 @@ async fn a_litemesh_server_with_a_smaller_limit_gets_smaller_bodies() {
     all.reports.disconnect().await;
     let (_stream, _) = all.server.welcome(LITEMESH_CONNECT).await;
     all.remote = all.reports.connect().await;
-    let sending = send(&all);
-    let part = all.server.expect("POST /api/data").await;
-    assert!(part.body.len() <= bytes / 2);
+    // The peer is told, and makes smaller ones; one that is as large is not even tried.
     assert!(all.client.message_bytes_max(all.remote) < bytes / 2);
-    drop(sending);
+    let refused = soon(send(&all)).await.unwrap();
+    assert!(matches!(refused, Err(TransportError::TooLarge { max, .. }) if max == bytes / 2), "{refused:?}");
 }
 
 #[tokio::test]
