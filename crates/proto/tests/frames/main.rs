@@ -1,6 +1,6 @@
 //! Frames of wire v2, from outside.
 //!
-//! `hostile.rs` is also the body of the fuzz target `frame` (docs/testing.md); here it runs on random bytes and on frames with
+//! `hostile.rs` is also the body of the fuzz target `frame` in `fuzz/`; here it runs on random bytes and on frames with
 //! random damage.
 
 mod golden;

@@ -4,14 +4,15 @@ use litemesh_proto::codec::v2;
 
 use crate::workload;
 
-/// The bar of the catch-up is 7 bytes a change; wire v1 takes 173, and 9.8 through gzip. This one notices far smaller losses.
+/// The bar of the catch-up is 7 bytes a change; wire v1 takes 173, and 9.8 through gzip. The rows of this table follow each other
+/// so closely that a byte is plenty; random keys and texts take what they have.
 #[test]
-fn a_change_of_a_catch_up_takes_less_than_three_bytes() {
+fn a_change_of_a_catch_up_takes_less_than_a_byte() {
     let page = |first_row, changes| v2::message(&workload::message(workload::page(first_row, changes))).len();
-    assert!(page(0, 10_000) < 3 * 10_000, "{} bytes", page(0, 10_000));
+    assert!(page(0, 10_000) < 10_000, "{} bytes", page(0, 10_000));
     // In the middle of a table and of a transaction, and a page that is bounded by its bytes.
-    assert!(page(123_456, 10_000) < 3 * 10_000, "{} bytes", page(123_456, 10_000));
-    assert!(page(0, 3_600) < 3 * 3_600, "{} bytes", page(0, 3_600));
+    assert!(page(123_456, 10_000) < 10_000, "{} bytes", page(123_456, 10_000));
+    assert!(page(0, 3_600) < 3_600, "{} bytes", page(0, 3_600));
 }
 
 #[test]
