@@ -89,6 +89,15 @@ mod kind {
 const COMPRESSED: u8 = 1;
 
 /// The first frame of a connection.
+///
+/// ```
+/// use litemesh_proto::codec::v2::{self, Frame, Hello};
+/// use litemesh_proto::{Limits, SiteId};
+///
+/// let hello = Hello { version: v2::VERSION, site: SiteId::from_bytes([7; 16]) };
+/// assert!(matches!(v2::decode(&v2::hello(&hello), &Limits::default())?, Frame::Hello(read) if read == hello));
+/// # Ok::<(), litemesh_proto::DecodeError>(())
+/// ```
 pub fn hello(hello: &Hello) -> Vec<u8> {
     frame(kind::HELLO, |out| {
         out.unsigned(u64::from(hello.version));
@@ -97,6 +106,16 @@ pub fn hello(hello: &Hello) -> Vec<u8> {
 }
 
 /// A request for what the sender lacks.
+///
+/// ```
+/// use litemesh_proto::codec::v2::{self, Frame};
+/// use litemesh_proto::{Limits, SyncRequest, Terms};
+///
+/// let terms = Terms { answer: 1, credit: 16, ..Terms::default() };
+/// let request = SyncRequest { terms: Some(terms), ..SyncRequest::default() };
+/// assert!(matches!(v2::decode(&v2::sync(&request), &Limits::default())?, Frame::Sync(read) if read == request));
+/// # Ok::<(), litemesh_proto::DecodeError>(())
+/// ```
 pub fn sync(request: &SyncRequest) -> Vec<u8> {
     frame(kind::SYNC, |out| progress::write_sync(out, request))
 }
@@ -121,6 +140,15 @@ pub fn ping() -> Vec<u8> {
 }
 
 /// Why we give up. Cut to [`ERROR_BYTES_MAX`].
+///
+/// ```
+/// use litemesh_proto::Limits;
+/// use litemesh_proto::codec::v2::{self, Frame};
+///
+/// let frame = v2::decode(&v2::error("BUSY"), &Limits::default())?;
+/// assert!(matches!(frame, Frame::Error(text) if text == "BUSY"));
+/// # Ok::<(), litemesh_proto::DecodeError>(())
+/// ```
 pub fn error(text: &str) -> Vec<u8> {
     let cut = text.floor_char_boundary(ERROR_BYTES_MAX);
     frame(kind::ERROR, |out| out.bytes(&text.as_bytes()[..cut]))

@@ -22,15 +22,25 @@ impl<T: Clone + Eq + Hash> Interner<T> {
         Self { known: Vec::new(), numbers: HashMap::new(), successors: Vec::new(), last: 0 }
     }
 
+    /// What came after the last one last time: the number to be tried first.
+    pub(super) fn guess(&self) -> u32 {
+        self.successors.get(self.last).copied().unwrap_or_default()
+    }
+
     /// The number of `thing`; `own` makes one to be kept, where it is new.
     pub(super) fn number<Q>(&mut self, thing: &Q, own: impl FnOnce() -> T) -> u32
     where
         T: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
-        let guess = self.successors.get(self.last).copied().unwrap_or_default();
+        let guess = self.guess();
         let is_right = self.known.get(guess as usize).is_some_and(|known| known.borrow() == thing);
         let number = if is_right { guess } else { self.look_up(thing, own) };
+        self.follow(number)
+    }
+
+    /// Notes that the next one is that of a number that [`number`](Self::number) gave.
+    pub(super) fn follow(&mut self, number: u32) -> u32 {
         if let Some(successor) = self.successors.get_mut(self.last) {
             *successor = number;
         }

@@ -15,7 +15,7 @@ pub(in super::super) fn write_changes(out: &mut Writer, changes: &[Change]) {
     plan.write_rows(out, &mut scratch[0]);
     for (shape, rows) in plan.shapes.known().iter().zip(&plan.rows_of_shapes) {
         // A shape begins with its table.
-        write_shape(out, &mut scratch, changes, rows, shape.len() - 1);
+        write_shape(out, &mut scratch, changes, &rows.first_changes, shape.len() - 1);
     }
 }
 
@@ -45,9 +45,15 @@ struct Plan<'a> {
     names: Interner<&'a str>,
     /// Each the number of its table, then those of its columns.
     shapes: Interner<Box<[u32]>>,
-    /// For each shape the positions of its rows' first changes.
-    rows_of_shapes: Vec<Vec<u32>>,
+    rows_of_shapes: Vec<RowsOfShape<'a>>,
     rows: Vec<RowHead>,
+}
+
+struct RowsOfShape<'a> {
+    /// The first of them: what other rows are compared with before anything is looked up.
+    example: &'a [Change],
+    /// The positions of their first changes.
+    first_changes: Vec<u32>,
 }
 
 /// What a row has only once.
@@ -68,30 +74,26 @@ impl<'a> Plan<'a> {
             rows_of_shapes: Vec::new(),
             rows: Vec::new(),
         };
-        let mut shape = Vec::new();
+        let mut scratch = Vec::new();
         let mut last: Option<&Change> = None;
         let mut position = 0;
         for row in changes.chunk_by(is_same_row) {
-            plan.add_row(row, position, last, &mut shape);
+            plan.add_row(row, position, last, &mut scratch);
             position += row.len() as u32;
             last = row.last();
         }
         plan
     }
 
-    fn add_row(&mut self, row: &'a [Change], position: u32, last: Option<&Change>, shape: &mut Vec<u32>) {
+    fn add_row(&mut self, row: &'a [Change], position: u32, last: Option<&Change>, scratch: &mut Vec<u32>) {
         let first = &row[0];
-        shape.clear();
-        shape.push(self.names.number(&*first.table, || &first.table));
-        for change in row {
-            let name = change.column.as_str();
-            shape.push(self.names.number(name, || name));
-        }
-        let shape = self.shapes.number(shape.as_slice(), || shape.as_slice().into());
-        if self.rows_of_shapes.len() == shape as usize {
-            self.rows_of_shapes.push(Vec::new());
-        }
-        self.rows_of_shapes[shape as usize].push(position);
+        let guess = self.shapes.guess();
+        let shape = if self.rows_of_shapes.get(guess as usize).is_some_and(|rows| has_same_shape(row, rows.example)) {
+            self.shapes.follow(guess)
+        } else {
+            self.shape_of(row, scratch)
+        };
+        self.rows_of_shapes[shape as usize].first_changes.push(position);
         let seq_beyond_expected = match last {
             Some(last) if last.db_version == first.db_version && last.site == first.site => beyond_next(last, first),
             _ => first.seq.get(),
@@ -104,6 +106,21 @@ impl<'a> Plan<'a> {
             causal_length: first.causal_length.get(),
             seq_beyond_expected,
         });
+    }
+
+    fn shape_of(&mut self, row: &'a [Change], shape: &mut Vec<u32>) -> u32 {
+        let table = &*row[0].table;
+        shape.clear();
+        shape.push(self.names.number(table, || table));
+        for change in row {
+            let name = change.column.as_str();
+            shape.push(self.names.number(name, || name));
+        }
+        let number = self.shapes.number(shape.as_slice(), || shape.as_slice().into());
+        if self.rows_of_shapes.len() == number as usize {
+            self.rows_of_shapes.push(RowsOfShape { example: row, first_changes: Vec::new() });
+        }
+        number
     }
 
     fn write_dictionaries(&self, out: &mut Writer) {
@@ -128,6 +145,12 @@ impl<'a> Plan<'a> {
         column(|row| row.causal_length);
         column(|row| row.seq_beyond_expected);
     }
+}
+
+fn has_same_shape(row: &[Change], example: &[Change]) -> bool {
+    row.len() == example.len()
+        && row[0].table == example[0].table
+        && row.iter().zip(example).all(|(a, b)| a.column == b.column)
 }
 
 fn is_same_row(a: &Change, b: &Change) -> bool {
