@@ -97,7 +97,7 @@ fn eose_and_ack() {
     let progress =
         Progress { answer: 3, number: 200, part: Part::Whole, position: Some(position()), cursor: Some(cursor()) };
     check(include_str!("../vectors/v2/eose.hex"), &PeerMessage::Eose { progress: Some(progress) });
-    let ack = Ack { answer: u32::MAX, number: u64::MAX, credit: 16 };
+    let ack = Ack { answer: u32::MAX, number: u64::MAX, until: 16 };
     check(include_str!("../vectors/v2/ack.hex"), &PeerMessage::Ack(ack));
 }
 
