@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use litemesh_proto::limits::VERSION_MAX;
-use litemesh_proto::{DbVersion, SiteId};
+use litemesh_proto::{DbVersion, Incarnation, SiteId};
 
 use crate::alter::Window;
 use crate::bootstrap::own_site;
 use crate::discovery::{Discovery, Repair, discover};
 use crate::history::OriginalTables;
+use crate::incarnation;
 use crate::merge_step::LastRow;
 use crate::notes::Notes;
 use crate::record::record_notes;
@@ -103,6 +104,9 @@ pub(crate) struct Core {
     flags: Arc<TransactionFlags>,
     /// Last committed version as far as this connection knows (VER-2).
     committed: Option<i64>,
+    /// A random number for this connection, once it has written; see [`crate::incarnation`].
+    pub(crate) incarnation: Incarnation,
+    is_incarnation_recorded: bool,
     /// What the running transaction will commit as, once it has written a clock (VER-3, VER-6).
     pending: Option<i64>,
     /// What `crsql_next_db_version()` promised: the transaction's next version is at least that (FN-3).
@@ -166,6 +170,8 @@ impl Core {
             pending: None,
             promised: 0,
             is_pending_doubtful: false,
+            incarnation: Incarnation::default(),
+            is_incarnation_recorded: false,
             seq: 0,
             notes: Notes::default(),
             data_version: -1,
@@ -249,6 +255,7 @@ impl Core {
             self.forget_sites();
             self.last_row = None;
             self.is_pending_doubtful = true;
+            self.is_incarnation_recorded = false;
         }
         let ended = self.flags.take_ended();
         if ended != Ended::No {
@@ -275,6 +282,7 @@ impl Core {
                 self.pending = None;
                 // A raised floor went back with the rest.
                 self.committed = None;
+                self.is_incarnation_recorded = false;
                 self.begin_counting();
                 self.windows.clear();
                 self.promised = 0;
@@ -458,10 +466,14 @@ impl Core {
     }
 
     /// VER-3, and marks the version as used: call it only when a clock row is about to be written (VER-6).
-    pub(crate) fn next_version(&mut self, at_least: i64) -> i64 {
+    pub(crate) fn next_version(&mut self, at_least: i64) -> rusqlite::Result<i64> {
         let next = self.peek_version(at_least);
+        if !self.is_incarnation_recorded && self.has_litemesh_tables {
+            incarnation::record(self, next)?;
+            self.is_incarnation_recorded = true;
+        }
         self.pending = Some(next);
-        next
+        Ok(next)
     }
 
     /// The version that the running transaction has used so far, to be [given back](Self::give_back) by what fails.
@@ -491,7 +503,7 @@ impl Core {
     }
 
     /// A version that no clock row has yet: each foreign changeset gets one of its own.
-    pub(crate) fn fresh_version(&mut self, at_least: i64) -> i64 {
+    pub(crate) fn fresh_version(&mut self, at_least: i64) -> rusqlite::Result<i64> {
         let after_pending = self.pending.map_or(0, |pending| pending.saturating_add(1));
         self.next_version(at_least.max(after_pending))
     }

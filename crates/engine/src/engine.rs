@@ -17,6 +17,7 @@ use crate::core::{Core, Shared};
 use crate::error::{AlterError, MergeError, OpenError, ReplicateError, StageError, StorageError};
 use crate::fork::{self, Forked};
 use crate::heal::heal;
+use crate::incarnation::{self, Claim};
 use crate::load::load_shared;
 use crate::merge::{MergeProgress, Merged, OpenChangeset, merge_batch};
 use crate::read::{LocalFilter, LocalPage, LocalPlace, PageLimits, SiteBounds, SitePlan};
@@ -200,6 +201,16 @@ impl Engine {
         }
         self.core()?.raise_floor_to(version.get())?;
         Ok(true)
+    }
+
+    /// Judges what a remote claims to have read of this database: `position`, which it has from us, and `seen`, the highest
+    /// version of ours that it holds from wherever.
+    ///
+    /// # Errors
+    ///
+    /// SQLite fails.
+    pub fn judge(&self, position: Position, seen: DbVersion) -> Result<Claim, StorageError> {
+        self.snapshot(|core| incarnation::judge(core, position, seen))
     }
 
     /// Names of the replicated tables.

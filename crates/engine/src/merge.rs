@@ -148,7 +148,7 @@ impl<'a> Author<'a> {
             return Ok(stamp);
         }
         let ordinal = self.site.map_or(Ok(0), |site| core.ordinal_of(site))?;
-        let local = if self.is_fresh { core.fresh_version(self.version) } else { core.next_version(self.version) };
+        let local = if self.is_fresh { core.fresh_version(self.version)? } else { core.next_version(self.version)? };
         record_origin(core, local, ordinal, self.version)?;
         let stamp = Stamp { local, ordinal };
         self.stamp = Some(stamp);

@@ -20,6 +20,7 @@ use litemesh_proto::{
 
 use crate::base_rows::as_column;
 use crate::core::Core;
+use crate::incarnation;
 use crate::row_run::{ROWS_BEFORE_A_RUN, Reached, RowRun, RunClock, is_worth_a_run};
 use crate::schema::{ClockOf, Table};
 use crate::statement::{Statement, running, to_key_value, to_value};
@@ -130,6 +131,7 @@ pub(crate) fn read_local(
 ) -> rusqlite::Result<LocalPage> {
     let until = core.db_version()?;
     let mut page = PageBuilder::new(limits);
+    page.incarnation = incarnation::newest(core)?;
     let mut at = place.clone();
     if at.inside.is_none() {
         at.version = first_wanted(core, at.version, filter)?.min(until);
@@ -434,6 +436,8 @@ struct PageBuilder {
     bytes: usize,
     scanned: usize,
     limits: PageLimits,
+    /// Of a page in local order.
+    incarnation: Incarnation,
     /// Of the row being taken, what is sent.
     wanted: Vec<(RunClock, SiteId, DbVersion)>,
     /// Space to pack a key in.
@@ -442,11 +446,19 @@ struct PageBuilder {
 
 impl PageBuilder {
     fn new(limits: PageLimits) -> Self {
-        Self { changes: Vec::new(), bytes: 0, scanned: 0, limits, wanted: Vec::new(), scratch: Vec::new() }
+        Self {
+            changes: Vec::new(),
+            bytes: 0,
+            scanned: 0,
+            limits,
+            incarnation: Incarnation::default(),
+            wanted: Vec::new(),
+            scratch: Vec::new(),
+        }
     }
 
     fn ends_at(self, place: LocalPlace, complete: Option<Cursor>) -> LocalPage {
-        LocalPage { changes: self.changes, place, incarnation: Incarnation::default(), complete }
+        LocalPage { changes: self.changes, place, incarnation: self.incarnation, complete }
     }
 
     /// Whether the limits, so many times, are reached.

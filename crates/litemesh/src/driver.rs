@@ -7,11 +7,11 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use litemesh_engine::{Engine, LocalFilter, MergeError, PageLimits, StageError, StorageError};
+use litemesh_engine::{Claim, Engine, LocalFilter, MergeError, PageLimits, StageError, StorageError};
 use litemesh_proto::limits::{BATCH_BYTES_MAX, BATCH_CHANGES_MAX};
 use litemesh_proto::{
-    Change, Cursor, DbVersion, PeerMessage, Place, Refusal, Remote, SiteId, SyncRequest, Transport, TransportError,
-    Unverified,
+    Change, Cursor, DbVersion, PeerMessage, Place, Position, Refusal, Remote, SiteId, SyncRequest, Transport,
+    TransportError, Unverified,
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -208,8 +208,9 @@ impl Driver {
     fn spawn_opening(&self, tasks: &mut JoinSet<Done>) {
         let (engine, site) = (self.common.engine.clone(), self.remote.site);
         spawn(tasks, async move {
-            let read =
-                move |engine: &mut Engine| Ok((engine.cursor()?, engine.position(site)?, engine.staged_until(site)?));
+            let read = move |engine: &mut Engine| {
+                Ok::<_, StorageError>((engine.cursor()?, engine.position(site)?, engine.staged_until(site)?))
+            };
             match flatten(engine.call(read).await) {
                 Ok((cursor, position, staged)) => Done::Input(Input::Opened { cursor, position, staged }),
                 Err(error) => Done::Failed(error.to_string()),
@@ -288,6 +289,7 @@ impl Driver {
         let (engine, frontier, recent) =
             (self.common.engine.clone(), self.common.frontier.clone(), self.recent.clone());
         let bytes_max = self.transport.message_bytes_max(self.remote).min(BATCH_BYTES_MAX);
+        let (remote, events, name) = (self.remote, self.common.events.clone(), self.transport_name.clone());
         let limits = PageLimits { changes_max: BATCH_CHANGES_MAX, bytes_max, stretch: WHOLE_STRETCH };
         spawn(tasks, async move {
             let generation = order.generation;
@@ -297,7 +299,15 @@ impl Driver {
             };
             match flatten(engine.call(work).await) {
                 Ok(page) => Done::Input(Input::Read(ReadDone { generation, page })),
-                Err(error) => Done::Failed(error.to_string()),
+                Err(error) => {
+                    if let PeerError::Restored { .. } = error {
+                        // Nothing goes on by itself; somebody has to do something.
+                        let (peer, transport) = (Some(remote.site), Some(name));
+                        // An error means that nobody listens.
+                        let _ = events.send(Event::Error { peer, transport, message: error.to_string() });
+                    }
+                    Done::Failed(error.to_string())
+                }
             }
         });
     }
@@ -354,18 +364,13 @@ fn read(
     recent: &VecDeque<(DbVersion, DbVersion)>,
     frontier: &Mutex<Cursor>,
     limits: PageLimits,
-) -> Result<Page, StorageError> {
+) -> Result<Page, PeerError> {
     match what {
         ReadWhat::Local { place, covered, claimed, mut echoes } => {
             echoes.extend(recent);
-            // The remote has seen versions of ours that we do not know: this file was restored from a backup, or lost its last
-            // commits with the power. What is written from now on must not hide below them.
-            let claimed = covered.get(&engine.site()?).max(claimed.version);
-            if engine.raise_version(claimed)? {
-                tracing::warn!(%claimed, "a remote holds later versions of this database than the file does");
-            }
+            heed(engine, claimed, covered.get(&engine.site()?))?;
             let filter = LocalFilter { covered, echoes: &echoes };
-            engine.read_local(&place, &filter, limits).map(Page::Local)
+            engine.read_local(&place, &filter, limits).map(Page::Local).map_err(PeerError::from)
         }
         ReadWhat::PlanSites(mut bounds) => {
             bounds.echoes.extend(recent);
@@ -383,8 +388,27 @@ fn read(
     }
 }
 
-fn flatten<T>(result: Result<Result<T, StorageError>, PeerError>) -> Result<T, PeerError> {
-    result.and_then(|inner| inner.map_err(PeerError::Storage))
+/// Heeds what a remote says that it has seen of us.
+///
+/// # Errors
+///
+/// It has seen another life of this database: it would not take what this one wrote since.
+fn heed(engine: &mut Engine, position: Position, seen: DbVersion) -> Result<(), PeerError> {
+    match engine.judge(position, seen)? {
+        Claim::Held => Ok(()),
+        Claim::Ahead(seen) => {
+            // What is written from now on must not hide below it.
+            if engine.raise_version(seen)? {
+                tracing::warn!(%seen, "a remote holds later versions of this database than the file does");
+            }
+            Ok(())
+        }
+        Claim::Restored { common } => Err(PeerError::Restored { common }),
+    }
+}
+
+fn flatten<T, E: Into<PeerError>>(result: Result<Result<T, E>, PeerError>) -> Result<T, PeerError> {
+    result.and_then(|inner| inner.map_err(Into::into))
 }
 
 impl Default for Stats {

@@ -1,7 +1,7 @@
 //! Errors of a peer.
 
 use litemesh_engine::{OpenError, StorageError};
-use litemesh_proto::TransportError;
+use litemesh_proto::{DbVersion, TransportError};
 
 /// Why a peer could not start.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,15 @@ pub enum PeerError {
     /// The database failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// A remote has seen another life of this database: the file was restored from a backup and written to since (VER-16).
+    #[error(
+        "this database was restored from a backup and written to since: the remote has seen other versions of it after \
+         {common}. Make it a site of its own with `litemesh fork FILE --copied-at {common}`, then connect again"
+    )]
+    Restored {
+        /// The version up to which both are the same, zero where that cannot be told.
+        common: DbVersion,
+    },
 }
 
 /// Why no event came.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use litemesh::proto::DbVersion;
 use litemesh::{Database, Event, Events, Peer};
 use litemesh_testkit::{Link, MemoryTransport, connect};
 
@@ -379,4 +380,40 @@ async fn writes_after_a_restore_from_backup_are_seen() {
     a.execute("INSERT INTO todo VALUES ('new', 'after the restore', 0)");
     b.wait_for_rows(&a.rows()).await;
     assert_eq!(b.rows().len(), 7);
+}
+
+/// The same, but the restored file was written to before it met those who have seen what it lacks: they would take its new
+/// versions for the ones that they hold.
+#[tokio::test]
+async fn a_restored_file_that_was_written_to_is_refused_with_the_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, backup) = (folder.path().join("a.db"), folder.path().join("backup.db"));
+    let mut b = Node::start().await;
+    {
+        let db = Database::open(&path).unwrap();
+        db.lock().connection().execute_batch(SCHEMA).unwrap();
+        for table in ["todo", "tag"] {
+            db.lock().replicate(table).unwrap();
+        }
+        let a = Node::start_on(db).await;
+        a.execute("INSERT INTO todo VALUES ('1', 'in the backup', 0)");
+        a.execute(&format!("VACUUM INTO '{}'", backup.display()));
+        a.execute("INSERT INTO todo VALUES ('2', 'after it', 0)");
+        connect(&a.transport, &b.transport, Link::Litemesh).await.unwrap();
+        b.wait_for_rows(&a.rows()).await;
+        a.peer.stop().await;
+    }
+    let mut a = Node::start_on(Database::open(&backup).unwrap()).await;
+    a.execute("INSERT INTO todo VALUES ('3', 'under the version of 2', 0)");
+    connect(&a.transport, &b.transport, Link::Litemesh).await.unwrap();
+    let remedy = "`litemesh fork FILE --copied-at 1`";
+    a.wait("an error", |event| matches!(event, Event::Error { message, .. } if message.contains(remedy))).await;
+    a.peer.stop().await;
+    let db = a.db.clone();
+    db.lock().fork(Some(DbVersion::new(1))).unwrap();
+    let mut a = Node::start_on(db).await;
+    connect(&a.transport, &b.transport, Link::Litemesh).await.unwrap();
+    a.wait("eose", |event| matches!(event, Event::Eose { .. })).await;
+    b.wait_for_rows(&a.rows()).await;
+    assert_eq!(a.rows().len(), 3, "what either life wrote is there");
 }

@@ -260,7 +260,7 @@ impl Outgoing {
             }
             // Before the end of the answer the cursor goes with its last message.
             (Some(after), None) => {
-                queue(page.changes, progress(Part::Last { after }, news.clone().filter(|_| is_live)))
+                queue(page.changes, progress(Part::Last { after }, news.clone().filter(|_| is_live)));
             }
             (None, None) if !is_live && !is_empty => queue(page.changes, progress(Part::Whole, None)),
             (None, None) if is_live && (!is_empty || news.is_some()) => {

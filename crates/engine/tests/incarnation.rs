@@ -1,0 +1,162 @@
+//! A file that was restored from a backup is told by what remotes have read of it.
+
+mod support;
+
+use std::path::Path;
+
+use litemesh_engine::proto::{DbVersion, Incarnation, Position};
+use litemesh_engine::{Claim, Engine, LocalFilter, LocalPlace, PageLimits};
+
+const SCHEMA: &str = "CREATE TABLE todo (id INTEGER PRIMARY KEY NOT NULL, title TEXT)";
+
+fn open(file: &Path) -> Engine {
+    let engine = Engine::open(file).unwrap();
+    if engine.tables().unwrap().is_empty() {
+        engine.connection().execute_batch(SCHEMA).unwrap();
+        engine.replicate("todo").unwrap();
+    }
+    engine
+}
+
+/// Writes so many transactions.
+fn write(engine: &Engine, count: i64) {
+    for _ in 0..count {
+        engine.connection().execute_batch("INSERT INTO todo (title) VALUES ('x')").unwrap();
+    }
+}
+
+/// How far a remote is that has just read everything.
+fn position(engine: &Engine) -> Position {
+    let limits = PageLimits { changes_max: usize::MAX, bytes_max: usize::MAX, stretch: 1 };
+    engine.read_local(&LocalPlace::default(), &LocalFilter::default(), limits).unwrap().position()
+}
+
+fn judge(engine: &Engine, position: Position, seen: i64) -> Claim {
+    engine.judge(position, DbVersion::new(seen)).unwrap()
+}
+
+fn restored(common: i64) -> Claim {
+    Claim::Restored { common: DbVersion::new(common) }
+}
+
+/// Backups are copies of files that nobody has open.
+fn copy(from: &Path, to: &Path) {
+    std::fs::copy(from, to).unwrap();
+}
+
+#[test]
+fn openings_and_writers_of_one_life_are_no_news() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.db");
+    let first = open(&file);
+    assert_eq!(position(&first), Position::default());
+    write(&first, 3);
+    let early = position(&first);
+    assert_eq!(early.version, DbVersion::new(3));
+    assert_ne!(early.incarnation, Incarnation::default());
+    // Two connections that take turns, and one that comes later.
+    let second = open(&file);
+    for engine in [&second, &first, &second] {
+        write(engine, 1);
+    }
+    let middle = position(&first);
+    drop((first, second));
+    let later = open(&file);
+    write(&later, 2);
+    for known in [early, middle, position(&later), Position::default()] {
+        assert_eq!(judge(&later, known, known.version.get()), Claim::Held);
+    }
+}
+
+#[test]
+fn what_was_rolled_back_leaves_no_incarnation() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = open(&folder.path().join("a.db"));
+    engine.connection().execute_batch("BEGIN; INSERT INTO todo VALUES (1, 'x'); ROLLBACK").unwrap();
+    assert_eq!(position(&engine), Position::default());
+    engine
+        .connection()
+        .execute_batch("BEGIN; SAVEPOINT s; INSERT INTO todo VALUES (1, 'x'); ROLLBACK TO s; INSERT INTO todo VALUES (2, 'x'); COMMIT")
+        .unwrap();
+    assert_ne!(position(&engine).incarnation, Incarnation::default());
+    assert_eq!(judge(&engine, position(&engine), 1), Claim::Held);
+}
+
+/// The file lost what the remote has seen, and nothing was written since: it can go on above.
+#[test]
+fn a_file_that_lost_its_end_goes_on_above_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, backup) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    let engine = open(&file);
+    write(&engine, 4);
+    drop(engine);
+    copy(&file, &backup);
+    let engine = open(&file);
+    write(&engine, 0);
+    let known = Position { version: DbVersion::new(9), ..position(&engine) };
+    drop(engine);
+    let restored = open(&backup);
+    assert_eq!(judge(&restored, known, 9), Claim::Ahead(DbVersion::new(9)));
+    assert_eq!(judge(&restored, Position::default(), 9), Claim::Ahead(DbVersion::new(9)));
+}
+
+#[test]
+fn a_file_that_was_restored_and_written_to_is_told_and_where_it_parted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, backup) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    let engine = open(&file);
+    write(&engine, 4);
+    let before = position(&engine);
+    drop(engine);
+    copy(&file, &backup);
+    // The remote read on for some time, under the same number or, after an opening, another one.
+    let same = Position { version: DbVersion::new(9), ..before };
+    let engine = open(&file);
+    write(&engine, 5);
+    let other = position(&engine);
+    drop(engine);
+    let engine = open(&backup);
+    write(&engine, 2);
+    assert_eq!(judge(&engine, same, 9), restored(4));
+    assert_eq!(judge(&engine, other, 9), restored(0));
+    // Fewer writes than the remote has seen, or more: that tells nothing.
+    write(&engine, 20);
+    assert_eq!(judge(&engine, same, 9), restored(4));
+    assert_eq!(judge(&engine, other, 9), restored(0));
+    // Who read only what both lives share may go on. If it heard of more from others, it may not.
+    assert_eq!(judge(&engine, before, 4), Claim::Held);
+    assert_eq!(judge(&engine, before, 99), restored(4));
+}
+
+#[test]
+fn a_copy_that_is_a_site_of_its_own_begins_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.db");
+    let mut engine = open(&file);
+    write(&engine, 4);
+    engine.fork(Some(DbVersion::new(2))).unwrap();
+    assert_eq!(judge(&engine, Position::default(), 0), Claim::Held);
+}
+
+/// Rows are kept for some thousands of openings.
+#[test]
+fn a_remote_that_was_away_for_very_long_is_let_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.db");
+    let engine = open(&file);
+    write(&engine, 3);
+    let old = position(&engine);
+    // As if by that many connections.
+    engine
+        .connection()
+        .execute_batch(
+            "WITH RECURSIVE n(i) AS (VALUES (2) UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
+             INSERT INTO litemesh_incarnation (number, incarnation, since) SELECT i, i, i + 2 FROM n",
+        )
+        .unwrap();
+    drop(engine);
+    let engine = open(&file);
+    write(&engine, 1);
+    assert_eq!(support::ask::<i64>(engine.connection(), "SELECT count(*) FROM litemesh_incarnation"), 4096);
+    assert_eq!(judge(&engine, old, 3), Claim::Held);
+}
