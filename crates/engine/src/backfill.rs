@@ -20,7 +20,7 @@ impl Stamp {
     /// Call it only when a clock row is about to be written (VER-6).
     fn version(self, core: &mut Core) -> rusqlite::Result<i64> {
         match self {
-            Self::Next => core.next_version(0),
+            Self::Next => core.version_to_write(),
             Self::Current => core.db_version(),
         }
     }

@@ -105,7 +105,7 @@ pub(crate) fn create_tables(db: Handle) -> rusqlite::Result<()> {
         "CREATE TABLE IF NOT EXISTS litemesh_position (site_id BLOB NOT NULL PRIMARY KEY, position INTEGER NOT NULL,
          incarnation INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID, STRICT",
         "CREATE TABLE IF NOT EXISTS litemesh_incarnation (number INTEGER PRIMARY KEY NOT NULL,
-         incarnation INTEGER NOT NULL UNIQUE, since INTEGER NOT NULL) STRICT",
+         incarnation INTEGER NOT NULL UNIQUE, since INTEGER NOT NULL, written_since INTEGER) STRICT",
         "CREATE TABLE IF NOT EXISTS litemesh_staged (site_id BLOB NOT NULL, number INTEGER NOT NULL, place BLOB NOT NULL,
          changes BLOB NOT NULL, PRIMARY KEY (site_id, number)) WITHOUT ROWID, STRICT",
         "CREATE TABLE IF NOT EXISTS litemesh_meta (key TEXT NOT NULL PRIMARY KEY, value ANY) WITHOUT ROWID, STRICT",

@@ -107,6 +107,8 @@ pub(crate) struct Core {
     /// A random number for this connection, once it has written; see [`crate::incarnation`].
     pub(crate) incarnation: Incarnation,
     is_incarnation_recorded: bool,
+    /// Whether that includes the first version that the application wrote.
+    is_writing_recorded: bool,
     /// What the running transaction will commit as, once it has written a clock (VER-3, VER-6).
     pending: Option<i64>,
     /// What `crsql_next_db_version()` promised: the transaction's next version is at least that (FN-3).
@@ -172,6 +174,7 @@ impl Core {
             is_pending_doubtful: false,
             incarnation: Incarnation::default(),
             is_incarnation_recorded: false,
+            is_writing_recorded: false,
             seq: 0,
             notes: Notes::default(),
             data_version: -1,
@@ -255,7 +258,7 @@ impl Core {
             self.forget_sites();
             self.last_row = None;
             self.is_pending_doubtful = true;
-            self.is_incarnation_recorded = false;
+            (self.is_incarnation_recorded, self.is_writing_recorded) = (false, false);
         }
         let ended = self.flags.take_ended();
         if ended != Ended::No {
@@ -282,7 +285,7 @@ impl Core {
                 self.pending = None;
                 // A raised floor went back with the rest.
                 self.committed = None;
-                self.is_incarnation_recorded = false;
+                (self.is_incarnation_recorded, self.is_writing_recorded) = (false, false);
                 self.begin_counting();
                 self.windows.clear();
                 self.promised = 0;
@@ -473,6 +476,16 @@ impl Core {
             self.is_incarnation_recorded = true;
         }
         self.pending = Some(next);
+        Ok(next)
+    }
+
+    /// [`next_version`](Self::next_version) for what the application writes.
+    pub(crate) fn version_to_write(&mut self) -> rusqlite::Result<i64> {
+        let next = self.next_version(0)?;
+        if !self.is_writing_recorded && self.has_litemesh_tables {
+            incarnation::record_written(self, next)?;
+            self.is_writing_recorded = true;
+        }
         Ok(next)
     }
 

@@ -5,6 +5,7 @@ use litemesh_proto::{Cursor, DbVersion, Incarnation, Position, SiteId};
 use crate::core::Core;
 use crate::merge::MergeProgress;
 use crate::schema::Table;
+use crate::staged;
 use crate::statement::Bind;
 
 /// The cursor: `litemesh_cursor` and our own version. Everything that we wrote, we hold.
@@ -53,6 +54,8 @@ pub(crate) fn store_progress(core: &mut Core, progress: &MergeProgress) -> rusql
         }
     }
     if let Some((sender, position)) = progress.position {
+        // Whole transactions have come: what is staged still was begun before, and will not be gone on with.
+        staged::forget(core, sender)?;
         const POSITION: &str = "INSERT INTO litemesh_position (site_id, position, incarnation) VALUES (?1, ?2, ?3)
              ON CONFLICT (site_id) DO UPDATE SET position = excluded.position, incarnation = excluded.incarnation";
         let incarnation = position.incarnation.0.cast_signed();

@@ -1,10 +1,13 @@
 //! Which life of the database a version belongs to: how a file that was restored from a backup is noticed.
 //!
-//! Each connection that writes leaves a row in `litemesh_incarnation`: a random number, and the first version that it wrote.
-//! A remote that has read up to one of our versions keeps the number of the newest row with it ([`Position`]). When it comes
-//! back, its number tells whether what we wrote since is what it has seen of us: in a file that was restored and written to
-//! again, the newer rows are others. Versions since then mean one thing to us and another to the remote, and it would never
-//! take what it believes to hold. Such a file has to become a site of its own ([`crate::fork`]).
+//! Each connection that writes leaves a row in `litemesh_incarnation`: a random number, the first version that it stored
+//! anything under, and the first one that the application wrote. A remote that has read up to one of our versions keeps the
+//! number of the newest row with it ([`Position`]). When it comes back, its number tells whether what lies here under our versions
+//! is what it has seen: in a file that was restored and written to again, the newer rows are others.
+//!
+//! Where that was only merged, the remote is read to again from where both lives parted. Where the application wrote, versions
+//! mean one thing to us and another to all who have seen the other life: they would never take what they believe to hold. Such
+//! a file has to become a site of its own ([`crate::fork`]).
 
 use litemesh_proto::{DbVersion, Incarnation, Position};
 
@@ -21,11 +24,20 @@ pub enum Claim {
     /// It has seen nothing of us that we have not.
     Held,
     /// It has seen later versions of ours than the file has, all of this life: the file lost its last commits, with the power
-    /// or by being restored, and was not written to since. Later writes must lie above.
+    /// or by being restored, and nothing was stored in it since. Later versions must lie above.
     Ahead(DbVersion),
-    /// It has seen another life of ours than the file's. Both share the versions up to this one, as far as can be told.
-    Restored {
-        /// Zero where nothing can be told.
+    /// It has read another life of ours than the file's, and in this one the application wrote nothing that the remote would
+    /// take for something else. What lies above the common versions is to be read to it again; later versions must lie above
+    /// what it has seen.
+    Parted {
+        /// Up to here both are the same; zero where nothing can be told.
+        common: DbVersion,
+        /// The highest version that it has seen.
+        seen: DbVersion,
+    },
+    /// The same, and the application has written since.
+    Rewritten {
+        /// Up to here both are the same; zero where nothing can be told.
         common: DbVersion,
     },
 }
@@ -55,6 +67,13 @@ pub(crate) fn newest(core: &mut Core) -> rusqlite::Result<Incarnation> {
     Ok(Incarnation(newest.cast_unsigned()))
 }
 
+/// Notes that the application writes this version.
+pub(crate) fn record_written(core: &mut Core, version: i64) -> rusqlite::Result<()> {
+    const WRITTEN: &str = "UPDATE litemesh_incarnation SET written_since = ?2
+         WHERE incarnation = ?1 AND written_since IS NULL";
+    core.statement(WRITTEN)?.run(&[core.incarnation.0.cast_signed().into(), version.into()])
+}
+
 /// Judges what a remote claims: `position`, how far it has read us, and `seen`, the highest version of ours that it holds, from
 /// wherever.
 pub(crate) fn judge(core: &mut Core, position: Position, seen: DbVersion) -> rusqlite::Result<Claim> {
@@ -68,21 +87,34 @@ pub(crate) fn judge(core: &mut Core, position: Position, seen: DbVersion) -> rus
         // It never read us, or from a version that gave no numbers.
         return Ok(ahead);
     }
-    const NUMBER: &str = "SELECT number FROM litemesh_incarnation WHERE incarnation = ?1";
-    let Some(number) = core.statement(NUMBER)?.query_integer(&[position.incarnation.0.cast_signed().into()])? else {
-        const OLDEST: &str = "SELECT since FROM litemesh_incarnation WHERE number > 1 ORDER BY number LIMIT 1";
-        const IS_WHOLE: &str = "SELECT EXISTS (SELECT 1 FROM litemesh_incarnation WHERE number = 1)";
-        let oldest = core.statement(OLDEST)?.query_integer(&[])?.unwrap_or_default();
-        let is_whole = core.statement(IS_WHOLE)?.query_integer(&[])? == Some(1);
-        let is_before_all = !is_whole && position.version.get() < oldest;
-        return Ok(if is_before_all { ahead } else { Claim::Restored { common: DbVersion::ZERO } });
-    };
-    const NEXT: &str = "SELECT since FROM litemesh_incarnation WHERE number > ?1 ORDER BY number LIMIT 1";
-    match core.statement(NEXT)?.query_integer(&[number.into()])? {
-        // What was read under this number includes what another one wrote here, or the remote holds more than we ever wrote.
-        Some(since) if since <= position.version.get() || seen > version => {
-            Ok(Claim::Restored { common: DbVersion::new(since).previous() })
-        }
-        _ => Ok(ahead),
+    let number = number_of(core, position.incarnation)?;
+    if number.is_none() && is_older_than_all(core, position.version)? {
+        return Ok(ahead);
     }
+    // What another life has stored since: all of it, where we do not know the one that the remote has read.
+    const PARTED: &str = "SELECT since FROM litemesh_incarnation WHERE number > ?1 ORDER BY number LIMIT 1";
+    let parted = core.statement(PARTED)?.query_integer(&[number.unwrap_or_default().into()])?;
+    let common = match (number, parted) {
+        (None, _) => DbVersion::ZERO,
+        // What was read under this number includes what another one stored here, or the remote holds more than there ever was.
+        (Some(_), Some(since)) if since <= position.version.get() || seen > version => DbVersion::new(since).previous(),
+        (Some(_), _) => return Ok(ahead),
+    };
+    const WRITTEN: &str =
+        "SELECT EXISTS (SELECT 1 FROM litemesh_incarnation WHERE number > ?1 AND written_since <= ?2)";
+    let written = core.statement(WRITTEN)?.query_integer(&[number.unwrap_or_default().into(), seen.get().into()])?;
+    Ok(if written == Some(1) { Claim::Rewritten { common } } else { Claim::Parted { common, seen } })
+}
+
+fn number_of(core: &mut Core, incarnation: Incarnation) -> rusqlite::Result<Option<i64>> {
+    const NUMBER: &str = "SELECT number FROM litemesh_incarnation WHERE incarnation = ?1";
+    core.statement(NUMBER)?.query_integer(&[incarnation.0.cast_signed().into()])
+}
+
+/// Whether a version is older than the rows that are kept, so that its incarnation may have been forgotten.
+fn is_older_than_all(core: &mut Core, version: DbVersion) -> rusqlite::Result<bool> {
+    const OLDEST: &str = "SELECT number, since FROM litemesh_incarnation ORDER BY number LIMIT 1";
+    let statement = core.statement(OLDEST)?;
+    let rows = statement.query(&[])?;
+    Ok(rows.next()? && rows.integer(0) > 1 && version.get() < rows.integer(1))
 }

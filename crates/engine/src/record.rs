@@ -63,7 +63,7 @@ impl NewRows {
 
     fn write(&mut self, core: &mut Core) -> rusqlite::Result<()> {
         let Some(table) = self.table.as_ref().filter(|_| !self.keys.is_empty()) else { return Ok(()) };
-        let version = core.next_version(0)?;
+        let version = core.version_to_write()?;
         let mut binds = Binds::new();
         let whole = self.keys.len() == table.new_rows();
         for keys in self.keys.chunks(if whole { self.keys.len() } else { 1 }) {
@@ -93,7 +93,7 @@ fn record_insert(core: &mut Core, note: &Note, keys: &[Bind<'_>], new_rows: &mut
     }
     new_rows.write(core)?;
     let key = if existed { find_key(core, table, keys)?.unwrap_or_default() } else { db.last_insert_rowid() };
-    let version = Bind::Integer(core.next_version(0)?);
+    let version = Bind::Integer(core.version_to_write()?);
     if table.is_keys_only() {
         let seq = core.take_seqs(1);
         let sentinel = table.statement(db, |s| &s.insert_sentinel, Table::sql_insert_sentinel)?;
@@ -117,7 +117,7 @@ fn record_update(
     cells: &[usize],
 ) -> rusqlite::Result<()> {
     if let ([cell], None) = (cells, old_keys) {
-        let version = core.next_version(0)?;
+        let version = core.version_to_write()?;
         let seq = core.take_seqs(1);
         let mut binds: Binds<'_> = smallvec![Bind::from(&*table.cells[*cell].name), version.into(), seq.into()];
         binds.extend_from_slice(keys);
@@ -134,7 +134,7 @@ fn record_update(
     if old_key == new_key && cells.is_empty() {
         return Ok(());
     }
-    let version = core.next_version(0)?;
+    let version = core.version_to_write()?;
     if old_key != new_key {
         move_row(core, table, old_key, new_key, version)?;
     }
@@ -148,7 +148,7 @@ fn record_update(
 /// LW-8.
 fn record_delete(core: &mut Core, table: &Table, keys: &[Bind<'_>]) -> rusqlite::Result<()> {
     let key = find_or_add_key(core, table, keys)?;
-    let version = core.next_version(0)?;
+    let version = core.version_to_write()?;
     bury(core, table, key, version)?;
     table.statement(core.db, |s| &s.drop_cells, Table::sql_drop_cells)?.run(&[key.into()])
 }

@@ -4,8 +4,8 @@ mod support;
 
 use std::path::Path;
 
-use litemesh_engine::proto::{DbVersion, Incarnation, Position};
-use litemesh_engine::{Claim, Engine, LocalFilter, LocalPlace, PageLimits};
+use litemesh_engine::proto::{Cursor, DbVersion, Incarnation, Position};
+use litemesh_engine::{Claim, Engine, LocalFilter, LocalPlace, MergeProgress, PageLimits};
 
 const SCHEMA: &str = "CREATE TABLE todo (id INTEGER PRIMARY KEY NOT NULL, title TEXT)";
 
@@ -35,8 +35,12 @@ fn judge(engine: &Engine, position: Position, seen: i64) -> Claim {
     engine.judge(position, DbVersion::new(seen)).unwrap()
 }
 
-fn restored(common: i64) -> Claim {
-    Claim::Restored { common: DbVersion::new(common) }
+fn rewritten(common: i64) -> Claim {
+    Claim::Rewritten { common: DbVersion::new(common) }
+}
+
+fn parted(common: i64, seen: i64) -> Claim {
+    Claim::Parted { common: DbVersion::new(common), seen: DbVersion::new(seen) }
 }
 
 /// Backups are copies of files that nobody has open.
@@ -117,15 +121,47 @@ fn a_file_that_was_restored_and_written_to_is_told_and_where_it_parted() {
     drop(engine);
     let engine = open(&backup);
     write(&engine, 2);
-    assert_eq!(judge(&engine, same, 9), restored(4));
-    assert_eq!(judge(&engine, other, 9), restored(0));
+    assert_eq!(judge(&engine, same, 9), rewritten(4));
+    assert_eq!(judge(&engine, other, 9), rewritten(0));
     // Fewer writes than the remote has seen, or more: that tells nothing.
     write(&engine, 20);
-    assert_eq!(judge(&engine, same, 9), restored(4));
-    assert_eq!(judge(&engine, other, 9), restored(0));
+    assert_eq!(judge(&engine, same, 9), rewritten(4));
+    assert_eq!(judge(&engine, other, 9), rewritten(0));
     // Who read only what both lives share may go on. If it heard of more from others, it may not.
     assert_eq!(judge(&engine, before, 4), Claim::Held);
-    assert_eq!(judge(&engine, before, 99), restored(4));
+    assert_eq!(judge(&engine, before, 99), rewritten(4));
+}
+
+/// A hub, which writes nothing of its own: what it took after it was restored is told again, and no more is needed.
+#[test]
+fn a_file_that_was_restored_and_only_merged_into_tells_again_what_it_merged() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, backup) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    let author = open(&folder.path().join("author.db"));
+    write(&author, 9);
+    let changesets: Vec<_> = author.changes_since(&Cursor::new()).map(Result::unwrap).collect();
+    let merge = |file: &Path, number: std::ops::Range<usize>| {
+        let mut hub = open(file);
+        for changeset in &changesets[number] {
+            hub.merge(&changeset.changes, &MergeProgress::default()).unwrap();
+        }
+        position(&hub)
+    };
+    let before = merge(&file, 0..3);
+    copy(&file, &backup);
+    let other = merge(&file, 3..8);
+    merge(&backup, 3..4);
+    let hub = open(&backup);
+    let same = Position { version: other.version, ..before };
+    assert_eq!(judge(&hub, same, 8), parted(3, 8));
+    assert_eq!(judge(&hub, other, 8), parted(0, 8));
+    assert_eq!(judge(&hub, before, 3), Claim::Held);
+    // From here on the application writes there, too, but above all that the remote has seen.
+    let mut hub = hub;
+    assert!(hub.raise_version(DbVersion::new(8)).unwrap());
+    write(&hub, 1);
+    assert_eq!(judge(&hub, same, 8), parted(3, 8));
+    assert_eq!(judge(&hub, same, 9), rewritten(3));
 }
 
 #[test]
@@ -151,7 +187,7 @@ fn a_remote_that_was_away_for_very_long_is_let_in() {
         .connection()
         .execute_batch(
             "WITH RECURSIVE n(i) AS (VALUES (2) UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
-             INSERT INTO litemesh_incarnation (number, incarnation, since) SELECT i, i, i + 2 FROM n",
+             INSERT INTO litemesh_incarnation (number, incarnation, since, written_since) SELECT i, i, i + 2, i + 2 FROM n",
         )
         .unwrap();
     drop(engine);

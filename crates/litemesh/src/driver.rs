@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use litemesh_engine::{Claim, Engine, LocalFilter, MergeError, PageLimits, StageError, StorageError};
+use litemesh_engine::{Claim, Engine, LocalFilter, LocalPlace, MergeError, PageLimits, StageError, StorageError};
 use litemesh_proto::limits::{BATCH_BYTES_MAX, BATCH_CHANGES_MAX};
 use litemesh_proto::{
     Change, Cursor, DbVersion, PeerMessage, Place, Position, Refusal, Remote, SiteId, SyncRequest, Transport,
@@ -300,7 +300,7 @@ impl Driver {
             match flatten(engine.call(work).await) {
                 Ok(page) => Done::Input(Input::Read(ReadDone { generation, page })),
                 Err(error) => {
-                    if let PeerError::Restored { .. } = error {
+                    if let PeerError::Rewritten { .. } = error {
                         // Nothing goes on by itself; somebody has to do something.
                         let (peer, transport) = (Some(remote.site), Some(name));
                         // An error means that nobody listens.
@@ -368,9 +368,10 @@ fn read(
     match what {
         ReadWhat::Local { place, covered, claimed, mut echoes } => {
             echoes.extend(recent);
-            heed(engine, claimed, covered.get(&engine.site()?))?;
+            let parted = heed(engine, claimed, covered.get(&engine.site()?))?;
+            let (place, goes_on) = parted.map_or((place, true), |common| (LocalPlace::after(common), false));
             let filter = LocalFilter { covered, echoes: &echoes };
-            engine.read_local(&place, &filter, limits).map(Page::Local).map_err(PeerError::from)
+            Ok(Page::Local { page: engine.read_local(&place, &filter, limits)?, goes_on })
         }
         ReadWhat::PlanSites(mut bounds) => {
             bounds.echoes.extend(recent);
@@ -388,23 +389,24 @@ fn read(
     }
 }
 
-/// Heeds what a remote says that it has seen of us.
+/// Heeds what a remote says that it has seen of us. Gives the version after which it is to be read to, where that is not where
+/// it says.
 ///
 /// # Errors
 ///
-/// It has seen another life of this database: it would not take what this one wrote since.
-fn heed(engine: &mut Engine, position: Position, seen: DbVersion) -> Result<(), PeerError> {
-    match engine.judge(position, seen)? {
-        Claim::Held => Ok(()),
-        Claim::Ahead(seen) => {
-            // What is written from now on must not hide below it.
-            if engine.raise_version(seen)? {
-                tracing::warn!(%seen, "a remote holds later versions of this database than the file does");
-            }
-            Ok(())
-        }
-        Claim::Restored { common } => Err(PeerError::Restored { common }),
+/// It has seen another life of this database, and would not take what was written in this one.
+fn heed(engine: &mut Engine, position: Position, seen: DbVersion) -> Result<Option<DbVersion>, PeerError> {
+    let (seen, common) = match engine.judge(position, seen)? {
+        Claim::Held => return Ok(None),
+        Claim::Ahead(seen) => (seen, None),
+        Claim::Parted { common, seen } => (seen, Some(common)),
+        Claim::Rewritten { common } => return Err(PeerError::Rewritten { common }),
+    };
+    // What is stored from now on must not hide below it.
+    if engine.raise_version(seen)? {
+        tracing::warn!(%seen, "a remote holds later versions of this database than the file does");
     }
+    Ok(common)
 }
 
 fn flatten<T, E: Into<PeerError>>(result: Result<Result<T, E>, PeerError>) -> Result<T, PeerError> {

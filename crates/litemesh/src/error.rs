@@ -33,7 +33,7 @@ pub enum PeerError {
         "this database was restored from a backup and written to since: the remote has seen other versions of it after \
          {common}. Make it a site of its own with `litemesh fork FILE --copied-at {common}`, then connect again"
     )]
-    Restored {
+    Rewritten {
         /// The version up to which both are the same, zero where that cannot be told.
         common: DbVersion,
     },

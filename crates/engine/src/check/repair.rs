@@ -150,7 +150,7 @@ impl Work<'_> {
         let has_no_author = sql_has_no_author();
         let stray = format!("SELECT EXISTS (SELECT 1 FROM {clock} WHERE {has_no_author})");
         if self.db.query_integer(&stray, &[])? == Some(1) {
-            let version = self.core.next_version(0)?;
+            let version = self.core.version_to_write()?;
             let adopt = format!("UPDATE {clock} SET site_id = 0, db_version = ?1 WHERE {has_no_author}");
             self.change(FindingKind::UnknownAuthor, table, &adopt, &[version.into()])?;
         }
@@ -171,7 +171,7 @@ impl Work<'_> {
             // A batch is read to its end before anything is written: the statement reads what is written here.
             let keys = read_keys(&dead, after)?;
             for key in &keys {
-                let version = self.core.next_version(0)?;
+                let version = self.core.version_to_write()?;
                 sentinel.run(&[(*key).into(), version.into(), self.core.take_seqs(1).into()])?;
                 self.add_clocks(table, *key, None)?;
                 self.note(FindingKind::DeadRowPresent, Some(&table.name), 1);
@@ -190,7 +190,7 @@ impl Work<'_> {
         let add_key = self.db.prepare(&table.sql_add_key())?;
         let sentinel = self.db.prepare(&table.sql_insert_sentinel())?;
         while let Some((key, missing)) = scan.next(table)? {
-            let version = self.core.next_version(0)?;
+            let version = self.core.version_to_write()?;
             let key = match key {
                 Some(key) => key,
                 None => {
@@ -226,7 +226,7 @@ impl Work<'_> {
         if cells.is_empty() {
             return Ok(());
         }
-        let version = self.core.next_version(0)?;
+        let version = self.core.version_to_write()?;
         let put = self.db.prepare(&format!(
             "INSERT INTO {} (key, col_name, col_version, db_version, site_id, seq) VALUES (?1, ?2, 1, ?3, 0, ?4)",
             table.clock()
@@ -307,7 +307,7 @@ pub(crate) fn bury_missing_rows(core: &mut Core) -> rusqlite::Result<Vec<Repaire
         loop {
             let keys = read_keys(&missing, after)?;
             for key in &keys {
-                let version = work.core.next_version(0)?;
+                let version = work.core.version_to_write()?;
                 sentinel.run(&[(*key).into(), version.into(), work.core.take_seqs(1).into()])?;
                 drop_cells.run(&[(*key).into()])?;
                 work.note(FindingKind::ClockWithoutRow, Some(&table.name), 1);

@@ -109,7 +109,11 @@ pub(crate) struct ReadDone {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Page {
-    Local(LocalPage),
+    Local {
+        page: LocalPage,
+        /// Whether it goes on at the place that was asked for. Otherwise it begins at another one, where no part was sent.
+        goes_on: bool,
+    },
     Sites {
         plan: SitePlan,
         changes: Vec<Change>,

@@ -221,14 +221,17 @@ impl Outgoing {
         }
         self.is_reading = false;
         match done.page {
-            Page::Local(page) => self.take_local(page),
+            Page::Local { page, goes_on } => self.take_local(page, goes_on),
             Page::Sites { plan, changes, more, planned } => self.take_sites(plan, changes, more, planned),
         }
         self.pump(effects);
     }
 
-    fn take_local(&mut self, page: LocalPage) {
+    fn take_local(&mut self, page: LocalPage, goes_on: bool) {
         let Some(Order::Local { place, covered, claimed, window, part }) = &mut self.order else { return };
+        if !goes_on {
+            *part = None;
+        }
         let position = page.position();
         let inside = page.place.to_inside();
         *place = page.place;

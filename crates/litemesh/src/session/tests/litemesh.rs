@@ -43,7 +43,7 @@ fn sent(effects: &[Effect]) -> Vec<PeerMessage> {
 }
 
 fn local_page(changes: Vec<Change>, place: LocalPlace, complete: Option<Cursor>) -> Page {
-    Page::Local(LocalPage { changes, place, incarnation: Incarnation(7), complete })
+    Page::Local { page: LocalPage { changes, place, incarnation: Incarnation(7), complete }, goes_on: true }
 }
 
 fn page(generation: u64, version: i64, position: i64, complete: Option<Cursor>) -> Input {
