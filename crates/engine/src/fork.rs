@@ -41,6 +41,12 @@ pub(crate) fn fork(core: &mut Core, copied_at: Option<DbVersion>) -> rusqlite::R
     for clock in clock_tables(db)? {
         hand_over(db, &clock, ordinal, version)?;
     }
+    if version < newest {
+        // Others were asked under the claim that we hold versions of the original which it has and we never had: they left
+        // those out of what we have read of them.
+        db.execute("DELETE FROM litemesh_position")?;
+        db.execute("DELETE FROM litemesh_staged")?;
+    }
     // We hold all that the original had, in its own order of versions, too: an exchange with it begins after that.
     for upsert in [
         "INSERT INTO litemesh_cursor (site_id, version) VALUES (?1, ?2)

@@ -67,7 +67,7 @@ fn tables_come_and_go() {
             engine.connection(),
             "SELECT count(*) FROM sqlite_master WHERE name LIKE 'litemesh\\_%' ESCAPE '\\' AND type = 'table'"
         ),
-        4
+        6
     );
 }
 
