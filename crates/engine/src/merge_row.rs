@@ -407,6 +407,7 @@ impl<'a> RowMerge<'a> {
 
     /// How the author's site compares with that of a clock that is held. `None` unless the database breaks ties by site
     /// (CFG-1).
+    #[inline]
     fn compare_sites(
         &self,
         core: &mut Core,
@@ -414,9 +415,16 @@ impl<'a> RowMerge<'a> {
         held: &HeldClock,
         author: &Author<'_>,
     ) -> rusqlite::Result<Option<Ordering>> {
-        if core.merge_equal_values != 1 {
-            return Ok(None);
-        }
+        if core.merge_equal_values == 1 { self.compare_sites_of(core, table, held, author) } else { Ok(None) }
+    }
+
+    fn compare_sites_of(
+        &self,
+        core: &mut Core,
+        table: &Table,
+        held: &HeldClock,
+        author: &Author<'_>,
+    ) -> rusqlite::Result<Option<Ordering>> {
         let name = match held.of {
             _ if !held.is_stored => return Ok(Some(Ordering::Equal)),
             Of::Row => Column::ROW_NAME,

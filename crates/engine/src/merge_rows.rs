@@ -24,6 +24,9 @@ use crate::statement::{Bind, Rows, merge_cmp};
 /// Most rows that are gathered. What a statement costs is spread over them; much more would only take memory.
 const ROWS_MAX: usize = 256;
 
+/// The first rows are fewer: they tell where the others are.
+const FIRST_ROWS_MAX: usize = 16;
+
 /// Most base rows that one statement writes.
 const BASE_ROWS_MAX: usize = 64;
 
@@ -48,6 +51,17 @@ struct TableRows {
     /// Whether its living rows may not be written by upserts.
     by_check: bool,
     near: Near,
+    follow: Follow,
+}
+
+/// Whether the keys of the gathered rows follow each other. Those of rows that came together do, when they come again: then the
+/// number of a key is guessed from that of the row before, and the primary key compared, instead of a search for it.
+#[derive(Clone, Copy, Default)]
+struct Follow {
+    /// Whether to guess.
+    is_likely: bool,
+    /// The key after that of the row before.
+    next: Option<i64>,
 }
 
 /// Where the base rows of keys are. Rows that came together are numbered together: a row's rowid is mostly the number of its
@@ -74,6 +88,8 @@ pub(crate) struct MergeRows<'a> {
     seen: HashSet<u64, BuildHasherDefault<AsItIs>>,
     /// One for each gathered row; kept, so that nothing is allocated for a row that is like the ones before.
     states: Vec<RowMerge<'a>>,
+    /// Whether rows were merged that tell where others are.
+    knows_places: bool,
     merged: Merged,
 }
 
@@ -102,7 +118,8 @@ impl<'a> MergeRows<'a> {
         // What a trigger did for the row before counts for this one, of whatever table.
         let by_order = self.rows.last().is_some_and(|row| self.tables[row.table].by_order);
         let is_alone = by_order || self.tables[table].by_order;
-        if self.rows.len() >= ROWS_MAX || is_alone || !self.seen.insert(hash) {
+        let rows_max = if self.knows_places { ROWS_MAX } else { FIRST_ROWS_MAX };
+        if self.rows.len() >= rows_max || is_alone || !self.seen.insert(hash) {
             self.merge(shared, core)?;
             table = self.table_of(core, first, index)?;
             self.seen.insert(hash);
@@ -127,7 +144,7 @@ impl<'a> MergeRows<'a> {
         let table = core.table(&change.table).ok_or_else(unknown)?;
         let (by_order, by_check) = (!core.is_alone(&table)?, table.reactions(core.db)?.by_check);
         let near = if table.rowid(core.db).is_some() { Near::Unknown } else { Near::Nowhere };
-        self.tables.push(TableRows { table, rows: Vec::new(), by_order, by_check, near });
+        self.tables.push(TableRows { table, rows: Vec::new(), by_order, by_check, near, follow: Follow::default() });
         Ok(self.tables.len() - 1)
     }
 
@@ -150,6 +167,7 @@ impl<'a> MergeRows<'a> {
         self.rows.clear();
         self.about.clear();
         self.seen.clear();
+        self.knows_places = true;
         Ok(())
     }
 
@@ -159,7 +177,7 @@ impl<'a> MergeRows<'a> {
         if self.states.len() < self.rows.len() {
             self.states.resize_with(self.rows.len(), RowMerge::default);
         }
-        for TableRows { table, rows, .. } in self.tables.iter().filter(|table| !table.rows.is_empty()) {
+        for TableRows { table, rows, follow, .. } in self.tables.iter_mut().filter(|table| !table.rows.is_empty()) {
             if table.keys.len() > WIDTH_MAX {
                 for row in rows {
                     self.states[*row] = RowMerge::load(core, table, &self.rows[*row].key)?;
@@ -167,10 +185,26 @@ impl<'a> MergeRows<'a> {
                 continue;
             }
             let batch = keys_of(table, &self.rows, rows.iter().copied());
-            let held = table.statement(core.db, |s| &s.row_states, Table::sql_row_states)?.query_batch(&batch, &[])?;
+            let statement = if follow.is_likely {
+                table.statement(core.db, |s| &s.row_states_near, Table::sql_row_states_near)?
+            } else {
+                table.statement(core.db, |s| &s.row_states, Table::sql_row_states)?
+            };
+            batch.guess(follow.next);
+            let held = statement.query_batch(&batch, &[])?;
+            let mut right = 0;
             while held.next()? {
-                self.states[rows[batch.row()]].add_held(table, &held);
+                let state = &mut self.states[rows[batch.row()]];
+                let is_first = state.key().is_none();
+                state.add_held(table, &held);
+                if let (true, Some(key)) = (is_first, state.key()) {
+                    right += usize::from(follow.next == Some(key));
+                    follow.next = key.checked_add(1);
+                    batch.guess(follow.next);
+                }
             }
+            // A wrong guess costs about what a right one saves.
+            follow.is_likely = right > rows.len() / 2;
         }
         self.states.iter_mut().for_each(RowMerge::end_load);
         Ok(())

@@ -71,6 +71,7 @@ pub(crate) struct Statements {
     pub(crate) clock_ordinal: Slot,
     pub(crate) base_row: Slot,
     pub(crate) row_states: Slot,
+    pub(crate) row_states_near: Slot,
     pub(crate) base_rows: Slot,
     pub(crate) base_rows_near: Slot,
     pub(crate) add_keys: Slot,

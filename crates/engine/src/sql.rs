@@ -128,6 +128,21 @@ impl Table {
         )
     }
 
+    /// The same, where the number of a row's key is mostly the batch's `guess`: then the primary key is compared instead of
+    /// searched for. The sub-query only runs where it was not.
+    pub(crate) fn sql_row_states_near(&self) -> String {
+        format!(
+            "SELECT c.key, c.col_name, c.col_version FROM {BATCH} k
+             LEFT JOIN {keys} g ON g.{KEY_COLUMN} = k.guess AND {guessed}
+             CROSS JOIN {clock} c
+             ON c.key = ifnull(g.{KEY_COLUMN}, (SELECT p.{KEY_COLUMN} FROM {keys} p WHERE {searched}))",
+            keys = self.keys_table(),
+            guessed = self.keys_match_batch("+g"),
+            searched = self.keys_match_batch("p"),
+            clock = self.clock()
+        )
+    }
+
     /// The base rows of a batch, in its order, where they are there: rowid (NULL where there is none), cells. Of each row the
     /// batch has the primary key.
     pub(crate) fn sql_base_rows(&self) -> String {
