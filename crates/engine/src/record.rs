@@ -220,6 +220,12 @@ pub(crate) fn find_or_add_key(core: &Core, table: &Table, keys: &[Bind<'_>]) -> 
     }
 }
 
+/// The same where the key is probably not there.
+pub(crate) fn add_or_find_key(core: &Core, table: &Table, keys: &[Bind<'_>]) -> rusqlite::Result<i64> {
+    let added = add_key(core, table, keys)?;
+    if core.db.changes() > 0 { Ok(added) } else { Ok(find_key(core, table, keys)?.unwrap_or_default()) }
+}
+
 fn add_key(core: &Core, table: &Table, keys: &[Bind<'_>]) -> rusqlite::Result<i64> {
     table.statement(core.db, |s| &s.add_key, Table::sql_add_key)?.run(keys)?;
     Ok(core.db.last_insert_rowid())

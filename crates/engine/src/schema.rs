@@ -83,6 +83,7 @@ pub(crate) struct Statements {
     pub(crate) count_cell: Slot,
     pub(crate) count_cell_of: Slot,
     pub(crate) put_clock: Slot,
+    pub(crate) add_clock: Slot,
     pub(crate) move_clock: Slot,
     pub(crate) insert_sentinel: Slot,
     pub(crate) reinsert_sentinel: Slot,
@@ -122,6 +123,8 @@ struct RowWriter {
 pub(crate) enum RowWrite {
     Insert,
     Update,
+    /// Of the row at a rowid, which follows the keys.
+    UpdateNear,
     /// All rows of a batch.
     InsertMany,
 }
@@ -274,6 +277,7 @@ impl Table {
         let sql = match kind {
             RowWrite::Insert => self.sql_insert_row(cells),
             RowWrite::Update => self.sql_update_row(cells),
+            RowWrite::UpdateNear => self.sql_update_row_near(cells),
             RowWrite::InsertMany => self.sql_insert_rows(cells),
         };
         let statement = Arc::new(db.prepare(&sql)?);

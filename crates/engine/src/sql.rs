@@ -301,6 +301,14 @@ impl Table {
         )
     }
 
+    /// The same where probably none is there; `changes()` tells.
+    pub(crate) fn sql_add_clock(&self) -> String {
+        format!(
+            "INSERT OR IGNORE INTO {} (key, col_name, col_version, db_version, site_id, seq) VALUES (?1, ?4, ?5, ?2, ?3, ?6)",
+            self.clock()
+        )
+    }
+
     /// The same where the clock is known to be there.
     pub(crate) fn sql_move_clock(&self) -> String {
         format!(
@@ -344,6 +352,16 @@ impl Table {
         let set = |(cell, n): (&usize, usize)| format!("{} = ?{n}", quote(&self.cells[*cell].name));
         let sets = join(cells.iter().zip(self.keys.len() + 1..).map(set), ", ");
         format!("UPDATE {} SET {sets} WHERE {}", self.base(), self.keys_match())
+    }
+
+    /// The same, of the row whose rowid follows the keys, if it is that row. See [`sql_base_rows_near`](Self::sql_base_rows_near).
+    pub(crate) fn sql_update_row_near(&self, cells: &[usize]) -> String {
+        let set = |(cell, n): (&usize, usize)| format!("{} = ?{n}", quote(&self.cells[*cell].name));
+        let sets = join(cells.iter().zip(self.keys.len() + 2..).map(set), ", ");
+        let same = |(column, n): (&ColumnInfo, usize)| format!(" AND +{} = ?{n}", quote(&column.name));
+        let keys_match = join(self.keys.iter().zip(1..).map(same), "");
+        let (rowid, parameter) = (self.known_rowid().unwrap_or("rowid"), self.keys.len() + 1);
+        format!("UPDATE {} SET {sets} WHERE {rowid} = ?{parameter}{keys_match}", self.base())
     }
 
     /// Joins the base row to its key `p`.

@@ -104,13 +104,7 @@ fn known_rows_that_come_again_with_gaps_and_new_ones_among_them() {
     let schema = "CREATE TABLE t (a TEXT NOT NULL, b INTEGER NOT NULL, c, PRIMARY KEY (b, a))";
     let row = |n: i64, value: i64, col_version: i64| Change {
         col_version: ColVersion::new(col_version),
-        ..change(
-            "t",
-            &[Value::Integer(n / 2), Value::text(&format!("{n:05}"))],
-            "c",
-            Value::Integer(value),
-            n / 100 + 1,
-        )
+        ..change("t", &[Value::Integer(n / 2), Value::text(format!("{n:05}"))], "c", Value::Integer(value), n / 100 + 1)
     };
     for_seeds(0x9a95, 8, |rng| {
         let mut changes: Vec<_> = (0..500).map(|n| row(n * 3, n, 1)).collect();
