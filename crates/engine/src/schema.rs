@@ -65,6 +65,7 @@ pub(crate) type Slot = OnceLock<Arc<Statement>>;
 pub(crate) struct Statements {
     pub(crate) newest: Slot,
     pub(crate) find_key: Slot,
+    pub(crate) find_keys: Slot,
     pub(crate) add_key: Slot,
     pub(crate) row_clocks: Slot,
     pub(crate) row_state: Slot,
@@ -82,6 +83,7 @@ pub(crate) struct Statements {
     pub(crate) clocks_of_known_row: Slot,
     pub(crate) count_cell: Slot,
     pub(crate) count_cell_of: Slot,
+    pub(crate) count_cells: Slot,
     pub(crate) put_clock: Slot,
     pub(crate) add_clock: Slot,
     pub(crate) move_clock: Slot,

@@ -129,18 +129,32 @@ impl Table {
     }
 
     /// The same, where the number of a row's key is mostly the batch's `guess`: then the primary key is compared instead of
-    /// searched for. The sub-query only runs where it was not.
+    /// searched for.
     pub(crate) fn sql_row_states_near(&self) -> String {
         format!(
-            "SELECT c.key, c.col_name, c.col_version FROM {BATCH} k
-             LEFT JOIN {keys} g ON g.{KEY_COLUMN} = k.guess AND {guessed}
-             CROSS JOIN {clock} c
-             ON c.key = ifnull(g.{KEY_COLUMN}, (SELECT p.{KEY_COLUMN} FROM {keys} p WHERE {searched}))",
-            keys = self.keys_table(),
-            guessed = self.keys_match_batch("+g"),
-            searched = self.keys_match_batch("p"),
-            clock = self.clock()
+            "SELECT c.key, c.col_name, c.col_version FROM {} CROSS JOIN {} c ON c.key = {}",
+            self.batch_near(),
+            self.clock(),
+            self.key_near()
         )
+    }
+
+    /// The key of each row of a batch, or NULL. Of each row the batch has the primary key; the key is guessed as for
+    /// [`sql_row_states_near`](Self::sql_row_states_near).
+    pub(crate) fn sql_find_keys(&self) -> String {
+        format!("SELECT {} FROM {}", self.key_near(), self.batch_near())
+    }
+
+    /// The rows of a batch `k`, and those of the keys table `g` whose keys were guessed.
+    fn batch_near(&self) -> String {
+        let (keys, guessed) = (self.keys_table(), self.keys_match_batch("+g"));
+        format!("{BATCH} k LEFT JOIN {keys} g ON g.{KEY_COLUMN} = k.guess AND {guessed}")
+    }
+
+    /// The key that was guessed, or else searched for: the sub-query only runs then.
+    fn key_near(&self) -> String {
+        let (keys, searched) = (self.keys_table(), self.keys_match_batch("p"));
+        format!("ifnull(g.{KEY_COLUMN}, (SELECT p.{KEY_COLUMN} FROM {keys} p WHERE {searched}))")
     }
 
     /// The base rows of a batch, in its order, where they are there: rowid (NULL where there is none), cells. Of each row the
@@ -246,6 +260,17 @@ impl Table {
     pub(crate) fn sql_count_cell(&self) -> String {
         format!(
             "INSERT INTO {} (key, col_name, col_version, db_version, site_id, seq) VALUES (?1, ?2, 1, ?3, 0, ?4)
+             ON CONFLICT (key, col_name) DO UPDATE SET col_version = col_version + 1,
+             db_version = excluded.db_version, site_id = 0, seq = excluded.seq",
+            self.clock()
+        )
+    }
+
+    /// Cells written here, of a batch: key, name, seq; version.
+    pub(crate) fn sql_count_cells(&self) -> String {
+        format!(
+            "INSERT INTO {} (key, col_name, col_version, db_version, site_id, seq)
+             SELECT c0, c1, 1, ?2, 0, c2 FROM {BATCH} WHERE true
              ON CONFLICT (key, col_name) DO UPDATE SET col_version = col_version + 1,
              db_version = excluded.db_version, site_id = 0, seq = excluded.seq",
             self.clock()
