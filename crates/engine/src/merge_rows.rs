@@ -16,7 +16,7 @@ use crate::core::{Core, Shared};
 use crate::error::MergeError;
 use crate::merge::{Author, Merged, Stamp};
 use crate::merge_row::{HeldRow, HeldValues, NewClock, RowMerge, constraint_error};
-use crate::record::find_or_add_key;
+use crate::record::{CLOCKS_MAX, find_or_add_key, is_beside};
 use crate::row_key::RowKey;
 use crate::schema::{ClockOf as Of, RowWrite, Table};
 use crate::statement::{Bind, Rows, merge_cmp};
@@ -329,10 +329,7 @@ impl<'a> MergeRows<'a> {
         let (mut new, known): (Vec<_>, Vec<_>) = together.rows.into_iter().partition(|row| row.key.is_none());
         add_keys(core, table, &mut new, &self.rows)?;
         add_clocks(core, table, &new, &self.states)?;
-        for RowTogether { row, key, stamp, .. } in known {
-            self.states[row].put_clocks(core, table, key.unwrap_or_default(), stamp)?;
-        }
-        Ok(())
+        Ok(put_clocks(core, table, &known, &self.states)?)
     }
 }
 
@@ -411,21 +408,13 @@ fn add_keys(core: &Core, table: &Table, rows: &mut [RowTogether], gathered: &[Ga
 fn add_clocks(core: &Core, table: &Table, rows: &[RowTogether], states: &[RowMerge<'_>]) -> rusqlite::Result<()> {
     let Some(RowTogether { stamp: first, .. }) = rows.first() else { return Ok(()) };
     let is_one_stamp = rows.iter().all(|row| row.stamp == *first);
-    let width = if is_one_stamp { 4 } else { 6 };
+    let width = if is_one_stamp { CLOCK_WIDTH - 2 } else { CLOCK_WIDTH };
     let mut batch = Batch::new(width, rows.len() * table.cells.len().min(8));
     let mut count = 0;
     for RowTogether { row, key, stamp, .. } in rows {
-        for NewClock { of, col_version, seq } in states[*row].cells().clocks {
-            let Of::Cell(cell) = of else { continue };
-            let clock = [
-                Bind::Integer(key.unwrap_or_default()),
-                Bind::from(&*table.cells[*cell].name),
-                Bind::Integer(*col_version),
-                Bind::Integer(*seq),
-                Bind::Integer(stamp.local),
-                Bind::Integer(stamp.ordinal),
-            ];
-            batch.push(clock.into_iter().take(width));
+        for clock in states[*row].cells().clocks {
+            let Some(values) = values_of(table, clock, key.unwrap_or_default(), *stamp) else { continue };
+            batch.push(values.into_iter().take(width));
             count += 1;
         }
     }
@@ -442,6 +431,43 @@ fn add_clocks(core: &Core, table: &Table, rows: &[RowTogether], states: &[RowMer
         }
     }
     Ok(())
+}
+
+/// Writes the clocks of rows that have some.
+fn put_clocks(core: &Core, table: &Table, rows: &[RowTogether], states: &[RowMerge<'_>]) -> rusqlite::Result<()> {
+    let key = |row: &RowTogether| row.key.unwrap_or_default();
+    let clocks_max = rows.iter().map(|row| states[row.row].cells().clocks.len()).max().unwrap_or_default();
+    let rows_max = (CLOCKS_MAX / clocks_max.max(1)).max(1);
+    for run in rows.chunk_by(|before, after| is_beside(key(before), key(after))).flat_map(|run| run.chunks(rows_max)) {
+        if let [row] = run {
+            states[row.row].put_clocks(core, table, key(row), row.stamp)?;
+            continue;
+        }
+        let mut batch = Batch::new(CLOCK_WIDTH, run.len());
+        for row in run {
+            for clock in states[row.row].cells().clocks {
+                batch.push(values_of(table, clock, key(row), row.stamp).into_iter().flatten());
+            }
+        }
+        table.statement(core.db, |s| &s.put_clocks, Table::sql_put_clocks)?.run_batch(&batch, &[])?;
+    }
+    Ok(())
+}
+
+/// Values of a clock in a batch.
+const CLOCK_WIDTH: usize = 6;
+
+/// Key, name, col_version, seq, local version, ordinal; `None` of what is no cell's.
+fn values_of<'t>(table: &'t Table, clock: &NewClock, key: i64, stamp: Stamp) -> Option<[Bind<'t>; CLOCK_WIDTH]> {
+    let Of::Cell(cell) = clock.of else { return None };
+    Some([
+        Bind::Integer(key),
+        Bind::from(&*table.cells[cell].name),
+        Bind::Integer(clock.col_version),
+        Bind::Integer(clock.seq),
+        Bind::Integer(stamp.local),
+        Bind::Integer(stamp.ordinal),
+    ])
 }
 
 /// What became of the changes.

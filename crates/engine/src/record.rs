@@ -13,8 +13,8 @@ use crate::statement::{Bind, Binds};
 /// Fewer updates are recorded one by one.
 const TOGETHER_MIN: usize = 4;
 
-/// Most clocks that one statement counts on.
-const CLOCKS_MAX: usize = 64;
+/// Most clocks that are there already and that one statement writes.
+pub(crate) const CLOCKS_MAX: usize = 64;
 
 /// How far apart the keys of rows may be whose clocks are written together.
 const APART_MAX: i64 = 4;
@@ -213,10 +213,15 @@ fn find_keys(core: &Core, notes: &Notes, together: &[Note]) -> rusqlite::Result<
     Ok(keys)
 }
 
-/// Cells that were written, in rows beside each other: key, cell, seq.
+/// Whether clocks of these rows probably lie on the same page.
 ///
 /// SQLite keeps a copy of each page that a statement over many rows changes, and above 64 KiB puts those of the whole
 /// transaction into a file (`SQLITE_STMTJRNL_SPILL`). So rows that lie anywhere are not written by one statement.
+pub(crate) fn is_beside(last: i64, key: i64) -> bool {
+    (0..=APART_MAX).contains(&key.saturating_sub(last))
+}
+
+/// Cells that were written, in rows beside each other: key, cell, seq.
 #[derive(Default)]
 struct Clocks {
     of: Vec<(i64, usize, i64)>,
@@ -225,8 +230,7 @@ struct Clocks {
 impl Clocks {
     /// Whether the clocks of one more row may be written with the others.
     fn can_have(&self, key: i64) -> bool {
-        let Some((last, ..)) = self.of.last() else { return true };
-        self.of.len() < CLOCKS_MAX && (0..=APART_MAX).contains(&key.saturating_sub(*last))
+        self.of.last().is_none_or(|(last, ..)| self.of.len() < CLOCKS_MAX && is_beside(*last, key))
     }
 
     fn write(&mut self, core: &Core, table: &Table, version: i64) -> rusqlite::Result<()> {

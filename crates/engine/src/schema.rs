@@ -85,6 +85,7 @@ pub(crate) struct Statements {
     pub(crate) count_cell_of: Slot,
     pub(crate) count_cells: Slot,
     pub(crate) put_clock: Slot,
+    pub(crate) put_clocks: Slot,
     pub(crate) add_clock: Slot,
     pub(crate) move_clock: Slot,
     pub(crate) insert_sentinel: Slot,

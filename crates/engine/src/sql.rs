@@ -200,20 +200,25 @@ impl Table {
     /// Clocks of a batch under keys that have none: key, name, col_version, seq, local version, ordinal. OR IGNORE: then the
     /// statement cannot fail half-way, and SQLite keeps no journal for it.
     pub(crate) fn sql_add_clocks(&self) -> String {
-        self.add_clocks_as("c4, c5")
+        self.clocks_of_batch("IGNORE", "c4, c5")
     }
 
     /// The same of one stamp: the batch; local version, ordinal.
     pub(crate) fn sql_add_clocks_of_one(&self) -> String {
-        self.add_clocks_as("?2, ?3")
+        self.clocks_of_batch("IGNORE", "?2, ?3")
     }
 
-    fn add_clocks_as(&self, stamp: &str) -> String {
+    fn clocks_of_batch(&self, or: &str, stamp: &str) -> String {
         format!(
-            "INSERT OR IGNORE INTO {} (key, col_name, col_version, seq, db_version, site_id)
+            "INSERT OR {or} INTO {} (key, col_name, col_version, seq, db_version, site_id)
              SELECT c0, c1, c2, c3, {stamp} FROM {BATCH}",
             self.clock()
         )
+    }
+
+    /// Clocks of a batch, whatever lies there: key, name, col_version, seq, local version, ordinal.
+    pub(crate) fn sql_put_clocks(&self) -> String {
+        self.clocks_of_batch("REPLACE", "c4, c5")
     }
 
     /// First clocks of rows inserted here: version, first seq, then the key of each. In the order of names, so that the
