@@ -14,7 +14,7 @@ use crate::work::{Task, Work};
 
 /// Whether there is such a floor.
 pub fn is_known(work: Work, has_triggers: bool) -> bool {
-    let is_local = matches!(work, Work::Insert | Work::Update | Work::Delete);
+    let is_local = matches!(work, Work::Insert | Work::Update | Work::UpdateBulk | Work::Delete);
     is_local || !has_triggers && matches!(work, Work::MergeNew | Work::MergeNewer)
 }
 
@@ -74,6 +74,7 @@ pub fn run(task: Task, connection: &Connection, rows: &[Vec<SqlValue>]) -> Resul
                 base.execute(params![&row[0], value(index)])?;
             }
         }
+        Work::UpdateBulk => drop(connection.execute("UPDATE todo SET done = done + 1", [])?),
         Work::MergeNewer => {
             let base = "UPDATE OR FAIL todo SET done = fed.done + 5 FROM row_fed fed WHERE todo.rowid = fed.key";
             connection.execute(base, [])?;
@@ -94,7 +95,7 @@ pub fn run(task: Task, connection: &Connection, rows: &[Vec<SqlValue>]) -> Resul
                           SELECT key, name, 1, 1, 0, seq FROM clock_fed";
             connection.execute(clocks, [])?;
         }
-        Work::Update | Work::MergeNewer => {
+        Work::Update | Work::UpdateBulk | Work::MergeNewer => {
             let clocks =
                 "INSERT OR REPLACE INTO todo__crsql_clock (key, col_name, col_version, db_version, site_id, seq)
                           SELECT key, 'done', 2, 2, 0, key FROM row_fed";

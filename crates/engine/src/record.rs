@@ -253,8 +253,9 @@ impl Clocks {
 fn record_delete(core: &mut Core, table: &Table, keys: &[Bind<'_>]) -> rusqlite::Result<()> {
     let key = find_or_add_key(core, table, keys)?;
     let version = core.next_version(0);
-    bury(core, table, key, version)?;
-    table.statement(core.db, |s| &s.drop_cells, Table::sql_drop_cells)?.run(&[key.into()])
+    // Before the sentinel comes, so that the pages of the clock table need not make room for it.
+    table.statement(core.db, |s| &s.drop_cells, Table::sql_drop_cells)?.run(&[key.into()])?;
+    bury(core, table, key, version)
 }
 
 /// Gives a row the sentinel of a dead one.
