@@ -9,6 +9,7 @@
 //! interleaved runs; `instructions` counts with callgrind.
 
 mod alter;
+mod bulk_floor;
 mod floor;
 mod incremental;
 mod instructions;
@@ -68,7 +69,7 @@ enum Command {
         columns: usize,
         #[arg(long, default_value = "ascending")]
         keys: Keys,
-        /// Beside the floor: bare SQL on the same layout, without an engine.
+        /// Beside the floors: bare SQL on the same layout, without an engine, row by row and all at once.
         #[arg(long)]
         floor: bool,
         /// Fail where a ceiling is passed: something became slower. Ceilings are for the table of four columns.
@@ -119,7 +120,10 @@ fn main() -> Result<(), Error> {
         Command::Instructions { rows, extension, work, columns, keys, floor, gate } => {
             let shape = Shape { columns, keys };
             let mut subjects = vec![Subject::Plain];
-            subjects.extend(floor.then_some(Subject::Floor));
+            if floor {
+                subjects.push(Subject::Floor);
+                subjects.extend([false, true].map(|has_triggers| Subject::BulkFloor { has_triggers }));
+            }
             subjects.push(Subject::Litemesh);
             subjects.extend(extension.map(Subject::Extension));
             count_instructions(rows, shape, &subjects, work, gate)
@@ -155,7 +159,12 @@ fn count_instructions(
         let task = Task { work, shape, rows, batch: rows, memory_temp_store: false };
         let mut line = json!({ "work": name, "columns": shape.columns, "keys": work::name(&shape.keys) });
         for subject in subjects {
-            if matches!(subject, Subject::Floor) && !floor::is_known(work) {
+            let is_known = match subject {
+                Subject::Floor => floor::is_known(work),
+                Subject::BulkFloor { has_triggers } => bulk_floor::is_known(work, *has_triggers),
+                _ => true,
+            };
+            if !is_known {
                 continue;
             }
             let folder = tempfile::tempdir()?;

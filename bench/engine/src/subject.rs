@@ -14,6 +14,10 @@ pub enum Subject {
     Litemesh,
     /// The layout of CRSqlite without an engine: see [`floor`](crate::floor).
     Floor,
+    /// The same, written all at once: see [`bulk_floor`](crate::bulk_floor).
+    BulkFloor {
+        has_triggers: bool,
+    },
     Extension(PathBuf),
 }
 
@@ -23,6 +27,8 @@ impl Subject {
             "plain" => Self::Plain,
             "litemesh" => Self::Litemesh,
             "floor" => Self::Floor,
+            "bulk_floor" => Self::BulkFloor { has_triggers: false },
+            "bulk_floor_with_triggers" => Self::BulkFloor { has_triggers: true },
             path => Self::Extension(path.into()),
         }
     }
@@ -32,6 +38,8 @@ impl Subject {
             Self::Plain => "plain".to_owned(),
             Self::Litemesh => "litemesh".to_owned(),
             Self::Floor => "floor".to_owned(),
+            Self::BulkFloor { has_triggers: false } => "bulk_floor".to_owned(),
+            Self::BulkFloor { has_triggers: true } => "bulk_floor_with_triggers".to_owned(),
             Self::Extension(path) => path.display().to_string(),
         }
     }
@@ -40,7 +48,7 @@ impl Subject {
     pub fn open(&self, file: &Path, memory_temp_store: bool) -> Result<Store, Error> {
         let store = match self {
             Self::Litemesh => Store::Native(Engine::open(file)?),
-            Self::Plain | Self::Floor => Store::Sql(Connection::open(file)?),
+            Self::Plain | Self::Floor | Self::BulkFloor { .. } => Store::Sql(Connection::open(file)?),
             Self::Extension(path) => {
                 let connection = Connection::open(file)?;
                 // SAFETY: whoever runs the benchmark names the library that is to be measured.
@@ -68,21 +76,24 @@ pub enum Store {
     Sql(Connection),
     Native(Engine),
     /// Of the layout, without an engine.
-    Bare(Connection),
+    Bare {
+        connection: Connection,
+        is_bulk: bool,
+    },
     Extension(Connection),
 }
 
 impl Store {
     pub fn connection(&self) -> &Connection {
         match self {
-            Self::Sql(connection) | Self::Bare(connection) | Self::Extension(connection) => connection,
+            Self::Sql(connection) | Self::Bare { connection, .. } | Self::Extension(connection) => connection,
             Self::Native(engine) => engine.connection(),
         }
     }
 
     pub fn replicate(&self, table: &str) -> Result<(), Error> {
         match self {
-            Self::Sql(_) | Self::Bare(_) => {}
+            Self::Sql(_) | Self::Bare { .. } => {}
             Self::Native(engine) => engine.replicate(table)?,
             Self::Extension(connection) => connection.query_row("SELECT crsql_as_crr(?1)", [table], |_| Ok(()))?,
         }

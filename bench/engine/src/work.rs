@@ -10,7 +10,7 @@ use rusqlite::types::Value as SqlValue;
 use rusqlite::{Connection, Statement, params, params_from_iter};
 
 use crate::subject::{Store, Subject};
-use crate::{Error, floor};
+use crate::{Error, bulk_floor, floor};
 
 /// What a user does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -145,10 +145,14 @@ pub struct Prepared {
 
 impl Task {
     pub fn prepare(self, subject: &Subject, folder: &Path) -> Result<Prepared, Error> {
-        if let Subject::Floor = subject {
-            let store = Store::Bare(floor::prepare(self, folder)?);
-            let rows = (0..self.rows).map(|row| self.shape.row(row)).collect();
-            return Ok(Prepared { store, task: self, rows, changes: Vec::new() });
+        if matches!(subject, Subject::Floor | Subject::BulkFloor { .. }) {
+            let connection = floor::prepare(self, folder)?;
+            let rows: Vec<_> = (0..self.rows).map(|row| self.shape.row(row)).collect();
+            let is_bulk = matches!(subject, Subject::BulkFloor { .. });
+            if let Subject::BulkFloor { has_triggers } = subject {
+                bulk_floor::prepare(self, &connection, &rows, *has_triggers)?;
+            }
+            return Ok(Prepared { store: Store::Bare { connection, is_bulk }, task: self, rows, changes: Vec::new() });
         }
         let store = subject.open(&folder.join("measured.db"), self.memory_temp_store)?;
         store.connection().execute_batch(&self.shape.schema())?;
@@ -241,7 +245,7 @@ impl Prepared {
             }
             _ if is_of_changes => self.changes.len(),
             // A row stands for its changes.
-            Work::MergeNew | Work::MergeKnown if matches!(self.store, Store::Bare(_)) => {
+            Work::MergeNew | Work::MergeKnown if matches!(self.store, Store::Bare { .. }) => {
                 self.task.rows * (self.task.shape.columns - 1)
             }
             _ => self.task.rows,
@@ -251,8 +255,9 @@ impl Prepared {
     pub fn run(&mut self) -> Result<(), Error> {
         let task = self.task;
         let connection = self.store.connection();
-        if let Store::Bare(connection) = &self.store {
-            return floor::run(task, connection, &self.rows);
+        if let Store::Bare { connection, is_bulk } = &self.store {
+            let run = if *is_bulk { bulk_floor::run } else { floor::run };
+            return run(task, connection, &self.rows);
         }
         match task.work {
             Work::Insert => task.fill(connection, &self.rows),

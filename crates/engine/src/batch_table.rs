@@ -17,6 +17,9 @@ use crate::statement::{Bind, Handle};
 /// Most values in a row of a batch. Wider rows are written one by one.
 pub(crate) const WIDTH_MAX: usize = 64;
 
+/// The column after the pointer.
+const GUESS: usize = WIDTH_MAX + 1;
+
 /// What pointers to batches are called: SQLite hands a pointer only to who knows its name.
 pub(crate) const POINTER: &CStr = c"litemesh_batch";
 
@@ -26,13 +29,15 @@ pub(crate) struct Batch<'a> {
     values: Vec<Bind<'a>>,
     /// The row at which the running statement stands. Here, where asking for it costs nothing.
     row: Cell<usize>,
+    /// See [`guess`](Self::guess).
+    guessed: Cell<Option<i64>>,
 }
 
 impl<'a> Batch<'a> {
     /// For rows of this many values, at most [`WIDTH_MAX`].
     pub(crate) fn new(width: usize, rows: usize) -> Self {
         debug_assert!((1..=WIDTH_MAX).contains(&width), "a batch of width {width}");
-        Self { width, values: Vec::with_capacity(width * rows), row: Cell::new(0) }
+        Self { width, values: Vec::with_capacity(width * rows), row: Cell::new(0), guessed: Cell::new(None) }
     }
 
     /// Adds a row, which must have the width.
@@ -44,6 +49,12 @@ impl<'a> Batch<'a> {
     /// Which row the statement made its last row from. It must go through the batch in the outermost loop, and sort nothing.
     pub(crate) fn row(&self) -> usize {
         self.row.get()
+    }
+
+    /// What `guess` is in the rows that follow, until something else is told. Who steps through the result can say there what
+    /// it learnt from the row before.
+    pub(crate) fn guess(&self, value: Option<i64>) {
+        self.guessed.set(value);
     }
 
     fn len(&self) -> usize {
@@ -94,7 +105,7 @@ static MODULE: ffi::sqlite3_module = ffi::sqlite3_module {
     xIntegrity: None,
 };
 
-/// Declares `c0`, `c1`, … and the hidden column that takes the pointer.
+/// Declares `c0`, `c1`, …, the hidden column that takes the pointer, and `guess`.
 ///
 /// # Safety
 ///
@@ -108,7 +119,7 @@ unsafe extern "C" fn connect(
     _error: *mut *mut c_char,
 ) -> c_int {
     let columns: String = (0..WIDTH_MAX).map(|n| format!("c{n}, ")).collect();
-    let Ok(declaration) = CString::new(format!("CREATE TABLE x({columns}batch HIDDEN)")) else {
+    let Ok(declaration) = CString::new(format!("CREATE TABLE x({columns}batch HIDDEN, guess HIDDEN)")) else {
         return ffi::SQLITE_INTERNAL;
     };
     // SAFETY: SQLite passes its connection and a place for the result; the text is terminated.
@@ -241,15 +252,17 @@ unsafe extern "C" fn column(
     let batch = unsafe { batch_of(cursor) };
     let column = usize::try_from(column).unwrap_or(WIDTH_MAX);
     // Columns past the width are NULL, as is the pointer.
-    let value = batch
-        .filter(|batch| column < batch.width)
-        .and_then(|batch| batch.values.get(batch.row() * batch.width + column));
+    let value = batch.and_then(|batch| match column {
+        GUESS => batch.guessed.get().map(Bind::Integer),
+        _ if column < batch.width => batch.values.get(batch.row() * batch.width + column).copied(),
+        _ => None,
+    });
     // SAFETY: SQLite passes its context, and the bytes live as long as the batch.
     unsafe {
         match value {
             None | Some(Bind::Null) => {}
-            Some(Bind::Integer(value)) => ffi::sqlite3_result_int64(context, *value),
-            Some(Bind::Real(value)) => ffi::sqlite3_result_double(context, *value),
+            Some(Bind::Integer(value)) => ffi::sqlite3_result_int64(context, value),
+            Some(Bind::Real(value)) => ffi::sqlite3_result_double(context, value),
             Some(Bind::Text(bytes)) => ffi::sqlite3_result_text64(
                 context,
                 crate::statement::non_null(bytes).cast(),

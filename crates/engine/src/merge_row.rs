@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use crate::core::{Core, Shared};
 use crate::error::MergeError;
 use crate::merge::{Author, Stamp, record_origin};
-use crate::record::find_or_add_key;
+use crate::record::add_or_find_key;
 use crate::resolve::{Decision, Incoming, resolve, resolve_values};
 use crate::row_key::RowKey;
 use crate::schema::{ClockOf as Of, RowWrite, Table};
@@ -122,6 +122,8 @@ pub(crate) struct RowMerge<'a> {
     key: Option<i64>,
     causal_length: CausalLength,
     was_alive: bool,
+    /// Where its base row was inserted, if that was done here and there is a rowid.
+    rowid: Option<i64>,
     clocks: Vec<HeldClock>,
     /// Versions of cells whose columns the table no longer has.
     gone: Vec<(Box<str>, i64)>,
@@ -143,7 +145,7 @@ impl<'a> RowMerge<'a> {
 
     /// Forgets the row, for another one.
     pub(crate) fn clear(&mut self) {
-        self.key = None;
+        (self.key, self.rowid) = (None, None);
         self.clocks.clear();
         self.gone.clear();
         self.plan.clear();
@@ -346,7 +348,7 @@ impl<'a> RowMerge<'a> {
         let key = match self.key {
             Some(key) => key,
             // MRG-5, the FIX: only a change that is written leaves a key.
-            None => find_or_add_key(core, table, &keys)?,
+            None => add_or_find_key(core, table, &keys)?,
         };
         if self.plan.delete {
             table.statement(core.db, |s| &s.drop_cells, Table::sql_drop_cells)?.run(&[key.into()])?;
@@ -375,16 +377,31 @@ impl<'a> RowMerge<'a> {
         }
         self.plan.cells.sort_unstable_by_key(|(cell, _)| *cell);
         let cells: SmallVec<[usize; 8]> = self.plan.cells.iter().map(|(cell, _)| *cell).collect();
+        let values = self.plan.cells.iter().map(|(_, value)| Bind::from(*value));
         let mut binds = Binds::from_slice(keys);
-        binds.extend(self.plan.cells.iter().map(|(_, value)| Bind::from(*value)));
         // An UPDATE of a living row checks only what changes; an upsert would check a row of defaults first.
-        if self.was_alive && !self.plan.delete && !cells.is_empty() {
+        let is_update = self.was_alive && !self.plan.delete && !cells.is_empty();
+        if let (true, Some(rowid)) = (is_update, self.rowid) {
+            binds.push(rowid.into());
+            binds.extend(values.clone());
+            table.write_row(db, RowWrite::UpdateNear, &cells)?.run(&binds)?;
+            if db.changes() > 0 {
+                return Ok(());
+            }
+            self.rowid = None;
+            binds.truncate(keys.len());
+        }
+        binds.extend(values);
+        if is_update {
             table.write_row(db, RowWrite::Update, &cells)?.run(&binds)?;
             if db.changes() > 0 {
                 return Ok(());
             }
         }
-        table.write_row(db, RowWrite::Insert, &cells)?.run(&binds)
+        table.write_row(db, RowWrite::Insert, &cells)?.run(&binds)?;
+        // A guess: it may also be where another row was inserted before.
+        self.rowid = table.rowid(db).map(|_| db.last_insert_rowid());
+        Ok(())
     }
 
     /// Peers behind us must get the cells again, so they are stamped anew; each stamp needs its origin.
@@ -407,6 +424,7 @@ impl<'a> RowMerge<'a> {
 
     /// How the author's site compares with that of a clock that is held. `None` unless the database breaks ties by site
     /// (CFG-1).
+    #[inline]
     fn compare_sites(
         &self,
         core: &mut Core,
@@ -414,9 +432,16 @@ impl<'a> RowMerge<'a> {
         held: &HeldClock,
         author: &Author<'_>,
     ) -> rusqlite::Result<Option<Ordering>> {
-        if core.merge_equal_values != 1 {
-            return Ok(None);
-        }
+        if core.merge_equal_values == 1 { self.compare_sites_of(core, table, held, author) } else { Ok(None) }
+    }
+
+    fn compare_sites_of(
+        &self,
+        core: &mut Core,
+        table: &Table,
+        held: &HeldClock,
+        author: &Author<'_>,
+    ) -> rusqlite::Result<Option<Ordering>> {
         let name = match held.of {
             _ if !held.is_stored => return Ok(Some(Ordering::Equal)),
             Of::Row => Column::ROW_NAME,
@@ -443,9 +468,11 @@ impl<'a> RowMerge<'a> {
             let was_held = !self.plan.delete && self.clocks.iter().any(|held| held.of == clock.of && held.is_stored);
             if was_held {
                 table.statement(core.db, |s| &s.move_clock, Table::sql_move_clock)?.run(&binds)?;
-                if core.db.changes() > 0 {
-                    continue;
-                }
+            } else {
+                table.statement(core.db, |s| &s.add_clock, Table::sql_add_clock)?.run(&binds)?;
+            }
+            if core.db.changes() > 0 {
+                continue;
             }
             table.statement(core.db, |s| &s.put_clock, Table::sql_put_clock)?.run(&binds)?;
         }
@@ -456,14 +483,14 @@ impl<'a> RowMerge<'a> {
 impl RowMerge<'_> {
     /// The row as it is once what was planned is written, for the next change of it. `None` where it has to be read again.
     pub(crate) fn settle(self, key: i64) -> Option<RowMerge<'static>> {
-        let Self { key: key_before, causal_length, mut clocks, gone, plan, won, .. } = self;
+        let Self { key: key_before, causal_length, rowid, mut clocks, gone, plan, won, .. } = self;
         if plan.delete || plan.ensure || plan.zero {
             return None;
         }
         clocks.iter_mut().for_each(|clock| clock.is_stored = true);
         let key = if won > 0 { Some(key) } else { key_before };
         let was_alive = causal_length.is_alive();
-        Some(RowMerge { key, causal_length, was_alive, clocks, gone, plan: RowPlan::default(), won: 0 })
+        Some(RowMerge { key, causal_length, was_alive, rowid, clocks, gone, plan: RowPlan::default(), won: 0 })
     }
 }
 

@@ -16,13 +16,16 @@ use crate::core::{Core, Shared};
 use crate::error::MergeError;
 use crate::merge::{Author, Merged, Stamp};
 use crate::merge_row::{HeldRow, HeldValues, NewClock, RowMerge, constraint_error};
-use crate::record::find_or_add_key;
+use crate::record::{CLOCKS_MAX, find_or_add_key, is_beside};
 use crate::row_key::RowKey;
 use crate::schema::{ClockOf as Of, RowWrite, Table};
 use crate::statement::{Bind, Rows, merge_cmp};
 
 /// Most rows that are gathered. What a statement costs is spread over them; much more would only take memory.
 const ROWS_MAX: usize = 256;
+
+/// The first rows are fewer: they tell where the others are.
+const FIRST_ROWS_MAX: usize = 16;
 
 /// Most base rows that one statement writes.
 const BASE_ROWS_MAX: usize = 64;
@@ -48,6 +51,17 @@ struct TableRows {
     /// Whether its living rows may not be written by upserts.
     by_check: bool,
     near: Near,
+    follow: Follow,
+}
+
+/// Whether the keys of the gathered rows follow each other. Those of rows that came together do, when they come again: then the
+/// number of a key is guessed from that of the row before, and the primary key compared, instead of a search for it.
+#[derive(Clone, Copy, Default)]
+struct Follow {
+    /// Whether to guess.
+    is_likely: bool,
+    /// The key after that of the row before.
+    next: Option<i64>,
 }
 
 /// Where the base rows of keys are. Rows that came together are numbered together: a row's rowid is mostly the number of its
@@ -74,6 +88,8 @@ pub(crate) struct MergeRows<'a> {
     seen: HashSet<u64, BuildHasherDefault<AsItIs>>,
     /// One for each gathered row; kept, so that nothing is allocated for a row that is like the ones before.
     states: Vec<RowMerge<'a>>,
+    /// Whether rows were merged that tell where others are.
+    knows_places: bool,
     merged: Merged,
 }
 
@@ -107,7 +123,8 @@ impl<'a> MergeRows<'a> {
         // What a trigger did for the row before counts for this one, of whatever table.
         let by_order = self.rows.last().is_some_and(|row| self.tables[row.table].by_order);
         let is_alone = by_order || self.tables[table].by_order;
-        if self.rows.len() >= ROWS_MAX || is_alone || !self.seen.insert(hash) {
+        let rows_max = if self.knows_places { ROWS_MAX } else { FIRST_ROWS_MAX };
+        if self.rows.len() >= rows_max || is_alone || !self.seen.insert(hash) {
             self.merge(shared, core)?;
             table = self.table_of(core, first, index)?;
             self.seen.insert(hash);
@@ -132,7 +149,7 @@ impl<'a> MergeRows<'a> {
         let table = core.table(&change.table).ok_or_else(unknown)?;
         let (by_order, by_check) = (!core.is_alone(&table)?, table.reactions(core.db)?.by_check);
         let near = if table.rowid(core.db).is_some() { Near::Unknown } else { Near::Nowhere };
-        self.tables.push(TableRows { table, rows: Vec::new(), by_order, by_check, near });
+        self.tables.push(TableRows { table, rows: Vec::new(), by_order, by_check, near, follow: Follow::default() });
         Ok(self.tables.len() - 1)
     }
 
@@ -155,6 +172,7 @@ impl<'a> MergeRows<'a> {
         self.rows.clear();
         self.about.clear();
         self.seen.clear();
+        self.knows_places = true;
         Ok(())
     }
 
@@ -164,7 +182,7 @@ impl<'a> MergeRows<'a> {
         if self.states.len() < self.rows.len() {
             self.states.resize_with(self.rows.len(), RowMerge::default);
         }
-        for TableRows { table, rows, .. } in self.tables.iter().filter(|table| !table.rows.is_empty()) {
+        for TableRows { table, rows, follow, .. } in self.tables.iter_mut().filter(|table| !table.rows.is_empty()) {
             if table.keys.len() > WIDTH_MAX {
                 for row in rows {
                     self.states[*row] = RowMerge::load(core, table, &self.rows[*row].key)?;
@@ -172,10 +190,26 @@ impl<'a> MergeRows<'a> {
                 continue;
             }
             let batch = keys_of(table, &self.rows, rows.iter().copied());
-            let held = table.statement(core.db, |s| &s.row_states, Table::sql_row_states)?.query_batch(&batch, &[])?;
+            let statement = if follow.is_likely {
+                table.statement(core.db, |s| &s.row_states_near, Table::sql_row_states_near)?
+            } else {
+                table.statement(core.db, |s| &s.row_states, Table::sql_row_states)?
+            };
+            batch.guess(follow.next);
+            let held = statement.query_batch(&batch, &[])?;
+            let mut right = 0;
             while held.next()? {
-                self.states[rows[batch.row()]].add_held(table, &held);
+                let state = &mut self.states[rows[batch.row()]];
+                let is_first = state.key().is_none();
+                state.add_held(table, &held);
+                if let (true, Some(key)) = (is_first, state.key()) {
+                    right += usize::from(follow.next == Some(key));
+                    follow.next = key.checked_add(1);
+                    batch.guess(follow.next);
+                }
             }
+            // A wrong guess costs about what a right one saves.
+            follow.is_likely = right > rows.len() / 2;
         }
         self.states.iter_mut().for_each(RowMerge::end_load);
         Ok(())
@@ -300,10 +334,7 @@ impl<'a> MergeRows<'a> {
         let (mut new, known): (Vec<_>, Vec<_>) = together.rows.into_iter().partition(|row| row.key.is_none());
         add_keys(core, table, &mut new, &self.rows)?;
         add_clocks(core, table, &new, &self.states)?;
-        for RowTogether { row, key, stamp, .. } in known {
-            self.states[row].put_clocks(core, table, key.unwrap_or_default(), stamp)?;
-        }
-        Ok(())
+        Ok(put_clocks(core, table, &known, &self.states)?)
     }
 }
 
@@ -382,21 +413,13 @@ fn add_keys(core: &Core, table: &Table, rows: &mut [RowTogether], gathered: &[Ga
 fn add_clocks(core: &Core, table: &Table, rows: &[RowTogether], states: &[RowMerge<'_>]) -> rusqlite::Result<()> {
     let Some(RowTogether { stamp: first, .. }) = rows.first() else { return Ok(()) };
     let is_one_stamp = rows.iter().all(|row| row.stamp == *first);
-    let width = if is_one_stamp { 4 } else { 6 };
+    let width = if is_one_stamp { CLOCK_WIDTH - 2 } else { CLOCK_WIDTH };
     let mut batch = Batch::new(width, rows.len() * table.cells.len().min(8));
     let mut count = 0;
     for RowTogether { row, key, stamp, .. } in rows {
-        for NewClock { of, col_version, seq } in states[*row].cells().clocks {
-            let Of::Cell(cell) = of else { continue };
-            let clock = [
-                Bind::Integer(key.unwrap_or_default()),
-                Bind::from(&*table.cells[*cell].name),
-                Bind::Integer(*col_version),
-                Bind::Integer(*seq),
-                Bind::Integer(stamp.local),
-                Bind::Integer(stamp.ordinal),
-            ];
-            batch.push(clock.into_iter().take(width));
+        for clock in states[*row].cells().clocks {
+            let Some(values) = values_of(table, clock, key.unwrap_or_default(), *stamp) else { continue };
+            batch.push(values.into_iter().take(width));
             count += 1;
         }
     }
@@ -413,6 +436,43 @@ fn add_clocks(core: &Core, table: &Table, rows: &[RowTogether], states: &[RowMer
         }
     }
     Ok(())
+}
+
+/// Writes the clocks of rows that have some.
+fn put_clocks(core: &Core, table: &Table, rows: &[RowTogether], states: &[RowMerge<'_>]) -> rusqlite::Result<()> {
+    let key = |row: &RowTogether| row.key.unwrap_or_default();
+    let clocks_max = rows.iter().map(|row| states[row.row].cells().clocks.len()).max().unwrap_or_default();
+    let rows_max = (CLOCKS_MAX / clocks_max.max(1)).max(1);
+    for run in rows.chunk_by(|before, after| is_beside(key(before), key(after))).flat_map(|run| run.chunks(rows_max)) {
+        if let [row] = run {
+            states[row.row].put_clocks(core, table, key(row), row.stamp)?;
+            continue;
+        }
+        let mut batch = Batch::new(CLOCK_WIDTH, run.len());
+        for row in run {
+            for clock in states[row.row].cells().clocks {
+                batch.push(values_of(table, clock, key(row), row.stamp).into_iter().flatten());
+            }
+        }
+        table.statement(core.db, |s| &s.put_clocks, Table::sql_put_clocks)?.run_batch(&batch, &[])?;
+    }
+    Ok(())
+}
+
+/// Values of a clock in a batch.
+const CLOCK_WIDTH: usize = 6;
+
+/// Key, name, col_version, seq, local version, ordinal; `None` of what is no cell's.
+fn values_of<'t>(table: &'t Table, clock: &NewClock, key: i64, stamp: Stamp) -> Option<[Bind<'t>; CLOCK_WIDTH]> {
+    let Of::Cell(cell) = clock.of else { return None };
+    Some([
+        Bind::Integer(key),
+        Bind::from(&*table.cells[cell].name),
+        Bind::Integer(clock.col_version),
+        Bind::Integer(clock.seq),
+        Bind::Integer(stamp.local),
+        Bind::Integer(stamp.ordinal),
+    ])
 }
 
 /// What became of the changes.

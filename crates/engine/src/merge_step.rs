@@ -31,6 +31,8 @@ pub(crate) struct ChangedRow {
 /// The row that was merged last.
 pub(crate) struct LastRow {
     table: Arc<Table>,
+    /// Its position in discovery order.
+    index: usize,
     packed: PackedKey,
     key: RowKey<'static>,
     state: RowMerge<'static>,
@@ -54,9 +56,13 @@ pub(crate) fn merge_step(shared: &Shared, values: &[ValueRef<'_>; 9]) -> Result<
     let last = core.last_row.take().filter(|last| is_as_left(&core, last));
     core.enlist_for_step()?;
     let name = String::from_utf8_lossy(bytes_of(table).unwrap_or_default());
-    let table = core
-        .table(&name)
-        .ok_or_else(|| module_error(format!("could not find the schema information for table {name}")))?;
+    let (table, index) = match &last {
+        Some(last) if *last.table.name == *name => (last.table.clone(), last.index),
+        _ => core
+            .table_index(&name)
+            .and_then(|index| Some((core.tables().get(index)?.clone(), index)))
+            .ok_or_else(|| module_error(format!("could not find the schema information for table {name}")))?,
+    };
     let of = table.clock_of(bytes_of(cid).unwrap_or_default());
     let site = bytes_of(site_id);
     let change = Change {
@@ -77,13 +83,13 @@ pub(crate) fn merge_step(shared: &Shared, values: &[ValueRef<'_>; 9]) -> Result<
     let author = Author::new(site.filter(|site| !site.is_empty()), change.db_version.get(), false);
     author.check(&core, 0).map_err(vtab_error)?;
     let used_before = core.used_version();
-    let merged = merge_change(shared, &mut core, last, &table, &change, of, author);
+    let merged = merge_change(shared, &mut core, last, (&table, index), &change, of, author);
     core.end_step();
     match merged {
         Ok((0, _)) => Ok(None),
         Ok((won, key)) => {
             core.add_rows_impacted(won);
-            Ok(Some(ChangedRow { table: core.table_index(&name).unwrap_or_default(), key }))
+            Ok(Some(ChangedRow { table: index, key }))
         }
         Err(error) => {
             // Inside a transaction SQLite undoes a statement of one row only as far as itself wrote.
@@ -105,7 +111,7 @@ fn merge_change(
     shared: &Shared,
     core: &mut Core,
     last: Option<LastRow>,
-    table: &Arc<Table>,
+    (table, index): (&Arc<Table>, usize),
     change: &Change,
     of: ClockOf,
     mut author: Author<'_>,
@@ -127,7 +133,7 @@ fn merge_change(
     if let Some(state) = state.settle(key) {
         let total_changes = core.db.total_changes();
         core.last_row =
-            Some(LastRow { table: table.clone(), packed: change.key.clone(), key: row, state, total_changes });
+            Some(LastRow { table: table.clone(), index, packed: change.key.clone(), key: row, state, total_changes });
     }
     Ok((won, key))
 }

@@ -1,11 +1,23 @@
 //! Notes of local writes -> clock rows, in the transaction that wrote (`crsqlite-compat.md` section 4).
 
+use std::sync::Arc;
+
 use smallvec::{SmallVec, smallvec};
 
+use crate::batch_table::{Batch, WIDTH_MAX};
 use crate::core::Core;
 use crate::notes::{Note, Notes, Write};
 use crate::schema::Table;
 use crate::statement::{Bind, Binds};
+
+/// Fewer updates are recorded one by one.
+const TOGETHER_MIN: usize = 4;
+
+/// Most clocks that are there already and that one statement writes.
+pub(crate) const CLOCKS_MAX: usize = 64;
+
+/// How far apart the keys of rows may be whose clocks are written together.
+const APART_MAX: i64 = 4;
 
 /// Writes the clocks of everything that was noted, in order.
 pub(crate) fn record_notes(core: &mut Core) -> rusqlite::Result<()> {
@@ -22,7 +34,16 @@ pub(crate) fn record_notes(core: &mut Core) -> rusqlite::Result<()> {
 fn record_all(core: &mut Core, notes: &Notes) -> rusqlite::Result<()> {
     let mut new_rows = NewRows::default();
     let mut keys = Binds::new();
-    for note in notes.notes() {
+    let mut rest = notes.notes();
+    while let Some((note, after)) = rest.split_first() {
+        let together = updates_together(rest);
+        if together.len() >= TOGETHER_MIN {
+            new_rows.write(core)?;
+            record_updates(core, notes, together)?;
+            rest = &rest[together.len()..];
+            continue;
+        }
+        rest = after;
         keys.clear();
         keys.extend(notes.keys_of(note));
         let is_like_last = matches!(note.write, Write::Insert) && new_rows.is_of(&note.table);
@@ -44,13 +65,13 @@ fn record_all(core: &mut Core, notes: &Notes) -> rusqlite::Result<()> {
 /// Keys of rows of one table that were not known before. Their clocks are written together.
 #[derive(Default)]
 struct NewRows {
-    table: Option<std::sync::Arc<Table>>,
+    table: Option<Arc<Table>>,
     keys: SmallVec<[i64; 8]>,
 }
 
 impl NewRows {
-    fn is_of(&self, table: &std::sync::Arc<Table>) -> bool {
-        self.table.as_ref().is_some_and(|held| std::sync::Arc::ptr_eq(held, table))
+    fn is_of(&self, table: &Arc<Table>) -> bool {
+        self.table.as_ref().is_some_and(|held| Arc::ptr_eq(held, table))
     }
 
     fn add(&mut self, core: &mut Core, note: &Note, key: i64) -> rusqlite::Result<()> {
@@ -145,12 +166,96 @@ fn record_update(
     Ok(())
 }
 
+/// The notes that come first, as far as they are of rows of one table whose cells changed, and their keys did not.
+fn updates_together(notes: &[Note]) -> &[Note] {
+    let Some(first) = notes.first().filter(|note| note.table.keys.len() <= WIDTH_MAX) else { return &[] };
+    let is_like = |note: &&Note| {
+        matches!(note.write, Write::Update { old_keys: None, .. }) && Arc::ptr_eq(&note.table, &first.table)
+    };
+    &notes[..notes.iter().take_while(is_like).count()]
+}
+
+/// LW-5, of rows that one statement changed: their keys are found together, and their clocks written together.
+fn record_updates(core: &mut Core, notes: &Notes, together: &[Note]) -> rusqlite::Result<()> {
+    let table = &*together[0].table;
+    let version = core.version_to_write()?;
+    let mut clocks = Clocks::default();
+    for (note, key) in together.iter().zip(find_keys(core, notes, together)?) {
+        let key = match key {
+            Some(key) => key,
+            None => find_or_add_key(core, table, &notes.keys_of(note).collect::<Binds<'_>>())?,
+        };
+        if !clocks.can_have(key) {
+            clocks.write(core, table, version)?;
+        }
+        let Write::Update { cells, .. } = &note.write else { continue };
+        for cell in notes.cells(cells) {
+            clocks.of.push((key, *cell, core.take_seqs(1)));
+        }
+    }
+    clocks.write(core, table, version)
+}
+
+/// The keys of rows, where they are known. Rows that lie beside each other mostly have keys that follow each other, too.
+fn find_keys(core: &Core, notes: &Notes, together: &[Note]) -> rusqlite::Result<Vec<Option<i64>>> {
+    let table = &*together[0].table;
+    let mut batch = Batch::new(table.keys.len(), together.len());
+    for note in together {
+        batch.push(notes.keys_of(note));
+    }
+    let found = table.statement(core.db, |s| &s.find_keys, Table::sql_find_keys)?.query_batch(&batch, &[])?;
+    let mut keys = Vec::with_capacity(together.len());
+    while found.next()? {
+        let key = (!found.is_null(0)).then(|| found.integer(0));
+        batch.guess(key.and_then(|key| key.checked_add(1)));
+        keys.push(key);
+    }
+    Ok(keys)
+}
+
+/// Whether clocks of these rows probably lie on the same page.
+///
+/// SQLite keeps a copy of each page that a statement over many rows changes, and above 64 KiB puts those of the whole
+/// transaction into a file (`SQLITE_STMTJRNL_SPILL`). So rows that lie anywhere are not written by one statement.
+pub(crate) fn is_beside(last: i64, key: i64) -> bool {
+    (0..=APART_MAX).contains(&key.saturating_sub(last))
+}
+
+/// Cells that were written, in rows beside each other: key, cell, seq.
+#[derive(Default)]
+struct Clocks {
+    of: Vec<(i64, usize, i64)>,
+}
+
+impl Clocks {
+    /// Whether the clocks of one more row may be written with the others.
+    fn can_have(&self, key: i64) -> bool {
+        self.of.last().is_none_or(|(last, ..)| self.of.len() < CLOCKS_MAX && is_beside(*last, key))
+    }
+
+    fn write(&mut self, core: &Core, table: &Table, version: i64) -> rusqlite::Result<()> {
+        if let [(key, cell, seq)] = *self.of {
+            count_cell(core, table, key, cell, version, seq)?;
+        } else if !self.of.is_empty() {
+            let mut batch = Batch::new(3, self.of.len());
+            for (key, cell, seq) in &self.of {
+                batch.push([Bind::Integer(*key), Bind::from(&*table.cells[*cell].name), Bind::Integer(*seq)]);
+            }
+            let statement = table.statement(core.db, |s| &s.count_cells, Table::sql_count_cells)?;
+            statement.run_batch(&batch, &[version.into()])?;
+        }
+        self.of.clear();
+        Ok(())
+    }
+}
+
 /// LW-8.
 fn record_delete(core: &mut Core, table: &Table, keys: &[Bind<'_>]) -> rusqlite::Result<()> {
     let key = find_or_add_key(core, table, keys)?;
     let version = core.version_to_write()?;
-    bury(core, table, key, version)?;
-    table.statement(core.db, |s| &s.drop_cells, Table::sql_drop_cells)?.run(&[key.into()])
+    // Before the sentinel comes, so that the pages of the clock table need not make room for it.
+    table.statement(core.db, |s| &s.drop_cells, Table::sql_drop_cells)?.run(&[key.into()])?;
+    bury(core, table, key, version)
 }
 
 /// Gives a row the sentinel of a dead one.
@@ -218,6 +323,12 @@ pub(crate) fn find_or_add_key(core: &Core, table: &Table, keys: &[Bind<'_>]) -> 
         Some(key) => Ok(key),
         None => add_key(core, table, keys),
     }
+}
+
+/// The same where the key is probably not there.
+pub(crate) fn add_or_find_key(core: &Core, table: &Table, keys: &[Bind<'_>]) -> rusqlite::Result<i64> {
+    let added = add_key(core, table, keys)?;
+    if core.db.changes() > 0 { Ok(added) } else { Ok(find_key(core, table, keys)?.unwrap_or_default()) }
 }
 
 fn add_key(core: &Core, table: &Table, keys: &[Bind<'_>]) -> rusqlite::Result<i64> {

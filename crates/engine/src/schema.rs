@@ -65,12 +65,14 @@ pub(crate) type Slot = OnceLock<Arc<Statement>>;
 pub(crate) struct Statements {
     pub(crate) newest: Slot,
     pub(crate) find_key: Slot,
+    pub(crate) find_keys: Slot,
     pub(crate) add_key: Slot,
     pub(crate) row_clocks: Slot,
     pub(crate) row_state: Slot,
     pub(crate) clock_ordinal: Slot,
     pub(crate) base_row: Slot,
     pub(crate) row_states: Slot,
+    pub(crate) row_states_near: Slot,
     pub(crate) base_rows: Slot,
     pub(crate) base_rows_near: Slot,
     pub(crate) add_keys: Slot,
@@ -81,7 +83,10 @@ pub(crate) struct Statements {
     pub(crate) clocks_of_known_row: Slot,
     pub(crate) count_cell: Slot,
     pub(crate) count_cell_of: Slot,
+    pub(crate) count_cells: Slot,
     pub(crate) put_clock: Slot,
+    pub(crate) put_clocks: Slot,
+    pub(crate) add_clock: Slot,
     pub(crate) move_clock: Slot,
     pub(crate) insert_sentinel: Slot,
     pub(crate) reinsert_sentinel: Slot,
@@ -121,6 +126,8 @@ struct RowWriter {
 pub(crate) enum RowWrite {
     Insert,
     Update,
+    /// Of the row at a rowid, which follows the keys.
+    UpdateNear,
     /// All rows of a batch.
     InsertMany,
 }
@@ -273,6 +280,7 @@ impl Table {
         let sql = match kind {
             RowWrite::Insert => self.sql_insert_row(cells),
             RowWrite::Update => self.sql_update_row(cells),
+            RowWrite::UpdateNear => self.sql_update_row_near(cells),
             RowWrite::InsertMany => self.sql_insert_rows(cells),
         };
         let statement = Arc::new(db.prepare(&sql)?);

@@ -128,6 +128,35 @@ impl Table {
         )
     }
 
+    /// The same, where the number of a row's key is mostly the batch's `guess`: then the primary key is compared instead of
+    /// searched for.
+    pub(crate) fn sql_row_states_near(&self) -> String {
+        format!(
+            "SELECT c.key, c.col_name, c.col_version FROM {} CROSS JOIN {} c ON c.key = {}",
+            self.batch_near(),
+            self.clock(),
+            self.key_near()
+        )
+    }
+
+    /// The key of each row of a batch, or NULL. Of each row the batch has the primary key; the key is guessed as for
+    /// [`sql_row_states_near`](Self::sql_row_states_near).
+    pub(crate) fn sql_find_keys(&self) -> String {
+        format!("SELECT {} FROM {}", self.key_near(), self.batch_near())
+    }
+
+    /// The rows of a batch `k`, and those of the keys table `g` whose keys were guessed.
+    fn batch_near(&self) -> String {
+        let (keys, guessed) = (self.keys_table(), self.keys_match_batch("+g"));
+        format!("{BATCH} k LEFT JOIN {keys} g ON g.{KEY_COLUMN} = k.guess AND {guessed}")
+    }
+
+    /// The key that was guessed, or else searched for: the sub-query only runs then.
+    fn key_near(&self) -> String {
+        let (keys, searched) = (self.keys_table(), self.keys_match_batch("p"));
+        format!("ifnull(g.{KEY_COLUMN}, (SELECT p.{KEY_COLUMN} FROM {keys} p WHERE {searched}))")
+    }
+
     /// The base rows of a batch, in its order, where they are there: rowid (NULL where there is none), cells. Of each row the
     /// batch has the primary key.
     pub(crate) fn sql_base_rows(&self) -> String {
@@ -171,20 +200,25 @@ impl Table {
     /// Clocks of a batch under keys that have none: key, name, col_version, seq, local version, ordinal. OR IGNORE: then the
     /// statement cannot fail half-way, and SQLite keeps no journal for it.
     pub(crate) fn sql_add_clocks(&self) -> String {
-        self.add_clocks_as("c4, c5")
+        self.clocks_of_batch("IGNORE", "c4, c5")
     }
 
     /// The same of one stamp: the batch; local version, ordinal.
     pub(crate) fn sql_add_clocks_of_one(&self) -> String {
-        self.add_clocks_as("?2, ?3")
+        self.clocks_of_batch("IGNORE", "?2, ?3")
     }
 
-    fn add_clocks_as(&self, stamp: &str) -> String {
+    fn clocks_of_batch(&self, or: &str, stamp: &str) -> String {
         format!(
-            "INSERT OR IGNORE INTO {} (key, col_name, col_version, seq, db_version, site_id)
+            "INSERT OR {or} INTO {} (key, col_name, col_version, seq, db_version, site_id)
              SELECT c0, c1, c2, c3, {stamp} FROM {BATCH}",
             self.clock()
         )
+    }
+
+    /// Clocks of a batch, whatever lies there: key, name, col_version, seq, local version, ordinal.
+    pub(crate) fn sql_put_clocks(&self) -> String {
+        self.clocks_of_batch("REPLACE", "c4, c5")
     }
 
     /// First clocks of rows inserted here: version, first seq, then the key of each. In the order of names, so that the
@@ -231,6 +265,17 @@ impl Table {
     pub(crate) fn sql_count_cell(&self) -> String {
         format!(
             "INSERT INTO {} (key, col_name, col_version, db_version, site_id, seq) VALUES (?1, ?2, 1, ?3, 0, ?4)
+             ON CONFLICT (key, col_name) DO UPDATE SET col_version = col_version + 1,
+             db_version = excluded.db_version, site_id = 0, seq = excluded.seq",
+            self.clock()
+        )
+    }
+
+    /// Cells written here, of a batch: key, name, seq; version.
+    pub(crate) fn sql_count_cells(&self) -> String {
+        format!(
+            "INSERT INTO {} (key, col_name, col_version, db_version, site_id, seq)
+             SELECT c0, c1, 1, ?2, 0, c2 FROM {BATCH} WHERE true
              ON CONFLICT (key, col_name) DO UPDATE SET col_version = col_version + 1,
              db_version = excluded.db_version, site_id = 0, seq = excluded.seq",
             self.clock()
@@ -286,6 +331,14 @@ impl Table {
         )
     }
 
+    /// The same where probably none is there; `changes()` tells.
+    pub(crate) fn sql_add_clock(&self) -> String {
+        format!(
+            "INSERT OR IGNORE INTO {} (key, col_name, col_version, db_version, site_id, seq) VALUES (?1, ?4, ?5, ?2, ?3, ?6)",
+            self.clock()
+        )
+    }
+
     /// The same where the clock is known to be there.
     pub(crate) fn sql_move_clock(&self) -> String {
         format!(
@@ -329,6 +382,16 @@ impl Table {
         let set = |(cell, n): (&usize, usize)| format!("{} = ?{n}", quote(&self.cells[*cell].name));
         let sets = join(cells.iter().zip(self.keys.len() + 1..).map(set), ", ");
         format!("UPDATE {} SET {sets} WHERE {}", self.base(), self.keys_match())
+    }
+
+    /// The same, of the row whose rowid follows the keys, if it is that row. See [`sql_base_rows_near`](Self::sql_base_rows_near).
+    pub(crate) fn sql_update_row_near(&self, cells: &[usize]) -> String {
+        let set = |(cell, n): (&usize, usize)| format!("{} = ?{n}", quote(&self.cells[*cell].name));
+        let sets = join(cells.iter().zip(self.keys.len() + 2..).map(set), ", ");
+        let same = |(column, n): (&ColumnInfo, usize)| format!(" AND +{} = ?{n}", quote(&column.name));
+        let keys_match = join(self.keys.iter().zip(1..).map(same), "");
+        let (rowid, parameter) = (self.known_rowid().unwrap_or("rowid"), self.keys.len() + 1);
+        format!("UPDATE {} SET {sets} WHERE {rowid} = ?{parameter}{keys_match}", self.base())
     }
 
     /// Joins the base row to its key `p`.

@@ -185,3 +185,42 @@ fn connections_see_each_others_versions_and_tables() {
     // FN-9: no statement kept the connections open, so the WAL was checkpointed and removed.
     assert!(!path.with_extension("db-wal").exists());
 }
+
+/// LW-5: rows beside each other, rows far from each other, rows without clocks or keys.
+#[test]
+fn an_update_of_many_rows_counts_as_if_each_were_updated_alone() {
+    let check = |keys: &str, updated: &str| {
+        let [together, alone] = [(); 2].map(|()| {
+            let engine = Engine::open_in_memory().unwrap();
+            engine.connection().execute_batch(&format!("CREATE TABLE foo (z, y, {keys}) WITHOUT ROWID")).unwrap();
+            engine.replicate("foo").unwrap();
+            let fill = "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 900)
+                 INSERT INTO foo (a, b, y, z) SELECT i, 'key ' || (i * 7 % 1000), i, i FROM n;
+                 DELETE FROM foo__crsql_clock WHERE key % 50 = 7 AND col_name = 'z';
+                 DELETE FROM foo__crsql_clock WHERE key % 90 = 8; DELETE FROM foo__crsql_pks WHERE __crsql_key % 90 = 8";
+            engine.connection().execute_batch(fill).unwrap();
+            engine
+        });
+        let set = "SET z = z + a % 3, y = CASE a % 5 WHEN 0 THEN 'new' ELSE y END";
+        together.connection().execute_batch(&format!("UPDATE foo {set} WHERE {updated}")).unwrap();
+        let find = format!("SELECT a, b FROM foo WHERE {updated}");
+        let rows: Vec<(i64, String)> = {
+            let mut found = alone.connection().prepare(&find).unwrap();
+            found.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect()
+        };
+        alone.connection().execute_batch("BEGIN").unwrap();
+        for (a, b) in rows {
+            let update = format!("UPDATE foo {set} WHERE a = ?1 AND b = ?2");
+            alone.connection().execute(&update, (a, b)).unwrap();
+        }
+        alone.connection().execute_batch("COMMIT").unwrap();
+        assert_eq!(clocks(&together, "foo"), clocks(&alone, "foo"), "{keys}, {updated}");
+    };
+    for keys in
+        ["a INTEGER NOT NULL, b TEXT NOT NULL, PRIMARY KEY (a, b)", "b NOT NULL, a NOT NULL, PRIMARY KEY (b, a)"]
+    {
+        for updated in ["true", "a % 3 = 0", "a % 40 = 0 OR a BETWEEN 300 AND 340", "a IN (5, 6, 7)", "a > 890"] {
+            check(keys, updated);
+        }
+    }
+}

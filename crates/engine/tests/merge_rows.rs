@@ -97,6 +97,31 @@ fn more_rows_than_are_gathered_in_any_order_of_keys() {
     });
 }
 
+/// Keys of rows that are there are guessed from the row before: the guess is wrong after a gap, at a new row, and where rows
+/// have changed places.
+#[test]
+fn known_rows_that_come_again_with_gaps_and_new_ones_among_them() {
+    let schema = "CREATE TABLE t (a TEXT NOT NULL, b INTEGER NOT NULL, c, PRIMARY KEY (b, a))";
+    let row = |n: i64, value: i64, col_version: i64| Change {
+        col_version: ColVersion::new(col_version),
+        ..change("t", &[Value::Integer(n / 2), Value::text(format!("{n:05}"))], "c", Value::Integer(value), n / 100 + 1)
+    };
+    for_seeds(0x9a95, 8, |rng| {
+        let mut changes: Vec<_> = (0..500).map(|n| row(n * 3, n, 1)).collect();
+        let again: Vec<_> = (0..1500).filter(|n| n % 3 == 0 || rng.u8(..20) == 0).collect();
+        let mut again: Vec<_> = again.into_iter().map(|n| row(n, n + rng.i64(-1..2), rng.i64(1..3))).collect();
+        for _ in 0..rng.usize(0..40) {
+            let at = rng.usize(1..again.len());
+            match rng.bool() {
+                true => again.swap(at, at - 1),
+                false => drop(again.remove(at)),
+            }
+        }
+        changes.extend(again);
+        check(schema, &["t"], "", &changes);
+    });
+}
+
 #[test]
 fn a_row_that_comes_again_waits_for_itself() {
     let keys = [Value::Integer(1)];
