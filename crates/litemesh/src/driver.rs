@@ -3,14 +3,13 @@
 //! The session decides; this carries out. Everything slow runs beside the loop, in tasks that are aborted with it, so that a
 //! remote that takes nothing delays nobody else, and nothing of its own either.
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use litemesh_engine::{Engine, LocalFilter, PageLimits, StorageError};
+use litemesh_engine::{Engine, PageLimits, StorageError};
 use litemesh_proto::limits::{BATCH_BYTES_MAX, BATCH_CHANGES_MAX};
 use litemesh_proto::{
-    Change, Cursor, DbVersion, PeerMessage, Refusal, Remote, SiteId, SyncRequest, Transport, TransportError, Unverified,
+    Change, Cursor, PeerMessage, Refusal, Remote, SiteId, SyncRequest, Transport, TransportError, Unverified,
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -18,7 +17,8 @@ use tracing::Instrument;
 
 use crate::engine_thread::EngineThread;
 use crate::event::Event;
-use crate::session::{Effect, Input, MergeDone, MergeFailure, Notice, Page, ReadDone, ReadOrder, ReadWhat, Session};
+use crate::session::{Effect, Input, Notice, ReadDone, ReadOrder, Session};
+use crate::work::{self, Frontier, Recent};
 use crate::{PeerError, RemoteStatus};
 
 /// Inputs that wait for one session. A transport has one message of a connection under way, so this is never long.
@@ -39,8 +39,7 @@ pub(crate) struct Common {
     pub(crate) site: SiteId,
     pub(crate) engine: EngineThread,
     pub(crate) events: broadcast::Sender<Event>,
-    /// Versions of v1 remotes that we hold, the newest perhaps in part: what may be passed on to other v1 remotes.
-    pub(crate) frontier: Arc<Mutex<Cursor>>,
+    pub(crate) frontier: Frontier,
     pub(crate) limits: litemesh_proto::Limits,
 }
 
@@ -52,15 +51,6 @@ pub(crate) struct Stats {
     pub(crate) messages_refused: AtomicU64,
     pub(crate) is_caught_up: AtomicBool,
 }
-
-/// Local versions that were merged from the remote lately, written by the engine thread.
-///
-/// The session hears of a merge only after others may have heard of its commit; a read that came in between would send the
-/// remote its own changes back.
-type Recent = Arc<Mutex<VecDeque<(DbVersion, DbVersion)>>>;
-
-/// Merges that the session may not have heard of yet: one is under way at a time.
-const RECENT_MAX: usize = 4;
 
 /// What a task of the driver came to.
 enum Done {
@@ -133,7 +123,7 @@ impl Driver {
                         return "the engine ended".to_owned();
                     }
                     let now = *announced.borrow_and_update();
-                    let schema_changed = (now.schema_version, now.tables) != (last.schema_version, last.tables);
+                    let schema_changed = now.is_other_schema(&last);
                     last = now;
                     if schema_changed {
                         let effects = session.handle(Input::SchemaChanged(now.schema_version));
@@ -187,9 +177,8 @@ impl Driver {
     fn spawn_opening(&self, tasks: &mut JoinSet<Done>) {
         let (engine, site) = (self.common.engine.clone(), self.remote.site);
         spawn(tasks, async move {
-            let read = move |engine: &mut Engine| Ok((engine.cursor()?, engine.position(site)?));
-            match flatten(engine.call(read).await) {
-                Ok((cursor, position)) => Done::Input(Input::Opened { cursor, position }),
+            match flatten(engine.call(move |engine: &mut Engine| work::open(engine, site)).await) {
+                Ok(opened) => Done::Input(opened),
                 Err(error) => Done::Failed(error.to_string()),
             }
         });
@@ -220,29 +209,13 @@ impl Driver {
         let work = move |engine: &mut Engine| {
             // The work is done on the engine's thread, where no span would be known.
             let _entered = span.entered();
-            let merged = engine.merge(&changes, &progress);
-            if let Err(error) = &merged {
-                tracing::warn!(%error, "not merged");
-            }
-            if let Ok(merged) = &merged {
-                tracing::debug!("merged");
-                // Before anybody is told of the commit, or the others would look too early and never again.
-                frontier.lock().unwrap_or_else(PoisonError::into_inner).join(&reached);
-                let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
-                recent.extend(merged.local_versions);
-                while recent.len() > RECENT_MAX {
-                    recent.pop_front();
-                }
-            }
-            merged
+            work::merge(engine, &changes, &progress, &reached, &frontier, &recent)
         };
         spawn(tasks, async move {
-            let result = match engine.call(work).await {
-                Err(error) => return Done::Failed(error.to_string()),
-                Ok(Ok(merged)) => Ok(MergeDone { local_versions: merged.local_versions }),
-                Ok(Err(error)) => Err(MergeFailure { message: error.to_string(), is_content: error.is_content() }),
-            };
-            Done::Input(Input::Merged(result))
+            match engine.call(work).await {
+                Ok(result) => Done::Input(Input::Merged(result)),
+                Err(error) => Done::Failed(error.to_string()),
+            }
         });
     }
 
@@ -253,10 +226,7 @@ impl Driver {
         let limits = PageLimits { changes_max: BATCH_CHANGES_MAX, bytes_max };
         spawn(tasks, async move {
             let generation = order.generation;
-            let work = move |engine: &mut Engine| {
-                let recent = recent.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                read(engine, order.what, &recent, &frontier, limits)
-            };
+            let work = move |engine: &mut Engine| work::read(engine, order.what, &recent, &frontier, limits);
             match flatten(engine.call(work).await) {
                 Ok(page) => Done::Input(Input::Read(ReadDone { generation, page })),
                 Err(error) => Done::Failed(error.to_string()),
@@ -290,41 +260,6 @@ impl Driver {
 /// Spawns a task that works for the session, and says so in what it logs.
 fn spawn(tasks: &mut JoinSet<Done>, work: impl Future<Output = Done> + Send + 'static) {
     tasks.spawn(work.in_current_span());
-}
-
-fn read(
-    engine: &mut Engine,
-    what: ReadWhat,
-    recent: &VecDeque<(DbVersion, DbVersion)>,
-    frontier: &Mutex<Cursor>,
-    limits: PageLimits,
-) -> Result<Page, StorageError> {
-    match what {
-        ReadWhat::Local { place, covered, mut echoes } => {
-            echoes.extend(recent);
-            // The remote has seen versions of ours that we do not know: this file was restored from a backup, or lost its last
-            // commits with the power. What is written from now on must not hide below them.
-            let claimed = covered.get(&engine.site()?).max(place.position());
-            if engine.raise_version(claimed)? {
-                tracing::warn!(%claimed, "a remote holds later versions of this database than the file does");
-            }
-            let filter = LocalFilter { covered, echoes: &echoes };
-            engine.read_local(&place, &filter, limits).map(Page::Local)
-        }
-        ReadWhat::PlanSites(mut bounds) => {
-            bounds.echoes.extend(recent);
-            bounds.until = engine.cursor()?;
-            bounds.until.join(&frontier.lock().unwrap_or_else(PoisonError::into_inner));
-            let version = engine.db_version()?;
-            let mut plan = engine.plan_sites(&bounds)?;
-            let (changes, more) = engine.read_sites(&mut plan, limits)?;
-            Ok(Page::Sites { plan, changes, more, planned: Some((bounds.until, version)) })
-        }
-        ReadWhat::Sites(mut plan) => {
-            let (changes, more) = engine.read_sites(&mut plan, limits)?;
-            Ok(Page::Sites { plan, changes, more, planned: None })
-        }
-    }
 }
 
 fn flatten<T>(result: Result<Result<T, StorageError>, PeerError>) -> Result<T, PeerError> {
