@@ -3,15 +3,14 @@
 //! The session decides; this carries out. Everything slow runs beside the loop, in tasks that are aborted with it, so that a
 //! remote that takes nothing delays nobody else, and nothing of its own either.
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use litemesh_engine::{Claim, Engine, LocalFilter, LocalPlace, MergeError, PageLimits, StageError, StorageError};
-use litemesh_proto::limits::{BATCH_BYTES_MAX, BATCH_CHANGES_MAX};
+use litemesh_engine::{Engine, PageLimits};
+use litemesh_proto::limits::{BATCH_BYTES_MAX, BATCH_CHANGES_MAX, BATCH_STRETCH};
 use litemesh_proto::{
-    Change, Cursor, DbVersion, PeerMessage, Place, Position, Refusal, Remote, SiteId, SyncRequest, Transport,
-    TransportError, Unverified,
+    Change, Cursor, DbVersion, PeerMessage, Place, Refusal, Remote, SiteId, SyncRequest, Transport, TransportError,
+    Unverified,
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -19,17 +18,12 @@ use tracing::Instrument;
 
 use crate::engine_thread::EngineThread;
 use crate::event::Event;
-use crate::session::{
-    Effect, Fault, Input, MergeDone, MergeFailure, Notice, Page, ReadDone, ReadOrder, ReadWhat, Session,
-};
+use crate::session::{Effect, Input, Notice, ReadDone, ReadOrder, Session};
+use crate::work::{self, Frontier, Recent};
 use crate::{PeerError, RemoteStatus};
 
 /// Inputs that wait for one session. A transport has one message of a connection under way, so this is never long.
 pub(crate) const INBOX_MAX: usize = 8;
-
-/// How much larger than a batch a message may be to hold a whole transaction. What is larger still goes in parts, which the
-/// receiver writes twice.
-const WHOLE_STRETCH: usize = 4;
 
 /// What a transport brings to a session.
 pub(crate) enum Inbound {
@@ -46,8 +40,7 @@ pub(crate) struct Common {
     pub(crate) site: SiteId,
     pub(crate) engine: EngineThread,
     pub(crate) events: broadcast::Sender<Event>,
-    /// Versions of v1 remotes that we hold, the newest perhaps in part: what may be passed on to other v1 remotes.
-    pub(crate) frontier: Arc<Mutex<Cursor>>,
+    pub(crate) frontier: Frontier,
     pub(crate) limits: litemesh_proto::Limits,
 }
 
@@ -63,15 +56,6 @@ pub(crate) struct Stats {
     /// Our local version that the remote has acknowledged; -1 where it acknowledges nothing.
     pub(crate) acknowledged: AtomicI64,
 }
-
-/// Local versions that were merged from the remote lately, written by the engine thread.
-///
-/// The session hears of a merge only after others may have heard of its commit; a read that came in between would send the
-/// remote its own changes back.
-type Recent = Arc<Mutex<VecDeque<(DbVersion, DbVersion)>>>;
-
-/// Merges that the session may not have heard of yet: one is under way at a time.
-const RECENT_MAX: usize = 4;
 
 /// What a task of the driver came to.
 enum Done {
@@ -144,7 +128,7 @@ impl Driver {
                         return "the engine ended".to_owned();
                     }
                     let now = *announced.borrow_and_update();
-                    let schema_changed = (now.schema_version, now.tables) != (last.schema_version, last.tables);
+                    let schema_changed = now.is_other_schema(&last);
                     last = now;
                     if schema_changed {
                         let effects = session.handle(Input::SchemaChanged(now.schema_version));
@@ -208,11 +192,8 @@ impl Driver {
     fn spawn_opening(&self, tasks: &mut JoinSet<Done>) {
         let (engine, site) = (self.common.engine.clone(), self.remote.site);
         spawn(tasks, async move {
-            let read = move |engine: &mut Engine| {
-                Ok::<_, StorageError>((engine.cursor()?, engine.position(site)?, engine.staged_until(site)?))
-            };
-            match flatten(engine.call(read).await) {
-                Ok((cursor, position, staged)) => Done::Input(Input::Opened { cursor, position, staged }),
+            match flatten(engine.call(move |engine: &mut Engine| work::open(engine, site)).await) {
+                Ok(opened) => Done::Input(opened),
                 Err(error) => Done::Failed(error.to_string()),
             }
         });
@@ -243,29 +224,13 @@ impl Driver {
         let work = move |engine: &mut Engine| {
             // The work is done on the engine's thread, where no span would be known.
             let _entered = span.entered();
-            let merged = engine.merge(&changes, &progress);
-            if let Err(error) = &merged {
-                tracing::warn!(%error, "not merged");
-            }
-            if let Ok(merged) = &merged {
-                tracing::debug!("merged");
-                // Before anybody is told of the commit, or the others would look too early and never again.
-                frontier.lock().unwrap_or_else(PoisonError::into_inner).join(&reached);
-                let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
-                recent.extend(merged.local_versions);
-                while recent.len() > RECENT_MAX {
-                    recent.pop_front();
-                }
-            }
-            merged
+            work::merge(engine, &changes, &progress, &reached, &frontier, &recent)
         };
         spawn(tasks, async move {
-            let result = match engine.call(work).await {
-                Err(error) => return Done::Failed(error.to_string()),
-                Ok(Ok(merged)) => Ok(MergeDone { local_versions: merged.local_versions }),
-                Ok(Err(error)) => Err(merge_failure(&error)),
-            };
-            Done::Input(Input::Merged(result))
+            match engine.call(work).await {
+                Ok(result) => Done::Input(Input::Merged(result)),
+                Err(error) => Done::Failed(error.to_string()),
+            }
         });
     }
 
@@ -273,14 +238,11 @@ impl Driver {
         self.stats.changes_received.fetch_add(changes.len() as u64, Ordering::Relaxed);
         let (engine, site, bytes_max) =
             (self.common.engine.clone(), self.remote.site, self.common.limits.staged_bytes_max);
-        let work = move |engine: &mut Engine| engine.stage(site, after.as_ref(), &until, &changes, bytes_max);
+        let work = move |engine: &mut Engine| work::stage(engine, site, after.as_ref(), &until, &changes, bytes_max);
         spawn(tasks, async move {
             match engine.call(work).await {
+                Ok(result) => Done::Input(Input::Merged(result)),
                 Err(error) => Done::Failed(error.to_string()),
-                Ok(staged) => {
-                    let staged = staged.map(|()| MergeDone::default()).map_err(|error| stage_failure(&error));
-                    Done::Input(Input::Merged(staged))
-                }
             }
         });
     }
@@ -290,13 +252,10 @@ impl Driver {
             (self.common.engine.clone(), self.common.frontier.clone(), self.recent.clone());
         let bytes_max = self.transport.message_bytes_max(self.remote).min(BATCH_BYTES_MAX);
         let (remote, events, name) = (self.remote, self.common.events.clone(), self.transport_name.clone());
-        let limits = PageLimits { changes_max: BATCH_CHANGES_MAX, bytes_max, stretch: WHOLE_STRETCH };
+        let limits = PageLimits { changes_max: BATCH_CHANGES_MAX, bytes_max, stretch: BATCH_STRETCH };
         spawn(tasks, async move {
             let generation = order.generation;
-            let work = move |engine: &mut Engine| {
-                let recent = recent.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                read(engine, order.what, &recent, &frontier, limits)
-            };
+            let work = move |engine: &mut Engine| work::read(engine, order.what, &recent, &frontier, limits);
             match flatten(engine.call(work).await) {
                 Ok(page) => Done::Input(Input::Read(ReadDone { generation, page })),
                 Err(error) => {
@@ -335,78 +294,9 @@ impl Driver {
     }
 }
 
-fn merge_failure(error: &MergeError) -> MergeFailure {
-    let fault = match error {
-        MergeError::NotStaged => Fault::Gap,
-        error if error.is_content() => Fault::Content,
-        _ => Fault::Database,
-    };
-    MergeFailure { message: error.to_string(), fault }
-}
-
-fn stage_failure(error: &StageError) -> MergeFailure {
-    let fault = match error {
-        StageError::Gap => Fault::Gap,
-        StageError::TooLarge { .. } => Fault::Content,
-        _ => Fault::Database,
-    };
-    MergeFailure { message: error.to_string(), fault }
-}
-
 /// Spawns a task that works for the session, and says so in what it logs.
 fn spawn(tasks: &mut JoinSet<Done>, work: impl Future<Output = Done> + Send + 'static) {
     tasks.spawn(work.in_current_span());
-}
-
-fn read(
-    engine: &mut Engine,
-    what: ReadWhat,
-    recent: &VecDeque<(DbVersion, DbVersion)>,
-    frontier: &Mutex<Cursor>,
-    limits: PageLimits,
-) -> Result<Page, PeerError> {
-    match what {
-        ReadWhat::Local { place, covered, claimed, mut echoes } => {
-            echoes.extend(recent);
-            let parted = heed(engine, claimed, covered.get(&engine.site()?))?;
-            let (place, goes_on) = parted.map_or((place, true), |common| (LocalPlace::after(common), false));
-            let filter = LocalFilter { covered, echoes: &echoes };
-            Ok(Page::Local { page: engine.read_local(&place, &filter, limits)?, goes_on })
-        }
-        ReadWhat::PlanSites(mut bounds) => {
-            bounds.echoes.extend(recent);
-            bounds.until = engine.cursor()?;
-            bounds.until.join(&frontier.lock().unwrap_or_else(PoisonError::into_inner));
-            let version = engine.db_version()?;
-            let mut plan = engine.plan_sites(&bounds)?;
-            let (changes, more) = engine.read_sites(&mut plan, limits)?;
-            Ok(Page::Sites { plan, changes, more, planned: Some((bounds.until, version)) })
-        }
-        ReadWhat::Sites(mut plan) => {
-            let (changes, more) = engine.read_sites(&mut plan, limits)?;
-            Ok(Page::Sites { plan, changes, more, planned: None })
-        }
-    }
-}
-
-/// Heeds what a remote says that it has seen of us. Gives the version after which it is to be read to, where that is not where
-/// it says.
-///
-/// # Errors
-///
-/// It has seen another life of this database, and would not take what was written in this one.
-fn heed(engine: &mut Engine, position: Position, seen: DbVersion) -> Result<Option<DbVersion>, PeerError> {
-    let (seen, common) = match engine.judge(position, seen)? {
-        Claim::Held => return Ok(None),
-        Claim::Ahead(seen) => (seen, None),
-        Claim::Parted { common, seen } => (seen, Some(common)),
-        Claim::Rewritten { common } => return Err(PeerError::Rewritten { common }),
-    };
-    // What is stored from now on must not hide below it.
-    if engine.raise_version(seen)? {
-        tracing::warn!(%seen, "a remote holds later versions of this database than the file does");
-    }
-    Ok(common)
 }
 
 fn flatten<T, E: Into<PeerError>>(result: Result<Result<T, E>, PeerError>) -> Result<T, PeerError> {

@@ -36,6 +36,13 @@ pub(crate) struct Announced {
     pub(crate) progress: u64,
 }
 
+impl Announced {
+    /// Whether the application changed its schema version, or which tables replicate.
+    pub(crate) fn is_other_schema(&self, before: &Self) -> bool {
+        (self.schema_version, self.tables) != (before.schema_version, before.tables)
+    }
+}
+
 /// Handle to the thread. The thread ends when the last handle is gone.
 #[derive(Clone)]
 pub(crate) struct EngineThread {
@@ -112,7 +119,7 @@ impl EngineThread {
     }
 }
 
-fn look(engine: &Engine) -> Result<Announced, StorageError> {
+pub(crate) fn look(engine: &Engine) -> Result<Announced, StorageError> {
     let mut hasher = DefaultHasher::new();
     engine.tables()?.hash(&mut hasher);
     Ok(Announced {

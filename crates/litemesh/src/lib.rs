@@ -52,7 +52,11 @@ mod error;
 mod event;
 mod peer;
 mod session;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation;
 mod watch;
+mod work;
 
 pub use database::Database;
 pub use error::{EventError, PeerError, StartError};

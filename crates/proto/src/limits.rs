@@ -83,6 +83,11 @@ pub const KEY_SHARED_BYTES_MAX: usize = 127;
 /// Longest text of an error that a remote may send, in bytes: it goes to a log.
 pub const ERROR_BYTES_MAX: usize = 1024;
 
+/// How many times larger than a batch a message to a Litemesh peer may be to hold a whole transaction.
+///
+/// What is larger still goes in parts, which the receiver writes twice.
+pub const BATCH_STRETCH: usize = 4;
+
 /// Silence on a live connection after which the server sends a ping (`wire-protocol.md` 5.3).
 pub const PING_INTERVAL: Duration = Duration::from_secs(30);
 

@@ -4,15 +4,20 @@
 //! - [`Statement`] and [`schemas`]: random histories, as SQL and for the model.
 //! - [`for_seeds`]: every random test prints its seed and runs again under it.
 //! - [`MemoryTransport`]: two peers in one process, on a link that can fail.
+//! - `Simulation`, with the feature `simulation`: many peers on virtual time, from one seed.
 //!
-//! Nothing here knows the engine: it would have to be one that is built without its own tests, and its types would differ.
+//! Nothing but the simulation knows the engine: the engine's own tests use the rest, and are not to wait for the peer.
 
 mod history;
 mod memory_transport;
 mod model;
 mod seed;
+#[cfg(feature = "simulation")]
+mod sim;
 
 pub use history::{Cell, Conflict, KeyColumn, Schema, Statement, literal, quote, schemas};
 pub use memory_transport::{Link, MemoryTransport, connect};
 pub use model::{Clock, Model, State};
-pub use seed::{SEED_VARIABLE, SEEDS_VARIABLE, for_seeds};
+pub use seed::{SEED_VARIABLE, SEEDS_VARIABLE, for_seed_numbers, for_seeds};
+#[cfg(feature = "simulation")]
+pub use sim::{Faults, Lossy, Options, Report, Simulation};

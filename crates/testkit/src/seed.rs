@@ -29,12 +29,21 @@ impl Drop for PrintOnPanic {
 ///
 /// A variable is no number; the test panics.
 pub fn for_seeds(first: u64, count: u64, mut test: impl FnMut(&mut Rng)) {
+    for_seed_numbers(first, count, |seed| test(&mut Rng::with_seed(seed)));
+}
+
+/// [`for_seeds`] for tests that make their own generators.
+///
+/// # Panics
+///
+/// As [`for_seeds`].
+pub fn for_seed_numbers(first: u64, count: u64, mut test: impl FnMut(u64)) {
     let seeds = match number(SEED_VARIABLE) {
         Some(seed) => seed..seed + 1,
         None => first..first + number(SEEDS_VARIABLE).unwrap_or(count),
     };
     for seed in seeds {
         let _print = PrintOnPanic(seed);
-        test(&mut Rng::with_seed(seed));
+        test(seed);
     }
 }

@@ -14,7 +14,7 @@
 use std::time::Duration;
 
 use litemesh_engine::MergeProgress;
-use litemesh_proto::limits::{ACK_DELAY, CREDIT_MAX, RECONNECT_DELAY_MAX, RECONNECT_DELAY_MIN};
+use litemesh_proto::limits::{ACK_DELAY, CREDIT_MAX, RECONNECT_DELAY_MAX, RECONNECT_DELAY_MIN, SILENCE_LOOK};
 use litemesh_proto::{
     Ack, Change, Cursor, DbVersion, Limits, Part, PeerMessage, Place, Position, Progress, Refusal, Remote, SyncRequest,
     Terms, Unverified,
@@ -42,6 +42,8 @@ pub(crate) struct Incoming {
     receipt: Receipt,
     /// Litemesh: an acknowledgement is to be sent now.
     is_ack_due: bool,
+    /// Litemesh: a timer for [`Timer::Answer`] is set.
+    is_looking: bool,
     /// Litemesh: we are about to ask again; what comes meanwhile belongs to the last answer.
     is_asking: bool,
 }
@@ -65,6 +67,7 @@ impl Incoming {
             pending: None,
             receipt: Receipt::default(),
             is_ack_due: false,
+            is_looking: false,
             is_asking: true,
         }
     }
@@ -80,7 +83,19 @@ impl Incoming {
             self.is_ack_due = false;
             Terms { answer: self.receipt.begin(), credit: CREDIT_MAX, position, staged }
         });
+        let is_numbered = terms.is_some();
         effects.push(Effect::Ask(SyncRequest { cursor, terms }));
+        if is_numbered && !std::mem::replace(&mut self.is_looking, true) {
+            effects.push(Effect::Wake(Timer::Answer, SILENCE_LOOK));
+        }
+    }
+
+    /// Looks whether the request was answered, or a carrier lost it.
+    pub(crate) fn look(&mut self, effects: &mut Vec<Effect>) {
+        self.is_looking = false;
+        if self.receipt.is_unanswered() {
+            self.ask_again(effects);
+        }
     }
 
     /// Something is missing: asks again for everything that is not stored here.

@@ -52,6 +52,8 @@ pub(crate) enum Timer {
     Acknowledge,
     /// To see whether what was sent is acknowledged.
     Silence,
+    /// To see whether what was asked is answered.
+    Answer,
 }
 
 /// A merge that succeeded.
@@ -200,6 +202,7 @@ impl Session {
             }
             Input::Woken(Timer::Acknowledge) => self.incoming.woken(),
             Input::Woken(Timer::Silence) => self.outgoing.look(&mut effects),
+            Input::Woken(Timer::Answer) => self.incoming.look(&mut effects),
             Input::Read(done) => self.outgoing.read(done, &mut effects),
             Input::Sent => self.outgoing.sent(&mut effects),
             Input::Committed => self.outgoing.committed(&mut effects),

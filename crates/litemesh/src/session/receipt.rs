@@ -60,6 +60,11 @@ impl Receipt {
         }
     }
 
+    /// Whether nothing of the answer came.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.came == 0
+    }
+
     /// The next message came, and is durable or not. Nothing is durable any more after one that is not.
     pub(crate) fn take(&mut self, is_durable: bool, is_urgent: bool) -> Due {
         self.durable += u64::from(is_durable && self.durable == self.came);

@@ -3,7 +3,7 @@
 mod litemesh;
 mod v1;
 
-use litemesh_engine::{LocalPage, LocalPlace};
+use litemesh_engine::{LocalPage, LocalPlace, SitePlan};
 use litemesh_proto::{
     Ack, CausalLength, Change, ColVersion, Column, Cursor, DbVersion, Incarnation, Limits, PackedKey, Part,
     PeerMessage, Place, Position, Progress, Refusal, Remote, Seq, SiteId, SyncRequest, Terms, Unverified, Value,
@@ -20,7 +20,9 @@ fn session(is_litemesh: bool) -> Session {
     let remote = Remote { site: REMOTE, connection: 1, is_litemesh };
     let mut session = Session::new(remote, 1, Limits::default());
     let effects = session.handle(Input::Opened { cursor: Cursor::new(), position: Position::default(), staged: None });
-    assert!(matches!(effects.as_slice(), [Effect::Ask(_)]), "{effects:?}");
+    let is_asked = matches!(effects.as_slice(), [Effect::Ask(_), ..]);
+    let is_looking = matches!(effects[1..], [Effect::Wake(Timer::Answer, _)]);
+    assert!(is_asked && is_looking == is_litemesh && effects.len() == 1 + usize::from(is_litemesh), "{effects:?}");
     session
 }
 
@@ -55,4 +57,12 @@ fn merge(session: &mut Session, input: Input) -> Cursor {
     let effects = session.handle(Input::Merged(Ok(MergeDone::default())));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Reply(Ok(())))), "{effects:?}");
     moved
+}
+
+fn order(effects: &[Effect]) -> ReadOrder {
+    let mut orders = effects.iter().filter_map(|effect| match effect {
+        Effect::Read(order) => Some(order.clone()),
+        _ => None,
+    });
+    orders.next().unwrap_or_else(|| panic!("no read in {effects:?}"))
 }

@@ -26,14 +26,6 @@ fn acknowledged(number: u64, until: u64) -> Input {
     Input::Received(Unverified::new(PeerMessage::Ack(Ack { answer: 1, number, until })))
 }
 
-fn order(effects: &[Effect]) -> ReadOrder {
-    let mut orders = effects.iter().filter_map(|effect| match effect {
-        Effect::Read(order) => Some(order.clone()),
-        _ => None,
-    });
-    orders.next().unwrap_or_else(|| panic!("no read in {effects:?}"))
-}
-
 fn sent(effects: &[Effect]) -> Vec<PeerMessage> {
     let sent = effects.iter().filter_map(|effect| match effect {
         Effect::Send(message) => Some(message.clone()),
@@ -70,6 +62,19 @@ fn the_cursor_moves_only_as_the_sender_says() {
     let progress = Progress { position: Some(at(50)), cursor: Some(cursor(&[(OTHER, 9)])), ..numbered(2) };
     let eose = Input::Received(Unverified::new(PeerMessage::Eose { progress: Some(progress) }));
     assert_eq!(merge(&mut session, eose), cursor(&[(OTHER, 9)]));
+}
+
+/// The request, or all of the answer, was lost.
+#[test]
+fn a_request_that_is_not_answered_is_made_again() {
+    let mut session = session(true);
+    let effects = session.handle(Input::Woken(Timer::Answer));
+    assert!(matches!(effects.as_slice(), [Effect::Open]), "{effects:?}");
+    let opened = || Input::Opened { cursor: Cursor::new(), position: at(0), staged: None };
+    let effects = session.handle(opened());
+    assert!(matches!(effects.as_slice(), [Effect::Ask(_), Effect::Wake(Timer::Answer, _)]), "{effects:?}");
+    take(&mut session, changes(&[(OTHER, 1)], 1, Some(Progress { answer: 2, ..numbered(1) })));
+    assert!(session.handle(Input::Woken(Timer::Answer)).is_empty());
 }
 
 /// Whatever a carrier does, only the next message of the last answer is merged. A gap brings a new request, and one only.

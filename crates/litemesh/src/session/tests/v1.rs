@@ -62,3 +62,28 @@ fn newer_schema_is_told_once_and_the_upgrade_makes_a_new_connection() {
     assert_eq!(still_frozen, Cursor::new());
     assert!(matches!(effects.as_slice(), [Effect::EndAfter(delay, _)] if delay.is_zero()), "{effects:?}");
 }
+
+/// A plan is made once and read page by page; a commit in between must not be forgotten with its last page.
+#[test]
+fn a_commit_while_a_plan_is_read_is_planned_afterwards() {
+    let mut session = session(false);
+    let asked = session.handle(Input::Asked(SyncRequest::default()));
+    let page = |order: &ReadOrder, more, planned| {
+        let changes = vec![change(OTHER, 1)];
+        let page = Page::Sites { plan: SitePlan::default(), changes, more, planned };
+        Input::Read(ReadDone { generation: order.generation, page })
+    };
+    let planned = Some((cursor(&[(OTHER, 1)]), DbVersion::new(1)));
+    // The commit comes between two pages: while the second waits to be sent, a third is not read.
+    let next = order(&session.handle(page(&order(&asked), true, planned)));
+    session.handle(page(&next, true, None));
+    session.handle(Input::Committed);
+    let next = order(&session.handle(Input::Sent));
+    assert!(matches!(next.what, ReadWhat::Sites(_)), "{next:?}");
+    let mut effects = session.handle(page(&next, false, None));
+    while !effects.iter().any(|effect| matches!(effect, Effect::Read(_))) {
+        effects = session.handle(Input::Sent);
+        assert!(!effects.is_empty(), "the commit is forgotten");
+    }
+    assert!(matches!(order(&effects).what, ReadWhat::PlanSites(_)));
+}

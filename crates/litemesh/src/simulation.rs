@@ -1,0 +1,246 @@
+//! What a simulation needs of this crate: the real session, and the work that it orders, without tokio, threads or a clock.
+//!
+//! The driver of tokio (`driver`) has a task for each connection; here the caller decides what happens when. Everything that
+//! knows the session's own inputs and effects is in this file, and all that a caller can see is what a transport, the engine
+//! or a clock would.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use litemesh_engine::{Engine, MergeProgress, PageLimits, StorageError};
+use litemesh_proto::{Change, Cursor, Limits, PeerMessage, Place, Refusal, Remote, SiteId, SyncRequest, Unverified};
+
+use crate::PeerError;
+use crate::engine_thread::{Announced, look};
+use crate::session::{self, Effect, Input, Notice, ReadDone, ReadOrder};
+use crate::work::{self, Frontier, Recent};
+
+/// What the sessions of one running peer share. Gone when it ends.
+#[derive(Clone, Default)]
+pub struct Process {
+    frontier: Frontier,
+}
+
+/// The state of a database as it was last announced to sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look(Announced);
+
+impl Look {
+    /// Looks at a database.
+    ///
+    /// # Errors
+    ///
+    /// SQLite fails.
+    pub fn at(engine: &Engine) -> Result<Self, StorageError> {
+        look(engine).map(Self)
+    }
+}
+
+/// What happened to a session.
+#[derive(Debug)]
+pub enum Event {
+    /// The remote asks.
+    Asked(SyncRequest),
+    /// The remote sent a message.
+    Received(Unverified),
+    /// The remote sent something that could not be read.
+    Garbled(String),
+    /// The carrier took the message that the session sent.
+    Sent,
+    /// The database changed.
+    Announced(Look),
+    /// A work is done.
+    Done(Done),
+    /// A timer went off.
+    Woken(Timer),
+}
+
+/// What a session wants to be woken for.
+#[derive(Clone, Copy, Debug)]
+pub struct Timer(session::Timer);
+
+/// What a session wants.
+#[derive(Debug)]
+pub enum Action {
+    /// Ask the remote.
+    Ask(SyncRequest),
+    /// Send this; [`Event::Sent`] when the carrier took it.
+    Send(PeerMessage),
+    /// Let the engine do this; [`Event::Done`] when it did. Ends the session where it fails.
+    Work(Work),
+    /// Come back with [`Event::Woken`] after this long.
+    Wake(Timer, Duration),
+    /// End the connection after this long.
+    EndAfter(Duration, String),
+    /// Answer the message that was received last.
+    Reply(Result<(), Refusal>),
+    /// Tell the application.
+    Tell(String),
+}
+
+/// Work for the engine.
+pub struct Work {
+    kind: Kind,
+    process: Process,
+    recent: Recent,
+    limits: PageLimits,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Open(SiteId),
+    Merge { changes: Vec<Change>, progress: MergeProgress, reached: Cursor },
+    Stage { sender: SiteId, changes: Vec<Change>, after: Option<Place>, until: Place, bytes_max: u64 },
+    Read(ReadOrder),
+}
+
+/// Work that is done.
+#[derive(Debug)]
+pub struct Done(Input);
+
+impl Work {
+    /// Does it.
+    ///
+    /// # Errors
+    ///
+    /// The session ends for this reason.
+    pub fn run(self, engine: &mut Engine) -> Result<Done, PeerError> {
+        let Self { kind, process, recent, limits } = self;
+        Ok(Done(match kind {
+            Kind::Open(remote) => work::open(engine, remote)?,
+            Kind::Merge { changes, progress, reached } => {
+                Input::Merged(work::merge(engine, &changes, &progress, &reached, &process.frontier, &recent))
+            }
+            Kind::Stage { sender, changes, after, until, bytes_max } => {
+                Input::Merged(work::stage(engine, sender, after.as_ref(), &until, &changes, bytes_max))
+            }
+            Kind::Read(ReadOrder { generation, what }) => {
+                let page = work::read(engine, what, &recent, &process.frontier, limits)?;
+                Input::Read(ReadDone { generation, page })
+            }
+        }))
+    }
+
+    /// Whether it writes.
+    pub fn is_merge(&self) -> bool {
+        matches!(self.kind, Kind::Merge { .. })
+    }
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.kind {
+            Kind::Open(remote) => write!(f, "open {}", remote.fmt_short()),
+            Kind::Merge { changes, progress, .. } => {
+                write!(f, "merge {} changes, {}", changes.len(), Reached(progress))
+            }
+            Kind::Stage { changes, .. } => write!(f, "stage {} changes", changes.len()),
+            Kind::Read(_) => f.write_str("read"),
+        }
+    }
+}
+
+struct Reached<'a>(&'a MergeProgress);
+
+impl std::fmt::Display for Reached<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some((_, position)) = &self.0.position {
+            write!(f, "position {}, ", position.version)?;
+        }
+        f.write_str("cursor")?;
+        self.0.cursor.iter().try_for_each(|(site, version)| write!(f, " {}:{version}", site.fmt_short()))
+    }
+}
+
+/// A session and what its driver keeps for it.
+pub struct Session {
+    remote: Remote,
+    session: session::Session,
+    process: Process,
+    recent: Recent,
+    limits: PageLimits,
+    staged_bytes_max: u64,
+    last: Look,
+}
+
+impl Session {
+    /// A session with a remote that connected just now, and the first work for it.
+    pub fn new(remote: Remote, process: &Process, look: Look, limits: &Limits, pages: PageLimits) -> (Self, Work) {
+        let session = Self {
+            remote,
+            session: session::Session::new(remote, look.0.schema_version, limits.clone()),
+            process: process.clone(),
+            recent: Arc::default(),
+            limits: pages,
+            staged_bytes_max: limits.staged_bytes_max,
+            last: look,
+        };
+        let opening = session.work(Kind::Open(remote.site));
+        (session, opening)
+    }
+
+    /// The remote.
+    pub fn remote(&self) -> Remote {
+        self.remote
+    }
+
+    /// Whether both directions are caught up.
+    pub fn is_caught_up(&self) -> bool {
+        self.session.is_caught_up()
+    }
+
+    /// Takes what happened. What it wants is to be carried out in this order.
+    pub fn handle(&mut self, event: Event) -> Vec<Action> {
+        let effects = match event {
+            Event::Asked(request) => self.session.handle(Input::Asked(request)),
+            Event::Received(message) => self.session.handle(Input::Received(message)),
+            Event::Garbled(reason) => self.session.handle(Input::Garbled(reason)),
+            Event::Sent => self.session.handle(Input::Sent),
+            Event::Done(Done(input)) => self.session.handle(input),
+            Event::Woken(Timer(timer)) => self.session.handle(Input::Woken(timer)),
+            Event::Announced(look) => {
+                let mut effects = Vec::new();
+                if look.0.is_other_schema(&self.last.0) {
+                    effects.extend(self.session.handle(Input::SchemaChanged(look.0.schema_version)));
+                }
+                self.last = look;
+                effects.extend(self.session.handle(Input::Committed));
+                effects
+            }
+        };
+        effects.into_iter().map(|effect| self.action(effect)).collect()
+    }
+
+    fn action(&self, effect: Effect) -> Action {
+        match effect {
+            Effect::Open => Action::Work(self.work(Kind::Open(self.remote.site))),
+            Effect::Wake(timer, delay) => Action::Wake(Timer(timer), delay),
+            Effect::Stage { changes, after, until } => Action::Work(self.work(Kind::Stage {
+                sender: self.remote.site,
+                changes,
+                after,
+                until,
+                bytes_max: self.staged_bytes_max,
+            })),
+            Effect::Ask(request) => Action::Ask(request),
+            Effect::Send(message) => Action::Send(message),
+            Effect::EndAfter(delay, reason) => Action::EndAfter(delay, reason),
+            Effect::Reply(result) => Action::Reply(result),
+            Effect::Merge { changes, progress, reached } => {
+                Action::Work(self.work(Kind::Merge { changes, progress, reached }))
+            }
+            Effect::Read(order) => Action::Work(self.work(Kind::Read(order))),
+            Effect::Tell(notice) => Action::Tell(match notice {
+                Notice::Sync => "sync".to_owned(),
+                Notice::Eose => "eose".to_owned(),
+                Notice::Served => "served".to_owned(),
+                Notice::Outdated(version) => format!("outdated: {version}"),
+                Notice::Error(message) => format!("error: {message}"),
+            }),
+        }
+    }
+
+    fn work(&self, kind: Kind) -> Work {
+        Work { kind, process: self.process.clone(), recent: self.recent.clone(), limits: self.limits }
+    }
+}

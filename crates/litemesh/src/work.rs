@@ -1,0 +1,138 @@
+//! What a session lets the engine do: the reads and merges that a driver carries out for it.
+//!
+//! Both drivers come here, the one of tokio and the one of simulations, so that what is simulated is what runs.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use litemesh_engine::{
+    Claim, Engine, LocalFilter, LocalPlace, MergeError, MergeProgress, PageLimits, StageError, StorageError,
+};
+use litemesh_proto::{Change, Cursor, DbVersion, Place, Position, SiteId};
+
+use crate::PeerError;
+use crate::session::{Fault, Input, MergeDone, MergeFailure, Page, ReadWhat};
+
+/// Versions of v1 remotes that this peer holds, the newest perhaps in part: what may be passed on to other v1 remotes.
+pub(crate) type Frontier = Arc<Mutex<Cursor>>;
+
+/// Local versions that were merged from the remote lately, written where the engine works.
+///
+/// The session hears of a merge only after others may have heard of its commit; a read that came in between would send the
+/// remote its own changes back.
+pub(crate) type Recent = Arc<Mutex<VecDeque<(DbVersion, DbVersion)>>>;
+
+/// Merges that the session may not have heard of yet: one is under way at a time.
+const RECENT_MAX: usize = 4;
+
+/// What we hold, and how far we are with this remote: to ask for the rest.
+pub(crate) fn open(engine: &Engine, remote: SiteId) -> Result<Input, StorageError> {
+    Ok(Input::Opened {
+        cursor: engine.cursor()?,
+        position: engine.position(remote)?,
+        staged: engine.staged_until(remote)?,
+    })
+}
+
+pub(crate) fn merge(
+    engine: &mut Engine,
+    changes: &[Change],
+    progress: &MergeProgress,
+    reached: &Cursor,
+    frontier: &Mutex<Cursor>,
+    recent: &Mutex<VecDeque<(DbVersion, DbVersion)>>,
+) -> Result<MergeDone, MergeFailure> {
+    match engine.merge(changes, progress) {
+        Ok(merged) => {
+            tracing::debug!("merged");
+            // Before anybody is told of the commit, or the others would look too early and never again.
+            frontier.lock().unwrap_or_else(PoisonError::into_inner).join(reached);
+            let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
+            recent.extend(merged.local_versions);
+            while recent.len() > RECENT_MAX {
+                recent.pop_front();
+            }
+            Ok(MergeDone { local_versions: merged.local_versions })
+        }
+        Err(error) => {
+            tracing::warn!(%error, "not merged");
+            let fault = match &error {
+                MergeError::NotStaged => Fault::Gap,
+                error if error.is_content() => Fault::Content,
+                _ => Fault::Database,
+            };
+            Err(MergeFailure { message: error.to_string(), fault })
+        }
+    }
+}
+
+/// Keeps a part of a transaction that is too large for one message.
+pub(crate) fn stage(
+    engine: &mut Engine,
+    sender: SiteId,
+    after: Option<&Place>,
+    until: &Place,
+    changes: &[Change],
+    bytes_max: u64,
+) -> Result<MergeDone, MergeFailure> {
+    engine.stage(sender, after, until, changes, bytes_max).map(|()| MergeDone::default()).map_err(|error| {
+        let fault = match error {
+            StageError::Gap => Fault::Gap,
+            StageError::TooLarge { .. } => Fault::Content,
+            _ => Fault::Database,
+        };
+        MergeFailure { message: error.to_string(), fault }
+    })
+}
+
+pub(crate) fn read(
+    engine: &mut Engine,
+    what: ReadWhat,
+    recent: &Mutex<VecDeque<(DbVersion, DbVersion)>>,
+    frontier: &Mutex<Cursor>,
+    limits: PageLimits,
+) -> Result<Page, PeerError> {
+    let recent = recent.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    match what {
+        ReadWhat::Local { place, covered, claimed, mut echoes } => {
+            echoes.extend(recent);
+            let parted = heed(engine, claimed, covered.get(&engine.site()?))?;
+            let (place, goes_on) = parted.map_or((place, true), |common| (LocalPlace::after(common), false));
+            let filter = LocalFilter { covered, echoes: &echoes };
+            Ok(Page::Local { page: engine.read_local(&place, &filter, limits)?, goes_on })
+        }
+        ReadWhat::PlanSites(mut bounds) => {
+            bounds.echoes.extend(recent);
+            bounds.until = engine.cursor()?;
+            bounds.until.join(&frontier.lock().unwrap_or_else(PoisonError::into_inner));
+            let version = engine.db_version()?;
+            let mut plan = engine.plan_sites(&bounds)?;
+            let (changes, more) = engine.read_sites(&mut plan, limits)?;
+            Ok(Page::Sites { plan, changes, more, planned: Some((bounds.until, version)) })
+        }
+        ReadWhat::Sites(mut plan) => {
+            let (changes, more) = engine.read_sites(&mut plan, limits)?;
+            Ok(Page::Sites { plan, changes, more, planned: None })
+        }
+    }
+}
+
+/// Heeds what a remote says that it has seen of us. Gives the version after which it is to be read to, where that is not where
+/// it says.
+///
+/// # Errors
+///
+/// It has seen another life of this database, and would not take what was written in this one.
+fn heed(engine: &mut Engine, position: Position, seen: DbVersion) -> Result<Option<DbVersion>, PeerError> {
+    let (seen, common) = match engine.judge(position, seen)? {
+        Claim::Held => return Ok(None),
+        Claim::Ahead(seen) => (seen, None),
+        Claim::Parted { common, seen } => (seen, Some(common)),
+        Claim::Rewritten { common } => return Err(PeerError::Rewritten { common }),
+    };
+    // What is stored from now on must not hide below it.
+    if engine.raise_version(seen)? {
+        tracing::warn!(%seen, "a remote holds later versions of this database than the file does");
+    }
+    Ok(common)
+}

@@ -1,0 +1,187 @@
+//! What must hold: at a peer after each of its commits, on a connection when it ends, and of all peers when all is healed.
+
+use std::cmp::Ordering;
+
+use litemesh_engine::Engine;
+use litemesh_engine::proto::{Change, Column};
+
+use super::Simulation;
+use super::database::{ask, clocks_without_origin, state};
+use super::node::RunningSession;
+use super::workload::LEDGER;
+use crate::model::{Model, State};
+
+/// Messages that may wait for a session beside those of the carrier's window: a request and what was repeated.
+const INBOX_MAX: usize = 32;
+
+/// Most messages for each end of each wire that one transaction may cause in a network that is quiet: the changes, which may
+/// meet the same ones on their way, and the news of who holds them.
+const SPREAD_MAX: usize = 4;
+
+/// Whether a change, or something that beat it, is there.
+fn holds(held: &State, change: &Change) -> bool {
+    let (key, length) = (change.key.as_bytes(), change.causal_length.get());
+    match held.causal_length(&change.table, key).cmp(&length) {
+        Ordering::Less => false,
+        Ordering::Greater => true,
+        Ordering::Equal if change.column == Column::Row => true,
+        Ordering::Equal => held.clock(&change.table, key, change.column.as_str()).is_some_and(|clock| {
+            let versions = clock.1.cmp(&change.col_version.get());
+            versions.then_with(|| clock.0.merge_cmp(&change.value)).is_ge()
+        }),
+    }
+}
+
+/// Groups of the ledger whose rows differ: somebody could see a part of a transaction.
+fn torn_groups(engine: &Engine) -> i64 {
+    let sql = format!(
+        "SELECT count(*) FROM (SELECT 1 FROM {LEDGER} GROUP BY grp HAVING count(*) <> 4 OR count(DISTINCT value) <> 1)"
+    );
+    ask(engine.connection(), &sql, [])
+}
+
+impl Simulation {
+    /// What must hold at one peer whenever it committed something.
+    pub(super) fn check(&mut self, node: usize, when: &str) {
+        let Some(engine) = self.nodes[node].engine() else { return };
+        self.counts.checks += 1;
+        let before = &self.nodes[node].cursor;
+        let cursor = engine.cursor().expect("a database that can be read");
+        if let Some((site, version)) = before.iter().find(|(site, version)| cursor.get(site) < *version) {
+            self.fail(
+                &format!("{node} {when}"),
+                &format!("its cursor for {site} went back from {version} to {}", cursor.get(site)),
+            );
+        }
+        // A cursor that covers more now: of all that is new, this peer holds it or what beat it.
+        let news: Vec<&Change> = self.log.between(before, &cursor).collect();
+        if !news.is_empty() {
+            let held = state(engine, &self.tables);
+            if let Some(change) = news.into_iter().find(|change| !holds(&held, change)) {
+                self.fail(
+                    &format!("{node} {when}"),
+                    &format!("it claims {change:?} and holds neither it nor better (cursor {cursor:?})"),
+                );
+            }
+        }
+        // Wire v1 knows no transactions that are larger than a message.
+        let is_whole = !self.faults.small_pages || self.wires.iter().all(|wire| wire.is_litemesh);
+        if is_whole && torn_groups(engine) > 0 {
+            self.fail(&format!("{node} {when}"), "half of a transaction can be seen");
+        }
+        self.nodes[node].cursor = cursor;
+    }
+
+    /// How much a session may have sent and kept: counted over its whole life, when it ends.
+    pub(super) fn check_bounds(&self, connection: u64, session: &RunningSession) {
+        if session.inbox.len() > INBOX_MAX {
+            self.fail("a queue", &format!("{} messages wait at connection {connection}", session.inbox.len()));
+        }
+        let ways = &self.connections[&connection].ways;
+        let (way, back) = (&ways[session.end], &ways[1 - session.end]);
+        if way.acks > back.brought {
+            self.fail(
+                "a message storm",
+                &format!("connection {connection}: {} acknowledgements of {} messages", way.acks, back.brought),
+            );
+        }
+        // Each answer goes once through what was ever written. A cell is sent again where a row that was dead came to a new
+        // life with it (MRG-9), which another write caused; and a message without changes tells of a new version.
+        let changes_max = way.answers * 2 * self.log.changes;
+        let messages_max = way.answers * (2 * self.log.changes + self.log.versions + 1);
+        if way.changes > changes_max || way.messages > messages_max {
+            self.fail(
+                "a message storm",
+                &format!(
+                    "connection {connection} carried {} messages with {} changes in answer to {} requests, where {} changes \
+                     of {} transactions were ever written",
+                    way.messages, way.changes, way.answers, self.log.changes, self.log.versions
+                ),
+            );
+        }
+    }
+
+    /// What must hold of all peers once everything works again and nothing is under way.
+    pub(super) fn check_healed(&mut self) {
+        self.note(format_args!("quiet"));
+        let alive: Vec<usize> = (0..self.nodes.len()).filter(|node| !self.nodes[*node].is_gone).collect();
+        for (index, wire) in self.wires.iter().enumerate().filter(|(_, wire)| !wire.is_removed) {
+            for end in [0, 1] {
+                let running = self.nodes[wire.nodes[end]].running.as_ref().expect("a healed peer runs");
+                let session = wire.current[end].and_then(|connection| running.sessions.get(&connection));
+                if !session.is_some_and(|session| session.session.is_caught_up()) {
+                    let what = if session.is_some() { "is not caught up" } else { "has no connection" };
+                    self.fail(&format!("wire {index}, {:?}", wire.nodes), &format!("end {end} {what}"));
+                }
+            }
+        }
+        let states: Vec<State> = alive.iter().map(|node| self.state_of(*node)).collect();
+        let mut expected = Model::new(self.nodes[alive[0]].site, &self.tables);
+        for written in self.log.all() {
+            // What an author lost is expected where somebody has it.
+            if !written.is_excused || states.iter().any(|held| holds(held, &written.change)) {
+                expected.merge(&written.change);
+            }
+        }
+        let expected = expected.state();
+        for (node, held) in alive.iter().zip(&states) {
+            let differs = held.diff(&expected);
+            if !differs.is_empty() {
+                let who: Vec<String> = alive
+                    .iter()
+                    .zip(&states)
+                    .map(|(node, held)| format!("{node}: {} lines differ", held.diff(&expected).lines().count()))
+                    .collect();
+                self.fail(
+                    &format!("{node} after healing"),
+                    &format!("it holds, against the model, {}:\n{differs}", who.join("; ")),
+                );
+            }
+        }
+        for node in alive {
+            self.check(node, "after healing");
+            let engine = self.nodes[node].engine().expect("a healed peer runs");
+            let torn = torn_groups(engine);
+            if torn > 0 {
+                self.fail(&format!("{node} after healing"), "half of a transaction is there");
+            }
+            let missing = clocks_without_origin(engine);
+            if missing > 0 {
+                self.fail(&format!("{node} after healing"), &format!("{missing} clocks have no origin"));
+            }
+            let findings = engine.check().expect("a database that can be read");
+            let findings: Vec<String> =
+                findings.map(|finding| format!("{:?}", finding.expect("a database that can be read"))).collect();
+            if !findings.is_empty() {
+                self.fail(&format!("{node} after healing"), &findings.join("\n"));
+            }
+        }
+        for running in self.nodes.iter().filter_map(|node| node.running.as_ref()) {
+            for (connection, session) in &running.sessions {
+                self.check_bounds(*connection, session);
+            }
+        }
+    }
+
+    fn state_of(&self, node: usize) -> State {
+        state(self.nodes[node].engine().expect("a healed peer runs"), &self.tables)
+    }
+
+    /// In a network that is quiet, one transaction reaches everybody and causes no more messages than a bound.
+    pub(super) fn check_spread(&mut self) {
+        let alive: Vec<usize> = (0..self.nodes.len()).filter(|node| !self.nodes[*node].is_gone).collect();
+        let node = *self.rng.choice(&alive).expect("somebody is there");
+        let (messages, transactions) = (self.counts.messages, self.counts.transactions);
+        self.write(node);
+        self.commit_open(node);
+        self.run_until_quiet();
+        self.check_healed();
+        let sent = self.counts.messages - messages;
+        let wires = self.wires.iter().filter(|wire| !wire.is_removed).count();
+        let parts = if self.faults.small_pages { self.log.changes } else { 1 };
+        let max = SPREAD_MAX * 2 * wires * parts * (self.counts.transactions - transactions);
+        if sent > max {
+            self.fail("a message storm", &format!("one transaction caused {sent} messages on {wires} wires"));
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! What goes wrong, and how it is put right.
+
+use std::time::Duration;
+
+use litemesh_engine::Engine;
+
+use super::carry::SILENCE_MAX;
+use super::network::Frame;
+use super::node::{Backup, set_site};
+use super::{Event, Simulation};
+
+/// What a step may be.
+#[derive(Clone, Copy)]
+enum Fault {
+    Break,
+    Partition,
+    Crash,
+    Start,
+    Vanish,
+    Backup,
+    Restore,
+    Copy,
+    FillDisk,
+    FreeDisk,
+    Suspend,
+    Jump,
+    Upgrade,
+    Prune,
+}
+
+/// Most peers that are made from copies.
+const COPIES_MAX: usize = 2;
+
+impl Simulation {
+    /// One thing that happens to a random peer: mostly a write.
+    pub(super) fn step(&mut self) {
+        let alive: Vec<usize> = (0..self.nodes.len()).filter(|node| !self.nodes[*node].is_gone).collect();
+        let node = *self.rng.choice(&alive).expect("somebody is there");
+        if self.rng.u8(..100) < 60 {
+            return self.write(node);
+        }
+        let faults = self.faults;
+        let kinds = [
+            (faults.breaks, 4, Fault::Break),
+            (faults.partitions, 2, Fault::Partition),
+            (faults.crashes, 2, Fault::Crash),
+            (true, 3, Fault::Start),
+            (faults.vanishing && alive.len() > 2, 1, Fault::Vanish),
+            (faults.restores, 2, Fault::Backup),
+            (faults.restores, 1, Fault::Restore),
+            (faults.copies, 1, Fault::Copy),
+            (faults.full_disks, 2, Fault::FillDisk),
+            (faults.full_disks, 2, Fault::FreeDisk),
+            (faults.suspensions, 1, Fault::Suspend),
+            (faults.suspensions, 1, Fault::Jump),
+            (faults.upgrades, 1, Fault::Upgrade),
+            (true, 2, Fault::Prune),
+        ];
+        let total: usize = kinds.iter().filter(|(may, ..)| *may).map(|(_, weight, _)| weight).sum();
+        let mut at = self.rng.usize(..total);
+        for (_, weight, fault) in kinds.into_iter().filter(|(may, ..)| *may) {
+            if at < weight {
+                return self.happen(node, fault);
+            }
+            at -= weight;
+        }
+    }
+
+    fn happen(&mut self, node: usize, fault: Fault) {
+        match fault {
+            Fault::Break => self.break_connection(),
+            Fault::Partition => self.partition(),
+            Fault::Crash => self.crash(node),
+            Fault::Start => self.start(node),
+            Fault::Vanish => self.vanish(node),
+            Fault::Backup => self.back_up(node),
+            Fault::Restore => self.restore(node),
+            Fault::Copy => self.copy(node),
+            Fault::FillDisk => self.limit_disk(node, true),
+            Fault::FreeDisk => self.limit_disk(node, false),
+            Fault::Suspend => self.suspend(node),
+            Fault::Jump => self.jump(node),
+            Fault::Upgrade => self.upgrade(node),
+            Fault::Prune => self.prune(node),
+        }
+    }
+
+    fn break_connection(&mut self) {
+        let open: Vec<u64> = self.wires.iter().flat_map(|wire| wire.current[0]).collect();
+        if let Some(connection) = self.rng.choice(open) {
+            self.cut(connection, "broken");
+        }
+    }
+
+    fn partition(&mut self) {
+        let index = self.rng.usize(..self.wires.len());
+        let duration = if self.rng.u8(..4) == 0 { 300_000_000 } else { 5_000_000 };
+        let until = self.agenda.now() + self.random_delay(duration);
+        let is_both = self.rng.bool();
+        let first = self.rng.usize(..2);
+        let wire = &mut self.wires[index];
+        let [a, b] = wire.nodes;
+        let current = wire.current;
+        for end in [first, 1 - first].into_iter().take(if is_both { 2 } else { 1 }) {
+            wire.blocked_until[end] = wire.blocked_until[end].max(until);
+        }
+        let what = if is_both { "both ways" } else { "one way" };
+        self.note(format_args!("nothing goes between {a} and {b}, {what}, from {first}, until {until:?}"));
+        for (end, connection) in current.into_iter().enumerate().filter_map(|(end, c)| Some((end, c?))) {
+            self.agenda.after(SILENCE_MAX, Event::Silent { connection, end });
+        }
+    }
+
+    pub(super) fn crash(&mut self, node: usize) {
+        let Some(running) = &self.nodes[node].running else { return };
+        let connections: Vec<(u64, usize)> = running.sessions.iter().map(|(c, session)| (*c, session.end)).collect();
+        self.note(format_args!("{node} crashes"));
+        self.nodes[node].kill();
+        for (connection, end) in connections {
+            let wire = self.connections[&connection].wire;
+            self.wires[wire].current[end] = None;
+            self.lose_tail(connection, end);
+            if self.rng.bool() {
+                self.push(connection, end, Frame::Close("reset by a machine that crashed".to_owned()));
+            } else {
+                // Nobody says anything: the other end finds out by the silence, or when a newer connection comes.
+                self.agenda.after(
+                    SILENCE_MAX,
+                    Event::End {
+                        node: self.wires[wire].nodes[1 - end],
+                        boot: self.nodes[self.wires[wire].nodes[1 - end]].boot,
+                        connection,
+                        reason: "silence".to_owned(),
+                    },
+                );
+            }
+        }
+    }
+
+    pub(super) fn start(&mut self, node: usize) {
+        if self.nodes[node].running.is_some() || self.nodes[node].is_gone {
+            return;
+        }
+        self.nodes[node].start();
+        self.note(format_args!("{node} starts"));
+        self.check(node, "after a start");
+        for wire in 0..self.wires.len() {
+            if self.wires[wire].nodes[0] == node {
+                self.wires[wire].failed_dials = 0;
+                let delay = self.random_delay(1_000_000);
+                self.dial_after(wire, delay);
+            }
+        }
+    }
+
+    /// What a peer sent and nobody received is lost with it.
+    fn silence(&mut self, node: usize) {
+        for connection in self.connections.values_mut() {
+            for end in [0, 1] {
+                if self.wires[connection.wire].nodes[end] == node {
+                    connection.ways[end].frames.retain(|frame| matches!(frame, Frame::Close(_)));
+                }
+            }
+        }
+    }
+
+    fn vanish(&mut self, node: usize) {
+        // Who is left must be able to reach each other: only leaves vanish.
+        let wires = self.wires.iter().filter(|wire| !wire.is_removed && wire.nodes.contains(&node));
+        let others: std::collections::BTreeSet<usize> =
+            wires.flat_map(|wire| wire.nodes).filter(|n| *n != node).collect();
+        if others.len() > 1 && !self.is_clique(&others) {
+            return;
+        }
+        self.crash(node);
+        self.silence(node);
+        self.note(format_args!("{node} is gone for good"));
+        self.nodes[node].is_gone = true;
+        for wire in self.wires.iter_mut().filter(|wire| wire.nodes.contains(&node)) {
+            wire.is_removed = true;
+        }
+        // Nobody can promise what only it had.
+        let site = self.nodes[node].site;
+        self.log.excuse(site, litemesh_engine::proto::DbVersion::ZERO);
+    }
+
+    fn is_clique(&self, nodes: &std::collections::BTreeSet<usize>) -> bool {
+        let is_joined = |a: usize, b: usize| {
+            self.wires.iter().any(|wire| !wire.is_removed && (wire.nodes == [a, b] || wire.nodes == [b, a]))
+        };
+        nodes.iter().all(|a| nodes.iter().all(|b| a == b || is_joined(*a, *b)))
+    }
+
+    fn back_up(&mut self, node: usize) {
+        let Some(engine) = self.nodes[node].engine() else { return };
+        let version = engine.db_version().expect("a database that can be read");
+        let Some(bytes) = self.nodes[node].copy() else { return };
+        self.note(format_args!("{node} is backed up at {version}"));
+        let is_upgraded = self.nodes[node].is_upgraded;
+        self.nodes[node].backup = Some(Backup { bytes, version, is_upgraded });
+    }
+
+    /// The file is replaced by its backup: what was written since is lost here, and the machine does not know it.
+    fn restore(&mut self, node: usize) {
+        if self.nodes[node].is_gone || self.nodes[node].backup.is_none() {
+            return;
+        }
+        self.crash(node);
+        self.silence(node);
+        let first = self.connections_made + 1;
+        let peer = &mut self.nodes[node];
+        let backup = peer.backup.take().expect("looked at above");
+        peer.replace_file(&backup.bytes);
+        peer.is_upgraded = backup.is_upgraded;
+        peer.restored = Some(first);
+        peer.cursor = litemesh_engine::proto::Cursor::new();
+        let site = peer.site;
+        self.log.excuse(site, backup.version);
+        self.note(format_args!("{node} is restored to {}", backup.version));
+        self.start(node);
+    }
+
+    /// A copy of the file becomes a peer. Before it is forked, both refuse each other.
+    fn copy(&mut self, node: usize) {
+        if self.nodes.len() >= self.options.nodes + 2 + COPIES_MAX || self.nodes[node].restored.is_some() {
+            return;
+        }
+        let Some(bytes) = self.nodes[node].copy() else { return };
+        let site = self.nodes[node].site;
+        let mut copy = self.new_node(site);
+        copy.is_upgraded = self.nodes[node].is_upgraded;
+        copy.replace_file(&bytes);
+        let mut engine = Engine::open(&copy.path).expect("a sound file");
+        engine.fork(None).expect("a file that can be written to");
+        drop(engine);
+        copy.site = self.random_site();
+        set_site(&copy.path, copy.site);
+        copy.start();
+        self.nodes.push(copy);
+        let index = self.nodes.len() - 1;
+        self.note(format_args!("{index} is a copy of {node}"));
+        self.check(index, "after a fork");
+        let others: Vec<usize> = (0..index).filter(|other| !self.nodes[*other].is_gone).collect();
+        // v1 peers stay leaves.
+        let is_v1 = |node: &usize| self.wires.iter().any(|wire| !wire.is_litemesh && wire.nodes[0] == *node);
+        let others: Vec<usize> = others.into_iter().filter(|other| !is_v1(other)).collect();
+        let count = self.rng.usize(1..=2);
+        for other in self.rng.choose_multiple(others, count) {
+            self.add_wire(index, other, true);
+        }
+    }
+
+    fn limit_disk(&mut self, node: usize, is_full: bool) {
+        let pages = is_full.then(|| self.rng.i64(..3));
+        self.nodes[node].limit_disk(pages);
+        self.note(format_args!("{node} has {} left on its disk", if is_full { "little" } else { "enough" }));
+    }
+
+    fn suspend(&mut self, node: usize) {
+        let duration = self.random_delay(200_000_000);
+        self.nodes[node].suspended_until = self.agenda.now() + duration;
+        self.note(format_args!("{node} does nothing for {duration:?}"));
+    }
+
+    /// The clock of a machine jumps: all that its peer waits for is due.
+    fn jump(&mut self, node: usize) {
+        self.note(format_args!("the clock of {node} jumps"));
+        let wires = &self.wires;
+        self.agenda.hasten(|event| match event {
+            Event::End { node: of, .. } => *of == node,
+            Event::Dial { wire } => wires[*wire].nodes[0] == node,
+            _ => false,
+        });
+    }
+
+    fn prune(&mut self, node: usize) {
+        let limit = self.rng.usize(1..50);
+        let Some(running) = &mut self.nodes[node].running else { return };
+        // Fails where the disk is full or the application writes; it is only upkeep.
+        let pruned = running.engine.prune_origins(Default::default(), limit).is_ok();
+        self.note(format_args!("{node} prunes origins: {pruned}"));
+        self.check(node, "after pruning");
+    }
+
+    /// Everything works again, and nobody writes any more.
+    pub(super) fn heal(&mut self) {
+        self.note(format_args!("healed"));
+        self.is_healed = true;
+        let now = self.agenda.now();
+        for wire in &mut self.wires {
+            wire.blocked_until = [now; 2];
+        }
+        for node in 0..self.nodes.len() {
+            self.nodes[node].suspended_until = Duration::ZERO;
+            self.start(node);
+            self.nodes[node].limit_disk(None);
+            self.commit_open(node);
+        }
+        if self.nodes.iter().any(|node| node.is_upgraded) {
+            for node in 0..self.nodes.len() {
+                self.upgrade(node);
+            }
+        }
+    }
+}

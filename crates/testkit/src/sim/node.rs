@@ -1,0 +1,179 @@
+//! One peer: its file, its process while that runs, and the sessions of the process.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use litemesh::simulation::{Look, Process, Session, Work};
+use litemesh_engine::Engine;
+use litemesh_engine::proto::{Cursor, DbVersion, SiteId};
+use litemesh_engine::rusqlite::Connection;
+
+use super::network::Frame;
+use crate::history::Schema;
+
+/// The schema version of the tables that are there from the beginning; one more has the table that comes with an upgrade.
+pub(super) const SCHEMA_VERSION: i64 = 1;
+
+/// The largest `max_page_count`: a disk with room.
+const PAGES_MAX: i64 = 4_294_967_294;
+
+pub(super) struct Node {
+    pub(super) path: PathBuf,
+    pub(super) site: SiteId,
+    /// Counts the processes: what an older one ordered is nobody's any more.
+    pub(super) boot: u64,
+    /// `None` while it is down.
+    pub(super) running: Option<Running>,
+    /// Down for good.
+    pub(super) is_gone: bool,
+    /// How much slower than others its engine is.
+    pub(super) slowness: u32,
+    /// Until when it does nothing at all.
+    pub(super) suspended_until: Duration,
+    pub(super) recursive_triggers: bool,
+    pub(super) has_app_connection: bool,
+    pub(super) is_upgraded: bool,
+    pub(super) backup: Option<Backup>,
+    /// Restored and not yet told of the versions that it forgot; the first connection that it made since.
+    pub(super) restored: Option<u64>,
+    /// What it held when it was looked at last. Kept while it is down: a restart must not change it.
+    pub(super) cursor: Cursor,
+}
+
+pub(super) struct Backup {
+    pub(super) bytes: Vec<u8>,
+    pub(super) version: DbVersion,
+    pub(super) is_upgraded: bool,
+}
+
+pub(super) struct Running {
+    /// The connection of the peer.
+    pub(super) engine: Engine,
+    /// That of the application, where it has one of its own.
+    pub(super) app: Option<Engine>,
+    /// The application's transaction that is open, and the version before it.
+    pub(super) open_since: Option<DbVersion>,
+    pub(super) process: Process,
+    pub(super) look: Look,
+    pub(super) sessions: BTreeMap<u64, RunningSession>,
+    pub(super) jobs: VecDeque<Job>,
+}
+
+/// What waits for the engine.
+pub(super) enum Job {
+    Work { connection: u64, work: Work },
+    Look,
+}
+
+pub(super) struct RunningSession {
+    pub(super) session: Session,
+    /// Which end of its connection this is.
+    pub(super) end: usize,
+    pub(super) transport: usize,
+    pub(super) inbox: VecDeque<Frame>,
+    /// A message was given to the session and is not answered yet: the frame, and nothing is taken before.
+    pub(super) receiving: Option<Frame>,
+    pub(super) is_sending: bool,
+    pub(super) is_announcement_due: bool,
+}
+
+impl Node {
+    pub(super) fn engine(&self) -> Option<&Engine> {
+        self.running.as_ref().map(|running| &running.engine)
+    }
+
+    /// The connection that the application writes on.
+    pub(super) fn app(&mut self) -> Option<&mut Engine> {
+        let running = self.running.as_mut()?;
+        Some(running.app.as_mut().unwrap_or(&mut running.engine))
+    }
+
+    /// Makes the file, with a given site.
+    pub(super) fn create(&self, schemas: &[Schema]) {
+        let connection = Connection::open(&self.path).expect("a folder that can be written to");
+        connection
+            .execute_batch(
+                "PRAGMA synchronous = OFF; PRAGMA page_size = 1024; PRAGMA journal_mode = WAL;
+                 CREATE TABLE crsql_site_id (site_id BLOB NOT NULL, ordinal INTEGER PRIMARY KEY);",
+            )
+            .expect("a new file takes tables");
+        connection.execute("INSERT INTO crsql_site_id VALUES (?1, 0)", [self.site.as_bytes()]).expect("an empty table");
+        let engine = Engine::attach(connection).expect("a file of ours");
+        for schema in schemas {
+            engine.connection().execute_batch(schema.create).expect("a table that is new");
+            engine.replicate(&schema.name).expect("a table that can replicate");
+        }
+        engine.connection().pragma_update(None, "user_version", SCHEMA_VERSION).expect("a file that can be written to");
+    }
+
+    fn open(&self) -> Engine {
+        let engine = Engine::open(&self.path).expect("a sound file");
+        // Nothing here outlives the machine, and nobody waits in virtual time.
+        engine.connection().pragma_update(None, "synchronous", "OFF").expect("a setting of SQLite");
+        engine.connection().busy_timeout(Duration::ZERO).expect("a setting of SQLite");
+        engine.connection().pragma_update(None, "recursive_triggers", self.recursive_triggers).expect("a setting");
+        engine
+    }
+
+    /// Starts the process.
+    pub(super) fn start(&mut self) {
+        let engine = self.open();
+        let app = self.has_app_connection.then(|| self.open());
+        let look = Look::at(&engine).expect("a sound file");
+        self.boot += 1;
+        self.running = Some(Running {
+            engine,
+            app,
+            open_since: None,
+            process: Process::default(),
+            look,
+            sessions: BTreeMap::new(),
+            jobs: VecDeque::new(),
+        });
+    }
+
+    /// The process dies: whatever is not committed is gone.
+    pub(super) fn kill(&mut self) {
+        self.running = None;
+        self.suspended_until = Duration::ZERO;
+    }
+
+    /// Copies the file; `None` where somebody is writing to it.
+    pub(super) fn copy(&self) -> Option<Vec<u8>> {
+        checkpoint(self.engine()?.connection()).then(|| std::fs::read(&self.path).expect("the file of a peer"))
+    }
+
+    /// Puts other bytes in the place of the file, as somebody who restores a backup does.
+    pub(super) fn replace_file(&self, bytes: &[u8]) {
+        for ending in ["-wal", "-shm"] {
+            let mut path = self.path.as_os_str().to_owned();
+            path.push(ending);
+            // Not there where it was closed well.
+            let _ = std::fs::remove_file(path);
+        }
+        std::fs::write(&self.path, bytes).expect("a folder that can be written to");
+    }
+
+    /// Lets the file grow by so many pages and no more; `None`: as it likes.
+    pub(super) fn limit_disk(&self, pages: Option<i64>) {
+        let Some(running) = &self.running else { return };
+        for engine in std::iter::once(&running.engine).chain(&running.app) {
+            let connection = engine.connection();
+            let used = |connection: &Connection| super::database::ask::<i64>(connection, "PRAGMA page_count", []);
+            let max = pages.map_or(PAGES_MAX, |pages| used(connection) + pages);
+            super::database::ask::<i64>(connection, &format!("PRAGMA max_page_count = {max}"), []);
+        }
+    }
+}
+
+/// Moves everything from the log to the file.
+fn checkpoint(connection: &Connection) -> bool {
+    super::database::ask::<i64>(connection, "PRAGMA wal_checkpoint(TRUNCATE)", []) == 0
+}
+
+/// Gives a file another site, as chosen by the seed rather than by SQLite.
+pub(super) fn set_site(path: &Path, site: SiteId) {
+    let connection = Connection::open(path).expect("the file of a peer");
+    connection.execute("UPDATE crsql_site_id SET site_id = ?1 WHERE ordinal = 0", [site.as_bytes()]).expect("a site");
+}

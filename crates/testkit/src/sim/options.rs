@@ -1,0 +1,166 @@
+//! What a simulation may be like.
+
+use fastrand::Rng;
+
+/// What may happen. Each seed has only some of it: faults that always come together hide each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // the comments beside say it
+pub struct Faults {
+    /// Connections break: what was under way arrives up to some message.
+    pub breaks: bool,
+    /// Nothing goes from one end of a wire to the other for a while, in one direction or both.
+    pub partitions: bool,
+    /// Messages are delivered again, later.
+    pub repeats: bool,
+    /// Processes die and start again.
+    pub crashes: bool,
+    /// A peer never comes back.
+    pub vanishing: bool,
+    /// Files are replaced by an older copy of themselves.
+    pub restores: bool,
+    /// Files are copied, and the copies become peers.
+    pub copies: bool,
+    /// Nothing can be written for a while.
+    pub full_disks: bool,
+    /// Some peers are up to a thousand times slower than others.
+    pub slow: bool,
+    /// A peer stops for a while, or all its timers are due at once.
+    pub suspensions: bool,
+    /// Applications upgrade their schema, each at its time.
+    pub upgrades: bool,
+    /// Some peers speak wire v1 only.
+    pub v1: bool,
+    /// Several transports between the same peers.
+    pub double_wires: bool,
+    /// Messages of a few changes, so that transactions come in parts.
+    pub small_pages: bool,
+}
+
+impl Faults {
+    /// Everything.
+    pub const ALL: Self = Self {
+        breaks: true,
+        partitions: true,
+        repeats: true,
+        crashes: true,
+        vanishing: true,
+        restores: true,
+        copies: true,
+        full_disks: true,
+        slow: true,
+        suspensions: true,
+        upgrades: true,
+        v1: true,
+        double_wires: true,
+        small_pages: true,
+    };
+
+    /// Nothing but delays.
+    pub const NONE: Self = Self {
+        breaks: false,
+        partitions: false,
+        repeats: false,
+        crashes: false,
+        vanishing: false,
+        restores: false,
+        copies: false,
+        full_disks: false,
+        slow: false,
+        suspensions: false,
+        upgrades: false,
+        v1: false,
+        double_wires: false,
+        small_pages: false,
+    };
+
+    /// Those of a seed.
+    pub(super) fn some(self, rng: &mut Rng) -> Self {
+        let mut half = |may: bool| may && rng.bool();
+        Self {
+            breaks: half(self.breaks),
+            partitions: half(self.partitions),
+            repeats: half(self.repeats),
+            crashes: half(self.crashes),
+            vanishing: half(self.vanishing),
+            restores: half(self.restores),
+            copies: half(self.copies),
+            full_disks: half(self.full_disks),
+            slow: half(self.slow),
+            suspensions: half(self.suspensions),
+            upgrades: half(self.upgrades),
+            v1: half(self.v1),
+            double_wires: half(self.double_wires),
+            small_pages: half(self.small_pages),
+        }
+    }
+}
+
+/// What happens where a message is lost, or overtaken by a later one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lossy {
+    /// Neither happens.
+    #[default]
+    No,
+    /// The transport notices and ends the connection, as its contract asks.
+    Cut,
+    /// The session has to notice.
+    PassOn,
+}
+
+/// The bounds of a simulation.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Most peers at the beginning.
+    pub nodes: usize,
+    /// Most rounds, each followed by healing.
+    pub rounds: usize,
+    /// Most steps of a round.
+    pub steps: usize,
+    /// What may fail.
+    pub faults: Faults,
+    /// What becomes of messages that the carrier loses or reorders.
+    pub lossy: Lossy,
+    /// A peer that was restored from a backup writes before a remote has told it of the versions that it forgot. Loses
+    /// writes (docs/storage.md, "Copies and backups").
+    pub restored_write_at_once: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { nodes: 5, rounds: 3, steps: 40, faults: Faults::ALL, lossy: Lossy::No, restored_write_at_once: false }
+    }
+}
+
+/// Which peers there are, and who dials whom.
+pub(super) struct Shape {
+    pub(super) nodes: usize,
+    pub(super) wires: Vec<[usize; 2]>,
+    pub(super) v1_wires: Vec<[usize; 2]>,
+}
+
+impl Options {
+    pub(super) fn shape(&self, rng: &mut Rng, faults: Faults) -> Shape {
+        let core = rng.usize(2..=self.nodes.max(2));
+        let mut wires: Vec<[usize; 2]> = match rng.u8(..5) {
+            0 => (1..core).map(|node| [node, node - 1]).collect(),
+            1 => (0..core).map(|node| [node, (node + 1) % core]).filter(|[a, b]| a < b || core > 2).collect(),
+            2 => (1..core).map(|node| [node, 0]).collect(),
+            // Two hubs that know each other, and everybody at one of them or at both.
+            3 => {
+                let spokes = (2..core).flat_map(|node| [[node, node % 2], [node, (node + 1) % 2]]);
+                let spokes: Vec<_> = spokes.filter(|[node, hub]| hub == &(node % 2) || rng.bool()).collect();
+                std::iter::once([1, 0]).chain(spokes).collect()
+            }
+            _ => (0..core).flat_map(|a| (0..a).map(move |b| [a, b])).collect(),
+        };
+        if faults.double_wires {
+            let again = rng.usize(1..=2);
+            let doubled = rng.choose_multiple(wires.clone(), again);
+            wires.extend(doubled.into_iter().map(|[a, b]| if rng.bool() { [a, b] } else { [b, a] }));
+        }
+        // Leaves: a cursor of wire v1 follows each message, so over a cycle it can claim what was beaten elsewhere.
+        let leaves = if faults.v1 { rng.usize(1..=2) } else { 0 };
+        let v1_wires = (0..leaves).map(|leaf| [core + leaf, rng.usize(..core)]).collect();
+        Shape { nodes: core + leaves, wires, v1_wires }
+    }
+}
