@@ -44,15 +44,17 @@ pub(crate) fn read_position(core: &mut Core, sender: SiteId) -> rusqlite::Result
 }
 
 /// Stores how far a batch brought us, in the transaction that merges it: saved afterwards, a crash in between would lose no
-/// data but repeat work; saved before, it would make us claim what we do not hold.
-pub(crate) fn store_progress(core: &mut Core, progress: &MergeProgress) -> rusqlite::Result<()> {
+/// data but repeat work; saved before, it would make us claim what we do not hold. Says whether the cursor moved.
+pub(crate) fn store_progress(core: &mut Core, progress: &MergeProgress) -> rusqlite::Result<bool> {
     const CURSOR: &str = "INSERT INTO litemesh_cursor (site_id, version) VALUES (?1, ?2)
-         ON CONFLICT (site_id) DO UPDATE SET version = max(version, excluded.version)";
+         ON CONFLICT (site_id) DO UPDATE SET version = excluded.version WHERE excluded.version > version";
+    let before = core.db.total_changes();
     for (site, version) in progress.cursor.iter() {
         if *site != core.site {
             core.statement(CURSOR)?.run(&[Bind::Blob(site.as_bytes()), version.get().into()])?;
         }
     }
+    let has_moved = core.db.total_changes() != before;
     if let Some((sender, position)) = progress.position {
         // Whole transactions have come: what is staged still was begun before, and will not be gone on with.
         staged::forget(core, sender)?;
@@ -65,7 +67,7 @@ pub(crate) fn store_progress(core: &mut Core, progress: &MergeProgress) -> rusql
             incarnation.into(),
         ])?;
     }
-    Ok(())
+    Ok(has_moved)
 }
 
 /// Gives an origin of version zero, *unknown*, to merged cells that have none: CRSqlite itself merged them. They are sent

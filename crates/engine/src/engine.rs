@@ -250,7 +250,7 @@ impl Engine {
             return Ok(Merged::default());
         }
         let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        let merged = {
+        let (merged, has_moved) = {
             let mut core = self.shared.lock()?;
             core.enlist()?;
             heal(&mut core)?;
@@ -262,12 +262,12 @@ impl Engine {
             let last = merge_batch(&self.shared, &mut core, changes, &mut open)?;
             history::keep(&mut core, changes, &last)?;
             merged.add(last);
-            cursor::store_progress(&mut core, progress)?;
+            let has_moved = cursor::store_progress(&mut core, progress)?;
             history::keep_progress(&mut core, progress)?;
-            merged
+            (merged, has_moved)
         };
         transaction.commit()?;
-        self.progress_count += u64::from(!progress.is_empty());
+        self.progress_count += u64::from(has_moved);
         Ok(merged)
     }
 
@@ -316,7 +316,7 @@ impl Engine {
         Ok(staged::staged_until(&mut *self.core()?, sender)?)
     }
 
-    /// How many merges of this engine stored progress. Our cursor may have moved when it grew.
+    /// How many merges of this engine moved our cursor.
     pub fn progress_count(&self) -> u64 {
         self.progress_count
     }

@@ -32,7 +32,7 @@ pub(crate) struct Announced {
     pub(crate) schema_version: i64,
     /// A hash of the names of the replicated tables.
     pub(crate) tables: u64,
-    /// Grows with every merge that stored progress, also where no row changed.
+    /// Grows with every merge that moved our cursor, also where no row changed.
     pub(crate) progress: u64,
 }
 

@@ -96,10 +96,11 @@ pub(crate) fn read(
     match what {
         ReadWhat::Local { place, covered, claimed, mut echoes } => {
             echoes.extend(recent);
-            let parted = heed(engine, claimed, covered.get(&engine.site()?))?;
+            let own = engine.site()?;
+            let parted = heed(engine, claimed, covered.get(&own))?;
             let (place, goes_on) = parted.map_or((place, true), |common| (LocalPlace::after(common), false));
             let filter = LocalFilter { covered, echoes: &echoes };
-            Ok(Page::Local { page: engine.read_local(&place, &filter, limits)?, goes_on })
+            Ok(Page::Local { page: engine.read_local(&place, &filter, limits)?, goes_on, own })
         }
         ReadWhat::PlanSites(mut bounds) => {
             bounds.echoes.extend(recent);

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use litemesh_engine::{LocalPage, LocalPlace, MergeProgress, SiteBounds, SitePlan};
 use litemesh_proto::{
-    Change, Cursor, DbVersion, Limits, PeerMessage, Place, Position, Refusal, Remote, SyncRequest, Unverified,
+    Change, Cursor, DbVersion, Limits, PeerMessage, Place, Position, Refusal, Remote, SiteId, SyncRequest, Unverified,
 };
 
 use incoming::Incoming;
@@ -115,6 +115,8 @@ pub(crate) enum Page {
         page: LocalPage,
         /// Whether it goes on at the place that was asked for. Otherwise it begins at another one, where no part was sent.
         goes_on: bool,
+        /// Our own site.
+        own: SiteId,
     },
     Sites {
         plan: SitePlan,

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use litemesh_engine::{LocalPage, LocalPlace, SiteBounds, SitePlan};
 use litemesh_proto::limits::SILENCE_LOOK;
 use litemesh_proto::{
-    Ack, Change, Cursor, DbVersion, Part, PeerMessage, Place, Position, Progress, Remote, SyncRequest, Terms,
+    Ack, Change, Cursor, DbVersion, Part, PeerMessage, Place, Position, Progress, Remote, SiteId, SyncRequest, Terms,
 };
 
 use super::window::Window;
@@ -24,6 +24,13 @@ const QUEUE_MAX: usize = 1;
 /// Ranges of local versions that came from the remote itself and are not sent back. Ranges that touch are joined; beyond
 /// this many the oldest is forgotten, which costs a repeat and no more.
 const ECHOES_MAX: usize = 256;
+
+/// Own versions after which a remote that is up to date is told of them, where nothing was written here in them.
+///
+/// Each merge takes a version of ours. Told at once, each of a hub's N peers would answer every transaction with that news, and
+/// the hub pass it on to all others: N² messages for one. Told never, a remote that comes back would have us look at all that was
+/// merged since.
+const OWN_NEWS_EVERY: i64 = 1024;
 
 pub(crate) struct Outgoing {
     remote: Remote,
@@ -221,13 +228,13 @@ impl Outgoing {
         }
         self.is_reading = false;
         match done.page {
-            Page::Local { page, goes_on } => self.take_local(page, goes_on),
+            Page::Local { page, goes_on, own } => self.take_local(page, goes_on, own),
             Page::Sites { plan, changes, more, planned } => self.take_sites(plan, changes, more, planned),
         }
         self.pump(effects);
     }
 
-    fn take_local(&mut self, page: LocalPage, goes_on: bool) {
+    fn take_local(&mut self, page: LocalPage, goes_on: bool, own: SiteId) {
         let Some(Order::Local { place, covered, claimed, window, part }) = &mut self.order else { return };
         if !goes_on {
             *part = None;
@@ -241,6 +248,11 @@ impl Outgoing {
         // The remote takes over our cursor where it then holds everything that we hold, and learns each entry once.
         let news = page.complete.map(|cursor| cursor.beyond(covered)).unwrap_or_default();
         self.is_behind |= !is_complete;
+        let is_own_alone = news.len() == 1 && news.get(&own).get() - covered.get(&own).get() < OWN_NEWS_EVERY;
+        if is_live && is_own_alone && news.contains(&own) && page.changes.is_empty() && part.is_none() {
+            self.forget_echoes_until(position.version);
+            return;
+        }
         covered.join(&news);
         let news = Some(news).filter(|news| !news.is_empty());
         let mut progress = |part: Part, cursor: Option<Cursor>| {

@@ -14,6 +14,7 @@ use super::{
 };
 
 const REMOTE: SiteId = SiteId::from_bytes([9; 16]);
+const OWN: SiteId = SiteId::from_bytes([1; 16]);
 const OTHER: SiteId = SiteId::from_bytes([7; 16]);
 
 fn session(is_litemesh: bool) -> Session {

@@ -35,7 +35,7 @@ fn sent(effects: &[Effect]) -> Vec<PeerMessage> {
 }
 
 fn local_page(changes: Vec<Change>, place: LocalPlace, complete: Option<Cursor>) -> Page {
-    Page::Local { page: LocalPage { changes, place, incarnation: Incarnation(7), complete }, goes_on: true }
+    Page::Local { page: LocalPage { changes, place, incarnation: Incarnation(7), complete }, goes_on: true, own: OWN }
 }
 
 fn page(generation: u64, version: i64, position: i64, complete: Option<Cursor>) -> Input {
@@ -316,4 +316,27 @@ fn a_message_without_a_number_is_refused() {
     let mut session = session(true);
     let effects = session.handle(changes(&[(OTHER, 1)], 1, None));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Reply(Err(Refusal::Invalid(_))))), "{effects:?}");
+}
+
+/// Otherwise every peer of a hub would answer each transaction with news for all others.
+#[test]
+fn versions_that_only_merges_took_are_told_now_and_then() {
+    let mut session = session(true);
+    session.handle(asked(16));
+    let nothing = |version: i64| {
+        let place = LocalPlace::after(DbVersion::new(version));
+        Input::Read(ReadDone { generation: 1, page: local_page(vec![], place, Some(cursor(&[(OWN, version)]))) })
+    };
+    assert!(matches!(sent(&session.handle(nothing(1))).as_slice(), [PeerMessage::Eose { .. }]));
+    session.handle(Input::Sent);
+    for version in [2, 1024] {
+        session.handle(Input::Committed);
+        assert_eq!(sent(&session.handle(nothing(version))), []);
+    }
+    session.handle(Input::Committed);
+    let told = sent(&session.handle(nothing(1025)));
+    let [PeerMessage::Changes { changes, progress: Some(progress), .. }] = told.as_slice() else { panic!("{told:?}") };
+    assert!(changes.is_empty());
+    assert_eq!(progress.cursor, Some(cursor(&[(OWN, 1025)])));
+    assert_eq!(progress.position.map(|position| position.version), Some(DbVersion::new(1025)));
 }
