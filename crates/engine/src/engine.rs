@@ -20,7 +20,7 @@ use crate::heal::heal;
 use crate::incarnation::{self, Claim};
 use crate::load::load_shared;
 use crate::merge::{MergeProgress, Merged, OpenChangeset, merge_batch};
-use crate::read::{LocalFilter, LocalPage, LocalPlace, PageLimits, SiteBounds, SitePlan};
+use crate::read::{LocalFilter, LocalPage, LocalPlace, PageLimits, SharedPage, SiteBounds, SitePlan};
 use crate::statement::Handle;
 use crate::{cursor, history, read, replicate, staged};
 
@@ -333,6 +333,17 @@ impl Engine {
         limits: PageLimits,
     ) -> Result<LocalPage, StorageError> {
         self.snapshot(|core| read::read_local(core, place, filter, limits))
+    }
+
+    /// Reads the next page for all Litemesh peers that are at this place or further; what each of them lacks of it,
+    /// [`SharedPage::for_reader`] says. `None` where it has to be read for each: where CRSqlite itself merged, and noted no
+    /// origins.
+    ///
+    /// # Errors
+    ///
+    /// SQLite fails.
+    pub fn read_shared(&self, place: &LocalPlace, limits: PageLimits) -> Result<Option<SharedPage>, StorageError> {
+        self.snapshot(|core| read::read_shared(core, place, limits))
     }
 
     /// Decides what a wire v1 peer is to be sent.

@@ -68,5 +68,5 @@ pub use incarnation::Claim;
 pub use litemesh_proto as proto;
 pub use load::load;
 pub use merge::{MergeProgress, Merged};
-pub use read::{LocalFilter, LocalPage, LocalPlace, PageLimits, SiteBounds, SitePlan};
+pub use read::{LocalFilter, LocalPage, LocalPlace, PageLimits, SharedPage, SiteBounds, SitePlan};
 pub use rusqlite;

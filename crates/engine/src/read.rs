@@ -103,6 +103,51 @@ impl LocalPage {
     }
 }
 
+/// A page in local order that leaves out nothing: for all who are where it begins or further, and read once for them.
+#[derive(Clone, Debug)]
+pub struct SharedPage {
+    page: LocalPage,
+    versions: Vec<VersionEnd>,
+}
+
+/// Where the changes of a local version end in a page.
+#[derive(Clone, Copy, Debug)]
+struct VersionEnd {
+    version: i64,
+    end: usize,
+}
+
+impl SharedPage {
+    /// The local version up to which it leads.
+    pub fn position(&self) -> DbVersion {
+        self.page.place.position()
+    }
+
+    /// Whether it brings a reader on that has read everything up to `after`, no earlier than where it begins.
+    pub fn goes_on_after(&self, after: DbVersion) -> bool {
+        let LocalPage { place, complete, .. } = &self.page;
+        after < place.position() || (after == place.position() && (complete.is_some() || place.inside.is_some()))
+    }
+
+    /// What such a reader is sent of it: the same as if it had been read for this reader alone, but that of our cursor only
+    /// what it is not known to hold is there.
+    pub fn for_reader(&self, after: DbVersion, covered: &Cursor, echoes: &[(DbVersion, DbVersion)]) -> LocalPage {
+        let LocalPage { changes, place, incarnation, complete } = &self.page;
+        let mut wanted = Vec::new();
+        let mut start = 0;
+        for VersionEnd { version, end } in &self.versions {
+            let of_version = changes.get(start..*end).filter(|_| *version > after.get()).unwrap_or_default();
+            let is_echo = is_within(echoes, *version);
+            let is_wanted =
+                |change: &Change| wants(covered, is_echo, change.col_version.get(), &change.site, change.db_version);
+            wanted.extend(of_version.iter().filter(|change| is_wanted(change)).cloned());
+            start = *end;
+        }
+        let complete = complete.as_ref().map(|cursor| cursor.beyond(covered));
+        LocalPage { changes: wanted, place: place.clone(), incarnation: *incarnation, complete }
+    }
+}
+
 /// What a page leaves out.
 #[derive(Clone, Debug, Default)]
 pub struct LocalFilter<'a> {
@@ -118,6 +163,14 @@ impl LocalFilter<'_> {
     }
 }
 
+/// Whether a reader is to have a clock of a known author.
+///
+/// A cell that was held when its row came back in a new life (MRG-9) is neither an echo nor covered by what its author was read up
+/// to: the reader may hold the new life without any value of that cell. Its column version is zero.
+fn wants(covered: &Cursor, is_echo: bool, col_version: i64, author: &SiteId, version: DbVersion) -> bool {
+    col_version == 0 || (!is_echo && !covered.covers(author, version))
+}
+
 fn is_within(ranges: &[(DbVersion, DbVersion)], version: i64) -> bool {
     ranges.iter().any(|(first, last)| first.get() <= version && version <= last.get())
 }
@@ -128,6 +181,38 @@ pub(crate) fn read_local(
     place: &LocalPlace,
     filter: &LocalFilter<'_>,
     limits: PageLimits,
+) -> rusqlite::Result<LocalPage> {
+    read_noting(core, place, filter, limits, &mut Noted::default())
+}
+
+/// Reads the next page for all who are at this place or further; `None` where they cannot share it.
+pub(crate) fn read_shared(
+    core: &mut Core,
+    place: &LocalPlace,
+    limits: PageLimits,
+) -> rusqlite::Result<Option<SharedPage>> {
+    let mut noted = Noted::default();
+    let page = read_noting(core, place, &LocalFilter::default(), limits, &mut noted)?;
+    let mut versions = noted.versions;
+    // The last version was perhaps too much for the page.
+    versions.iter_mut().for_each(|version| version.end = version.end.min(page.changes.len()));
+    Ok((!noted.has_unknown).then_some(SharedPage { page, versions }))
+}
+
+/// What a page says of its changes that they do not say themselves.
+#[derive(Default)]
+struct Noted {
+    versions: Vec<VersionEnd>,
+    /// Something is of an author whose version is not known, which no filter leaves out.
+    has_unknown: bool,
+}
+
+fn read_noting(
+    core: &mut Core,
+    place: &LocalPlace,
+    filter: &LocalFilter<'_>,
+    limits: PageLimits,
+    noted: &mut Noted,
 ) -> rusqlite::Result<LocalPage> {
     let until = core.db_version()?;
     let mut page = PageBuilder::new(limits);
@@ -160,16 +245,19 @@ pub(crate) fn read_local(
         }
         let is_echo = filter.is_echo(version);
         page.take_row(core, scan, |core, clock| {
-            // A cell that was held when its row came back in a new life (MRG-9) is neither an echo nor covered by what
-            // its author was read up to: the reader may hold the new life without any value of that cell.
-            let is_of_past_life = clock.col_version == 0;
-            if is_echo && !is_of_past_life {
+            if is_echo && clock.col_version != 0 {
                 return Ok(None);
             }
             let Some((site, label)) = labels.of(core, version, clock.ordinal)? else { return Ok(None) };
-            let is_wanted = is_of_past_life || label.is_unknown || !filter.covered.covers(&site, label.version);
+            noted.has_unknown |= label.is_unknown;
+            let is_wanted =
+                label.is_unknown || wants(&filter.covered, is_echo, clock.col_version, &site, label.version);
             Ok(is_wanted.then_some((site, label.version)))
         })?;
+        match noted.versions.last_mut() {
+            Some(last) if last.version == version => last.end = page.changes.len(),
+            _ => noted.versions.push(VersionEnd { version, end: page.changes.len() }),
+        }
         if page.is_full(limits.stretch) {
             if whole > 0 && limits.stretch > 1 {
                 page.changes.truncate(whole);

@@ -502,3 +502,43 @@ fn reading_writes_nothing_and_sees_one_state() {
     drop(transaction);
     assert_eq!(source.db_version().unwrap(), DbVersion::new(2));
 }
+
+#[test]
+fn a_shared_page_gives_each_reader_what_its_own_would() {
+    let schemas = schemas();
+    let mut readers = 0;
+    for_seeds(0x5a9e, 15, |rng| {
+        let engine = busy_engine(rng, &schemas);
+        let versions = engine.db_version().unwrap().get();
+        for _ in 0..10 {
+            let held = engine.cursor().unwrap();
+            let covered: Cursor = held
+                .iter()
+                .filter_map(|(site, version)| match rng.u8(..3) {
+                    0 => None,
+                    1 => Some((*site, version)),
+                    _ => Some((*site, DbVersion::new(rng.i64(0..=version.get())))),
+                })
+                .collect();
+            let first = rng.i64(0..=versions);
+            let echoes = [(DbVersion::new(first), DbVersion::new(rng.i64(first..=versions)))];
+            let filter = LocalFilter { covered, echoes: &echoes[..rng.usize(0..2)] };
+            let start = rng.i64(0..=versions);
+            let after = DbVersion::new(rng.i64(start..=versions));
+            let alone = read_pages(&engine, LocalPlace::after(after), &filter, || ALL).concat();
+            let (mut place, mut shared) = (LocalPlace::after(DbVersion::new(start)), Vec::new());
+            let limits = PageLimits { stretch: 4, ..few(rng.usize(1..20)) };
+            while let Some(page) = engine.read_shared(&place, limits).unwrap() {
+                let page = page.for_reader(after, &filter.covered, filter.echoes);
+                shared.extend(page.changes);
+                place = page.place;
+                if page.complete.is_some() {
+                    assert_eq!(shared, alone);
+                    readers += 1;
+                    break;
+                }
+            }
+        }
+    });
+    assert!(readers > 50, "only {readers} readers could share");
+}

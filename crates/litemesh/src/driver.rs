@@ -4,7 +4,7 @@
 //! remote that takes nothing delays nobody else, and nothing of its own either.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use litemesh_engine::{Engine, PageLimits};
 use litemesh_proto::limits::{BATCH_BYTES_MAX, BATCH_CHANGES_MAX, BATCH_STRETCH};
@@ -12,13 +12,15 @@ use litemesh_proto::{
     Change, Cursor, DbVersion, PeerMessage, Place, Refusal, Remote, SiteId, SyncRequest, Transport, TransportError,
     Unverified,
 };
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
+use crate::beat::Beat;
 use crate::engine_thread::EngineThread;
 use crate::event::Event;
 use crate::session::{Effect, Input, Notice, ReadDone, ReadOrder, Session};
+use crate::shared_pages::SharedPages;
 use crate::work::{self, Frontier, Recent};
 use crate::{PeerError, RemoteStatus};
 
@@ -42,6 +44,10 @@ pub(crate) struct Common {
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) frontier: Frontier,
     pub(crate) limits: litemesh_proto::Limits,
+    pub(crate) beats: watch::Receiver<Beat>,
+    pub(crate) pages: Arc<SharedPages>,
+    /// Sessions that the last beat made read.
+    pub(crate) readers: Arc<AtomicUsize>,
 }
 
 /// Stands for a version where there is none.
@@ -95,8 +101,9 @@ impl Driver {
     }
 
     async fn serve(&self, mut inbox: mpsc::Receiver<Inbound>) -> String {
-        let mut announced = self.common.engine.announced();
-        let mut last = *announced.borrow_and_update();
+        let mut beats = self.common.beats.clone();
+        let mut beat = beats.borrow_and_update().number;
+        let mut last = *self.common.engine.announced().borrow();
         let mut session = Session::new(self.remote, last.schema_version, self.common.limits.clone());
         let mut tasks: JoinSet<Done> = JoinSet::new();
         let mut reply: Option<Reply> = None;
@@ -123,29 +130,34 @@ impl Driver {
                     Ok(Done::Failed(reason)) => return reason,
                     Err(error) => return format!("internal error: {error}"),
                 },
-                changed = announced.changed() => {
+                changed = beats.changed() => {
                     if changed.is_err() {
                         return "the engine ended".to_owned();
                     }
-                    let now = *announced.borrow_and_update();
+                    let Beat { number, announced: now, .. } = *beats.borrow_and_update();
+                    beat = number;
                     let schema_changed = now.is_other_schema(&last);
                     last = now;
                     if schema_changed {
                         let effects = session.handle(Input::SchemaChanged(now.schema_version));
-                        self.carry_out(effects, &mut tasks, &mut reply);
+                        self.carry_out(effects, &mut tasks, &mut reply, beat);
                     }
                     Input::Committed
                 }
             };
+            let is_beat = matches!(input, Input::Committed);
             let effects = session.handle(input);
-            self.carry_out(effects, &mut tasks, &mut reply);
+            if is_beat && effects.iter().any(|effect| matches!(effect, Effect::Read(_))) {
+                self.common.readers.fetch_add(1, Ordering::Relaxed);
+            }
+            self.carry_out(effects, &mut tasks, &mut reply, beat);
             self.stats.is_caught_up.store(session.is_caught_up(), Ordering::Relaxed);
             let acknowledged = session.acknowledged().map_or(NOTHING, DbVersion::get);
             self.stats.acknowledged.store(acknowledged, Ordering::Relaxed);
         }
     }
 
-    fn carry_out(&self, effects: Vec<Effect>, tasks: &mut JoinSet<Done>, reply: &mut Option<Reply>) {
+    fn carry_out(&self, effects: Vec<Effect>, tasks: &mut JoinSet<Done>, reply: &mut Option<Reply>, beat: u64) {
         for effect in effects {
             match effect {
                 Effect::Open => self.spawn_opening(tasks),
@@ -164,7 +176,7 @@ impl Driver {
                         Done::Input(Input::Woken(timer))
                     });
                 }
-                Effect::Read(order) => self.spawn_read(tasks, order),
+                Effect::Read(order) => self.spawn_read(tasks, order, beat),
                 Effect::Send(message) => self.spawn_send(tasks, message),
                 Effect::Reply(result) => {
                     self.stats.messages_refused.fetch_add(u64::from(result.is_err()), Ordering::Relaxed);
@@ -247,7 +259,8 @@ impl Driver {
         });
     }
 
-    fn spawn_read(&self, tasks: &mut JoinSet<Done>, order: ReadOrder) {
+    fn spawn_read(&self, tasks: &mut JoinSet<Done>, order: ReadOrder, beat: u64) {
+        let pages = self.common.pages.clone();
         let (engine, frontier, recent) =
             (self.common.engine.clone(), self.common.frontier.clone(), self.recent.clone());
         let bytes_max = self.transport.message_bytes_max(self.remote).min(BATCH_BYTES_MAX);
@@ -255,7 +268,9 @@ impl Driver {
         let limits = PageLimits { changes_max: BATCH_CHANGES_MAX, bytes_max, stretch: BATCH_STRETCH };
         spawn(tasks, async move {
             let generation = order.generation;
-            let work = move |engine: &mut Engine| work::read(engine, order.what, &recent, &frontier, limits);
+            let work = move |engine: &mut Engine| {
+                work::read(engine, order.what, &recent, &frontier, limits, Some((pages.as_ref(), beat)))
+            };
             match flatten(engine.call(work).await) {
                 Ok(page) => Done::Input(Input::Read(ReadDone { generation, page })),
                 Err(error) => {

@@ -45,6 +45,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 #![forbid(unsafe_code)]
 
+mod beat;
 mod database;
 mod driver;
 mod engine_thread;
@@ -52,6 +53,7 @@ mod error;
 mod event;
 mod peer;
 mod session;
+mod shared_pages;
 #[cfg(feature = "simulation")]
 #[doc(hidden)]
 pub mod simulation;

@@ -1,20 +1,22 @@
 //! [`Peer`]: a database that syncs.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use litemesh_proto::{
     BoxFuture, Cursor, DbVersion, Limits, PeerCallbacks, Refusal, Remote, SiteId, SyncRequest, Transport, Unverified,
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::{Common, Driver, INBOX_MAX, Inbound, Stats};
 use crate::engine_thread::EngineThread;
 use crate::event::{EVENTS_KEPT, Events};
+use crate::shared_pages::SharedPages;
 use crate::watch::FileWatch;
-use crate::{Database, Event, PeerError, StartError};
+use crate::{Database, Event, PeerError, StartError, beat};
 
 /// Builds a [`Peer`].
 pub struct PeerBuilder {
@@ -169,8 +171,21 @@ impl PeerBuilder {
         let waker = engine.waker();
         self.database.wakers().add(move || waker.wake());
         let watch = FileWatch::start(self.database.path(), engine.waker());
-        let common =
-            Arc::new(Common { site, engine, events: self.events, frontier: Arc::default(), limits: self.limits });
+        let announced = engine.announced();
+        let beating = beat::first(*announced.borrow());
+        let beats = beating.subscribe();
+        let readers = Arc::new(AtomicUsize::new(0));
+        let beating = tokio::spawn(beat::run(announced, beating, readers.clone()));
+        let common = Arc::new(Common {
+            site,
+            engine,
+            events: self.events,
+            frontier: Arc::default(),
+            limits: self.limits,
+            pages: Arc::new(SharedPages::new(beats.clone())),
+            beats,
+            readers,
+        });
         let stop = CancellationToken::new();
         let inner = Arc::new(Inner {
             site,
@@ -180,7 +195,7 @@ impl PeerBuilder {
             stop: stop.clone(),
         });
         let stopped = self.stopped.subscribe();
-        tokio::spawn(supervise(inner.clone(), watch, self.stopped));
+        tokio::spawn(supervise(inner.clone(), watch, beating, self.stopped));
         let peer = Peer { handle: Arc::new(Handle { inner: inner.clone(), stopped, guard: stop.drop_guard() }) };
         for (index, transport) in inner.transports.iter().enumerate() {
             let callbacks =
@@ -290,7 +305,7 @@ impl Peer {
     /// Looks for changes now.
     ///
     /// Never needed: commits are noticed by themselves, also those of other processes. When it resolves, everything
-    /// committed before the call was announced as [`Event::Change`], and every session is sending it.
+    /// committed before the call was announced as [`Event::Change`], and every session sends it with its next message.
     ///
     /// ```
     /// use litemesh::{Database, Event, Peer};
@@ -358,7 +373,7 @@ impl Peer {
 }
 
 /// Owns what runs, and ends it in order: transports, then sessions, then the watch. Also where the engine ends by itself.
-async fn supervise(inner: Arc<Inner>, watch: FileWatch, stopped: watch::Sender<bool>) {
+async fn supervise(inner: Arc<Inner>, watch: FileWatch, beating: JoinHandle<()>, stopped: watch::Sender<bool>) {
     let mut announced = inner.common.engine.announced();
     // Losing a branch loses nothing: what is announced is of no interest here.
     tokio::select! {
@@ -375,6 +390,9 @@ async fn supervise(inner: Arc<Inner>, watch: FileWatch, stopped: watch::Sender<b
         std::mem::take(&mut sessions.tasks)
     };
     while tasks.join_next().await.is_some() {}
+    beating.abort();
+    // Aborted or not, it has ended.
+    let _ = beating.await;
     drop(watch);
     stopped.send_replace(true);
 }

@@ -115,7 +115,7 @@ impl Work {
                 Input::Merged(work::stage(engine, sender, after.as_ref(), &until, &changes, bytes_max))
             }
             Kind::Read(ReadOrder { generation, what }) => {
-                let page = work::read(engine, what, &recent, &process.frontier, limits)?;
+                let page = work::read(engine, what, &recent, &process.frontier, limits, None)?;
                 Input::Read(ReadDone { generation, page })
             }
         }))

@@ -12,6 +12,7 @@ use litemesh_proto::{Change, Cursor, DbVersion, Place, Position, SiteId};
 
 use crate::PeerError;
 use crate::session::{Fault, Input, MergeDone, MergeFailure, Page, ReadWhat};
+use crate::shared_pages::SharedPages;
 
 /// Versions of v1 remotes that this peer holds, the newest perhaps in part: what may be passed on to other v1 remotes.
 pub(crate) type Frontier = Arc<Mutex<Cursor>>;
@@ -85,12 +86,14 @@ pub(crate) fn stage(
     })
 }
 
+/// `shared`: pages that serve several sessions, and the beat whose news must be there.
 pub(crate) fn read(
     engine: &mut Engine,
     what: ReadWhat,
     recent: &Mutex<VecDeque<(DbVersion, DbVersion)>>,
     frontier: &Mutex<Cursor>,
     limits: PageLimits,
+    shared: Option<(&SharedPages, u64)>,
 ) -> Result<Page, PeerError> {
     let recent = recent.lock().unwrap_or_else(PoisonError::into_inner).clone();
     match what {
@@ -99,8 +102,18 @@ pub(crate) fn read(
             let own = engine.site()?;
             let parted = heed(engine, claimed, covered.get(&own))?;
             let (place, goes_on) = parted.map_or((place, true), |common| (LocalPlace::after(common), false));
-            let filter = LocalFilter { covered, echoes: &echoes };
-            Ok(Page::Local { page: engine.read_local(&place, &filter, limits)?, goes_on, own })
+            let page = match shared {
+                Some((pages, wanted)) => pages.read(engine, &place, &covered, &echoes, limits, wanted)?,
+                None => None,
+            };
+            let page = match page {
+                Some(page) => page,
+                None => {
+                    let filter = LocalFilter { covered: Arc::unwrap_or_clone(covered), echoes: &echoes };
+                    engine.read_local(&place, &filter, limits)?
+                }
+            };
+            Ok(Page::Local { page, goes_on, own })
         }
         ReadWhat::PlanSites(mut bounds) => {
             bounds.echoes.extend(recent);

@@ -69,7 +69,13 @@ fn topology(rng: &mut Rng) -> (usize, Links) {
     (ring + leaves, links)
 }
 
-async fn converge(rng: &mut Rng) {
+/// A hub whose peers are enough to be woken in beats and to share what is read.
+fn star(rng: &mut Rng) -> (usize, Links) {
+    let leaves = rng.usize(6..=12);
+    (leaves + 1, (1..=leaves).map(|leaf| (0, leaf, Link::Litemesh)).collect())
+}
+
+async fn converge(rng: &mut Rng, topology: fn(&mut Rng) -> (usize, Links)) {
     let schemas = schemas();
     let (count, links) = topology(rng);
     let mut nodes = Vec::new();
@@ -126,6 +132,14 @@ async fn converge(rng: &mut Rng) {
 fn peers_converge_whatever_breaks() {
     for_seeds(1, 25, |rng| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(converge(rng));
+        runtime.block_on(converge(rng, topology));
+    });
+}
+
+#[test]
+fn the_peers_of_a_hub_converge_whatever_breaks() {
+    for_seeds(100, 10, |rng| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(converge(rng, star));
     });
 }

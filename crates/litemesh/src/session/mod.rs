@@ -10,6 +10,7 @@ mod receipt;
 mod tests;
 mod window;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use litemesh_engine::{LocalPage, LocalPlace, MergeProgress, SiteBounds, SitePlan};
@@ -92,7 +93,7 @@ pub(crate) struct ReadOrder {
 pub(crate) enum ReadWhat {
     Local {
         place: LocalPlace,
-        covered: Cursor,
+        covered: Arc<Cursor>,
         /// How far in our versions the remote says that it is, before the first page.
         claimed: Position,
         echoes: Vec<(DbVersion, DbVersion)>,

@@ -8,6 +8,7 @@
 //! that is too large for a message goes in parts, which the remote keeps until it has all of them.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use litemesh_engine::{LocalPage, LocalPlace, SiteBounds, SitePlan};
 use litemesh_proto::limits::SILENCE_LOOK;
@@ -69,7 +70,8 @@ enum Order {
     /// A Litemesh peer: the order of our own versions.
     Local {
         place: LocalPlace,
-        covered: Cursor,
+        /// Shared with the read that is under way.
+        covered: Arc<Cursor>,
         /// What the remote said of its position, until the first page is read.
         claimed: Position,
         window: Window,
@@ -140,7 +142,7 @@ impl Outgoing {
     /// The remote said by a message of its own that it holds this much.
     pub(crate) fn remote_holds(&mut self, cursor: &Cursor) {
         match &mut self.order {
-            Some(Order::Local { covered, .. }) => drop(covered.join(cursor)),
+            Some(Order::Local { covered, .. }) => drop(Arc::make_mut(covered).join(cursor)),
             Some(Order::Sites { sent, .. }) => drop(sent.join(cursor)),
             None => {}
         }
@@ -253,7 +255,7 @@ impl Outgoing {
             self.forget_echoes_until(position.version);
             return;
         }
-        covered.join(&news);
+        Arc::make_mut(covered).join(&news);
         let news = Some(news).filter(|news| !news.is_empty());
         let mut progress = |part: Part, cursor: Option<Cursor>| {
             // Inside of a transaction nothing is reached yet.
@@ -379,5 +381,6 @@ fn local_order(covered: Cursor, terms: &Terms) -> Order {
     let inside = terms.staged.as_ref().and_then(LocalPlace::from_inside).filter(|place| place.position() >= position);
     let part = inside.as_ref().and_then(LocalPlace::to_inside);
     let place = inside.unwrap_or_else(|| LocalPlace::after(position));
+    let covered = Arc::new(covered);
     Order::Local { place, covered, claimed: terms.position, window: Window::new(terms), part }
 }

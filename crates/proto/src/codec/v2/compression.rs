@@ -12,6 +12,8 @@ pub(super) use without_zstd::{compress, decompress};
 
 #[cfg(feature = "compress")]
 mod with_zstd {
+    use std::cell::RefCell;
+
     use super::super::reader::Reader;
     use super::super::writer::Writer;
     use crate::limits::FRAME_EXPANSION_MAX;
@@ -26,13 +28,28 @@ mod with_zstd {
     /// What zstd ignores: this, a length of four bytes with the low ones first, and as many bytes (RFC 8878, 3.1.2).
     const SKIPPABLE: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();
 
+    thread_local! {
+        /// Its tables take up to a megabyte; made anew for each frame, they would cost more than the compression of a small one.
+        static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+    }
+
+    fn compressed(body: &[u8]) -> std::io::Result<Vec<u8>> {
+        COMPRESSOR.with_borrow_mut(|kept| {
+            let compressor = match kept {
+                Some(compressor) => compressor,
+                None => kept.insert(zstd::bulk::Compressor::new(LEVEL)?),
+            };
+            compressor.compress(body)
+        })
+    }
+
     /// Appends the body in compressed form; `false` where that would not be shorter, and nothing was appended.
     pub(in super::super) fn compress(out: &mut Writer, body: &[u8]) -> bool {
         if body.len() < COMPRESSED_BYTES_MIN {
             return false;
         }
         // Compression of what lies in memory fails only for want of memory; then it goes as it is.
-        let Ok(compressed) = zstd::bulk::compress(body, LEVEL) else { return false };
+        let Ok(compressed) = compressed(body) else { return false };
         // A body that shrinks further than receivers accept is padded: that is still far shorter than uncompressed.
         let padding = body.len().div_ceil(FRAME_EXPANSION_MAX).saturating_sub(compressed.len());
         if compressed.len() + padding + 8 >= body.len() {

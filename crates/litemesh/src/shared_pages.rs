@@ -1,0 +1,118 @@
+//! Pages that were read for one session and serve others that are at the same place.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use litemesh_engine::{Engine, LocalPage, LocalPlace, PageLimits, SharedPage, StorageError};
+use litemesh_proto::{Cursor, DbVersion};
+use tokio::sync::watch;
+
+use crate::beat::Beat;
+
+/// Pages that are kept.
+const PAGES_MAX: usize = 2;
+
+/// Ends of pages at which sessions are taken to stand that did not read yet. A page begins at the earliest of them, so that it
+/// serves these, too, and all who read in one beat come to stand at one place. Otherwise sessions that once fell behind, on a
+/// busy machine, would go on to read pages of their own.
+const ENDS_MAX: usize = 4;
+
+/// How far from the end a place may lie whose page is shared. Before, in a catch-up, hardly two are at the same place, and a page
+/// that leaves out nothing would cost a reader that holds most of it more than one of its own.
+const VERSIONS_MAX: i64 = 4096;
+
+/// How much further back a page may begin than who needs it.
+const VERSIONS_BACK_MAX: i64 = 1024;
+
+/// Fewer sessions read for themselves: what comes from the one remote of a client is not to be read for it again.
+const SESSIONS_MIN: usize = 4;
+
+/// The pages of one peer.
+#[derive(Debug)]
+pub(crate) struct SharedPages {
+    beats: watch::Receiver<Beat>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The newest first.
+    kept: VecDeque<Kept>,
+    /// Where the last pages ended.
+    ends: VecDeque<DbVersion>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    after: DbVersion,
+    bytes_max: usize,
+    /// The beat after which it was read: everything that was announced with it is there.
+    beat: u64,
+    page: SharedPage,
+}
+
+impl Kept {
+    fn serves(&self, after: DbVersion) -> bool {
+        self.after <= after && self.page.goes_on_after(after)
+    }
+}
+
+impl SharedPages {
+    pub(crate) fn new(beats: watch::Receiver<Beat>) -> Self {
+        Self { beats, state: Mutex::default() }
+    }
+
+    /// What a session is sent after `place`, if it can be shared, with everything that was announced by the beat `wanted`.
+    ///
+    /// It may lack what was committed since, of which there is a next beat.
+    pub(crate) fn read(
+        &self,
+        engine: &Engine,
+        place: &LocalPlace,
+        covered: &Cursor,
+        echoes: &[(DbVersion, DbVersion)],
+        limits: PageLimits,
+        wanted: u64,
+    ) -> Result<Option<LocalPage>, StorageError> {
+        let beat = *self.beats.borrow();
+        let after = place.position();
+        let is_near = beat.announced.db_version.get() - after.get() <= VERSIONS_MAX;
+        if beat.sessions < SESSIONS_MIN || !is_near || place.to_inside().is_some() {
+            return Ok(None);
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let serves = |kept: &&Kept| kept.serves(after) && kept.bytes_max == limits.bytes_max && kept.beat >= wanted;
+        if let Some(kept) = state.kept.iter().find(serves) {
+            return Ok(Some(kept.page.for_reader(after, covered, echoes)));
+        }
+        for start in [state.start(after), after] {
+            let Some(page) = engine.read_shared(&LocalPlace::after(start), limits)? else { return Ok(None) };
+            let kept = Kept { after: start, bytes_max: limits.bytes_max, beat: beat.number, page };
+            // A page that began early may be full before it comes to who needs it.
+            if kept.serves(after) {
+                let wanted = kept.page.for_reader(after, covered, echoes);
+                state.keep(kept);
+                return Ok(Some(wanted));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl State {
+    /// Where a page for a session at `after` begins.
+    fn start(&self, after: DbVersion) -> DbVersion {
+        let not_far = |end: &&DbVersion| after.get() - end.get() <= VERSIONS_BACK_MAX;
+        self.ends.iter().filter(not_far).min().map_or(after, |end| after.min(*end))
+    }
+
+    fn keep(&mut self, kept: Kept) {
+        let end = kept.page.position();
+        if self.ends.front() != Some(&end) {
+            self.ends.truncate(ENDS_MAX - 1);
+            self.ends.push_front(end);
+        }
+        self.kept.truncate(PAGES_MAX - 1);
+        self.kept.push_front(kept);
+    }
+}
