@@ -14,19 +14,33 @@ pub struct Herd {
     pub peers: Vec<LightPeer>,
     pub seen: Arc<Seen>,
     writes: Vec<watch::Sender<Option<Schedule>>>,
+    /// How long a peer keeps a connection open over which it posts nothing.
+    pub socket_idle_timeout: Duration,
 }
 
 impl Herd {
     pub fn new() -> Self {
         // An error means that it was done before.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Self { peers: Vec::new(), seen: Arc::default(), writes: Vec::new() }
+        Self {
+            peers: Vec::new(),
+            seen: Arc::default(),
+            writes: Vec::new(),
+            socket_idle_timeout: Duration::from_secs(90),
+        }
     }
 
     /// Adds peers that hold nothing, or what the first one holds.
     pub async fn join(&mut self, url: &str, count: usize, has_jitter: bool) -> Result<(), Error> {
+        self.join_paced(url, count, has_jitter, f64::INFINITY).await
+    }
+
+    /// As [`join`](Self::join), so many a second at most.
+    pub async fn join_paced(&mut self, url: &str, count: usize, has_jitter: bool, pace: f64) -> Result<(), Error> {
+        let started = Instant::now();
         let held = self.peers.first().map(LightPeer::held).unwrap_or_default();
-        for _ in 0..count {
+        for n in 0..count {
+            tokio::time::sleep_until((started + Duration::from_secs_f64(n as f64 / pace)).into()).await;
             self.add(url, held.clone(), has_jitter).await?;
             // A few at a time: this is not what is measured.
             while self.peers.len() > self.in_sync() + 32 {
@@ -38,7 +52,12 @@ impl Herd {
 
     async fn add(&mut self, url: &str, held: Held, has_jitter: bool) -> Result<(), Error> {
         // Its own, as another process would have: connections for the stream and for what it posts.
-        let http = reqwest::Client::builder().tcp_nodelay(true).no_proxy().tls_certs_only([]).build()?;
+        let http = reqwest::Client::builder()
+            .tcp_nodelay(true)
+            .no_proxy()
+            .tls_certs_only([])
+            .pool_idle_timeout(self.socket_idle_timeout)
+            .build()?;
         let transport = HttpClient::builder(url).http(http).jitter(has_jitter).build();
         let (writes, schedule) = watch::channel(None);
         let peer = LightPeer::start(self.peers.len(), transport, self.seen.clone(), held, schedule).await?;

@@ -20,6 +20,12 @@ pub struct Arguments {
     /// Seconds to watch what the peers cost the hub when all are there.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
+    /// Peers that join in a second, at most.
+    #[arg(long, default_value_t = f64::INFINITY)]
+    pace: f64,
+    /// Seconds after which a peer closes the connection over which it posted: what clients do after 90, or hubs earlier.
+    #[arg(long, default_value_t = 90)]
+    socket_idle: u64,
 }
 
 pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
@@ -30,19 +36,21 @@ pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
     hub::fill(&db, "before", arguments.rows, 1)?;
     let hub = Hub::start(&file, "127.0.0.1:0").await?;
     let mut herd = Herd::new();
+    herd.socket_idle_timeout = Duration::from_secs(arguments.socket_idle);
     // The first few make the hub allocate what it needs once.
     herd.join(&hub.url, 1, false).await?;
     herd.join(&hub.url, 9, false).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (before, peers_before) = (hub.memory_kib()?, herd.peers.len());
     let cpu_before = hub.cpu_seconds()?;
-    herd.join(&hub.url, arguments.peers, false).await?;
+    herd.join_paced(&hub.url, arguments.peers, false, arguments.pace).await?;
     let joining_cpu = hub.cpu_seconds()? - cpu_before;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let cpu_before = hub.cpu_seconds()?;
     let after = hub.memory_kib()?;
     tokio::time::sleep(Duration::from_secs(arguments.seconds)).await;
     let idle_cpu = hub.cpu_seconds()? - cpu_before;
+    let later = hub.memory_kib()?;
     // One write reaches all of them.
     let started = std::time::Instant::now();
     let seen_before = herd.seen.untimed_changes.load(std::sync::atomic::Ordering::Relaxed);
@@ -58,14 +66,16 @@ pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
     let added = herd.peers.len() - peers_before;
     let in_sync = herd.in_sync();
     let after_news = hub.memory_kib()?;
+    let each = |now: u64| (now.saturating_sub(before) as f64 / added as f64 * 10.0).round() / 10.0;
     let result = json!({
         "scenario": "load idle",
         "peers": added,
         "in_sync": in_sync,
         "hub_mib_before": before / 1024,
         "hub_mib": after / 1024,
-        "hub_kib_a_peer": (after.saturating_sub(before) as f64 / added as f64 * 10.0).round() / 10.0,
-        "hub_kib_a_peer_after_news": (after_news.saturating_sub(before) as f64 / added as f64 * 10.0).round() / 10.0,
+        "hub_kib_a_peer": each(after),
+        "hub_kib_a_peer_later": each(later),
+        "hub_kib_a_peer_after_news": each(after_news),
         "hub_cpu_ms_a_join": (joining_cpu * 1e5 / added as f64).round() / 100.0,
         "hub_cpu_percent_idle": (idle_cpu * 1e4 / arguments.seconds as f64).round() / 100.0,
         "news_to_all_ms": news.as_millis(),

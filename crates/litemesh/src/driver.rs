@@ -27,7 +27,7 @@ use crate::{PeerError, RemoteStatus};
 /// Inputs that wait for one session. A transport has one message of a connection under way, so this is never long.
 pub(crate) const INBOX_MAX: usize = 8;
 
-/// What a transport brings to a session.
+/// What a transport brings to a session. Boxed where it waits: a channel has room for 32 from the start.
 pub(crate) enum Inbound {
     Asked(SyncRequest, Reply),
     Received(Unverified, Reply),
@@ -80,7 +80,7 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// Runs one session until its connection ends. Says why it ended.
-    pub(crate) async fn run(self, inbox: mpsc::Receiver<Inbound>) {
+    pub(crate) async fn run(self, inbox: mpsc::Receiver<Box<Inbound>>) {
         let peer = tracing::info_span!("peer", site = %self.common.site.fmt_short());
         let (remote, transport) = (self.remote.site.fmt_short(), &self.transport_name);
         let session = tracing::info_span!(parent: &peer, "session", %remote, %transport);
@@ -100,7 +100,7 @@ impl Driver {
         let _ = self.common.events.send(event(self.remote.site, self.transport_name.clone()));
     }
 
-    async fn serve(&self, mut inbox: mpsc::Receiver<Inbound>) -> String {
+    async fn serve(&self, mut inbox: mpsc::Receiver<Box<Inbound>>) -> String {
         let mut beats = self.common.beats.clone();
         let mut beat = beats.borrow_and_update().number;
         let mut last = *self.common.engine.announced().borrow();
@@ -111,7 +111,7 @@ impl Driver {
         loop {
             // Losing a branch loses nothing: inputs stay in their channels, tasks in their set.
             let input = tokio::select! {
-                inbound = inbox.recv() => match inbound {
+                inbound = inbox.recv() => match inbound.map(|inbound| *inbound) {
                     None => return "the peer was stopped".to_owned(),
                     Some(Inbound::Closed(reason)) => return reason,
                     Some(Inbound::Garbled(reason)) => Input::Garbled(reason),

@@ -253,7 +253,7 @@ struct Running {
     remote: Remote,
     transport_index: usize,
     transport: Arc<str>,
-    inbox: mpsc::Sender<Inbound>,
+    inbox: mpsc::Sender<Box<Inbound>>,
     stats: Arc<Stats>,
 }
 
@@ -449,7 +449,7 @@ impl Inner {
         Ok(())
     }
 
-    fn inbox(&self, remote: Remote) -> Result<mpsc::Sender<Inbound>, Refusal> {
+    fn inbox(&self, remote: Remote) -> Result<mpsc::Sender<Box<Inbound>>, Refusal> {
         self.sessions()
             .running
             .get(&remote.connection)
@@ -474,7 +474,7 @@ impl Callbacks {
     ) -> Result<(), Refusal> {
         let inbox = self.peer.upgrade().ok_or(Refusal::UnknownRemote)?.inbox(remote)?;
         let (reply, answer) = oneshot::channel();
-        inbox.send(inbound(reply)).await.map_err(|_| Refusal::UnknownRemote)?;
+        inbox.send(Box::new(inbound(reply))).await.map_err(|_| Refusal::UnknownRemote)?;
         answer.await.map_err(|_| Refusal::UnknownRemote)?
     }
 }
@@ -513,7 +513,7 @@ impl Callbacks {
     async fn end(&self, remote: Remote, inbound: Inbound) {
         if let Some(Ok(inbox)) = self.peer.upgrade().map(|peer| peer.inbox(remote)) {
             // An error means that the session has ended already.
-            let _ = inbox.send(inbound).await;
+            let _ = inbox.send(Box::new(inbound)).await;
         }
     }
 }
