@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use litemesh_engine::{Engine, LocalFilter, PageLimits, StorageError};
 use litemesh_proto::limits::{BATCH_BYTES_MAX, BATCH_CHANGES_MAX};
 use litemesh_proto::{
-    Change, Cursor, DbVersion, PeerMessage, Refusal, Remote, SiteId, SyncRequest, Transport, TransportError, Unverified,
+    Access, Change, Cursor, DbVersion, PeerMessage, Refusal, Remote, SiteId, SyncRequest, Transport, TransportError,
+    Unverified,
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -18,6 +19,7 @@ use tracing::Instrument;
 
 use crate::engine_thread::EngineThread;
 use crate::event::Event;
+use crate::session::access::Gate;
 use crate::session::{Effect, Input, MergeDone, MergeFailure, Notice, Page, ReadDone, ReadOrder, ReadWhat, Session};
 use crate::{PeerError, RemoteStatus};
 
@@ -70,6 +72,8 @@ enum Done {
 
 pub(crate) struct Driver {
     pub(crate) remote: Remote,
+    /// What the remote may do here.
+    pub(crate) access: Access,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) transport_name: Arc<str>,
     pub(crate) common: Arc<Common>,
@@ -102,7 +106,8 @@ impl Driver {
     async fn serve(&self, mut inbox: mpsc::Receiver<Inbound>) -> String {
         let mut announced = self.common.engine.announced();
         let mut last = *announced.borrow_and_update();
-        let mut session = Session::new(self.remote, last.schema_version, self.common.limits.clone());
+        let mut session =
+            Session::new(self.remote, self.access.clone(), last.schema_version, self.common.limits.clone());
         let mut tasks: JoinSet<Done> = JoinSet::new();
         let mut reply: Option<Reply> = None;
         self.spawn_opening(&mut tasks);
@@ -183,11 +188,16 @@ impl Driver {
         });
     }
 
+    /// Under which id our position in what the remote has is kept.
+    fn position_key(&self) -> SiteId {
+        Gate::new(self.access.clone()).position_key(self.remote.site)
+    }
+
     /// Reads what we hold, to ask for the rest.
     fn spawn_opening(&self, tasks: &mut JoinSet<Done>) {
-        let (engine, site) = (self.common.engine.clone(), self.remote.site);
+        let (engine, key) = (self.common.engine.clone(), self.position_key());
         spawn(tasks, async move {
-            let read = move |engine: &mut Engine| Ok((engine.cursor()?, engine.position(site)?));
+            let read = move |engine: &mut Engine| Ok((engine.cursor()?, engine.position(key)?));
             match flatten(engine.call(read).await) {
                 Ok((cursor, position)) => Done::Input(Input::Opened { cursor, position }),
                 Err(error) => Done::Failed(error.to_string()),
@@ -210,9 +220,10 @@ impl Driver {
         &self,
         tasks: &mut JoinSet<Done>,
         changes: Vec<Change>,
-        progress: litemesh_engine::MergeProgress,
+        mut progress: litemesh_engine::MergeProgress,
         reached: Cursor,
     ) {
+        progress.position = progress.position.map(|(_, position)| (self.position_key(), position));
         self.stats.changes_received.fetch_add(changes.len() as u64, Ordering::Relaxed);
         let (engine, frontier, recent) =
             (self.common.engine.clone(), self.common.frontier.clone(), self.recent.clone());
@@ -251,11 +262,12 @@ impl Driver {
             (self.common.engine.clone(), self.common.frontier.clone(), self.recent.clone());
         let bytes_max = self.transport.message_bytes_max(self.remote).min(BATCH_BYTES_MAX);
         let limits = PageLimits { changes_max: BATCH_CHANGES_MAX, bytes_max };
+        let gate = Gate::new(self.access.clone());
         spawn(tasks, async move {
             let generation = order.generation;
             let work = move |engine: &mut Engine| {
                 let recent = recent.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                read(engine, order.what, &recent, &frontier, limits)
+                read(engine, order.what, &gate, &recent, &frontier, limits)
             };
             match flatten(engine.call(work).await) {
                 Ok(page) => Done::Input(Input::Read(ReadDone { generation, page })),
@@ -295,6 +307,7 @@ fn spawn(tasks: &mut JoinSet<Done>, work: impl Future<Output = Done> + Send + 's
 fn read(
     engine: &mut Engine,
     what: ReadWhat,
+    gate: &Gate,
     recent: &VecDeque<(DbVersion, DbVersion)>,
     frontier: &Mutex<Cursor>,
     limits: PageLimits,
@@ -302,6 +315,7 @@ fn read(
     match what {
         ReadWhat::Local { place, covered, mut echoes } => {
             echoes.extend(recent);
+            let (covered, place) = gate.believe(engine.site()?, engine.db_version()?, covered, place);
             // The remote has seen versions of ours that we do not know: this file was restored from a backup, or lost its last
             // commits with the power. What is written from now on must not hide below them.
             let claimed = covered.get(&engine.site()?).max(place.position());
@@ -332,11 +346,12 @@ fn flatten<T>(result: Result<Result<T, StorageError>, PeerError>) -> Result<T, P
 }
 
 impl Stats {
-    pub(crate) fn status(&self, remote: Remote, transport: Arc<str>) -> RemoteStatus {
+    pub(crate) fn status(&self, remote: Remote, access: Access, transport: Arc<str>) -> RemoteStatus {
         RemoteStatus {
             peer: remote.site,
             transport,
             is_litemesh: remote.is_litemesh,
+            access,
             changes_received: self.changes_received.load(Ordering::Relaxed),
             changes_sent: self.changes_sent.load(Ordering::Relaxed),
             messages_refused: self.messages_refused.load(Ordering::Relaxed),

@@ -23,6 +23,10 @@ pub const NAME_BYTES_MAX: usize = 2048;
 /// Most sites that a remote's cursor may name. Bounds the work that one sync request can cause.
 pub const CURSOR_SITES_MAX: usize = 1_000_000;
 
+/// Most tables that one access may list. Such a list goes with the introduction of a connection, and each change is looked
+/// up in it; who needs more means all of them.
+pub const ACCESS_TABLES_MAX: usize = 256;
+
 /// Body limit of an original server, in bytes: what one POST to a wire v1 server may hold (`wire-protocol.md` 5.2).
 pub const V1_BODY_BYTES_MAX: usize = 1024 * 1024;
 

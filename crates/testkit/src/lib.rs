@@ -13,6 +13,6 @@ mod model;
 mod seed;
 
 pub use history::{Cell, Conflict, KeyColumn, Schema, Statement, literal, quote, schemas};
-pub use memory_transport::{Link, MemoryTransport, connect};
+pub use memory_transport::{Link, MemoryTransport, connect, connect_with};
 pub use model::{Clock, Model, State};
 pub use seed::{SEED_VARIABLE, SEEDS_VARIABLE, for_seeds};

@@ -74,7 +74,7 @@ impl Dialer {
         let link = Arc::new(link);
         // Before the peer hears of the connection, since it sends its request from within the call.
         self.shared.set_link(Some(link.clone()));
-        if let Err(refusal) = self.peer.connect(remote).await {
+        if let Err(refusal) = self.peer.connect(remote, litemesh_proto::Access::FULL).await {
             link.close();
             return Err(match remote.site {
                 site if site == self.peer.site() => DialError::SameSite { site },

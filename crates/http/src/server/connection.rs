@@ -140,7 +140,7 @@ pub(super) async fn own(
         former.cancelled().await;
     }
     let remote = connection.remote;
-    let is_accepted = match running.peer.connect(remote).await {
+    let is_accepted = match running.peer.connect(remote, litemesh_proto::Access::FULL).await {
         Ok(()) => {
             info!(remote = %remote.site.fmt_short(), is_litemesh = remote.is_litemesh, "client connected");
             true

@@ -5,7 +5,9 @@
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
 use litemesh::proto::codec::v1::{self, Envelope};
-use litemesh::proto::{BoxFuture, PeerCallbacks, PeerMessage, Remote, SiteId, SyncRequest, Transport, TransportError};
+use litemesh::proto::{
+    Access, BoxFuture, PeerCallbacks, PeerMessage, Remote, SiteId, SyncRequest, Transport, TransportError,
+};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -92,7 +94,8 @@ impl Transport for StreamTransport {
 async fn read_all(mut reader: Reader, writer: &Mutex<Option<Writer>>, peer: &dyn PeerCallbacks) {
     let Ok(remote) = greet(&mut reader, writer, peer).await else { return };
     // Point 1: `connect` before anything else, `disconnect` after everything else.
-    if peer.connect(remote).await.is_err() {
+    // Point 7: nobody is asked who they are, so everybody may do everything.
+    if peer.connect(remote, Access::FULL).await.is_err() {
         return;
     }
     let reason = loop {

@@ -166,7 +166,8 @@ impl Incoming {
         }
     }
 
-    fn refuse(&mut self, refusal: Refusal, effects: &mut Vec<Effect>) {
+    /// Takes nothing of a message. Asking for it again is left to whoever calls.
+    pub(crate) fn refuse(&mut self, refusal: Refusal, effects: &mut Vec<Effect>) {
         self.is_frozen = true;
         effects.push(Effect::Tell(Notice::Error(refusal.to_string())));
         effects.push(Effect::Reply(Err(refusal)));

@@ -1,8 +1,10 @@
 //! One remote, as a pure state machine: inputs in, effects out. No sockets, no clock, no randomness, no SQL, no `await`.
 //!
 //! The two directions are independent: [`incoming`](self::incoming) asks and merges, [`outgoing`](self::outgoing) answers.
+//! What the remote may do is decided before either of them sees it, in [`access`](self::access).
 //! `driver` feeds inputs and carries out effects; so can a simulation.
 
+pub(crate) mod access;
 pub(crate) mod incoming;
 pub(crate) mod outgoing;
 #[cfg(test)]
@@ -11,8 +13,11 @@ mod tests;
 use std::time::Duration;
 
 use litemesh_engine::{LocalPage, LocalPlace, MergeProgress, SiteBounds, SitePlan};
-use litemesh_proto::{Change, Cursor, DbVersion, Limits, PeerMessage, Refusal, Remote, SyncRequest, Unverified};
+use litemesh_proto::{
+    Access, Change, Cursor, DbVersion, Limits, PeerMessage, Refusal, Remote, SyncRequest, Unverified,
+};
 
+use access::Gate;
 use incoming::Incoming;
 use outgoing::Outgoing;
 
@@ -125,13 +130,15 @@ pub(crate) enum Notice {
 
 /// A session with one remote over one connection.
 pub(crate) struct Session {
+    gate: Gate,
     incoming: Incoming,
     outgoing: Outgoing,
 }
 
 impl Session {
-    pub(crate) fn new(remote: Remote, schema_version: i64, limits: Limits) -> Self {
+    pub(crate) fn new(remote: Remote, access: Access, schema_version: i64, limits: Limits) -> Self {
         Self {
+            gate: Gate::new(access),
             incoming: Incoming::new(remote, schema_version, limits),
             outgoing: Outgoing::new(remote, schema_version),
         }
@@ -141,13 +148,30 @@ impl Session {
     pub(crate) fn handle(&mut self, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         match input {
-            Input::Opened { cursor, position } => self.incoming.ask(cursor, position, &mut effects),
-            Input::Asked(request) => self.outgoing.restart(request, &mut effects),
-            Input::Received(message) => {
-                if let Some(cursor) = self.incoming.receive(message, &mut effects) {
-                    self.outgoing.remote_holds(&cursor);
+            Input::Opened { cursor, position } => {
+                if self.gate.is_writer() {
+                    self.incoming.ask(cursor, position, &mut effects);
+                }
+                if !self.gate.is_reader() {
+                    // It will not ask, and has everything that it wants.
+                    effects.push(Effect::Tell(Notice::Served));
                 }
             }
+            Input::Asked(request) => {
+                if let Some(request) = self.gate.heed(request) {
+                    self.outgoing.restart(request, &mut effects);
+                }
+            }
+            Input::Received(message) => match self.gate.admit(message) {
+                Ok(Some(message)) => {
+                    if let Some(cursor) = self.incoming.receive(message, &mut effects) {
+                        self.outgoing.remote_holds(&cursor);
+                    }
+                }
+                Ok(None) => effects.push(Effect::Reply(Ok(()))),
+                // Other rights take another connection, and over that one it is asked for again.
+                Err(refusal) => self.incoming.refuse(refusal, &mut effects),
+            },
             Input::Garbled(reason) => self.incoming.garbled(&reason, &mut effects),
             Input::Merged(result) => {
                 if let Ok(MergeDone { local_versions: Some(range), .. }) = &result {
@@ -155,7 +179,10 @@ impl Session {
                 }
                 self.incoming.merged(result, &mut effects);
             }
-            Input::Read(done) => self.outgoing.read(done, &mut effects),
+            Input::Read(mut done) => {
+                self.gate.narrow(&mut done.page);
+                self.outgoing.read(done, &mut effects);
+            }
             Input::Sent => self.outgoing.sent(&mut effects),
             Input::Committed => self.outgoing.committed(&mut effects),
             Input::SchemaChanged(version) => {
@@ -166,8 +193,10 @@ impl Session {
         effects
     }
 
-    /// Whether both directions are caught up: the remote's answer is complete, and so is ours.
+    /// Whether both directions are caught up: the remote's answer is complete, and so is ours. A direction in which nothing
+    /// may go is.
     pub(crate) fn is_caught_up(&self) -> bool {
-        self.incoming.is_caught_up() && self.outgoing.is_caught_up()
+        (self.incoming.is_caught_up() || !self.gate.is_writer())
+            && (self.outgoing.is_caught_up() || !self.gate.is_reader())
     }
 }

@@ -2,8 +2,8 @@
 
 use litemesh_engine::{LocalPage, LocalPlace};
 use litemesh_proto::{
-    CausalLength, Change, ColVersion, Column, Cursor, DbVersion, Limits, PackedKey, PeerMessage, Progress, Refusal,
-    Remote, Seq, SiteId, SyncRequest, Unverified, Value,
+    Access, CausalLength, Change, ColVersion, Column, Cursor, DbVersion, Limits, PackedKey, PeerMessage, Progress,
+    Refusal, Remote, Rights, Seq, SiteId, SyncRequest, Unverified, Value,
 };
 
 use super::{Effect, Input, MergeDone, MergeFailure, Notice, Page, ReadDone, ReadOrder, ReadWhat, Session};
@@ -12,11 +12,16 @@ const REMOTE: SiteId = SiteId::from_bytes([9; 16]);
 const OTHER: SiteId = SiteId::from_bytes([7; 16]);
 
 fn session(is_litemesh: bool) -> Session {
-    let remote = Remote { site: REMOTE, connection: 1, is_litemesh };
-    let mut session = Session::new(remote, 1, Limits::default());
-    let effects = session.handle(Input::Opened { cursor: Cursor::new(), position: DbVersion::ZERO });
+    let (session, effects) = opened(is_litemesh, Access::FULL);
     assert!(matches!(effects.as_slice(), [Effect::Ask(_)]), "{effects:?}");
     session
+}
+
+fn opened(is_litemesh: bool, access: Access) -> (Session, Vec<Effect>) {
+    let remote = Remote { site: REMOTE, connection: 1, is_litemesh };
+    let mut session = Session::new(remote, access, 1, Limits::default());
+    let effects = session.handle(Input::Opened { cursor: Cursor::new(), position: DbVersion::ZERO });
+    (session, effects)
 }
 
 fn change(site: SiteId, version: i64) -> Change {
@@ -200,4 +205,81 @@ fn changes_of_a_litemesh_peer_claim_nothing_for_it_also_when_frozen() {
     let effects = session.handle(Input::Read(ReadDone { generation, page: Page::Local(page) }));
     let ReadWhat::Local { covered, .. } = self::order(&effects).what else { panic!("{effects:?}") };
     assert!(covered.covers(&OTHER, DbVersion::new(5)));
+}
+
+/// Asking a reader would make it send what is then refused.
+#[test]
+fn a_reader_is_not_asked_and_what_it_sends_moves_nothing() {
+    let (mut session, effects) = opened(true, Access::new(Rights::Read));
+    assert!(effects.is_empty(), "{effects:?}");
+    let claim = Progress { position: Some(DbVersion::new(9)), cursor: Some(cursor(&[(OTHER, 9)])) };
+    let effects = session.handle(changes(&[(REMOTE, 5)], 1, claim.clone()));
+    assert!(
+        matches!(effects.as_slice(), [Effect::Tell(Notice::Error(_)), Effect::Reply(Err(Refusal::Forbidden(_)))]),
+        "{effects:?}"
+    );
+    for claim in
+        [changes(&[], 1, claim.clone()), Input::Received(Unverified::new(PeerMessage::Eose { progress: claim }))]
+    {
+        let effects = session.handle(claim);
+        assert!(matches!(effects.as_slice(), [Effect::Reply(Ok(()))]), "{effects:?}");
+    }
+    // It is served as everybody is, its cursor included.
+    let generation = order(&session.handle(Input::Asked(SyncRequest::default()))).generation;
+    let held = cursor(&[(OTHER, 5)]);
+    session.handle(page(generation, 5, 8, Some(held.clone())));
+    let effects = session.handle(Input::Sent);
+    let [Effect::Send(PeerMessage::Eose { progress })] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!(progress.cursor, Some(held));
+    session.handle(Input::Sent);
+    assert!(session.is_caught_up());
+}
+
+/// The other side of it: a hub that only writes here wants nothing, which is all that it can be served.
+#[test]
+fn a_remote_that_may_not_read_is_sent_nothing() {
+    let (mut session, effects) = opened(true, Access::new(Rights::Read).mirrored());
+    assert!(matches!(effects.as_slice(), [Effect::Ask(_), Effect::Tell(Notice::Served)]), "{effects:?}");
+    assert!(session.handle(Input::Asked(SyncRequest::default())).is_empty());
+    assert!(session.handle(Input::Committed).is_empty());
+    assert_eq!(merge(&mut session, changes(&[(OTHER, 3)], 1, Progress::default())), Cursor::new());
+    merge(&mut session, eose());
+    assert!(session.is_caught_up());
+}
+
+#[test]
+fn some_tables_only_means_no_cursor_in_either_direction() {
+    let (mut session, _) = opened(true, Access::FULL.only(["t"]).unwrap());
+    let claim = Progress { position: Some(DbVersion::new(9)), cursor: Some(cursor(&[(OTHER, 9)])) };
+    let effects = session.handle(changes(&[(REMOTE, 5)], 1, claim));
+    let [Effect::Merge { progress, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!((&progress.cursor, progress.position), (&Cursor::new(), Some((REMOTE, DbVersion::new(9)))));
+    session.handle(Input::Merged(Ok(MergeDone::default())));
+
+    let generation = order(&session.handle(Input::Asked(SyncRequest::default()))).generation;
+    let mut of_both = vec![change(OTHER, 5), change(OTHER, 6)];
+    of_both[1].table = "secret".into();
+    let place = LocalPlace::after(DbVersion::new(8));
+    let read = LocalPage { changes: of_both, place, complete: Some(cursor(&[(OTHER, 6)])) };
+    let effects = session.handle(Input::Read(ReadDone { generation, page: Page::Local(read) }));
+    let [Effect::Send(PeerMessage::Changes { changes, .. })] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!(changes.iter().map(|change| &*change.table).collect::<Vec<_>>(), ["t"]);
+    let effects = session.handle(Input::Sent);
+    let [Effect::Send(PeerMessage::Eose { progress })] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!((&progress.cursor, progress.position), (&None, Some(DbVersion::new(8))));
+}
+
+/// What was refused must be asked for again once the rights are others: its position does not move.
+#[test]
+fn after_a_forbidden_change_the_position_stands_still() {
+    let (mut session, _) = opened(true, Access::FULL.only(["other"]).unwrap());
+    let claim = |position| Progress { position: Some(DbVersion::new(position)), cursor: None };
+    let effects = session.handle(changes(&[(REMOTE, 5)], 1, claim(5)));
+    assert!(
+        matches!(effects.as_slice(), [Effect::Tell(Notice::Error(_)), Effect::Reply(Err(Refusal::Forbidden(_)))]),
+        "{effects:?}"
+    );
+    let effects = session.handle(changes(&[], 1, claim(9)));
+    let [Effect::Merge { progress, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!(progress.position, None);
 }
