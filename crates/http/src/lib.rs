@@ -50,12 +50,14 @@ mod counters;
 mod gzip;
 mod server;
 mod sse;
+mod tokens;
 
 pub use backoff::backoff;
 pub use client::{DialError, HttpClient, HttpClientBuilder};
 pub use counters::Counters;
 pub use server::{HttpServer, HttpServerBuilder};
 pub use sse::{Event, EventParser, EventTooLarge};
+pub use tokens::{NewToken, TOKEN_FILE_BYTES_MAX, TOKEN_NAME_BYTES_MAX, TokenEntry, TokenFile, TokenFileError};
 
 /// Request header by which a Litemesh client says which version of the additional fields it speaks.
 const VERSION_HEADER: &str = "litemesh-version";

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use litemesh_proto::codec::v1::{Envelope, LITEMESH_VERSION};
-use litemesh_proto::{PeerCallbacks, Refusal, Remote, SiteId};
+use litemesh_proto::{Access, PeerCallbacks, Refusal, Remote, SiteId};
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING};
 use reqwest::{Client, Response, StatusCode};
 use tracing::{debug, info, warn};
@@ -65,7 +65,7 @@ impl Dialer {
     /// One connection from the dial to its end; the reason why it ended.
     async fn connect(&self) -> Result<String, DialError> {
         // Nothing is lost with a dropped branch: nobody was told of the connection yet.
-        let (mut stream, remote) = tokio::select! {
+        let (mut stream, remote, access) = tokio::select! {
             () = self.shared.stop.cancelled() => return Ok("stopped".to_owned()),
             opened = self.open() => opened?,
         };
@@ -74,7 +74,7 @@ impl Dialer {
         let link = Arc::new(link);
         // Before the peer hears of the connection, since it sends its request from within the call.
         self.shared.set_link(Some(link.clone()));
-        if let Err(refusal) = self.peer.connect(remote, litemesh_proto::Access::FULL).await {
+        if let Err(refusal) = self.peer.connect(remote, access).await {
             link.close();
             return Err(match remote.site {
                 site if site == self.peer.site() => DialError::SameSite { site },
@@ -100,11 +100,11 @@ impl Dialer {
     }
 
     /// Opens the stream and reads its first frame, in which the server introduces itself.
-    async fn open(&self) -> Result<(FrameStream, Remote), DialError> {
+    async fn open(&self) -> Result<(FrameStream, Remote, Access), DialError> {
         let url = format!("{}/stream?peerId={}", self.shared.endpoint, self.peer.site());
         let mut request = self
-            .http
-            .get(url)
+            .shared
+            .authorize(self.http.get(url))
             .header(ACCEPT, "text/event-stream")
             .header(CACHE_CONTROL, "no-cache")
             .header(ACCEPT_ENCODING, "gzip");
@@ -132,7 +132,9 @@ impl Dialer {
             ("connect", Some(site)) => {
                 let connection = Remote::next_connection();
                 let remote = Remote { site, connection, is_litemesh: envelope.is_litemesh() };
-                Ok((stream, remote))
+                // What we may do there, seen from here: a server that takes nothing of us is sent nothing.
+                let access = envelope.access().map_err(|error| DialError::no_stream(&error))?.mirrored();
+                Ok((stream, remote, access))
             }
             ("error", _) => Err(match envelope.error() {
                 Some("ALREADY_CONNECTED") => DialError::AlreadyConnected,

@@ -14,6 +14,7 @@ use std::time::Duration;
 use litemesh_proto::codec::v1;
 use litemesh_proto::limits::{BATCH_BYTES_MAX, PING_INTERVAL, RECONNECT_DELAY_MIN, V1_BODY_BYTES_MAX};
 use litemesh_proto::{BoxFuture, PeerCallbacks, PeerMessage, Remote, SiteId, SyncRequest, Transport, TransportError};
+use reqwest::header::{AUTHORIZATION, HeaderValue};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -76,7 +77,22 @@ pub struct HttpClient {
 pub struct HttpClientBuilder {
     endpoint: String,
     http: Option<reqwest::Client>,
+    token: Option<Token>,
     options: Options,
+}
+
+/// A token on its way into requests: marked as sensitive, so that nothing prints it. `None` where no header takes it.
+#[derive(Clone, Debug)]
+struct Token(Option<HeaderValue>);
+
+impl Token {
+    fn new(token: &str) -> Self {
+        let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim())).ok();
+        if let Some(value) = &mut value {
+            value.set_sensitive(true);
+        }
+        Self(value)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -93,6 +109,16 @@ impl HttpClientBuilder {
     /// It should set no timeout for whole requests, which would end every stream, and no decompression.
     pub fn http(mut self, http: reqwest::Client) -> Self {
         self.http = Some(http);
+        self
+    }
+
+    /// The token to show with every request (`Authorization: Bearer …`), as `litemesh token new` printed it; white space around
+    /// it does not count.
+    ///
+    /// Over `http` everybody on the way can read it. One that no header can carry is reported by
+    /// [`start`](Transport::start).
+    pub fn token(mut self, token: &str) -> Self {
+        self.token = Some(Token::new(token));
         self
     }
 
@@ -132,6 +158,7 @@ impl HttpClientBuilder {
                 endpoint,
                 instance: SiteId::from_bytes(random).to_string(),
                 http: self.http,
+                token: self.token,
                 options: self.options,
                 attempts: AtomicU32::new(0),
                 litemesh_body_bytes_max: AtomicUsize::new(usize::MAX),
@@ -148,6 +175,7 @@ struct Shared {
     /// A random word, see [`INSTANCE_HEADER`](crate::INSTANCE_HEADER).
     instance: String,
     http: Option<reqwest::Client>,
+    token: Option<Token>,
     options: Options,
     /// Dials since the last connection.
     attempts: AtomicU32,
@@ -181,7 +209,7 @@ impl HttpClient {
             has_jitter: false,
             is_announced: true,
         };
-        HttpClientBuilder { endpoint: endpoint.into(), http: None, options }
+        HttpClientBuilder { endpoint: endpoint.into(), http: None, token: None, options }
     }
 
     /// Whether the event stream is open and the server has introduced itself: the seed's `isSSEConnected`.
@@ -252,6 +280,13 @@ impl Shared {
         if url.query().is_some() || url.fragment().is_some() {
             return Err(cannot("it must end with a path, without ? and #".to_owned()));
         }
+        match &self.token {
+            Some(Token(None)) => return Err(cannot("the token has characters that no header can carry".to_owned())),
+            Some(Token(Some(_))) if url.scheme() == "http" && !is_loopback(&url) => {
+                tracing::warn!(endpoint = self.endpoint, "the token goes over the network without encryption");
+            }
+            _ => {}
+        }
         match &self.http {
             Some(http) => Ok(http.clone()),
             None => {
@@ -267,6 +302,14 @@ impl Shared {
                 }
                 builder.build().map_err(|error| cannot(error.to_string()))
             }
+        }
+    }
+
+    /// Adds the token, where there is one.
+    fn authorize(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        match &self.token {
+            Some(Token(Some(token))) => request.header(AUTHORIZATION, token),
+            _ => request,
         }
     }
 
@@ -358,6 +401,15 @@ mod tests {
         assert_eq!(HttpClient::new("http://h/api/worker/").endpoint(), "http://h/api/worker");
         assert_eq!(HttpClient::new("http://h//").endpoint(), "http://h/");
         assert_eq!(HttpClient::new("http://h").endpoint(), "http://h");
+    }
+
+    #[test]
+    fn a_token_is_printed_nowhere() {
+        let builder = HttpClient::builder("http://localhost").token(" litemesh_secret\n");
+        assert!(!format!("{builder:?}").contains("secret"));
+        assert!(builder.build().shared.prepare().is_ok());
+        let refused = HttpClient::builder("http://localhost").token("a\nb").build().shared.prepare().unwrap_err();
+        assert!(refused.to_string().contains("no header can carry"), "{refused}");
     }
 
     #[test]

@@ -77,7 +77,8 @@ impl Shared {
     async fn post_one(&self, link: &Arc<Link>, route: Route, body: Vec<u8>) -> Result<(), TransportError> {
         let url = format!("{}/{}", self.endpoint, route.path());
         let bytes = body.len();
-        let mut request = link.http.post(url).timeout(POST_TIMEOUT).header(CONTENT_TYPE, "application/json");
+        let mut request =
+            self.authorize(link.http.post(url)).timeout(POST_TIMEOUT).header(CONTENT_TYPE, "application/json");
         request = if link.remote.is_litemesh && bytes > COMPRESS_BYTES_MIN {
             request.header(CONTENT_ENCODING, "gzip").body(compress(&body))
         } else {

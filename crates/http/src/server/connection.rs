@@ -13,6 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::door::Grant;
 use super::queue::{Chunk, FrameQueue};
 use super::{Running, Shared};
 use crate::counters::{add, sub_one};
@@ -21,6 +22,8 @@ use crate::gzip::StreamEncoder;
 /// One open stream.
 pub(super) struct Connection {
     pub(super) remote: Remote,
+    /// Whose it is, and what that gives.
+    pub(super) grant: Grant,
     /// What a Litemesh client calls its process: the same client that lost its stream may replace it at once.
     instance: Option<String>,
     pub(super) queue: FrameQueue,
@@ -45,9 +48,16 @@ enum Ending {
 }
 
 impl Connection {
-    pub(super) fn new(remote: Remote, instance: Option<String>, queue_len: usize, stop: &CancellationToken) -> Self {
+    pub(super) fn new(
+        remote: Remote,
+        grant: Grant,
+        instance: Option<String>,
+        queue_len: usize,
+        stop: &CancellationToken,
+    ) -> Self {
         Self {
             remote,
+            grant,
             instance,
             queue: FrameQueue::new(queue_len),
             turn: Arc::default(),
@@ -140,7 +150,7 @@ pub(super) async fn own(
         former.cancelled().await;
     }
     let remote = connection.remote;
-    let is_accepted = match running.peer.connect(remote, litemesh_proto::Access::FULL).await {
+    let is_accepted = match running.peer.connect(remote, connection.grant.access.clone()).await {
         Ok(()) => {
             info!(remote = %remote.site.fmt_short(), is_litemesh = remote.is_litemesh, "client connected");
             true

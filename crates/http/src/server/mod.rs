@@ -3,10 +3,12 @@
 mod answer;
 mod body;
 mod connection;
+mod door;
 mod post;
 mod queue;
 mod sender;
 mod stream;
+mod ticket;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -20,7 +22,9 @@ use axum::routing::any;
 use axum::serve::ListenerExt;
 use litemesh_proto::codec::v1;
 use litemesh_proto::limits::PING_INTERVAL;
-use litemesh_proto::{BoxFuture, PeerCallbacks, PeerMessage, Remote, SiteId, SyncRequest, Transport, TransportError};
+use litemesh_proto::{
+    Access, BoxFuture, PeerCallbacks, PeerMessage, Remote, SiteId, SyncRequest, Transport, TransportError,
+};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -28,7 +32,9 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use self::connection::{Connection, frame};
+use self::door::Door;
 use crate::counters::{CounterCells, Counters, add};
+use crate::tokens::{TokenFile, TokenFileError, TokenSet};
 
 /// How long a client may take nothing before it is dropped.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -41,6 +47,9 @@ const WAITING_STREAMS_MAX: usize = 64;
 
 /// How long [`HttpServer::serve`] waits for the answers under way once it was told to shut down.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often the file of tokens is read: how long a revoked token may still be used.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// After so long without an acknowledgement of sent bytes, TCP gives a client up.
 ///
@@ -88,6 +97,10 @@ struct Options {
     ping_interval: Duration,
     stall_timeout: Duration,
     frame_queue_len: usize,
+    reload_interval: Duration,
+    /// What who shows no token may do.
+    anybody: Option<Access>,
+    tokens: Option<(TokenFile, Arc<TokenSet>)>,
 }
 
 impl HttpServerBuilder {
@@ -110,11 +123,43 @@ impl HttpServerBuilder {
         self
     }
 
+    /// What a client without a token may do: [`Access::FULL`] where nothing else is said, since the server may stand behind
+    /// a layer of yours that knows who is who. `None` turns such clients away.
+    pub fn anonymous(mut self, access: Option<Access>) -> Self {
+        self.options.anybody = access;
+        self
+    }
+
+    /// Asks clients for the tokens of this file (`Authorization: Bearer …`), with every request. What a token gives is told
+    /// to the peer, which enforces it. With tokens, clients that have none are turned away, unless
+    /// [`anonymous`](Self::anonymous) is called after this.
+    ///
+    /// Once started, the server reads the file again when it changes, and ends the connections of tokens that are gone or
+    /// have other rights.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read now.
+    pub fn tokens(mut self, file: TokenFile) -> Result<Self, TokenFileError> {
+        let set = file.parse(&file.read_bytes()?)?;
+        self.options.tokens = Some((file, Arc::new(set)));
+        self.options.anybody = None;
+        Ok(self)
+    }
+
+    /// Time between two looks at the file of tokens; 1 s where nothing else is said.
+    pub fn reload_interval(mut self, interval: Duration) -> Self {
+        self.options.reload_interval = interval;
+        self
+    }
+
     /// The server, not started yet.
-    pub fn build(self) -> HttpServer {
+    pub fn build(mut self) -> HttpServer {
+        let door = Door::new(self.options.anybody.take(), self.options.tokens.take());
         HttpServer {
             shared: Arc::new(Shared {
                 options: self.options,
+                door,
                 phase: watch::Sender::new(Phase::Waiting),
                 counters: CounterCells::default(),
                 waiting: Semaphore::new(WAITING_STREAMS_MAX),
@@ -127,6 +172,7 @@ impl HttpServerBuilder {
 /// What all handles and requests of one server share.
 struct Shared {
     options: Options,
+    door: Door,
     phase: watch::Sender<Phase>,
     counters: CounterCells,
     /// Permits for streams that wait for the start.
@@ -183,12 +229,18 @@ impl HttpServer {
 
     /// A server with settings of your own.
     pub fn builder() -> HttpServerBuilder {
-        let options =
-            Options { ping_interval: PING_INTERVAL, stall_timeout: STALL_TIMEOUT, frame_queue_len: FRAME_QUEUE_LEN };
+        let options = Options {
+            ping_interval: PING_INTERVAL,
+            stall_timeout: STALL_TIMEOUT,
+            frame_queue_len: FRAME_QUEUE_LEN,
+            reload_interval: RELOAD_INTERVAL,
+            anybody: Some(Access::FULL),
+            tokens: None,
+        };
         HttpServerBuilder { options }
     }
 
-    /// The routes `/stream`, `/sync` and `/data`, to be mounted into an axum server under any prefix: the seed's
+    /// The routes `/stream`, `/sync` and `/data`, and with tokens `/ticket`, to be mounted into an axum server under any prefix: the seed's
     /// `registerRoutes`.
     ///
     /// They can be mounted before the transport is started; until then messages are refused and streams wait.
@@ -196,12 +248,17 @@ impl HttpServer {
     /// Who serves them without [`serve_router`](Self::serve_router) should set `TCP_USER_TIMEOUT` or the like on the
     /// sockets: an original client whose network vanished is locked out of its id until TCP gives its old stream up.
     pub fn routes(&self) -> Router {
-        Router::new()
+        let mut routes = Router::new()
             .route("/stream", any(stream::route))
             .route("/sync", any(post::sync_route))
-            .route("/data", any(post::data_route))
+            .route("/data", any(post::data_route));
+        let has_tokens = self.shared.door.has_tokens();
+        if has_tokens {
+            routes = routes.route("/ticket", any(ticket::route));
+        }
+        routes
             .fallback(answer::not_found)
-            .layer(from_fn(answer::cors))
+            .layer(from_fn(move |request, next| answer::cors(request, next, has_tokens)))
             .with_state(self.shared.clone())
     }
 
@@ -281,6 +338,22 @@ impl Shared {
         }
     }
 
+    /// Follows the file of tokens until the transport is stopped.
+    async fn watch_tokens(self: Arc<Self>, running: Arc<Running>) {
+        let end_outdated = || {
+            for connection in running.connections().values() {
+                if !self.door.still_grants(&connection.grant) {
+                    connection.lose("the token was revoked, or its rights were changed");
+                }
+            }
+        };
+        // Nothing is lost with a dropped branch: the transport ends.
+        tokio::select! {
+            () = running.stop.cancelled() => {}
+            () = self.door.watch(self.options.reload_interval, end_outdated) => {}
+        }
+    }
+
     fn end_streams(&self, reason: &str) {
         if let Some(running) = self.running() {
             for connection in running.connections().values() {
@@ -339,11 +412,19 @@ impl Transport for HttpServer {
         let is_first = self.shared.phase.send_if_modified(|phase| {
             let is_first = matches!(phase, Phase::Waiting);
             if is_first {
-                *phase = Phase::Running(running);
+                *phase = Phase::Running(running.clone());
             }
             is_first
         });
-        Box::pin(async move { if is_first { Ok(()) } else { Err(TransportError::AlreadyStarted) } })
+        Box::pin(async move {
+            if !is_first {
+                return Err(TransportError::AlreadyStarted);
+            }
+            if self.shared.door.has_tokens() {
+                running.tasks.spawn(self.shared.clone().watch_tokens(running.clone()));
+            }
+            Ok(())
+        })
     }
 
     fn sync(&self, remote: Remote, request: SyncRequest) -> BoxFuture<'_, Result<(), TransportError>> {
