@@ -83,6 +83,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Diff(args) => commands::diff::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Fork(args) => commands::fork::run(&args),
+        Command::Token(args) => commands::token::run(&args),
         Command::Demo(args) => block_on(commands::demo::run(&args)),
         Command::Completions(args) => commands::completions::run(&args),
     }

@@ -115,7 +115,7 @@ impl HttpClientBuilder {
     /// The token to show with every request (`Authorization: Bearer …`), as `litemesh token new` printed it; white space around
     /// it does not count.
     ///
-    /// Over `http` everybody on the way can read it. One that no header can carry is reported by
+    /// Over `http` everybody on the way can read it, see [`HttpClient::exposes_token`]. One that no header can carry is reported by
     /// [`start`](Transport::start).
     pub fn token(mut self, token: &str) -> Self {
         self.token = Some(Token::new(token));
@@ -222,6 +222,12 @@ impl HttpClient {
         &self.shared.endpoint
     }
 
+    /// Whether there is a token that everybody on the way can read: one that goes to another machine without TLS.
+    pub fn exposes_token(&self) -> bool {
+        let is_plain = |url: &reqwest::Url| url.scheme() == "http" && !is_loopback(url);
+        self.shared.token.is_some() && reqwest::Url::parse(&self.shared.endpoint).is_ok_and(|url| is_plain(&url))
+    }
+
     /// Dials since the last connection: the seed's `getReconnectAttempts`.
     pub fn reconnect_attempts(&self) -> u32 {
         self.shared.attempts.load(Relaxed)
@@ -280,12 +286,8 @@ impl Shared {
         if url.query().is_some() || url.fragment().is_some() {
             return Err(cannot("it must end with a path, without ? and #".to_owned()));
         }
-        match &self.token {
-            Some(Token(None)) => return Err(cannot("the token has characters that no header can carry".to_owned())),
-            Some(Token(Some(_))) if url.scheme() == "http" && !is_loopback(&url) => {
-                tracing::warn!(endpoint = self.endpoint, "the token goes over the network without encryption");
-            }
-            _ => {}
+        if let Some(Token(None)) = &self.token {
+            return Err(cannot("the token has characters that no header can carry".to_owned()));
         }
         match &self.http {
             Some(http) => Ok(http.clone()),
@@ -407,7 +409,12 @@ mod tests {
     fn a_token_is_printed_nowhere() {
         let builder = HttpClient::builder("http://localhost").token(" litemesh_secret\n");
         assert!(!format!("{builder:?}").contains("secret"));
-        assert!(builder.build().shared.prepare().is_ok());
+        assert!(builder.clone().build().shared.prepare().is_ok());
+        for (endpoint, is_exposed) in [("http://localhost", false), ("https://h", false), ("http://h", true)] {
+            let client = HttpClient::builder(endpoint);
+            assert!(!client.clone().build().exposes_token());
+            assert_eq!(client.token("x").build().exposes_token(), is_exposed, "{endpoint}");
+        }
         let refused = HttpClient::builder("http://localhost").token("a\nb").build().shared.prepare().unwrap_err();
         assert!(refused.to_string().contains("no header can carry"), "{refused}");
     }
