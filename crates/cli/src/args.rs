@@ -97,9 +97,8 @@ pub(crate) struct InitArgs {
 #[command(after_long_help = "Examples:\n  \
     litemesh serve hub.db\n  \
     litemesh serve hub.db --listen 127.0.0.1:0 --json        a free port; the first line of output tells which\n  \
-    litemesh serve hub.db --listen 0.0.0.0:4646 --tokens hub.tokens\n  \
-    litemesh serve hub.db --listen 0.0.0.0:4646 --tokens hub.tokens --public=read\n                                      \
-    \x20                     everybody may read, holders of a token what it says\n\n\
+    litemesh serve hub.db --listen 0.0.0.0:4646 --tokens hub.tokens --tls-cert cert.pem --tls-key key.pem\n  \
+    litemesh serve hub.db --listen 0.0.0.0:4646 --tokens hub.tokens --public=read\n\n\
 With --json, each line of standard output is one JSON object with the member `event`. The first is\n  \
     {\"event\":\"listening\",\"url\":\"http://127.0.0.1:4646\",\"site_id\":\"<32 hex digits>\"}\n\
 then `connect`, `sync`, `eose`, `served`, `change`, `outdated`, `disconnect`, `error` and `lagged` as they happen.\n\
@@ -123,6 +122,22 @@ pub(crate) struct ServeArgs {
     /// Let in those who show no token, too: to read, or to read and write [without =RIGHTS: read-write]
     #[arg(long, value_name = "RIGHTS", num_args = 0..=1, require_equals = true, default_missing_value = "read-write")]
     pub(crate) public: Option<RightsArg>,
+
+    /// Speak TLS with the certificates of this PEM file; read again when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+
+    /// The private key of --tls-cert, as PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+
+    /// Most clients that are connected at once
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) max_connections: u32,
+
+    /// Most sockets of one address, of which a client has two; behind a proxy on another machine all have its address
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) max_sockets_per_address: u32,
 
     /// Largest request body that is read, in bytes; K, M and G are understood
     #[arg(long, value_name = "BYTES", default_value = "32M", value_parser = parse_bytes)]
@@ -161,6 +176,10 @@ pub(crate) struct SyncArgs {
     /// Show the hub the token in this file [default: the variable LITEMESH_TOKEN, if it is set]
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+
+    /// Trust the certificates of this PEM file, and no others, instead of those that the system trusts
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
 
     /// End when both sides have caught up
     #[arg(long)]

@@ -93,6 +93,40 @@ fn a_hub_with_tokens_gives_each_what_its_token_says() {
 }
 
 #[test]
+fn a_hub_speaks_tls_to_those_who_trust_it() {
+    use rcgen::{CertificateParams, KeyPair};
+    let files = Files::new();
+    let (hub_file, copy) = (files.database("hub.db"), files.database("copy.db"));
+    litemesh(&["sql", &hub_file, "INSERT INTO todo (id) VALUES ('hub')"]).ok();
+    let key = KeyPair::generate().unwrap();
+    let cert = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let (cert, key) = (files.write("cert.pem", &cert.pem()), files.write("key.pem", &key.serialize_pem()));
+    litemesh(&["serve", &hub_file, "--tls-cert", &key, "--tls-key", &key]).fails(3, &["key.pem", "--tls-cert"]);
+    let hub = Hub::start(&hub_file, &["--tls-cert", &cert, "--tls-key", &key]);
+    assert!(hub.url.starts_with("https://127.0.0.1:"), "{}", hub.url);
+    litemesh(&["sync", &copy, &hub.url, "--once", "--ca", &cert]).ok();
+    assert_eq!(ids(&copy, "todo"), json!(["hub"]));
+    litemesh(&["sync", &copy, &hub.url, "--once", "--timeout", "1"]).fails(5, &["no TLS connection", "--ca"]);
+    litemesh(&["sync", &copy, &hub.url, "--once", "--ca", &files.path("none")]).fails(3, &["--ca"]);
+    hub.running.stop("-TERM");
+}
+
+/// Neither the command line nor a file: the environment, which others on the machine cannot read.
+#[test]
+fn a_token_may_come_from_the_environment() {
+    let files = Files::new();
+    let (hub_file, copy) = (files.database("hub.db"), files.database("copy.db"));
+    let (_, file) = token(&files, "one", &[]);
+    let hub = Hub::start(&hub_file, &["--tokens", &files.path("hub.tokens")]);
+    let done = std::process::Command::new(env!("CARGO_BIN_EXE_litemesh"))
+        .args(["sync", &copy, &hub.url, "--once"])
+        .env("LITEMESH_TOKEN", std::fs::read_to_string(file).unwrap())
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{done:?}");
+}
+
+#[test]
 fn off_the_loopback_nobody_is_let_in_without_a_token_unless_that_is_said_loudly() {
     let files = Files::new();
     let (hub_file, copy) = (files.database("hub.db"), files.database("copy.db"));

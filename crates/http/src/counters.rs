@@ -30,6 +30,8 @@ pub struct Counters {
     pub refused_unknown: u64,
     /// Streams of clients that had one already, and streams beyond the limit of connections.
     pub refused_streams: u64,
+    /// Sockets closed at a limit: too many, or no request that was let in for too long.
+    pub refused_sockets: u64,
     /// Messages that the peer above refused.
     pub refused_by_peer: u64,
     /// Data messages of known clients that could not be read.
@@ -66,6 +68,7 @@ cells!(
     refused_unauthorized,
     refused_unknown,
     refused_streams,
+    refused_sockets,
     refused_by_peer,
     garbled,
     stalled,

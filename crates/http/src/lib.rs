@@ -55,7 +55,7 @@ mod tokens;
 pub use backoff::backoff;
 pub use client::{DialError, HttpClient, HttpClientBuilder};
 pub use counters::Counters;
-pub use server::{HttpServer, HttpServerBuilder};
+pub use server::{HttpServer, HttpServerBuilder, TlsError};
 pub use sse::{Event, EventParser, EventTooLarge};
 pub use tokens::{NewToken, TOKEN_FILE_BYTES_MAX, TOKEN_NAME_BYTES_MAX, TokenEntry, TokenFile, TokenFileError};
 

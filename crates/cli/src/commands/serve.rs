@@ -64,7 +64,8 @@ impl Hub {
                 transport.serve_router(routes, listener, asked).await
             }
         });
-        let url = format!("http://{address}{}", if path == "/" { "" } else { path });
+        let scheme = if transport.has_tls() { "https" } else { "http" };
+        let url = format!("{scheme}://{address}{}", if path == "/" { "" } else { path });
         Ok(Self { peer, url, transport, shutdown, server })
     }
 
@@ -88,7 +89,11 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     if database_file::replicated_tables(&args.file, &database.lock())?.is_empty() {
         warn_of_nothing_to_sync(&args.file);
     }
-    let limits = Limits { message_bytes_max: args.max_body, ..Limits::default() };
+    let limits = Limits {
+        message_bytes_max: args.max_body,
+        connections_max: args.max_connections as usize,
+        ..Limits::default()
+    };
     let anybody = anybody(args);
     warn_of_openness(args, anybody.as_ref());
     let mut hub = Hub::start(&args.file, database, transport(args, anybody)?, args.listen, &args.path, limits).await?;
@@ -144,6 +149,14 @@ fn transport(args: &ServeArgs, anybody: Option<Access>) -> Result<HttpServer, Fa
     if let Some(tokens) = &args.tokens {
         builder = builder.tokens(token::open(tokens)?).map_err(|error| token::failure(&error))?;
     }
+    if let (Some(cert), Some(key)) = (&args.tls_cert, &args.tls_key) {
+        builder = builder.tls(cert, key).map_err(|error| {
+            Failure::database(error.to_string(), "--tls-cert and --tls-key take PEM files that belong together")
+        })?;
+    }
+    // Two sockets for each client, and as many for those that come and go.
+    let sockets_max = 4 * args.max_connections as usize;
+    builder = builder.sockets_max(sockets_max, args.max_sockets_per_address as usize);
     Ok(builder.anonymous(anybody).build())
 }
 
@@ -177,6 +190,7 @@ fn stats(counters: &Counters) -> Value {
         "refused_unauthorized": counters.refused_unauthorized,
         "refused_unknown": counters.refused_unknown,
         "refused_streams": counters.refused_streams,
+        "refused_sockets": counters.refused_sockets,
         "refused_by_peer": counters.refused_by_peer,
         "garbled": counters.garbled,
         "stalled": counters.stalled,
@@ -199,6 +213,7 @@ fn summary(counters: &Counters) -> String {
         (counters.refused_unauthorized, "unauthorized request"),
         (counters.refused_unknown, "unconnected request"),
         (counters.refused_streams, "refused connection"),
+        (counters.refused_sockets, "socket at a limit"),
         (counters.refused_by_peer, "refused message"),
         (counters.garbled, "unreadable message"),
         (counters.stalled, "stalled client"),

@@ -65,6 +65,15 @@ fn client(args: &SyncArgs) -> Result<HttpClient, Failure> {
     if let Some(token) = token {
         builder = builder.token(&token);
     }
+    if let Some(path) = &args.ca {
+        let pem = std::fs::read(path).map_err(|error| {
+            Failure::database(
+                format!("{}: {error}", path.display()),
+                "check the path of --ca, and that you may read it",
+            )
+        })?;
+        builder = builder.ca(pem);
+    }
     Ok(builder.build())
 }
 
@@ -433,7 +442,10 @@ fn advice(error: &DialError) -> &'static str {
     match error {
         DialError::UnknownHost { .. } => "check the name in the URL, and that this machine is online",
         DialError::ConnectionRefused => "check the URL, and that `litemesh serve` runs there",
-        DialError::Tls { .. } => "check that the URL's https and port are those of the proxy, and its certificate",
+        DialError::Tls { .. } => {
+            "check that the URL's https and port are those of the hub or its proxy, and its certificate; --ca trusts an authority \
+             of your own"
+        }
         DialError::Status { status: 401, .. } => {
             "give the hub's token with --token-file or LITEMESH_TOKEN; `litemesh token new` makes one where the hub runs"
         }

@@ -26,6 +26,10 @@ use self::post::Route;
 /// Silence on the stream after which the connection counts as dead: three pings that did not come.
 const IDLE_TIMEOUT: Duration = PING_INTERVAL.saturating_mul(3);
 
+/// How long a socket is kept for the next POST: half of what a Litemesh server keeps it, so that none is used in the moment in
+/// which it is closed.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// How long setting up a TCP and TLS connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -78,6 +82,7 @@ pub struct HttpClientBuilder {
     endpoint: String,
     http: Option<reqwest::Client>,
     token: Option<Token>,
+    ca: Option<Vec<u8>>,
     options: Options,
 }
 
@@ -122,6 +127,13 @@ impl HttpClientBuilder {
         self
     }
 
+    /// Trusts the certificates of this PEM text, and no others, in place of those that the system trusts. Not looked at where
+    /// [`http`](Self::http) is called, too; text without a certificate is reported by [`start`](Transport::start).
+    pub fn ca(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.ca = Some(pem.into());
+        self
+    }
+
     /// The delay before the first new dial; 1 s where nothing else is said. It doubles up to 30 s.
     pub fn reconnect_delay_min(mut self, delay: Duration) -> Self {
         self.options.reconnect_delay_min = delay;
@@ -159,6 +171,7 @@ impl HttpClientBuilder {
                 instance: SiteId::from_bytes(random).to_string(),
                 http: self.http,
                 token: self.token,
+                ca: self.ca,
                 options: self.options,
                 attempts: AtomicU32::new(0),
                 litemesh_body_bytes_max: AtomicUsize::new(usize::MAX),
@@ -176,6 +189,7 @@ struct Shared {
     instance: String,
     http: Option<reqwest::Client>,
     token: Option<Token>,
+    ca: Option<Vec<u8>>,
     options: Options,
     /// Dials since the last connection.
     attempts: AtomicU32,
@@ -209,7 +223,7 @@ impl HttpClient {
             has_jitter: false,
             is_announced: true,
         };
-        HttpClientBuilder { endpoint: endpoint.into(), http: None, token: None, options }
+        HttpClientBuilder { endpoint: endpoint.into(), http: None, token: None, ca: None, options }
     }
 
     /// Whether the event stream is open and the server has introduced itself: the seed's `isSSEConnected`.
@@ -297,7 +311,16 @@ impl Shared {
                 let mut builder = reqwest::Client::builder()
                     .connect_timeout(CONNECT_TIMEOUT)
                     .tcp_nodelay(true)
+                    .pool_idle_timeout(POOL_IDLE_TIMEOUT)
                     .dns_resolver(Arc::new(Resolver));
+                if let Some(pem) = &self.ca {
+                    let trusted =
+                        reqwest::Certificate::from_pem_bundle(pem).map_err(|error| cannot(error.to_string()))?;
+                    if trusted.is_empty() {
+                        return Err(cannot("the file of trusted certificates has none".to_owned()));
+                    }
+                    builder = builder.tls_certs_only(trusted);
+                }
                 if is_loopback(&url) {
                     // HTTP_PROXY and the like are for the way out of this machine.
                     builder = builder.no_proxy();

@@ -72,6 +72,7 @@ async fn route(route: Route, shared: Arc<Shared>, uri: OriginalUri, request: Req
             return denial.answer();
         }
     };
+    Shared::note_known(&parts.extensions);
     let is_gzip = match check_head(&parts.headers) {
         Ok(is_gzip) => is_gzip,
         Err(complaint) => {

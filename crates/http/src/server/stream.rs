@@ -53,6 +53,7 @@ pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, r
             return denial.answer();
         }
     };
+    Shared::note_known(request.extensions());
     if request.method() == Method::HEAD {
         // Only the head was asked for, so nothing is opened.
         return respond(&request, false, Body::empty());

@@ -56,6 +56,11 @@ impl Wire {
         soon(self.socket.write_all(bytes)).await.unwrap();
     }
 
+    /// Writes to a socket that may be closed already.
+    pub async fn write_if_open(&mut self, bytes: &[u8]) {
+        let _ = soon(self.socket.write_all(bytes)).await;
+    }
+
     /// Reads more; false at the end.
     async fn fill(&mut self) -> bool {
         soon(self.socket.read_buf(&mut self.buffer)).await.unwrap_or(0) > 0
