@@ -51,12 +51,14 @@ mod form;
 mod gzip;
 mod server;
 mod sse;
+mod tokens;
 
 pub use backoff::backoff;
 pub use client::{DialError, HttpClient, HttpClientBuilder};
 pub use counters::Counters;
-pub use server::{HttpServer, HttpServerBuilder};
+pub use server::{HttpServer, HttpServerBuilder, TlsError};
 pub use sse::{Event, EventParser, EventTooLarge};
+pub use tokens::{NewToken, TOKEN_FILE_BYTES_MAX, TOKEN_NAME_BYTES_MAX, TokenEntry, TokenFile, TokenFileError};
 
 /// Request header by which a Litemesh client says which wire version it speaks.
 const VERSION_HEADER: &str = "litemesh-version";

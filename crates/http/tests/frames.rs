@@ -7,17 +7,14 @@ use std::sync::Arc;
 
 use litemesh_http::{HttpClient, HttpServer};
 use litemesh_proto::codec::v1;
-use litemesh_proto::codec::v2::{self, Deframer, Frame, Hello};
+use litemesh_proto::codec::v2::{self, Frame, Hello};
 use litemesh_proto::limits::CREDIT_MAX;
 use litemesh_proto::{
-    Ack, DbVersion, Incarnation, Limits, PeerMessage, Position, Progress, Remote, SyncRequest, Terms, Transport, Value,
+    Access, Ack, DbVersion, Incarnation, Limits, PeerMessage, Position, Progress, Remote, SyncRequest, Terms,
+    Transport, Value,
 };
-use support::raw::{EventStream, RawServer, exchange};
+use support::raw::{EventStream, FRAMES, FrameStream, RawServer, V2, exchange};
 use support::{CLIENT, OTHER, RecordingPeer, Report, SERVER, change, noise, soon, started};
-
-const FRAMES: &str = "Content-Type: application/vnd.litemesh.frames";
-const V2: &str = "Litemesh-Version: 2";
-const ACCEPT: &str = "Accept: application/vnd.litemesh.frames, text/event-stream";
 
 fn position(version: i64) -> Position {
     Position { version: DbVersion::new(version), incarnation: Incarnation(255) }
@@ -68,43 +65,17 @@ async fn frames_arrive_as_they_are_or_in_events() {
     }
 }
 
-/// Reads the frames of a stream, whatever the chunks are.
-struct FrameStream {
-    stream: EventStream,
-    deframer: Deframer,
-    rest: Vec<u8>,
-}
-
-impl FrameStream {
-    async fn open(address: std::net::SocketAddr) -> Self {
-        let stream = EventStream::open_with(address, &format!("/stream?peerId={CLIENT}"), &[V2, ACCEPT]).await;
-        Self { stream, deframer: Deframer::new(&Limits::default()), rest: Vec::new() }
-    }
-
-    async fn frame(&mut self) -> Frame {
-        loop {
-            let mut rest = &self.rest[..];
-            let frame = self.deframer.feed(&mut rest).unwrap();
-            self.rest = rest.to_vec();
-            if let Some(frame) = frame {
-                return v2::decode(&frame, &Limits::default()).unwrap();
-            }
-            self.rest.extend(self.stream.wire.chunk().await.expect("the stream goes on"));
-        }
-    }
-}
-
 #[tokio::test]
 async fn a_stream_of_frames_begins_with_a_hello() {
     let (server, _peer, mut reports) = started(HttpServer::new(), Limits::default()).await;
-    let mut stream = FrameStream::open(server.address).await;
+    let mut stream = FrameStream::open(server.address, CLIENT, &[]).await;
     assert_eq!(stream.stream.head.header("content-type"), Some("application/vnd.litemesh.frames"));
     assert_eq!(stream.stream.head.header("content-encoding"), None);
-    assert!(matches!(stream.frame().await, Frame::Hello(Hello { version: 2, site: SERVER })));
+    assert!(matches!(stream.frame().await, Frame::Hello(Hello { version: 2, site: SERVER, .. })));
     assert!(reports.connect().await.is_litemesh);
     assert!(matches!(stream.frame().await, Frame::Sync(_)));
     // A second client of this id hears why it is not let in, and the first one a ping.
-    let mut second = FrameStream::open(server.address).await;
+    let mut second = FrameStream::open(server.address, CLIENT, &[]).await;
     assert!(matches!(second.frame().await, Frame::Error(code) if code == "ALREADY_CONNECTED"));
     assert!(matches!(stream.frame().await, Frame::Ping));
 }
@@ -151,7 +122,7 @@ async fn bodies_of_frames_are_taken_from_who_announced_that_it_sends_them() {
     let framed = |message: &PeerMessage| v2::framed(&v2::message(message));
     let one = framed(&message(1, "one"));
     assert_eq!(post(address, &CLIENT.to_string(), &one).await.0, 400, "nobody has connected");
-    let _stream = FrameStream::open(address).await;
+    let _stream = FrameStream::open(address, CLIENT, &[]).await;
     let remote = reports.connect().await;
     // Several in one body, a request among them, one of a kind that is not known here.
     let request = SyncRequest { terms: Some(Terms { answer: 3, ..Terms::default() }), ..SyncRequest::default() };
@@ -200,7 +171,7 @@ async fn a_client_reads_frames_cut_anywhere_and_gives_up_a_stream_that_is_out_of
         let head =
             b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.litemesh.frames\r\nTransfer-Encoding: chunked\r\n\r\n";
         stream.wire.write(head).await;
-        stream.chunk(&v2::framed(&v2::hello(&Hello { version: 2, site: SERVER }))).await;
+        stream.chunk(&v2::framed(&v2::hello(&Hello { version: 2, site: SERVER, access: Access::FULL }))).await;
         stream
     };
     let mut stream = open().await;

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use litemesh_engine::{Engine, PageLimits};
 use litemesh_proto::limits::{BATCH_BYTES_MAX, BATCH_CHANGES_MAX, BATCH_STRETCH};
 use litemesh_proto::{
-    Change, Cursor, DbVersion, PeerMessage, Place, Refusal, Remote, SiteId, SyncRequest, Transport, TransportError,
-    Unverified,
+    Access, Change, Cursor, DbVersion, PeerMessage, Place, Refusal, Remote, SiteId, SyncRequest, Transport,
+    TransportError, Unverified,
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -18,6 +18,7 @@ use tracing::Instrument;
 
 use crate::engine_thread::EngineThread;
 use crate::event::Event;
+use crate::session::access::Gate;
 use crate::session::{Effect, Input, Notice, ReadDone, ReadOrder, Session};
 use crate::work::{self, Frontier, Recent};
 use crate::{PeerError, RemoteStatus};
@@ -65,6 +66,8 @@ enum Done {
 
 pub(crate) struct Driver {
     pub(crate) remote: Remote,
+    /// What the remote may do here.
+    pub(crate) access: Access,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) transport_name: Arc<str>,
     pub(crate) common: Arc<Common>,
@@ -97,10 +100,11 @@ impl Driver {
     async fn serve(&self, mut inbox: mpsc::Receiver<Inbound>) -> String {
         let mut announced = self.common.engine.announced();
         let mut last = *announced.borrow_and_update();
-        let mut session = Session::new(self.remote, last.schema_version, self.common.limits.clone());
+        let mut session =
+            Session::new(self.remote, self.access.clone(), last.schema_version, self.common.limits.clone());
         let mut tasks: JoinSet<Done> = JoinSet::new();
         let mut reply: Option<Reply> = None;
-        self.spawn_opening(&mut tasks);
+        self.spawn_opening(&mut tasks, session.key());
         loop {
             // Losing a branch loses nothing: inputs stay in their channels, tasks in their set.
             let input = tokio::select! {
@@ -148,7 +152,7 @@ impl Driver {
     fn carry_out(&self, effects: Vec<Effect>, tasks: &mut JoinSet<Done>, reply: &mut Option<Reply>) {
         for effect in effects {
             match effect {
-                Effect::Open => self.spawn_opening(tasks),
+                Effect::Open { key } => self.spawn_opening(tasks, key),
                 Effect::Ask(request) => self.spawn_ask(tasks, request),
                 Effect::EndAfter(delay, reason) => {
                     spawn(tasks, async move {
@@ -157,7 +161,7 @@ impl Driver {
                     });
                 }
                 Effect::Merge { changes, progress, reached } => self.spawn_merge(tasks, changes, progress, reached),
-                Effect::Stage { changes, after, until } => self.spawn_stage(tasks, changes, after, until),
+                Effect::Stage { key, changes, after, until } => self.spawn_stage(tasks, key, changes, after, until),
                 Effect::Wake(timer, delay) => {
                     spawn(tasks, async move {
                         tokio::time::sleep(delay).await;
@@ -189,10 +193,10 @@ impl Driver {
     }
 
     /// Reads what we hold, to ask for the rest.
-    fn spawn_opening(&self, tasks: &mut JoinSet<Done>) {
-        let (engine, site) = (self.common.engine.clone(), self.remote.site);
+    fn spawn_opening(&self, tasks: &mut JoinSet<Done>, key: SiteId) {
+        let engine = self.common.engine.clone();
         spawn(tasks, async move {
-            match flatten(engine.call(move |engine: &mut Engine| work::open(engine, site)).await) {
+            match flatten(engine.call(move |engine: &mut Engine| work::open(engine, key)).await) {
                 Ok(opened) => Done::Input(opened),
                 Err(error) => Done::Failed(error.to_string()),
             }
@@ -234,11 +238,17 @@ impl Driver {
         });
     }
 
-    fn spawn_stage(&self, tasks: &mut JoinSet<Done>, changes: Vec<Change>, after: Option<Place>, until: Place) {
+    fn spawn_stage(
+        &self,
+        tasks: &mut JoinSet<Done>,
+        key: SiteId,
+        changes: Vec<Change>,
+        after: Option<Place>,
+        until: Place,
+    ) {
         self.stats.changes_received.fetch_add(changes.len() as u64, Ordering::Relaxed);
-        let (engine, site, bytes_max) =
-            (self.common.engine.clone(), self.remote.site, self.common.limits.staged_bytes_max);
-        let work = move |engine: &mut Engine| work::stage(engine, site, after.as_ref(), &until, &changes, bytes_max);
+        let (engine, bytes_max) = (self.common.engine.clone(), self.common.limits.staged_bytes_max);
+        let work = move |engine: &mut Engine| work::stage(engine, key, after.as_ref(), &until, &changes, bytes_max);
         spawn(tasks, async move {
             match engine.call(work).await {
                 Ok(result) => Done::Input(Input::Merged(result)),
@@ -253,9 +263,10 @@ impl Driver {
         let bytes_max = self.transport.message_bytes_max(self.remote).min(BATCH_BYTES_MAX);
         let (remote, events, name) = (self.remote, self.common.events.clone(), self.transport_name.clone());
         let limits = PageLimits { changes_max: BATCH_CHANGES_MAX, bytes_max, stretch: BATCH_STRETCH };
+        let gate = Gate::new(self.access.clone());
         spawn(tasks, async move {
             let generation = order.generation;
-            let work = move |engine: &mut Engine| work::read(engine, order.what, &recent, &frontier, limits);
+            let work = move |engine: &mut Engine| work::read(engine, order.what, &gate, &recent, &frontier, limits);
             match flatten(engine.call(work).await) {
                 Ok(page) => Done::Input(Input::Read(ReadDone { generation, page })),
                 Err(error) => {
@@ -316,11 +327,12 @@ impl Default for Stats {
 }
 
 impl Stats {
-    pub(crate) fn status(&self, remote: Remote, transport: Arc<str>) -> RemoteStatus {
+    pub(crate) fn status(&self, remote: Remote, access: Access, transport: Arc<str>) -> RemoteStatus {
         RemoteStatus {
             peer: remote.site,
             transport,
             is_litemesh: remote.is_litemesh,
+            access,
             changes_received: self.changes_received.load(Ordering::Relaxed),
             changes_sent: self.changes_sent.load(Ordering::Relaxed),
             messages_refused: self.messages_refused.load(Ordering::Relaxed),

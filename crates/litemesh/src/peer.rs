@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use litemesh_proto::{
-    BoxFuture, Cursor, DbVersion, Limits, PeerCallbacks, Refusal, Remote, SiteId, SyncRequest, Transport, Unverified,
+    Access, BoxFuture, Cursor, DbVersion, Limits, PeerCallbacks, Refusal, Remote, SiteId, SyncRequest, Transport,
+    Unverified,
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::driver::{Common, Driver, INBOX_MAX, Inbound, Stats};
 use crate::engine_thread::EngineThread;
 use crate::event::{EVENTS_KEPT, Events};
+use crate::session::access::check_remote;
 use crate::watch::FileWatch;
 use crate::{Database, Event, PeerError, StartError};
 
@@ -33,7 +35,7 @@ impl PeerBuilder {
     ///
     /// ```
     /// use std::sync::{Arc, Mutex, PoisonError};
-    /// use litemesh::proto::{BoxFuture, PeerCallbacks, PeerMessage, Remote, SyncRequest, Transport, TransportError, Unverified};
+    /// use litemesh::proto::{Access, BoxFuture, PeerCallbacks, PeerMessage, Remote, SyncRequest, Transport, TransportError, Unverified};
     /// use litemesh::{Database, Event, Peer, SiteId};
     /// use tokio::sync::mpsc;
     ///
@@ -74,7 +76,7 @@ impl PeerBuilder {
     /// async fn listen(mut receiver: mpsc::Receiver<Said>, peer: Arc<dyn PeerCallbacks>) {
     ///     let Some(Said::Hello(site)) = receiver.recv().await else { return };
     ///     let remote = Remote { site, connection: Remote::next_connection(), is_litemesh: true };
-    ///     if peer.connect(remote).await.is_err() {
+    ///     if peer.connect(remote, Access::FULL).await.is_err() {
     ///         return;
     ///     }
     ///     while let Some(said) = receiver.recv().await {
@@ -236,6 +238,7 @@ struct Sessions {
 
 struct Running {
     remote: Remote,
+    access: Access,
     transport_index: usize,
     transport: Arc<str>,
     inbox: mpsc::Sender<Inbound>,
@@ -252,6 +255,8 @@ pub struct RemoteStatus {
     pub transport: Arc<str>,
     /// Whether it is a Litemesh peer, rather than one of the original.
     pub is_litemesh: bool,
+    /// What it may do here.
+    pub access: Access,
     /// Changes that it sent, whether they won or not.
     pub changes_received: u64,
     /// Changes that were sent to it.
@@ -340,7 +345,7 @@ impl Peer {
         sessions
             .running
             .values()
-            .map(|running| running.stats.status(running.remote, running.transport.clone()))
+            .map(|running| running.stats.status(running.remote, running.access.clone(), running.transport.clone()))
             .collect()
     }
 
@@ -384,7 +389,7 @@ impl Inner {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn connect(self: Arc<Self>, remote: Remote, index: usize) -> Result<(), Refusal> {
+    fn connect(self: Arc<Self>, remote: Remote, access: Access, index: usize) -> Result<(), Refusal> {
         if remote.site == self.site {
             // Changes of two databases under one id would hide each other (VER-16). Both sides come here.
             let message = format!(
@@ -398,6 +403,7 @@ impl Inner {
                 self.common.events.send(Event::Error { peer: Some(remote.site), transport, message: message.clone() });
             return Err(Refusal::Invalid(message));
         }
+        check_remote(remote, &access)?;
         if self.stop.is_cancelled() {
             return Err(Refusal::Unavailable("the peer is stopping".to_owned()));
         }
@@ -407,13 +413,14 @@ impl Inner {
         let stats = Arc::new(Stats::default());
         let driver = Driver {
             remote,
+            access: access.clone(),
             transport,
             transport_name: name.clone(),
             common: self.common.clone(),
             stats: stats.clone(),
             recent: Arc::default(),
         };
-        let running = Running { remote, transport_index: index, transport: name, inbox, stats };
+        let running = Running { remote, access, transport_index: index, transport: name, inbox, stats };
         let peer = Arc::downgrade(&self);
         let mut sessions = self.sessions();
         // One session a remote and transport: the newest connection counts. Without its sender the older session ends by
@@ -470,8 +477,8 @@ impl PeerCallbacks for Callbacks {
         &self.limits
     }
 
-    fn connect(&self, remote: Remote) -> BoxFuture<'_, Result<(), Refusal>> {
-        Box::pin(async move { self.peer.upgrade().ok_or(Refusal::UnknownRemote)?.connect(remote, self.index) })
+    fn connect(&self, remote: Remote, access: Access) -> BoxFuture<'_, Result<(), Refusal>> {
+        Box::pin(async move { self.peer.upgrade().ok_or(Refusal::UnknownRemote)?.connect(remote, access, self.index) })
     }
 
     fn sync(&self, remote: Remote, request: SyncRequest) -> BoxFuture<'_, Result<(), Refusal>> {

@@ -8,10 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use litemesh_engine::{Engine, MergeProgress, PageLimits, StorageError};
-use litemesh_proto::{Change, Cursor, Limits, PeerMessage, Place, Refusal, Remote, SiteId, SyncRequest, Unverified};
+use litemesh_proto::{
+    Access, Change, Cursor, Limits, PeerMessage, Place, Refusal, Remote, SiteId, SyncRequest, Unverified,
+};
 
 use crate::PeerError;
 use crate::engine_thread::{Announced, look};
+use crate::session::access::Gate;
 use crate::session::{self, Effect, Input, Notice, ReadDone, ReadOrder};
 use crate::work::{self, Frontier, Recent};
 
@@ -115,7 +118,7 @@ impl Work {
                 Input::Merged(work::stage(engine, sender, after.as_ref(), &until, &changes, bytes_max))
             }
             Kind::Read(ReadOrder { generation, what }) => {
-                let page = work::read(engine, what, &recent, &process.frontier, limits)?;
+                let page = work::read(engine, what, &Gate::new(Access::FULL), &recent, &process.frontier, limits)?;
                 Input::Read(ReadDone { generation, page })
             }
         }))
@@ -168,7 +171,7 @@ impl Session {
     pub fn new(remote: Remote, process: &Process, look: Look, limits: &Limits, pages: PageLimits) -> (Self, Work) {
         let session = Self {
             remote,
-            session: session::Session::new(remote, look.0.schema_version, limits.clone()),
+            session: session::Session::new(remote, Access::FULL, look.0.schema_version, limits.clone()),
             process: process.clone(),
             recent: Arc::default(),
             limits: pages,
@@ -213,10 +216,10 @@ impl Session {
 
     fn action(&self, effect: Effect) -> Action {
         match effect {
-            Effect::Open => Action::Work(self.work(Kind::Open(self.remote.site))),
+            Effect::Open { key } => Action::Work(self.work(Kind::Open(key))),
             Effect::Wake(timer, delay) => Action::Wake(Timer(timer), delay),
-            Effect::Stage { changes, after, until } => Action::Work(self.work(Kind::Stage {
-                sender: self.remote.site,
+            Effect::Stage { key, changes, after, until } => Action::Work(self.work(Kind::Stage {
+                sender: key,
                 changes,
                 after,
                 until,

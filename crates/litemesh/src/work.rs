@@ -11,6 +11,7 @@ use litemesh_engine::{
 use litemesh_proto::{Change, Cursor, DbVersion, Place, Position, SiteId};
 
 use crate::PeerError;
+use crate::session::access::Gate;
 use crate::session::{Fault, Input, MergeDone, MergeFailure, Page, ReadWhat};
 
 /// Versions of v1 remotes that this peer holds, the newest perhaps in part: what may be passed on to other v1 remotes.
@@ -88,6 +89,7 @@ pub(crate) fn stage(
 pub(crate) fn read(
     engine: &mut Engine,
     what: ReadWhat,
+    gate: &Gate,
     recent: &Mutex<VecDeque<(DbVersion, DbVersion)>>,
     frontier: &Mutex<Cursor>,
     limits: PageLimits,
@@ -96,7 +98,8 @@ pub(crate) fn read(
     match what {
         ReadWhat::Local { place, covered, claimed, mut echoes } => {
             echoes.extend(recent);
-            let parted = heed(engine, claimed, covered.get(&engine.site()?))?;
+            let covered = gate.believe(engine.site()?, covered);
+            let parted = heed(engine, claimed, covered.get(&engine.site()?), gate)?;
             let (place, goes_on) = parted.map_or((place, true), |common| (LocalPlace::after(common), false));
             let filter = LocalFilter { covered, echoes: &echoes };
             Ok(Page::Local { page: engine.read_local(&place, &filter, limits)?, goes_on })
@@ -123,10 +126,13 @@ pub(crate) fn read(
 /// # Errors
 ///
 /// It has seen another life of this database, and would not take what was written in this one.
-fn heed(engine: &mut Engine, position: Position, seen: DbVersion) -> Result<Option<DbVersion>, PeerError> {
+fn heed(engine: &mut Engine, position: Position, seen: DbVersion, gate: &Gate) -> Result<Option<DbVersion>, PeerError> {
     let (seen, common) = match engine.judge(position, seen)? {
         Claim::Held => return Ok(None),
+        // Who may not write must not move our clock, either: it is read to from where we are.
+        Claim::Ahead(_) if !gate.is_writer() => return Ok(Some(engine.db_version()?)),
         Claim::Ahead(seen) => (seen, None),
+        Claim::Parted { common, .. } if !gate.is_writer() => return Ok(Some(common)),
         Claim::Parted { common, seen } => (seen, Some(common)),
         Claim::Rewritten { common } => return Err(PeerError::Rewritten { common }),
     };

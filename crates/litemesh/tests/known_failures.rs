@@ -6,8 +6,8 @@ mod support;
 use std::sync::Arc;
 
 use litemesh::proto::{
-    BoxFuture, CausalLength, Change, ColVersion, Column, DbVersion, PackedKey, PeerCallbacks, PeerMessage, Refusal,
-    Remote, Seq, SiteId, SyncRequest, Transport, TransportError, Unverified, Value,
+    Access, BoxFuture, CausalLength, Change, ColVersion, Column, DbVersion, PackedKey, PeerCallbacks, PeerMessage,
+    Refusal, Remote, Seq, SiteId, SyncRequest, Transport, TransportError, Unverified, Value,
 };
 use litemesh::{Database, Event, Peer};
 use litemesh_http::{HttpClient, HttpServer};
@@ -279,7 +279,7 @@ async fn b5_keys_that_are_none_are_refused() {
     let site = SiteId::from_bytes([5; 16]);
     let remote = Remote { site, connection: Remote::next_connection(), is_litemesh: false };
     let callbacks = puppet.peer.get().unwrap();
-    callbacks.connect(remote).await.unwrap();
+    callbacks.connect(remote, Access::FULL).await.unwrap();
     for bytes in [&[][..], &[1], &[255], &[1, 0x0b], &[1, 0x0b, 200], &[2, 9, 1], &[1, 9, 1, 0], &[0]] {
         let changes = vec![change(PackedKey::from_bytes(bytes), site)];
         let message = PeerMessage::Changes { changes, schema_version: 0, progress: None };
@@ -310,7 +310,7 @@ async fn b17_a_remote_that_takes_nothing_holds_up_nobody_else() {
         let is_litemesh = number % 2 == 0;
         let remote = Remote { site, connection: Remote::next_connection(), is_litemesh };
         let callbacks = puppet.peer.get().unwrap();
-        callbacks.connect(remote).await.unwrap();
+        callbacks.connect(remote, Access::FULL).await.unwrap();
         callbacks.sync(remote, SyncRequest::default()).await.unwrap();
     }
     let mut b = Node::start().await;

@@ -64,6 +64,9 @@ pub enum Refusal {
     /// We could not store it now; the same message may succeed later.
     #[error("{0}")]
     Unavailable(String),
+    /// The remote may not do this; sending it again will fail again.
+    #[error("{0}")]
+    Forbidden(String),
     /// The connection is not known (any more): connect again.
     #[error("Peer not found")]
     UnknownRemote,

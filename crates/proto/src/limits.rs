@@ -42,6 +42,10 @@ pub const ACK_DELAY: Duration = Duration::from_millis(100);
 /// connection is given up: a message or its acknowledgement was lost, or the remote hangs.
 pub const SILENCE_LOOK: Duration = Duration::from_secs(60);
 
+/// Most tables that one access may list. Such a list goes with the introduction of a connection, and each change is looked
+/// up in it; who needs more means all of them.
+pub const ACCESS_TABLES_MAX: usize = 256;
+
 /// Body limit of an original server, in bytes: what one POST to a wire v1 server may hold (`wire-protocol.md` 5.2).
 pub const V1_BODY_BYTES_MAX: usize = 1024 * 1024;
 

@@ -219,6 +219,26 @@ impl Unverified {
         }
     }
 
+    /// The table of each change, as the stranger wrote it.
+    pub fn tables(&self) -> impl Iterator<Item = &str> {
+        let changes = match &self.message {
+            PeerMessage::Changes { changes, .. } => changes.as_slice(),
+            PeerMessage::Eose { .. } | PeerMessage::Ack(_) | PeerMessage::Unknown => &[],
+        };
+        changes.iter().map(|change| &*change.table)
+    }
+
+    /// The message without the cursor that the sender claims; see [`Progress::cursor`].
+    #[must_use]
+    pub fn without_cursor(mut self) -> Self {
+        if let PeerMessage::Changes { progress: Some(progress), .. } | PeerMessage::Eose { progress: Some(progress) } =
+            &mut self.message
+        {
+            progress.cursor = None;
+        }
+        self
+    }
+
     /// Checks every change: names, packed key, versions, sizes; and the versions of a [`Progress`]. One pass, no I/O.
     ///
     /// # Errors
