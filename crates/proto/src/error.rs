@@ -22,6 +22,8 @@ pub enum DecodeError {
 pub enum VerifyError {
     #[error("Invalid change at index {index}: {reason}")]
     Change { index: usize, reason: String },
+    #[error("the {what} {value} is claimed, at most {max} is accepted")]
+    Claim { what: &'static str, value: i64, max: i64 },
 }
 
 /// Why a peer refused what a remote sent. The text goes back to the remote.

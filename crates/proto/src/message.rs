@@ -1,5 +1,6 @@
 //! What peers say to each other, as plain enums: no bytes, no transport.
 
+use crate::limits::VERSION_MAX;
 use crate::{Change, Cursor, DbVersion, Limits, SiteId, VerifyError};
 
 /// A request for everything that the asker does not hold.
@@ -98,11 +99,11 @@ impl Unverified {
         self
     }
 
-    /// Checks every change: names, packed key, versions, sizes. One pass, no I/O.
+    /// Checks every change: names, packed key, versions, sizes; and the versions that the sender claims. One pass, no I/O.
     ///
     /// # Errors
     ///
-    /// The first rule that a change breaks, with the index of the change. Nothing of the message may be used then.
+    /// The first rule that a change breaks, with the index of the change, or a claim that no database can make true. Nothing of the message may be used then.
     pub fn verify(self, limits: &Limits) -> Result<PeerMessage, VerifyError> {
         if let Some(invalid) = self.invalid {
             return Err(invalid);
@@ -111,6 +112,15 @@ impl Unverified {
             for (index, change) in changes.iter().enumerate() {
                 crate::verify::verify_change(change, limits)
                     .map_err(|reason| VerifyError::Change { index, reason: reason.to_string() })?;
+            }
+        }
+        if let PeerMessage::Changes { progress, .. } | PeerMessage::Eose { progress } = &self.message {
+            let versions = progress.cursor.iter().flat_map(Cursor::iter).map(|(_, version)| ("version", version));
+            let claims = versions.chain(progress.position.map(|position| ("position", position)));
+            for (what, value) in claims.map(|(what, version)| (what, version.get())) {
+                if value > VERSION_MAX {
+                    return Err(VerifyError::Claim { what, value, max: VERSION_MAX });
+                }
             }
         }
         Ok(self.message)
@@ -135,5 +145,31 @@ impl Remote {
     pub fn next_connection() -> u64 {
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Beyond it nobody could write any more, and JSON of others would round it (`known-failures.md` C3).
+    #[test]
+    fn claims_beyond_the_last_version_are_refused() {
+        let site = SiteId::from_bytes([7; 16]);
+        let claim = |version: i64, position: i64| {
+            let cursor = Some([(site, DbVersion::new(version))].into_iter().collect());
+            let progress = Progress { position: Some(DbVersion::new(position)), cursor };
+            let changes = PeerMessage::Changes { changes: Vec::new(), schema_version: 0, progress: progress.clone() };
+            let verified = [changes, PeerMessage::Eose { progress }].map(|message| {
+                Unverified::new(message).verify(&Limits::default()).map(drop).map_err(|error| error.to_string())
+            });
+            assert_eq!(verified[0], verified[1]);
+            verified[0].clone()
+        };
+        assert_eq!(claim(VERSION_MAX, VERSION_MAX), Ok(()));
+        for (version, position) in [(VERSION_MAX + 1, 0), (i64::MAX, 0), (0, VERSION_MAX + 1), (0, i64::MAX)] {
+            let refused = claim(version, position).unwrap_err();
+            assert!(refused.contains("is claimed, at most 9007199254740991"), "{refused}");
+        }
     }
 }
