@@ -1,5 +1,6 @@
 //! What this database holds of every site, how far we have read each sender, and the upkeep of origins.
 
+use litemesh_proto::limits::CURSOR_SITES_MAX;
 use litemesh_proto::{Cursor, DbVersion, Incarnation, Position, SiteId};
 
 use crate::core::Core;
@@ -46,13 +47,7 @@ pub(crate) fn read_position(core: &mut Core, sender: SiteId) -> rusqlite::Result
 /// Stores how far a batch brought us, in the transaction that merges it: saved afterwards, a crash in between would lose no
 /// data but repeat work; saved before, it would make us claim what we do not hold.
 pub(crate) fn store_progress(core: &mut Core, progress: &MergeProgress) -> rusqlite::Result<()> {
-    const CURSOR: &str = "INSERT INTO litemesh_cursor (site_id, version) VALUES (?1, ?2)
-         ON CONFLICT (site_id) DO UPDATE SET version = max(version, excluded.version)";
-    for (site, version) in progress.cursor.iter() {
-        if *site != core.site {
-            core.statement(CURSOR)?.run(&[Bind::Blob(site.as_bytes()), version.get().into()])?;
-        }
-    }
+    store_cursor(core, &progress.cursor, CURSOR_SITES_MAX)?;
     if let Some((sender, position)) = progress.position {
         // Whole transactions have come: what is staged still was begun before, and will not be gone on with.
         staged::forget(core, sender)?;
@@ -64,6 +59,33 @@ pub(crate) fn store_progress(core: &mut Core, progress: &MergeProgress) -> rusql
             position.version.get().into(),
             incarnation.into(),
         ])?;
+    }
+    Ok(())
+}
+
+/// Stores claims. Sites beyond the limit are left out: we then claim less than we hold, and are sent some of it again.
+fn store_cursor(core: &mut Core, cursor: &Cursor, sites_max: usize) -> rusqlite::Result<()> {
+    const KNOWN: &str = "SELECT 1 FROM litemesh_cursor WHERE site_id = ?1";
+    const STORE: &str = "INSERT INTO litemesh_cursor (site_id, version) VALUES (?1, ?2)
+         ON CONFLICT (site_id) DO UPDATE SET version = max(version, excluded.version)";
+    // How many new ones there is room for: counted once a message, and only where one is new.
+    let mut room = None;
+    for (site, version) in cursor.iter().filter(|(site, _)| **site != core.site).collect::<Vec<_>>() {
+        let key = Bind::Blob(site.as_bytes());
+        if core.statement(KNOWN)?.query_integer(&[key])?.is_none() {
+            let left = match room {
+                Some(left) => left,
+                None => {
+                    let known = core.statement("SELECT count(*) FROM litemesh_cursor")?.query_integer(&[])?;
+                    sites_max.saturating_sub(usize::try_from(known.unwrap_or_default()).unwrap_or(usize::MAX))
+                }
+            };
+            room = Some(left.saturating_sub(1));
+            if left == 0 {
+                continue;
+            }
+        }
+        core.statement(STORE)?.run(&[Bind::Blob(site.as_bytes()), version.get().into()])?;
     }
     Ok(())
 }

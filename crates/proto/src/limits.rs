@@ -20,7 +20,8 @@ pub const VERSION_JUMP_MAX: i64 = 1 << 40;
 /// Longest name of a table or a column, in bytes (`crsqlite-compat.md` MRG-2).
 pub const NAME_BYTES_MAX: usize = 2048;
 
-/// Most sites that a remote's cursor may name. Bounds the work that one sync request can cause.
+/// Most sites that a cursor may name, a remote's and our own. Bounds the work that one sync request can cause, and what claims
+/// of sites that nobody has heard of can make us store; a longer cursor of ours would be refused by everybody.
 pub const CURSOR_SITES_MAX: usize = 1_000_000;
 
 /// Longest place inside a transaction, in bytes: a version, a number and the name of a table, or what another

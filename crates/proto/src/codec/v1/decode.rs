@@ -262,7 +262,10 @@ impl<'de> Deserialize<'de> for Object<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut entries = Vec::new();
                 while let Some((Text(key), value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
-                    entries.push((key, value));
+                    // One more than any object may have is enough to refuse it, and takes no more memory than that.
+                    if entries.len() <= CURSOR_SITES_MAX {
+                        entries.push((key, value));
+                    }
                 }
                 Ok(Object(entries))
             }
