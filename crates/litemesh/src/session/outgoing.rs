@@ -184,6 +184,7 @@ impl Outgoing {
 
     fn take_sites(&mut self, plan: SitePlan, changes: Vec<Change>, more: bool, planned: Option<(Cursor, DbVersion)>) {
         let Some(Order::Sites { sent, since_local, plan: current, is_first }) = &mut self.order else { return };
+        let is_continued = planned.is_none();
         let (until, version) = match (planned, current.take()) {
             (Some(planned), _) => planned,
             (None, Some((_, until, version))) => (until, version),
@@ -198,6 +199,8 @@ impl Outgoing {
             *since_local = version;
             *is_first = false;
             reached = Some(version);
+            // What was committed since this plan was made woke reads that only went on with it.
+            self.is_behind |= is_continued;
         }
         if !changes.is_empty() {
             self.queue_changes(changes, Progress::default());

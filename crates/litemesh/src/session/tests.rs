@@ -1,6 +1,6 @@
 //! The session alone: inputs in, effects out.
 
-use litemesh_engine::{LocalPage, LocalPlace};
+use litemesh_engine::{LocalPage, LocalPlace, SitePlan};
 use litemesh_proto::{
     CausalLength, Change, ColVersion, Column, Cursor, DbVersion, Limits, PackedKey, PeerMessage, Progress, Refusal,
     Remote, Seq, SiteId, SyncRequest, Unverified, Value,
@@ -182,6 +182,31 @@ fn a_page_read_for_an_older_request_is_dropped() {
 }
 
 /// A frozen session must not take changes with holes below them for a claim of the remote.
+/// A plan for a wire v1 peer is made once and read page by page; a commit in between must not be forgotten with its last page.
+#[test]
+fn a_commit_while_a_plan_is_read_is_planned_afterwards() {
+    let mut session = session(false);
+    let asked = session.handle(Input::Asked(SyncRequest::default()));
+    let page = |order: &ReadOrder, more, planned| {
+        let changes = vec![change(OTHER, 1)];
+        let page = Page::Sites { plan: SitePlan::default(), changes, more, planned };
+        Input::Read(ReadDone { generation: order.generation, page })
+    };
+    let planned = Some((cursor(&[(OTHER, 1)]), DbVersion::new(1)));
+    // The commit comes between two pages: while the second waits to be sent, a third is not read.
+    let next = order(&session.handle(page(&order(&asked), true, planned)));
+    session.handle(page(&next, true, None));
+    session.handle(Input::Committed);
+    let next = order(&session.handle(Input::Sent));
+    assert!(matches!(next.what, ReadWhat::Sites(_)), "{next:?}");
+    let mut effects = session.handle(page(&next, false, None));
+    while !effects.iter().any(|effect| matches!(effect, Effect::Read(_))) {
+        effects = session.handle(Input::Sent);
+        assert!(!effects.is_empty(), "the commit is forgotten");
+    }
+    assert!(matches!(order(&effects).what, ReadWhat::PlanSites(_)));
+}
+
 #[test]
 fn changes_of_a_litemesh_peer_claim_nothing_for_it_also_when_frozen() {
     let mut session = session(true);
