@@ -72,22 +72,23 @@ impl Simulation {
     fn open_session(&mut self, wire: usize, connection: u64, end: usize) {
         let link = &self.wires[wire];
         let (node, transport) = (link.nodes[end], link.transport);
-        let remote =
-            Remote { site: self.nodes[link.nodes[1 - end]].site, connection, is_litemesh: link.is_litemesh };
+        let remote = Remote { site: self.nodes[link.nodes[1 - end]].site, connection, is_litemesh: link.is_litemesh };
         // One session a remote and transport: the newest connection counts.
-        let is_older = |session: &RunningSession| {
-            session.session.remote().site == remote.site && session.transport == transport
-        };
+        let is_older =
+            |session: &RunningSession| session.session.remote().site == remote.site && session.transport == transport;
         let running = self.nodes[node].running.as_ref().expect("a peer that runs");
-        let older: Vec<u64> =
-            running.sessions.iter().filter(|(_, session)| is_older(session)).map(|(connection, _)| *connection).collect();
+        let older: Vec<u64> = running
+            .sessions
+            .iter()
+            .filter(|(_, session)| is_older(session))
+            .map(|(connection, _)| *connection)
+            .collect();
         for connection in older {
             self.end_session(node, connection, "replaced by a newer connection");
         }
         self.wires[wire].current[end] = Some(connection);
         let running = self.nodes[node].running.as_mut().expect("a peer that runs");
-        let (session, opening) =
-            Session::new(remote, &running.process, running.look, &Limits::default(), self.pages);
+        let (session, opening) = Session::new(remote, &running.process, running.look, &Limits::default(), self.pages);
         let session = RunningSession {
             session,
             end,
@@ -389,7 +390,9 @@ impl Simulation {
         }
         let Some(running) = &mut self.nodes[node].running else { return };
         // It stays in the queue while it is done, so that the queue is not taken for an empty one.
-        if let Some(Job::Work { connection, work }) = running.jobs.front_mut().map(|job| std::mem::replace(job, Job::Look)) {
+        if let Some(Job::Work { connection, work }) =
+            running.jobs.front_mut().map(|job| std::mem::replace(job, Job::Look))
+        {
             let (name, is_merge) = (format!("{work:?}"), work.is_merge());
             let result = work.run(&mut running.engine).map_err(|error| error.to_string());
             let failure = result.as_ref().err().cloned();

@@ -1,9 +1,7 @@
 //! What simulations ask of a database: its state as the [`Model`](crate::Model) tells it, and what was written.
 
 use litemesh_engine::Engine;
-use litemesh_engine::proto::{
-    CausalLength, Change, ColVersion, Column, DbVersion, PackedKey, Seq, SiteId, Value,
-};
+use litemesh_engine::proto::{CausalLength, Change, ColVersion, Column, DbVersion, PackedKey, Seq, SiteId, Value};
 use litemesh_engine::rusqlite::types::{FromSql, ValueRef};
 use litemesh_engine::rusqlite::{Connection, Params};
 

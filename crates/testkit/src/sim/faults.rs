@@ -124,12 +124,15 @@ impl Simulation {
                 self.push(connection, end, Frame::Close("reset by a machine that crashed".to_owned()));
             } else {
                 // Nobody says anything: the other end finds out by the silence, or when a newer connection comes.
-                self.agenda.after(SILENCE_MAX, Event::End {
-                    node: self.wires[wire].nodes[1 - end],
-                    boot: self.nodes[self.wires[wire].nodes[1 - end]].boot,
-                    connection,
-                    reason: "silence".to_owned(),
-                });
+                self.agenda.after(
+                    SILENCE_MAX,
+                    Event::End {
+                        node: self.wires[wire].nodes[1 - end],
+                        boot: self.nodes[self.wires[wire].nodes[1 - end]].boot,
+                        connection,
+                        reason: "silence".to_owned(),
+                    },
+                );
             }
         }
     }
@@ -164,7 +167,8 @@ impl Simulation {
     fn vanish(&mut self, node: usize) {
         // Who is left must be able to reach each other: only leaves vanish.
         let wires = self.wires.iter().filter(|wire| !wire.is_removed && wire.nodes.contains(&node));
-        let others: std::collections::BTreeSet<usize> = wires.flat_map(|wire| wire.nodes).filter(|n| *n != node).collect();
+        let others: std::collections::BTreeSet<usize> =
+            wires.flat_map(|wire| wire.nodes).filter(|n| *n != node).collect();
         if others.len() > 1 && !self.is_clique(&others) {
             return;
         }

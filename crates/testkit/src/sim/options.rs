@@ -127,14 +127,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            nodes: 5,
-            rounds: 3,
-            steps: 40,
-            faults: Faults::ALL,
-            lossy: Lossy::No,
-            restored_write_at_once: false,
-        }
+        Self { nodes: 5, rounds: 3, steps: 40, faults: Faults::ALL, lossy: Lossy::No, restored_write_at_once: false }
     }
 }
 

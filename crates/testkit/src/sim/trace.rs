@@ -44,7 +44,8 @@ impl Trace {
     }
 
     pub(super) fn tail(&self) -> String {
-        let mut tail = format!("the last {} of {} lines ({TRACE_VARIABLE}=1 prints all):\n", self.lines.len(), self.count);
+        let mut tail =
+            format!("the last {} of {} lines ({TRACE_VARIABLE}=1 prints all):\n", self.lines.len(), self.count);
         for line in &self.lines {
             tail.push_str(line);
             tail.push('\n');
