@@ -14,10 +14,6 @@ use crate::model::{Model, State};
 /// Messages that may wait for a session beside those of the carrier's window: a request and what was repeated.
 const INBOX_MAX: usize = 32;
 
-/// Most messages for each end of each wire that one transaction may cause in a network that is quiet: the changes, which may
-/// meet the same ones on their way, and the news of who holds them.
-const SPREAD_MAX: usize = 4;
-
 /// Whether a change, or something that beat it, is there.
 fn holds(held: &State, change: &Change) -> bool {
     let (key, length) = (change.key.as_bytes(), change.causal_length.get());
@@ -181,7 +177,8 @@ impl Simulation {
         let sent = self.counts.messages - messages;
         let wires = self.wires.iter().filter(|wire| !wire.is_removed).count();
         let parts = if self.faults.small_pages { self.log.changes } else { 1 };
-        let max = SPREAD_MAX * 2 * wires * parts * (self.counts.transactions - transactions);
+        // Each way of each wire carries the changes once, and the news of each peer that merged them: its own version grew.
+        let max = 2 * wires * (parts + alive.len()) * (self.counts.transactions - transactions);
         if sent > max {
             self.fail("a message storm", &format!("one transaction caused {sent} messages on {wires} wires"));
         }
