@@ -9,7 +9,7 @@ use crate::schema::Table;
 use crate::staged;
 use crate::statement::Bind;
 
-/// The cursor: `litemesh_cursor` and our own version. Everything that we wrote, we hold.
+/// The cursor: `litemesh_cursor` and our own version. Everything that we wrote we hold, unless the file has forgotten it.
 pub(crate) fn read_cursor(core: &mut Core) -> rusqlite::Result<Cursor> {
     let _held = core.hold_state()?;
     let version = core.version()?;
@@ -23,10 +23,40 @@ pub(crate) fn read_cursor(core: &mut Core) -> rusqlite::Result<Cursor> {
             }
         }
     }
-    if version > DbVersion::ZERO {
-        cursor.advance(core.site, version);
+    let held = own_held(core)?.map_or(version, |held| held.min(version));
+    if held > DbVersion::ZERO {
+        cursor.advance(core.site, held);
     }
     Ok(cursor)
+}
+
+/// Up to where we hold what we wrote ourselves, where the file has forgotten some of it.
+fn own_held(core: &mut Core) -> rusqlite::Result<Option<DbVersion>> {
+    if !core.has_litemesh_tables {
+        return Ok(None);
+    }
+    const HELD: &str = "SELECT value FROM litemesh_meta WHERE key = 'own_held_until'";
+    Ok(core.statement(HELD)?.query_integer(&[])?.map(DbVersion::new))
+}
+
+/// Notes that somebody holds versions of ours up to `seen`, which this file has forgotten. Until they came back, we claim no more
+/// of ourselves than is here, or they would be taken for held.
+pub(crate) fn record_forgotten(core: &mut Core, seen: DbVersion) -> rusqlite::Result<()> {
+    const HELD: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('own_held_until', ?1) ON CONFLICT DO NOTHING";
+    const SEEN: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('own_seen_until', ?1)
+         ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";
+    let held = core.db_version()?;
+    core.statement(HELD)?.run(&[held.into()])?;
+    core.statement(SEEN)?.run(&[seen.get().into()])
+}
+
+/// Everything that we ever wrote up to `version` is here, as far as anybody knows.
+fn store_own(core: &mut Core, version: DbVersion) -> rusqlite::Result<()> {
+    const MOVE: &str = "UPDATE litemesh_meta SET value = max(value, ?1) WHERE key = 'own_held_until'";
+    const FORGET: &str = "DELETE FROM litemesh_meta WHERE key IN ('own_held_until', 'own_seen_until')
+         AND (SELECT value FROM litemesh_meta WHERE key = 'own_seen_until') <= ?1";
+    core.statement(MOVE)?.run(&[version.get().into()])?;
+    core.statement(FORGET)?.run(&[version.get().into()])
 }
 
 /// The position reached in what `sender` has, zero where nothing was merged from it yet.
@@ -48,6 +78,10 @@ pub(crate) fn read_position(core: &mut Core, sender: SiteId) -> rusqlite::Result
 /// data but repeat work; saved before, it would make us claim what we do not hold.
 pub(crate) fn store_progress(core: &mut Core, progress: &MergeProgress) -> rusqlite::Result<()> {
     store_cursor(core, &progress.cursor, CURSOR_SITES_MAX)?;
+    let own = progress.cursor.get(&core.site.clone());
+    if own > DbVersion::ZERO && own_held(core)?.is_some() {
+        store_own(core, own)?;
+    }
     if let Some((sender, position)) = progress.position {
         // Whole transactions have come: what is staged still was begun before, and will not be gone on with.
         staged::forget(core, sender)?;

@@ -4,8 +4,8 @@
 use litemesh_proto::codec::v1::{self, Envelope};
 use litemesh_proto::limits::{CURSOR_SITES_MAX, NAME_BYTES_MAX, VERSION_MAX};
 use litemesh_proto::{
-    CausalLength, Change, ColVersion, Column, DbVersion, DecodeError, Limits, PackedKey, PeerMessage, Progress, Seq,
-    SiteId, Unverified, Value, VerifyError,
+    CausalLength, Change, ColVersion, Column, DbVersion, DecodeError, Limits, PackedKey, PeerMessage, Seq, SiteId,
+    Unverified, Value, VerifyError,
 };
 
 const SITE: SiteId = SiteId::from_bytes([0xc1; 16]);
@@ -28,7 +28,7 @@ fn change() -> Change {
 fn said_of(alter: impl FnOnce(&mut Change)) -> String {
     let mut change = change();
     alter(&mut change);
-    let changes = PeerMessage::Changes { changes: vec![change], schema_version: 0, progress: Progress::default() };
+    let changes = PeerMessage::Changes { changes: vec![change], schema_version: 0, progress: None };
     let bytes = v1::data(SITE, &changes);
     let message = Envelope::parse(&bytes).unwrap().message().unwrap();
     let limits = Limits { change_value_bytes_max: 1000, ..Limits::default() };
@@ -91,6 +91,6 @@ fn a_cursor_names_a_million_sites_and_no_more() {
 fn what_was_not_parsed_is_checked_the_same() {
     let mut change = change();
     change.db_version = DbVersion::new(i64::MAX);
-    let changes = PeerMessage::Changes { changes: vec![change], schema_version: 0, progress: Progress::default() };
+    let changes = PeerMessage::Changes { changes: vec![change], schema_version: 0, progress: None };
     assert!(Unverified::new(changes).verify(&Limits::default()).is_err());
 }

@@ -106,6 +106,8 @@ pub struct Simulation {
     connections_made: u64,
     /// Nothing fails on its own any more.
     is_healed: bool,
+    /// Nothing is under way any more.
+    is_quiet: bool,
     log: Log,
     trace: Trace,
     counts: Counts,
@@ -135,6 +137,7 @@ impl Simulation {
             connections: BTreeMap::new(),
             connections_made: 0,
             is_healed: false,
+            is_quiet: false,
             log: Log::default(),
             trace: Trace::new(),
             counts: Counts::default(),
