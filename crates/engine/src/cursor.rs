@@ -45,8 +45,11 @@ pub(crate) fn record_forgotten(core: &mut Core, seen: DbVersion) -> rusqlite::Re
     const HELD: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('own_held_until', ?1) ON CONFLICT DO NOTHING";
     const SEEN: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('own_seen_until', ?1)
          ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";
+    const PARTED: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('parted_at', ?1)
+         ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";
     let held = core.db_version()?;
     core.statement(HELD)?.run(&[held.into()])?;
+    core.statement(PARTED)?.run(&[held.into()])?;
     core.statement(SEEN)?.run(&[seen.get().into()])
 }
 

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use litemesh::PeerError;
 use litemesh::simulation::{self, Action, Done, Look, Session, Timer, Work};
 use litemesh_engine::proto::codec::v1::{self, Envelope};
 use litemesh_engine::proto::codec::v2;
@@ -410,7 +411,14 @@ impl Simulation {
             running.jobs.front_mut().map(|job| std::mem::replace(job, Job::Look))
         {
             let (name, is_merge) = (format!("{work:?}"), work.is_merge());
-            let result = work.run(&mut running.engine).map_err(|error| error.to_string());
+            let result = work.run(&mut running.engine);
+            if let Err(PeerError::Rewritten { common }) = &result {
+                // What the error says is done, by somebody who reads it.
+                let delay = self.random_delay(60_000_000);
+                let (site, common) = (self.nodes[node].site, *common);
+                self.agenda.after(delay, Event::Fork { node, site, common });
+            }
+            let result = result.map_err(|error| error.to_string());
             let failure = result.as_ref().err().cloned();
             match failure {
                 Some(error) => self.note(format_args!("{node} for {connection}: {name}: {error}")),
