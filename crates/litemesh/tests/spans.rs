@@ -57,7 +57,7 @@ async fn every_line_of_a_session_names_it() {
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     // The outer spans first.
     let session = format!("peer{{site={there_site}}}:session{{remote={here_site} transport=memory}}:");
-    let merge = format!("{session}merge{{remote={here_site} changes=1}}: litemesh::driver: merged");
+    let merge = format!("{session}merge{{remote={here_site} changes=1}}: litemesh::work: merged");
     assert!(log.contains(&merge), "{merge} is not in\n{log}");
     let ended = format!("{session} litemesh::driver: session ended");
     assert!(log.contains(&ended), "{ended} is not in\n{log}");
