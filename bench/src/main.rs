@@ -6,6 +6,7 @@
 
 mod catch_up;
 mod latency;
+mod load;
 mod local;
 mod process;
 mod workload;
@@ -43,10 +44,19 @@ enum Scenario {
         #[arg(long, default_value_t = 100_000)]
         rows: usize,
     },
-    /// Everything that docs/benchmarks.md shows.
+    /// Many peers on one hub.
+    Load {
+        #[command(subcommand)]
+        scenario: load::Scenario,
+    },
+    /// Everything that docs/benchmarks.md shows, but for what many peers do.
     All,
     #[command(hide = true)]
-    Hub { file: std::path::PathBuf },
+    Hub {
+        file: std::path::PathBuf,
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: String,
+    },
     #[command(hide = true)]
     Write { file: std::path::PathBuf },
     #[command(hide = true)]
@@ -64,7 +74,8 @@ async fn main() -> Result<(), Error> {
         Scenario::CatchUp { rows, direction, v1 } => print(catch_up::run(rows, direction, v1).await?),
         Scenario::Latency { writes } => print(latency::run(writes).await?),
         Scenario::Local { rows } => print(local::run(rows)?),
-        Scenario::Hub { file } => process::hub(&file).await?,
+        Scenario::Load { scenario } => print(load::run(scenario).await?),
+        Scenario::Hub { file, listen } => process::hub(&file, &listen).await?,
         Scenario::Write { file } => process::write(&file)?,
         Scenario::Join { file, url, v1 } => process::join(&file, &url, v1).await?,
         Scenario::All => {

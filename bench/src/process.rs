@@ -3,17 +3,19 @@
 use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use litemesh::{Database, Event, Peer};
+use litemesh::{Database, Event, Limits, Peer};
 use litemesh_http::{HttpClient, HttpServer};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::Error;
+use crate::{Error, load};
 
 /// Serves a file until standard input ends, then prints its peak memory.
-pub async fn hub(file: &Path) -> Result<(), Error> {
+pub async fn hub(file: &Path, listen: &str) -> Result<(), Error> {
+    load::raise_file_limit();
     let server = HttpServer::new();
-    let peer = Peer::builder(Database::open(file)?).transport(server.clone()).start().await?;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let limits = Limits { connections_max: 20_000, ..Limits::default() };
+    let peer = Peer::builder(Database::open(file)?).limits(limits).transport(server.clone()).start().await?;
+    let listener = tokio::net::TcpListener::bind(listen).await?;
     println!("http://{}", listener.local_addr()?);
     let ended = async {
         let mut lines = BufReader::new(tokio::io::stdin()).lines();
