@@ -33,6 +33,7 @@ impl Hub {
     pub(crate) async fn start(
         file: &Path,
         database: Database,
+        transport: HttpServer,
         listen: SocketAddr,
         path: &str,
         limits: Limits,
@@ -45,7 +46,6 @@ impl Hub {
         };
         let listener = TcpListener::bind(listen).await.map_err(cannot_listen)?;
         let address = listener.local_addr().map_err(cannot_listen)?;
-        let transport = HttpServer::new();
         let peer = Peer::builder(database)
             .limits(limits)
             .transport(transport.clone())
@@ -87,7 +87,11 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         warn_of_nothing_to_sync(&args.file);
     }
     let limits = Limits { message_bytes_max: args.max_body, ..Limits::default() };
-    let mut hub = Hub::start(&args.file, database, args.listen, &args.path, limits).await?;
+    let mut transport = HttpServer::builder();
+    if let Some(interval) = args.ping_interval {
+        transport = transport.ping_interval(interval);
+    }
+    let mut hub = Hub::start(&args.file, database, transport.build(), args.listen, &args.path, limits).await?;
     let mut events = hub.peer.events();
     let mut output = Output::new();
     announce(args, &hub, &mut output)?;

@@ -34,7 +34,14 @@ pub(crate) async fn run(args: &SyncArgs) -> Result<ExitCode, Failure> {
     if database_file::replicated_tables(&args.file, &database.lock())?.is_empty() {
         warn_of_nothing_to_sync(&args.file);
     }
-    let client = HttpClient::new(args.url.as_str());
+    let mut client = HttpClient::builder(args.url.as_str());
+    if let Some(delay) = args.reconnect_delay {
+        client = client.reconnect_delay_min(delay);
+    }
+    if let Some(timeout) = args.idle_timeout {
+        client = client.idle_timeout(timeout);
+    }
+    let client = client.build();
     let builder = Peer::builder(database).transport(client.clone());
     let mut run = Run::start(args, builder, client).await?;
     let ended = run.until_end(&mut shutdown).await;
