@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use litemesh::proto::{Access, Rights};
@@ -143,6 +144,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "BYTES", default_value = "32M", value_parser = parse_bytes)]
     pub(crate) max_body: usize,
 
+    /// How often a silent stream is sent a sign of life [default: 30]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, hide = true)]
+    pub(crate) ping_interval: Option<Duration>,
+
     /// Print one JSON object a line
     #[arg(long)]
     pub(crate) json: bool,
@@ -188,6 +193,14 @@ pub(crate) struct SyncArgs {
     /// With --once: give up after so long without a connection, or without anything moving on it
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) timeout: u64,
+
+    /// How long to wait before the first new dial; each one that fails doubles it [default: 1]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, hide = true)]
+    pub(crate) reconnect_delay: Option<Duration>,
+
+    /// Silence of the hub after which the connection counts as dead, at least three of its ping intervals [default: 90]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, hide = true)]
+    pub(crate) idle_timeout: Option<Duration>,
 
     /// Print one JSON object a line
     #[arg(long)]
@@ -498,6 +511,11 @@ fn parse_bytes(text: &str) -> Result<usize, String> {
     Ok(bytes)
 }
 
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let duration = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    duration.filter(|duration| !duration.is_zero()).ok_or_else(|| "a number of seconds such as 30 or 0.5".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -516,6 +534,15 @@ mod tests {
         assert_eq!(parse_bytes("1g"), Ok(1 << 30));
         for wrong in ["", "M", "-1", "1T", "1K", "99999999999999999999", "99999999999G"] {
             assert!(parse_bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn seconds_may_have_a_fraction() {
+        assert_eq!(parse_seconds("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(parse_seconds("0.05"), Ok(Duration::from_millis(50)));
+        for wrong in ["", "0", "-1", "NaN", "inf", "1e99", "1s"] {
+            assert!(parse_seconds(wrong).is_err(), "{wrong}");
         }
     }
 

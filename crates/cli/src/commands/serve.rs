@@ -154,6 +154,9 @@ fn transport(args: &ServeArgs, anybody: Option<Access>) -> Result<HttpServer, Fa
             Failure::database(error.to_string(), "--tls-cert and --tls-key take PEM files that belong together")
         })?;
     }
+    if let Some(interval) = args.ping_interval {
+        builder = builder.ping_interval(interval);
+    }
     // Two sockets for each client, and as many for those that come and go.
     let sockets_max = 4 * args.max_connections as usize;
     builder = builder.sockets_max(sockets_max, args.max_sockets_per_address as usize);

@@ -74,6 +74,12 @@ fn client(args: &SyncArgs) -> Result<HttpClient, Failure> {
         })?;
         builder = builder.ca(pem);
     }
+    if let Some(delay) = args.reconnect_delay {
+        builder = builder.reconnect_delay_min(delay);
+    }
+    if let Some(timeout) = args.idle_timeout {
+        builder = builder.idle_timeout(timeout);
+    }
     Ok(builder.build())
 }
 
