@@ -15,11 +15,20 @@ const PEERS: usize = 3;
 /// The file of the hub; those of its peers follow.
 const HUB: usize = 0;
 
-/// Longest wait for bytes that a fault is to fall in the middle of. There may be none to come.
-const BYTES_WAIT_MAX: Duration = Duration::from_millis(300);
+/// Delay before the first new dial, in seconds. A fault lasts about as long.
+const RECONNECT_DELAY: &str = "0.02";
+
+/// Size of the file of shared memory beside a database. Without room for it nothing can be opened.
+const SHARED_MEMORY_BYTES: u64 = 32 * 1024;
+
+/// Longest wait for what a fault is to fall in the middle of. It may not come.
+const FAULT_WAIT_MAX: Duration = Duration::from_millis(300);
+
+/// What the program says of a write that failed.
+const WRITE_FAILED: &str = "disk I/O error";
 
 /// Between two looks at something that no event tells.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(10);
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// Waits until it is so.
 #[track_caller]
@@ -46,10 +55,10 @@ enum Fault {
     Freeze {
         file: usize,
     },
-    /// Killed, and started again where no file can grow by more than so many blocks.
+    /// Killed, and started again where no file can be written to beyond a part of the present size of the log.
     DiskFull {
         file: usize,
-        blocks: u64,
+        percent: u64,
     },
     Line {
         peer: usize,
@@ -77,6 +86,7 @@ pub(crate) struct Count {
     pub(crate) rounds: usize,
     kills: usize,
     freezes: usize,
+    /// Processes that met the limit.
     full_disks: usize,
     lines: usize,
     ended: usize,
@@ -201,7 +211,7 @@ impl Cluster {
             2..5 => Fault::Kill { file },
             5..8 => Fault::KillAfter { peer, way, bytes: bytes as u64 },
             8 => Fault::Freeze { file },
-            9 | 10 => Fault::DiskFull { file, blocks: rng.u64(..200) },
+            9 | 10 => Fault::DiskFull { file, percent: rng.u64(..120) },
             11 => Fault::Line { peer, line: Line::Down },
             12 => Fault::Line { peer, line: Line::Silent { below: u64::MAX } },
             13 => Fault::Line { peer, line: Line::Slow { bytes_per_second: rng.usize(2_000..200_000) } },
@@ -217,7 +227,7 @@ impl Cluster {
         match fault {
             Fault::Kill { file } => self.kill(file),
             Fault::KillAfter { peer, way, bytes } => {
-                self.proxies[peer].wait_for_bytes(way, bytes, BYTES_WAIT_MAX);
+                self.proxies[peer].wait_for_bytes(way, bytes, FAULT_WAIT_MAX);
                 self.kill(peer + 1);
             }
             Fault::Freeze { file } => {
@@ -226,13 +236,20 @@ impl Cluster {
                     self.count.freezes += 1;
                 }
             }
-            Fault::DiskFull { file, blocks } => {
+            Fault::DiskFull { file, percent } => {
                 self.kill(file);
-                let size = |path: String| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-                let path = &self.files[file];
-                let largest = size(path.clone()).max(size(format!("{path}-wal"))).max(size(format!("{path}-shm")));
-                self.start_process(file, Some(largest / 512 + blocks));
-                self.count.full_disks += 1;
+                // The log is written from its beginning again after each checkpoint, so a limit below its size is met, too.
+                let log = std::fs::metadata(format!("{}-wal", self.files[file])).map_or(0, |metadata| metadata.len());
+                let bytes = SHARED_MEMORY_BYTES.max(log * percent / 100);
+                self.start_process(file, Some(bytes / 512));
+                let deadline = Instant::now() + FAULT_WAIT_MAX;
+                let has_met = |process: &Process| process.said().contains(WRITE_FAILED);
+                while self.processes[file].as_ref().is_some_and(|process| !has_met(process))
+                    && Instant::now() < deadline
+                {
+                    std::thread::sleep(LOOK_EVERY);
+                }
+                self.count.full_disks += usize::from(self.processes[file].as_ref().is_none_or(has_met));
             }
             Fault::Line { peer, line } => {
                 self.proxies[peer].set_line(line);
@@ -296,10 +313,11 @@ impl Cluster {
     fn start_process(&mut self, file: usize, blocks_max: Option<u64>) {
         let path = &self.files[file];
         if file != HUB {
-            self.processes[file] = Some(Process::sync(path, &self.proxies[file - 1].url(), blocks_max, &[]));
+            self.processes[file] =
+                Some(Process::sync(path, &self.proxies[file - 1].url(), RECONNECT_DELAY, blocks_max, &[]));
             return;
         }
-        let hub = Process::serve(path, blocks_max);
+        let hub = Process::serve(path, blocks_max, &[]);
         for proxy in &self.proxies {
             proxy.lead_to(hub.as_ref().map(|(_, address)| *address));
         }

@@ -8,6 +8,7 @@
 
 mod application;
 mod cluster;
+mod line;
 mod process;
 mod proxy;
 #[path = "../support/mod.rs"]
@@ -17,6 +18,10 @@ use std::time::Instant;
 
 use cluster::{Cluster, Count};
 use litemesh_testkit::for_seed_numbers;
+use proxy::Way;
+
+/// Fewer bytes than the heads of HTTP, an introduction and a transaction take.
+const POSITIONS_MIN: usize = 400;
 
 /// Rounds of each cluster.
 const ROUNDS: usize = 25;
@@ -39,4 +44,23 @@ fn a_hundred_rounds_of_faults_lose_nothing() {
         sum += count;
     });
     println!("in all: {sum:?} in {:.1?}", started.elapsed());
+}
+
+#[test]
+fn a_line_that_breaks_at_any_byte_on_the_way_down_loses_nothing() {
+    let positions = line::cut_at_every_byte(Way::Down);
+    println!("{positions} positions");
+    assert!(positions > POSITIONS_MIN, "only {positions} positions");
+}
+
+#[test]
+fn a_line_that_breaks_at_any_byte_on_the_way_up_loses_nothing() {
+    let positions = line::cut_at_every_byte(Way::Up);
+    println!("{positions} positions");
+    assert!(positions > POSITIONS_MIN, "only {positions} positions");
+}
+
+#[test]
+fn half_open_connections_are_noticed_and_replaced() {
+    line::go_dead_without_a_word(5);
 }

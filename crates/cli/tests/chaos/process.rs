@@ -14,9 +14,6 @@ use crate::support::PATIENCE;
 /// Lines of output that are kept, to be shown where a test fails.
 const LINES_MAX: usize = 60;
 
-/// Delay before the first new dial, in seconds. A fault lasts about as long.
-const RECONNECT_DELAY: &str = "0.02";
-
 pub(crate) struct Process {
     child: Child,
     said: Arc<Mutex<VecDeque<String>>>,
@@ -26,8 +23,8 @@ pub(crate) struct Process {
 
 impl Process {
     /// A hub, and where it listens. `None` where it does not come so far, which is a fault unless it may not write.
-    pub(crate) fn serve(file: &str, blocks_max: Option<u64>) -> Option<(Self, SocketAddr)> {
-        let hub = Self::start(&["serve", file, "--listen", "127.0.0.1:0", "--json"], blocks_max);
+    pub(crate) fn serve(file: &str, blocks_max: Option<u64>, more: &[&str]) -> Option<(Self, SocketAddr)> {
+        let hub = Self::start(&[&["serve", file, "--listen", "127.0.0.1:0", "--json"], more].concat(), blocks_max);
         let Ok(line) = hub.first.recv_timeout(PATIENCE) else {
             assert!(blocks_max.is_some(), "a hub that does not start: {}", hub.said());
             return None;
@@ -37,15 +34,15 @@ impl Process {
         Some((hub, address.unwrap_or_else(|| panic!("no address: {line}"))))
     }
 
-    /// A peer of the hub at `url`.
-    pub(crate) fn sync(file: &str, url: &str, blocks_max: Option<u64>, more: &[&str]) -> Self {
-        let args = ["sync", file, url, "--json", "--reconnect-delay", RECONNECT_DELAY];
+    /// A peer of the hub at `url`, which dials again after `delay` seconds.
+    pub(crate) fn sync(file: &str, url: &str, delay: &str, blocks_max: Option<u64>, more: &[&str]) -> Self {
+        let args = ["sync", file, url, "--json", "--reconnect-delay", delay];
         Self::start(&[&args, more].concat(), blocks_max)
     }
 
     /// With a limit, no file can grow beyond so many blocks of 512 bytes: a write there fails, as on a full disk. (SQLite calls
     /// it an I/O error, since the system says "file too large" instead of "no space".)
-    pub(crate) fn start(args: &[&str], blocks_max: Option<u64>) -> Self {
+    fn start(args: &[&str], blocks_max: Option<u64>) -> Self {
         let program = env!("CARGO_BIN_EXE_litemesh");
         let mut command = match blocks_max {
             None => Command::new(program),

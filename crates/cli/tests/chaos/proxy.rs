@@ -44,6 +44,8 @@ pub(crate) enum Line {
     Clear,
     /// Connections are reset as they come.
     Down,
+    /// New connections stand, and nothing is passed on yet.
+    Held,
     /// Connections with smaller numbers are half-open: what comes is swallowed, and nobody hears of any end, until they are
     /// ended here.
     Silent {
@@ -175,12 +177,6 @@ impl Proxy {
         self.block_on(patience, async move { count.wait_for(|count| *count >= until).await.is_ok() })
     }
 
-    /// Waits until the number of cuts is at least this. Tells whether it is.
-    pub(crate) fn wait_for_cuts(&self, number: u64, patience: Duration) -> bool {
-        let mut cuts = self.shared.cuts.subscribe();
-        self.block_on(patience, async move { cuts.wait_for(|cuts| *cuts >= number).await.is_ok() })
-    }
-
     fn block_on(&self, patience: Duration, wait: impl Future<Output = bool>) -> bool {
         let runtime = self.runtime.as_ref().unwrap();
         runtime.block_on(async { tokio::time::timeout(patience, wait).await.unwrap_or(false) })
@@ -255,7 +251,9 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 
 /// One connection, from its beginning to its end.
 async fn carry(peer: TcpStream, number: u64, shared: Arc<Shared>) {
-    let state = *shared.state.borrow();
+    let mut states = shared.state.subscribe();
+    // An error means that nobody needs the proxy any more.
+    let Ok(state) = states.wait_for(|state| state.line != Line::Held).await.map(|state| *state) else { return };
     let hub = match state {
         State { line: Line::Down, .. } | State { hub: None, .. } => None,
         State { hub: Some(hub), .. } => TcpStream::connect(hub).await.ok(),
@@ -264,7 +262,6 @@ async fn carry(peer: TcpStream, number: u64, shared: Arc<Shared>) {
     let _ = (peer.set_nodelay(true), hub.set_nodelay(true));
     let (from_peer, mut to_peer) = peer.into_split();
     let (from_hub, mut to_hub) = hub.into_split();
-    let mut states = shared.state.subscribe();
     // A dropped branch has passed a piece on in part, and no more is passed on.
     tokio::select! {
         _ = states.wait_for(|state| state.has_ended(number)) => {}
