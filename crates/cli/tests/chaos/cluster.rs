@@ -110,14 +110,15 @@ pub(crate) struct Count {
 
 pub(crate) struct Cluster {
     rng: Rng,
-    _folder: Files,
     files: Vec<String>,
     processes: Vec<Option<Process>>,
     /// Of each peer.
     proxies: Vec<Proxy>,
     writers: Vec<Writer>,
-    reader: Option<Reader>,
+    reader: Reader,
     count: Count,
+    /// After those who use its files.
+    _folder: Files,
 }
 
 impl Cluster {
@@ -131,16 +132,16 @@ impl Cluster {
             litemesh(&["init", file, "--schema", &schema]).ok();
         }
         let writers = files.iter().zip(1..).map(|(file, number)| Writer::start(file, number, rng.u64(..))).collect();
-        let reader = Some(Reader::start(files.clone()));
+        let reader = Reader::start(files.clone());
         let mut cluster = Self {
             rng,
-            _folder: folder,
             processes: files.iter().map(|_| None).collect(),
             files,
             proxies: (0..PEERS).map(|_| Proxy::start()).collect(),
             writers,
             reader,
             count,
+            _folder: folder,
         };
         for file in 0..cluster.files.len() {
             cluster.start_process(file, None);
@@ -205,7 +206,7 @@ impl Cluster {
             2..5 => Fault::Kill { file },
             5..8 => Fault::KillAfter { peer, way, bytes: bytes as u64 },
             8 => Fault::Freeze { file },
-            9 | 10 => Fault::DiskFull { file, percent: rng.u64(..120) },
+            9 | 10 => Fault::DiskFull { file, percent: rng.u64(..70) },
             11 => Fault::Line { peer, line: Line::Down },
             12 => Fault::Line { peer, line: Line::Silent { below: u64::MAX } },
             13 => Fault::Line { peer, line: Line::Slow { bytes_per_second: rng.usize(2_000..200_000) } },
@@ -327,7 +328,7 @@ impl Cluster {
 
     #[track_caller]
     fn check(&mut self) {
-        self.reader.as_ref().unwrap().assert_saw_no_half();
+        self.reader.assert_saw_no_half();
         for (process, file) in self.processes.iter_mut().zip(&self.files) {
             if let Some(process) = process {
                 process.assert_runs(file);
@@ -364,7 +365,7 @@ impl Cluster {
             );
         }
         self.check();
-        let looks = self.reader.take().unwrap().finish();
+        let looks = self.reader.finish();
         for (process, file) in self.processes.drain(..).zip(&self.files) {
             process.unwrap().stop(file);
         }
