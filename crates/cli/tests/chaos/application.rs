@@ -76,11 +76,20 @@ impl Writer {
     }
 
     /// Lets it do what it was told, then ends it.
+    #[track_caller]
     pub(crate) fn finish(&mut self) {
         drop(self.orders.take());
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
         }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Before its file is gone, also where the test fails.
+        drop(self.orders.take());
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
@@ -123,7 +132,7 @@ impl Work {
         let n = self.next;
         self.commit(connection, &format!("{what}"), |connection, rng| {
             for _ in 0..rng.usize(1..5) {
-                let pair = rng.i64(..PAIRS);
+                let pair = rng.i64(0..PAIRS);
                 for table in ["pair_a", "pair_b"] {
                     if what == 0 {
                         connection.execute(&format!("DELETE FROM {table} WHERE id = ?1"), [pair])?;
@@ -217,13 +226,21 @@ impl Reader {
 
     /// Ends it. How often it looked.
     #[track_caller]
-    pub(crate) fn finish(mut self) -> u64 {
+    pub(crate) fn finish(&mut self) -> u64 {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
         }
         self.assert_saw_no_half();
         lock(&self.seen).looks
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // As a writer.
+        drop(self.stop.take());
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 

@@ -30,17 +30,27 @@ const WRITE_FAILED: &str = "disk I/O error";
 /// Between two looks at something that no event tells.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
-/// Waits until it is so.
+/// Waits until it is so. `what` says what is missing where that takes too long.
 #[track_caller]
-pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "not within {} s: {what}", PATIENCE.as_secs());
+pub(crate) fn until(what: impl Fn() -> String, is_so: impl FnMut() -> bool) {
+    assert!(comes_true(PATIENCE, is_so), "not within {} s: {}", PATIENCE.as_secs(), what());
+}
+
+/// Waits until it is so, `patience` at most. Tells whether it is.
+pub(crate) fn comes_true(patience: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + patience;
+    loop {
+        if is_so() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
         std::thread::sleep(LOOK_EVERY);
     }
 }
 
-/// A fault, or what makes up for one.
+/// Each but the ends of connections lasts until it is undone.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     Kill {
@@ -80,10 +90,10 @@ enum Fault {
     },
 }
 
-/// How much has been done to a cluster.
+/// How much has been done to clusters.
 #[derive(Debug, Default)]
 pub(crate) struct Count {
-    pub(crate) rounds: usize,
+    rounds: usize,
     kills: usize,
     freezes: usize,
     /// Processes that met the limit.
@@ -98,37 +108,22 @@ pub(crate) struct Count {
     looks: u64,
 }
 
-impl std::ops::AddAssign for Count {
-    fn add_assign(&mut self, other: Self) {
-        self.rounds += other.rounds;
-        self.kills += other.kills;
-        self.freezes += other.freezes;
-        self.full_disks += other.full_disks;
-        self.lines += other.lines;
-        self.ended += other.ended;
-        self.cuts += other.cuts;
-        self.connections += other.connections;
-        self.bytes_down += other.bytes_down;
-        self.bytes_up += other.bytes_up;
-        self.commits += other.commits;
-        self.looks += other.looks;
-    }
-}
-
 pub(crate) struct Cluster {
     rng: Rng,
-    _folder: Files,
     files: Vec<String>,
     processes: Vec<Option<Process>>,
     /// Of each peer.
     proxies: Vec<Proxy>,
     writers: Vec<Writer>,
-    reader: Option<Reader>,
+    reader: Reader,
     count: Count,
+    /// After those who use its files.
+    _folder: Files,
 }
 
 impl Cluster {
-    pub(crate) fn start(seed: u64) -> Self {
+    /// Goes on with the count.
+    pub(crate) fn start(seed: u64, count: Count) -> Self {
         let mut rng = Rng::with_seed(seed);
         let folder = Files::new();
         let schema = folder.write("schema.sql", SCHEMA);
@@ -137,16 +132,16 @@ impl Cluster {
             litemesh(&["init", file, "--schema", &schema]).ok();
         }
         let writers = files.iter().zip(1..).map(|(file, number)| Writer::start(file, number, rng.u64(..))).collect();
-        let reader = Some(Reader::start(files.clone()));
+        let reader = Reader::start(files.clone());
         let mut cluster = Self {
             rng,
-            _folder: folder,
             processes: files.iter().map(|_| None).collect(),
             files,
             proxies: (0..PEERS).map(|_| Proxy::start()).collect(),
             writers,
             reader,
-            count: Count::default(),
+            count,
+            _folder: folder,
         };
         for file in 0..cluster.files.len() {
             cluster.start_process(file, None);
@@ -211,7 +206,7 @@ impl Cluster {
             2..5 => Fault::Kill { file },
             5..8 => Fault::KillAfter { peer, way, bytes: bytes as u64 },
             8 => Fault::Freeze { file },
-            9 | 10 => Fault::DiskFull { file, percent: rng.u64(..120) },
+            9 | 10 => Fault::DiskFull { file, percent: rng.u64(..70) },
             11 => Fault::Line { peer, line: Line::Down },
             12 => Fault::Line { peer, line: Line::Silent { below: u64::MAX } },
             13 => Fault::Line { peer, line: Line::Slow { bytes_per_second: rng.usize(2_000..200_000) } },
@@ -242,14 +237,9 @@ impl Cluster {
                 let log = std::fs::metadata(format!("{}-wal", self.files[file])).map_or(0, |metadata| metadata.len());
                 let bytes = SHARED_MEMORY_BYTES.max(log * percent / 100);
                 self.start_process(file, Some(bytes / 512));
-                let deadline = Instant::now() + FAULT_WAIT_MAX;
-                let has_met = |process: &Process| process.said().contains(WRITE_FAILED);
-                while self.processes[file].as_ref().is_some_and(|process| !has_met(process))
-                    && Instant::now() < deadline
-                {
-                    std::thread::sleep(LOOK_EVERY);
-                }
-                self.count.full_disks += usize::from(self.processes[file].as_ref().is_none_or(has_met));
+                let process = self.processes[file].as_ref();
+                let has_met = || process.is_none_or(|process| process.said().contains(WRITE_FAILED));
+                self.count.full_disks += usize::from(comes_true(FAULT_WAIT_MAX, has_met));
             }
             Fault::Line { peer, line } => {
                 self.proxies[peer].set_line(line);
@@ -269,6 +259,7 @@ impl Cluster {
                     // So that it falls into the first words of a connection, or into a catch-up.
                     self.proxies[peer].end_all(ending);
                 }
+                self.proxies[peer].wait_for_bytes(way, bytes as u64, FAULT_WAIT_MAX);
             }
         }
     }
@@ -328,7 +319,7 @@ impl Cluster {
     #[track_caller]
     fn await_commits(&mut self) {
         let until_commits = self.commits() + self.rng.u64(1..30);
-        until("writers that commit", || self.commits() >= until_commits);
+        until(|| "writers that commit".to_owned(), || self.commits() >= until_commits);
     }
 
     fn commits(&self) -> u64 {
@@ -337,7 +328,7 @@ impl Cluster {
 
     #[track_caller]
     fn check(&mut self) {
-        self.reader.as_ref().unwrap().assert_saw_no_half();
+        self.reader.assert_saw_no_half();
         for (process, file) in self.processes.iter_mut().zip(&self.files) {
             if let Some(process) = process {
                 process.assert_runs(file);
@@ -361,16 +352,20 @@ impl Cluster {
         }
         self.writers.iter_mut().for_each(Writer::finish);
         for file in &self.files {
-            until(&format!("{file} holds every commit{}", self.said()), || self.missing(file).is_empty());
+            until(
+                || format!("{file} holds every commit, {:?}{}", self.missing(file), self.said()),
+                || self.missing(file).is_empty(),
+            );
         }
         let hub = &self.files[HUB].clone();
         for file in &self.files[1..] {
-            until(&format!("{file} equals the hub's{}", self.said()), || {
-                litemesh(&["diff", hub, file]).code == Some(0)
-            });
+            until(
+                || format!("{file} equals the hub's{}", self.said()),
+                || litemesh(&["diff", hub, file]).code == Some(0),
+            );
         }
         self.check();
-        let looks = self.reader.take().unwrap().finish();
+        let looks = self.reader.finish();
         for (process, file) in self.processes.drain(..).zip(&self.files) {
             process.unwrap().stop(file);
         }
@@ -382,16 +377,15 @@ impl Cluster {
                 open(file).query_one("SELECT count(*) FROM litemesh_staged", [], |row| row.get(0)).unwrap();
             assert_eq!(staged, 0, "parts of transactions that are left in {file}");
         }
-        let sum = |count: fn(&Proxy) -> u64| self.proxies.iter().map(count).sum();
-        Count {
-            cuts: sum(Proxy::cuts),
-            connections: sum(Proxy::connections),
-            bytes_down: sum(|proxy| proxy.bytes(Way::Down)),
-            bytes_up: sum(|proxy| proxy.bytes(Way::Up)),
-            commits: self.commits(),
-            looks,
-            ..self.count
+        for proxy in &self.proxies {
+            self.count.cuts += proxy.cuts();
+            self.count.connections += proxy.connections();
+            self.count.bytes_up += proxy.bytes(Way::Up);
+            self.count.bytes_down += proxy.bytes(Way::Down);
         }
+        self.count.commits += self.commits();
+        self.count.looks += looks;
+        self.count
     }
 
     /// Of each writer whose commits a file lacks: the first number, how many it committed, and how many of them are there.

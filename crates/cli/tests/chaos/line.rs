@@ -1,12 +1,12 @@
 //! One peer on one line, which breaks at every byte, or goes dead without a word.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use litemesh::engine::Engine;
 use litemesh::rusqlite::Connection;
 
 use crate::application::{SCHEMA, open};
-use crate::cluster::until;
+use crate::cluster::{comes_true, until};
 use crate::process::Process;
 use crate::proxy::{Ending, Line, Proxy, Way};
 use crate::support::{Files, litemesh};
@@ -79,7 +79,7 @@ impl Pair {
     #[track_caller]
     fn check_and_stop(self) {
         let Self { hub, peer, proxy: _proxy, files: _files } = self;
-        until("equal files", || litemesh(&["diff", &hub.file, &peer.file]).code == Some(0));
+        until(|| "equal files".to_owned(), || litemesh(&["diff", &hub.file, &peer.file]).code == Some(0));
         for side in [peer, hub] {
             side.process.stop(&side.file);
             drop((side.engine, side.reader));
@@ -107,13 +107,10 @@ pub(crate) fn cut_at_every_byte(way: Way) -> usize {
         pair.proxy.cut_after(way, positions, Ending::Close);
         pair.proxy.set_line(Line::Clear);
         until(
-            &format!("transaction {id} after a cut, {}{}", pair.peer.process.said(), pair.hub.process.said()),
+            || format!("transaction {id} after a cut{}{}", pair.peer.process.said(), pair.hub.process.said()),
             || to.holds(id),
         );
-        let deadline = Instant::now() + CUT_WAIT_MAX;
-        while pair.proxy.cuts() == cuts && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        comes_true(CUT_WAIT_MAX, || pair.proxy.cuts() > cuts);
         unreached = if pair.proxy.leave_whole() { unreached + 1 } else { 0 };
         positions += 1;
     }
@@ -133,7 +130,7 @@ pub(crate) fn go_dead_without_a_word(times: i64) {
         }
         pair.hub.write(down);
         pair.peer.write(up);
-        until("what both wrote is on both sides", || pair.peer.holds(down) && pair.hub.holds(up));
+        until(|| "what both wrote is on both sides".to_owned(), || pair.peer.holds(down) && pair.hub.holds(up));
     }
     assert!(pair.proxy.connections() > times.unsigned_abs(), "a connection after each silence");
     pair.check_and_stop();

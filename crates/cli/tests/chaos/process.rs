@@ -122,7 +122,11 @@ fn listen(from: impl Read, mut to: impl FnMut(String)) {
     }
 }
 
+/// Changes come so often that nothing else would be left.
 fn remember(said: &Mutex<VecDeque<String>>, line: String) {
+    if line.contains("\"event\":\"change\"") {
+        return;
+    }
     let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
     if said.len() == LINES_MAX {
         said.pop_front();
