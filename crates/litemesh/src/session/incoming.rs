@@ -68,7 +68,7 @@ impl Incoming {
             eose: false,
             open: Cursor::new(),
             pending: None,
-            receipt: Receipt::default(),
+            receipt: Receipt::of_connection(remote.connection),
             is_ack_due: false,
             is_looking: false,
             is_asking: true,

@@ -27,7 +27,7 @@ fn session(is_litemesh: bool) -> Session {
 }
 
 fn opened(is_litemesh: bool, access: Access) -> (Session, Vec<Effect>) {
-    let remote = Remote { site: REMOTE, connection: 1, is_litemesh };
+    let remote = Remote { site: REMOTE, connection: 0, is_litemesh };
     let mut session = Session::new(remote, access, 1, Limits::default());
     let effects = session.handle(Input::Opened { cursor: Cursor::new(), position: Position::default(), staged: None });
     (session, effects)
