@@ -19,10 +19,11 @@ const UNREACHED_MAX: usize = 3;
 
 /// A hub and a peer of it, with the proxy in between.
 struct Pair {
-    files: Files,
     hub: Side,
     peer: Side,
     proxy: Proxy,
+    /// After those who use its files.
+    files: Files,
 }
 
 struct Side {
