@@ -462,10 +462,21 @@ impl Callbacks {
         inbound: impl FnOnce(oneshot::Sender<Result<(), Refusal>>) -> Inbound,
     ) -> Result<(), Refusal> {
         let inbox = self.peer.upgrade().ok_or(Refusal::UnknownRemote)?.inbox(remote)?;
-        let (reply, answer) = oneshot::channel();
-        inbox.send(inbound(reply)).await.map_err(|_| Refusal::UnknownRemote)?;
-        answer.await.map_err(|_| Refusal::UnknownRemote)?
+        let place = inbox.reserve_owned().await.map_err(|_| Refusal::UnknownRemote)?;
+        hand_over(place, inbound).await
     }
+}
+
+/// Hands a message to a session, and waits for what comes of it.
+async fn hand_over(
+    place: mpsc::OwnedPermit<Inbound>,
+    inbound: impl FnOnce(oneshot::Sender<Result<(), Refusal>>) -> Inbound,
+) -> Result<(), Refusal> {
+    let (reply, answer) = oneshot::channel();
+    // The sender goes before the wait. Where the session ended after the place was taken, nobody empties the channel any more:
+    // the message and its reply live as long as the last sender does, and whoever kept one would wait for ever.
+    drop(place.send(inbound(reply)));
+    answer.await.map_err(|_| Refusal::UnknownRemote)?
 }
 
 impl PeerCallbacks for Callbacks {
@@ -504,5 +515,21 @@ impl Callbacks {
             // An error means that the session has ended already.
             let _ = inbox.send(inbound).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kills and broken lines found it: a client waited for ever, and never dialled again.
+    #[tokio::test]
+    async fn a_message_to_a_session_that_has_just_ended_is_refused() {
+        let (inbox, receiver) = mpsc::channel(INBOX_MAX);
+        let place = inbox.reserve_owned().await.unwrap();
+        drop(receiver);
+        let handed = hand_over(place, |reply| Inbound::Asked(SyncRequest::default(), reply));
+        let refused = tokio::time::timeout(std::time::Duration::from_secs(60), handed).await.expect("an end");
+        assert!(matches!(refused, Err(Refusal::UnknownRemote)), "{refused:?}");
     }
 }

@@ -14,15 +14,20 @@ use crate::support::{Files, litemesh};
 /// How long a cut is waited for after all data has come: acknowledgements go later.
 const CUT_WAIT_MAX: Duration = Duration::from_millis(150);
 
+/// Longest wait for a transaction after a cut. Both sides are told of it at once; after 60 s and 90 s they look by themselves
+/// whether something was lost, and that is not to be needed.
+const RECOVERY_MAX: Duration = Duration::from_secs(45);
+
 /// Positions in a row that nothing reached, after which all have been tried.
 const UNREACHED_MAX: usize = 3;
 
 /// A hub and a peer of it, with the proxy in between.
 struct Pair {
-    files: Files,
     hub: Side,
     peer: Side,
     proxy: Proxy,
+    /// After those who use its files.
+    files: Files,
 }
 
 struct Side {
@@ -106,10 +111,9 @@ pub(crate) fn cut_at_every_byte(way: Way) -> usize {
         from.write(id);
         pair.proxy.cut_after(way, positions, Ending::Close);
         pair.proxy.set_line(Line::Clear);
-        until(
-            || format!("transaction {id} after a cut{}{}", pair.peer.process.said(), pair.hub.process.said()),
-            || to.holds(id),
-        );
+        let has_come = comes_true(RECOVERY_MAX, || to.holds(id));
+        let said = || format!("{}{}", pair.peer.process.said(), pair.hub.process.said());
+        assert!(has_come, "transaction {id} stays away after a cut{}", said());
         comes_true(CUT_WAIT_MAX, || pair.proxy.cuts() > cuts);
         unreached = if pair.proxy.leave_whole() { unreached + 1 } else { 0 };
         positions += 1;

@@ -6,13 +6,18 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::cluster::comes_true;
 use crate::support::PATIENCE;
 
 /// Lines of output that are kept, to be shown where a test fails.
 const LINES_MAX: usize = 60;
+
+/// Longest wait for the end of a process that was asked to stop: less than any time after which it gives up waiting itself.
+const STOP_MAX: Duration = Duration::from_secs(45);
 
 pub(crate) struct Process {
     child: Child,
@@ -104,6 +109,8 @@ impl Process {
     #[track_caller]
     pub(crate) fn stop(mut self, name: &str) {
         self.signal("-TERM");
+        let has_ended = comes_true(STOP_MAX, || self.child.try_wait().unwrap().is_some());
+        assert!(has_ended, "{name} does not stop: {}", self.said());
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{name} did not stop well, {status}: {}", self.said());
     }
