@@ -7,8 +7,8 @@ use std::time::Duration;
 use litemesh::Limits;
 use litemesh::proto::limits::{ACK_DELAY, CREDIT_MAX};
 use litemesh::proto::{
-    Ack, BoxFuture, Change, Cursor, PeerCallbacks, PeerMessage, Position, Refusal, Remote, SiteId, SyncRequest, Terms,
-    Transport, Unverified, Value,
+    Access, Ack, BoxFuture, Change, Cursor, PeerCallbacks, PeerMessage, Position, Refusal, Remote, SiteId, SyncRequest,
+    Terms, Transport, Unverified, Value,
 };
 use litemesh_http::HttpClient;
 use tokio::sync::Notify;
@@ -243,7 +243,7 @@ impl PeerCallbacks for Callbacks {
         &self.0.limits
     }
 
-    fn connect(&self, remote: Remote) -> BoxFuture<'_, Result<(), Refusal>> {
+    fn connect(&self, remote: Remote, _: Access) -> BoxFuture<'_, Result<(), Refusal>> {
         let mut state = self.0.lock();
         state.remote = Some(remote);
         state.answer += 1;

@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use litemesh::proto::{Access, Rights};
 
 use crate::exit_code;
 
@@ -54,6 +56,7 @@ pub(crate) enum Command {
     Diff(DiffArgs),
     Doctor(DoctorArgs),
     Fork(ForkArgs),
+    Token(TokenArgs),
     Demo(DemoArgs),
     Completions(CompletionsArgs),
 }
@@ -89,13 +92,14 @@ pub(crate) struct InitArgs {
 /// Other copies join with `litemesh sync`, or with any peer that speaks the protocol. The hub syncs with all of them, and
 /// passes on what each of them writes. Programs may go on writing to FILE meanwhile. SIGINT (Ctrl-C) and SIGTERM end it.
 ///
-/// Whoever reaches the address can read and write the replicated tables. Keep to loopback, or put a reverse proxy with
-/// authentication and TLS in front.
+/// On a loopback address everybody may read and write. On any other, and wherever --tokens is given, a client must show a
+/// token that `litemesh token new` made, unless --public lets in those that have none.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:\n  \
     litemesh serve hub.db\n  \
     litemesh serve hub.db --listen 127.0.0.1:0 --json        a free port; the first line of output tells which\n  \
-    litemesh serve hub.db --listen 0.0.0.0:4646 --path /sync  for a proxy on another machine\n\n\
+    litemesh serve hub.db --listen 0.0.0.0:4646 --tokens hub.tokens --tls-cert cert.pem --tls-key key.pem\n  \
+    litemesh serve hub.db --listen 0.0.0.0:4646 --tokens hub.tokens --public=read\n\n\
 With --json, each line of standard output is one JSON object with the member `event`. The first is\n  \
     {\"event\":\"listening\",\"url\":\"http://127.0.0.1:4646\",\"site_id\":\"<32 hex digits>\"}\n\
 then `connect`, `sync`, `eose`, `served`, `change`, `outdated`, `disconnect`, `error` and `lagged` as they happen.\n\
@@ -112,9 +116,37 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "PATH", default_value = "/", value_parser = parse_base_path)]
     pub(crate) path: String,
 
+    /// Let in those who show a token of this file, which `litemesh token` writes; read again when it changes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokens: Option<PathBuf>,
+
+    /// Let in those who show no token, too: to read, or to read and write [without =RIGHTS: read-write]
+    #[arg(long, value_name = "RIGHTS", num_args = 0..=1, require_equals = true, default_missing_value = "read-write")]
+    pub(crate) public: Option<RightsArg>,
+
+    /// Speak TLS with the certificates of this PEM file; read again when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+
+    /// The private key of --tls-cert, as PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+
+    /// Most clients that are connected at once
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) max_connections: u32,
+
+    /// Most sockets of one address, of which a client has two; behind a proxy on another machine all have its address
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) max_sockets_per_address: u32,
+
     /// Largest request body that is read, in bytes; K, M and G are understood
     #[arg(long, value_name = "BYTES", default_value = "32M", value_parser = parse_bytes)]
     pub(crate) max_body: usize,
+
+    /// How often a silent stream is sent a sign of life [default: 30]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, hide = true)]
+    pub(crate) ping_interval: Option<Duration>,
 
     /// Print one JSON object a line
     #[arg(long)]
@@ -128,18 +160,31 @@ pub(crate) struct ServeArgs {
 /// SIGTERM end it.
 ///
 /// With --once it ends when both sides have everything that the other had.
+///
+/// A hub that asks for a token gets that of --token-file, or that of the variable LITEMESH_TOKEN. Where the token is to read
+/// only, or for some tables only, nothing else is sent.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:\n  \
     litemesh sync todo.db http://127.0.0.1:4646          stay in sync\n  \
-    litemesh sync todo.db http://127.0.0.1:4646 --once   exchange what there is, then end\n\n\
+    litemesh sync todo.db http://127.0.0.1:4646 --once   exchange what there is, then end\n  \
+    litemesh sync todo.db https://hub.example.com --token-file ~/.hub-token\n\n\
 With --json, each line of standard output is one JSON object with the member `event`, as of `litemesh serve --json`;\n\
-`unreachable` says why no hub was reached yet, its member `kind` in one word; the last of a run with --once is `done`.")]
+`unreachable` says why no hub was reached yet, its member `kind` in one word; `access` what the hub lets us do, where\n\
+that is not everything; the last of a run with --once is `done`.")]
 pub(crate) struct SyncArgs {
     /// The SQLite file, made replicated by `litemesh init`
     pub(crate) file: PathBuf,
 
     /// The hub, as `litemesh serve` prints it
     pub(crate) url: String,
+
+    /// Show the hub the token in this file [default: the variable LITEMESH_TOKEN, if it is set]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+
+    /// Trust the certificates of this PEM file, and no others, instead of those that the system trusts
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
 
     /// End when both sides have caught up
     #[arg(long)]
@@ -148,6 +193,14 @@ pub(crate) struct SyncArgs {
     /// With --once: give up after so long without a connection, or without anything moving on it
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) timeout: u64,
+
+    /// How long to wait before the first new dial; each one that fails doubles it [default: 1]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, hide = true)]
+    pub(crate) reconnect_delay: Option<Duration>,
+
+    /// Silence of the hub after which the connection counts as dead, at least three of its ping intervals [default: 90]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, hide = true)]
+    pub(crate) idle_timeout: Option<Duration>,
 
     /// Print one JSON object a line
     #[arg(long)]
@@ -287,6 +340,108 @@ pub(crate) struct ForkArgs {
     pub(crate) json: bool,
 }
 
+/// Make, list and revoke tokens for a hub
+///
+/// A token lets its holder read, or read and write, all replicated tables or some. The hub has a file with the tokens'
+/// hashes (`litemesh serve --tokens FILE`) and looks at it again when it changes. The token itself is printed once, when it
+/// is made.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  \
+    litemesh token new hub.tokens \"Ada's phone\"\n  \
+    litemesh token new hub.tokens kiosk --rights read --table menu --table hours\n  \
+    litemesh token list hub.tokens\n  \
+    litemesh token revoke hub.tokens 0123456789abcdef")]
+pub(crate) struct TokenArgs {
+    #[command(subcommand)]
+    pub(crate) command: TokenCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    New(NewTokenArgs),
+    List(ListTokensArgs),
+    Revoke(RevokeTokenArgs),
+}
+
+/// Make a token and print it
+///
+/// The token is printed this once and kept nowhere: put it into a file for `litemesh sync --token-file`. FILE gets a line with its
+/// hash, and is made where it does not exist.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  \
+    litemesh token new hub.tokens \"Ada's phone\" > ada.token\n  \
+    litemesh token new hub.tokens kiosk --rights read --table menu --table hours")]
+pub(crate) struct NewTokenArgs {
+    /// The file of hashed tokens
+    pub(crate) file: PathBuf,
+
+    /// What you call it, for lists
+    pub(crate) name: String,
+
+    /// What the holder may do
+    #[arg(long, value_name = "RIGHTS", default_value = "read-write")]
+    pub(crate) rights: RightsArg,
+
+    /// Only this table, both ways; may be given several times [default: all tables]
+    #[arg(long = "table", value_name = "T")]
+    pub(crate) tables: Vec<String>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// List the tokens of a file
+///
+/// Shows the id, the rights, the tables and the name of each. The tokens themselves nobody can show.
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "Examples:\n  litemesh token list hub.tokens\n  litemesh token list hub.tokens --json | jq '.[].id'"
+)]
+pub(crate) struct ListTokensArgs {
+    /// The file of hashed tokens
+    pub(crate) file: PathBuf,
+
+    /// Print one JSON array
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Revoke a token
+///
+/// A hub that runs ends the connections of its holder within a second or two.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  litemesh token revoke hub.tokens 0123456789abcdef")]
+pub(crate) struct RevokeTokenArgs {
+    /// The file of hashed tokens
+    pub(crate) file: PathBuf,
+
+    /// The id, as `litemesh token list` shows it: 16 hex digits, the middle part of the token
+    pub(crate) id: String,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What somebody may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum RightsArg {
+    /// Get all changes
+    Read,
+    /// Get all changes, and send some
+    ReadWrite,
+}
+
+impl RightsArg {
+    pub(crate) fn access(self) -> Access {
+        Access::new(match self {
+            Self::Read => Rights::Read,
+            Self::ReadWrite => Rights::ReadWrite,
+        })
+    }
+}
+
 /// Watch three real files become equal
 ///
 /// Makes three SQLite files, serves one as a hub on a free loopback port over HTTP, and syncs the other two with it. All
@@ -356,6 +511,11 @@ fn parse_bytes(text: &str) -> Result<usize, String> {
     Ok(bytes)
 }
 
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let duration = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    duration.filter(|duration| !duration.is_zero()).ok_or_else(|| "a number of seconds such as 30 or 0.5".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -374,6 +534,15 @@ mod tests {
         assert_eq!(parse_bytes("1g"), Ok(1 << 30));
         for wrong in ["", "M", "-1", "1T", "1K", "99999999999999999999", "99999999999G"] {
             assert!(parse_bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn seconds_may_have_a_fraction() {
+        assert_eq!(parse_seconds("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(parse_seconds("0.05"), Ok(Duration::from_millis(50)));
+        for wrong in ["", "0", "-1", "NaN", "inf", "1e99", "1s"] {
+            assert!(parse_seconds(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -120,9 +120,10 @@ impl Failure {
         match error {
             StartError::Open(error) => Self::open(file, error),
             StartError::Peer(error) => Self::peer(file, error),
-            StartError::Transport { source, .. } => {
-                Self::usage(source.to_string(), "give the URL as `litemesh serve` prints it, http://HOST:PORT")
-            }
+            StartError::Transport { source, .. } => Self::usage(
+                source.to_string(),
+                "give the URL as `litemesh serve` prints it, http://HOST:PORT, and with --ca a PEM file",
+            ),
             other => Self::internal(other.to_string()),
         }
     }

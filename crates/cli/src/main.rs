@@ -64,7 +64,8 @@ fn say(failure: &Failure) {
 
 fn start_tracing(verbose: u8) {
     let level = match verbose {
-        0 => "error",
+        // What the verifier says of a certificate is in our own line already.
+        0 => "error,rustls_platform_verifier=off",
         1 => "info",
         _ => "debug",
     };
@@ -83,6 +84,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Diff(args) => commands::diff::run(&args),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Fork(args) => commands::fork::run(&args),
+        Command::Token(args) => commands::token::run(&args),
         Command::Demo(args) => block_on(commands::demo::run(&args)),
         Command::Completions(args) => commands::completions::run(&args),
     }

@@ -8,13 +8,41 @@ use support::{Files, litemesh};
 fn help_says_what_a_stranger_must_know() {
     for (command, words) in [
         ("init", &["--schema", "--table", "--json", "one transaction", "litemesh init todo.db"][..]),
-        ("serve", &["--listen", "127.0.0.1:4646", "--path", "--max-body", "listening", "site_id", "SIGTERM"]),
-        ("sync", &["--once", "--timeout", "--json", "done", "http://127.0.0.1:4646"]),
+        (
+            "serve",
+            &[
+                "--listen",
+                "127.0.0.1:4646",
+                "--tokens",
+                "--public",
+                "--tls-cert",
+                "--max-connections",
+                "--path",
+                "--max-body",
+                "listening",
+                "site_id",
+                "SIGTERM",
+            ],
+        ),
+        (
+            "sync",
+            &[
+                "--once",
+                "--timeout",
+                "--token-file",
+                "LITEMESH_TOKEN",
+                "--ca",
+                "--json",
+                "done",
+                "http://127.0.0.1:4646",
+            ],
+        ),
         ("sql", &["--json", "--csv", "standard input", "prompt", "blob", "crsql_changes"]),
         ("status", &["--json", "tombstones", "Reads only"]),
         ("diff", &["--json", "--limit", "exit code 0", "exit code 1"]),
         ("doctor", &["--repair", "--bury", "--json", "integrity_check", "crsql_check()", "exit code is 0"]),
         ("fork", &["--copied-at", "--json", "site id", "one transaction", "VACUUM INTO"]),
+        ("token", &["new", "list", "revoke", "hashes", "printed once"]),
         ("demo", &["--dir", "--keep", "--json", "--rows", "only if the three files are equal"]),
         ("completions", &["bash", "zsh", "fish", "~/.zfunc/_litemesh"]),
     ] {
@@ -31,9 +59,20 @@ fn help_says_what_a_stranger_must_know() {
 #[test]
 fn help_lists_every_command_and_every_exit_code() {
     let help = litemesh(&["--help"]).ok();
-    for word in
-        ["init", "serve", "sync", "sql", "status", "diff", "doctor", "fork", "demo", "completions", "Exit codes:"]
-    {
+    for word in [
+        "init",
+        "serve",
+        "sync",
+        "sql",
+        "status",
+        "diff",
+        "doctor",
+        "fork",
+        "token",
+        "demo",
+        "completions",
+        "Exit codes:",
+    ] {
         assert!(help.contains(word), "{word}");
     }
     for code in [0, 1, 2, 3, 4, 5, 6, 70] {
@@ -51,6 +90,11 @@ fn a_command_line_that_makes_no_sense_is_a_usage_error() {
         &["serve", "x.db", "--listen", "nowhere"],
         &["serve", "x.db", "--path", "/a?b"],
         &["serve", "x.db", "--max-body", "1"],
+        &["serve", "x.db", "--public=write"],
+        &["serve", "x.db", "--tls-cert", "cert.pem"],
+        &["token"],
+        &["token", "new", "x"],
+        &["token", "new", "x", "name", "--rights", "admin"],
         &["sync", "x.db"],
         &["sql", "x.db", "--json", "--csv"],
         &["doctor", "x.db", "--bury"],

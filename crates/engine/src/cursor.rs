@@ -1,5 +1,6 @@
 //! What this database holds of every site, how far we have read each sender, and the upkeep of origins.
 
+use litemesh_proto::limits::CURSOR_SITES_MAX;
 use litemesh_proto::{Cursor, DbVersion, Incarnation, Position, SiteId};
 
 use crate::core::Core;
@@ -8,7 +9,7 @@ use crate::schema::Table;
 use crate::staged;
 use crate::statement::Bind;
 
-/// The cursor: `litemesh_cursor` and our own version. Everything that we wrote, we hold.
+/// The cursor: `litemesh_cursor` and our own version. Everything that we wrote we hold, unless the file has forgotten it.
 pub(crate) fn read_cursor(core: &mut Core) -> rusqlite::Result<Cursor> {
     let _held = core.hold_state()?;
     let version = core.version()?;
@@ -22,10 +23,43 @@ pub(crate) fn read_cursor(core: &mut Core) -> rusqlite::Result<Cursor> {
             }
         }
     }
-    if version > DbVersion::ZERO {
-        cursor.advance(core.site, version);
+    let held = own_held(core)?.map_or(version, |held| held.min(version));
+    if held > DbVersion::ZERO {
+        cursor.advance(core.site, held);
     }
     Ok(cursor)
+}
+
+/// Up to where we hold what we wrote ourselves, where the file has forgotten some of it.
+fn own_held(core: &mut Core) -> rusqlite::Result<Option<DbVersion>> {
+    if !core.has_litemesh_tables {
+        return Ok(None);
+    }
+    const HELD: &str = "SELECT value FROM litemesh_meta WHERE key = 'own_held_until'";
+    Ok(core.statement(HELD)?.query_integer(&[])?.map(DbVersion::new))
+}
+
+/// Notes that somebody holds versions of ours up to `seen`, which this file has forgotten. Until they came back, we claim no more
+/// of ourselves than is here, or they would be taken for held.
+pub(crate) fn record_forgotten(core: &mut Core, seen: DbVersion) -> rusqlite::Result<()> {
+    const HELD: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('own_held_until', ?1) ON CONFLICT DO NOTHING";
+    const SEEN: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('own_seen_until', ?1)
+         ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";
+    const PARTED: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('parted_at', ?1)
+         ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";
+    let held = core.db_version()?;
+    core.statement(HELD)?.run(&[held.into()])?;
+    core.statement(PARTED)?.run(&[held.into()])?;
+    core.statement(SEEN)?.run(&[seen.get().into()])
+}
+
+/// Everything that we ever wrote up to `version` is here, as far as anybody knows.
+fn store_own(core: &mut Core, version: DbVersion) -> rusqlite::Result<()> {
+    const MOVE: &str = "UPDATE litemesh_meta SET value = max(value, ?1) WHERE key = 'own_held_until'";
+    const FORGET: &str = "DELETE FROM litemesh_meta WHERE key IN ('own_held_until', 'own_seen_until')
+         AND (SELECT value FROM litemesh_meta WHERE key = 'own_seen_until') <= ?1";
+    core.statement(MOVE)?.run(&[version.get().into()])?;
+    core.statement(FORGET)?.run(&[version.get().into()])
 }
 
 /// The position reached in what `sender` has, zero where nothing was merged from it yet.
@@ -46,13 +80,11 @@ pub(crate) fn read_position(core: &mut Core, sender: SiteId) -> rusqlite::Result
 /// Stores how far a batch brought us, in the transaction that merges it: saved afterwards, a crash in between would lose no
 /// data but repeat work; saved before, it would make us claim what we do not hold. Says whether the cursor moved.
 pub(crate) fn store_progress(core: &mut Core, progress: &MergeProgress) -> rusqlite::Result<bool> {
-    const CURSOR: &str = "INSERT INTO litemesh_cursor (site_id, version) VALUES (?1, ?2)
-         ON CONFLICT (site_id) DO UPDATE SET version = excluded.version WHERE excluded.version > version";
     let before = core.db.total_changes();
-    for (site, version) in progress.cursor.iter() {
-        if *site != core.site {
-            core.statement(CURSOR)?.run(&[Bind::Blob(site.as_bytes()), version.get().into()])?;
-        }
+    store_cursor(core, &progress.cursor, CURSOR_SITES_MAX)?;
+    let own = progress.cursor.get(&core.site.clone());
+    if own > DbVersion::ZERO && own_held(core)?.is_some() {
+        store_own(core, own)?;
     }
     let has_moved = core.db.total_changes() != before;
     if let Some((sender, position)) = progress.position {
@@ -68,6 +100,33 @@ pub(crate) fn store_progress(core: &mut Core, progress: &MergeProgress) -> rusql
         ])?;
     }
     Ok(has_moved)
+}
+
+/// Stores claims. Sites beyond the limit are left out: we then claim less than we hold, and are sent some of it again.
+fn store_cursor(core: &mut Core, cursor: &Cursor, sites_max: usize) -> rusqlite::Result<()> {
+    const KNOWN: &str = "SELECT 1 FROM litemesh_cursor WHERE site_id = ?1";
+    const STORE: &str = "INSERT INTO litemesh_cursor (site_id, version) VALUES (?1, ?2)
+         ON CONFLICT (site_id) DO UPDATE SET version = excluded.version WHERE excluded.version > version";
+    // How many new ones there is room for: counted once a message, and only where one is new.
+    let mut room = None;
+    for (site, version) in cursor.iter().filter(|(site, _)| **site != core.site).collect::<Vec<_>>() {
+        let key = Bind::Blob(site.as_bytes());
+        if core.statement(KNOWN)?.query_integer(&[key])?.is_none() {
+            let left = match room {
+                Some(left) => left,
+                None => {
+                    let known = core.statement("SELECT count(*) FROM litemesh_cursor")?.query_integer(&[])?;
+                    sites_max.saturating_sub(usize::try_from(known.unwrap_or_default()).unwrap_or(usize::MAX))
+                }
+            };
+            room = Some(left.saturating_sub(1));
+            if left == 0 {
+                continue;
+            }
+        }
+        core.statement(STORE)?.run(&[Bind::Blob(site.as_bytes()), version.get().into()])?;
+    }
+    Ok(())
 }
 
 /// Gives an origin of version zero, *unknown*, to merged cells that have none: CRSqlite itself merged them. They are sent

@@ -189,7 +189,7 @@ impl Engine {
     /// Makes every later version lie above `version`, which somebody has seen of this database. Says whether it was news.
     ///
     /// A file that was restored from a backup gives its last versions out again; peers that saw the first use would never
-    /// take the second. Bounded like every version of a remote: what is absurdly far above is ignored.
+    /// take the second. What lies in between is claimed to be held only when it has come back. Bounded like every version of a remote: what is absurdly far above is ignored.
     ///
     /// # Errors
     ///
@@ -199,7 +199,13 @@ impl Engine {
         if version.get() <= known || version.get() > known.saturating_add(VERSION_JUMP_MAX).min(VERSION_MAX) {
             return Ok(false);
         }
-        self.core()?.raise_floor_to(version.get())?;
+        let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        {
+            let mut core = self.shared.lock()?;
+            cursor::record_forgotten(&mut core, version)?;
+            core.raise_floor_to(version.get())?;
+        }
+        transaction.commit()?;
         Ok(true)
     }
 

@@ -100,8 +100,10 @@ pub(crate) fn judge(core: &mut Core, position: Position, seen: DbVersion) -> rus
         (Some(_), Some(since)) if since <= position.version.get() || seen > version => DbVersion::new(since).previous(),
         (Some(_), _) => return Ok(ahead),
     };
-    const WRITTEN: &str =
-        "SELECT EXISTS (SELECT 1 FROM litemesh_incarnation WHERE number > ?1 AND written_since <= ?2)";
+    // What was written before a remote told us what the file had forgotten this remote has seen, too: else that one would not
+    // have gone on with us.
+    const WRITTEN: &str = "SELECT EXISTS (SELECT 1 FROM litemesh_incarnation WHERE number > ?1 AND written_since <= ?2
+         AND written_since > coalesce((SELECT value FROM litemesh_meta WHERE key = 'parted_at'), 0))";
     let written = core.statement(WRITTEN)?.query_integer(&[number.unwrap_or_default().into(), seen.get().into()])?;
     Ok(if written == Some(1) { Claim::Rewritten { common } } else { Claim::Parted { common, seen } })
 }

@@ -368,3 +368,38 @@ fn sync_bit_is_set_only_while_merging() {
     assert_eq!(bits, [1, 0]);
     assert_eq!(clocks(&engine).len(), 2);
 }
+
+/// Claims of sites that nobody has heard of fill no disk, and leave us a cursor that remotes still take.
+#[test]
+fn claims_of_more_sites_than_a_cursor_may_name_are_left_out() {
+    use litemesh_engine::proto::limits::CURSOR_SITES_MAX;
+    let mut engine = foo();
+    let fill = format!(
+        "WITH RECURSIVE n(i) AS (VALUES (2) UNION ALL SELECT i + 1 FROM n WHERE i < {CURSOR_SITES_MAX})
+         INSERT INTO litemesh_cursor SELECT randomblob(16), 1 FROM n"
+    );
+    engine.connection().execute_batch(&fill).unwrap();
+    let mut claim = |sites: &[u8], version: i64| {
+        let cursor = sites.iter().map(|site| (SiteId::from_bytes([*site; 16]), DbVersion::new(version))).collect();
+        engine.merge(&[], &MergeProgress { cursor, ..MergeProgress::default() }).unwrap();
+    };
+    claim(&[1], 5);
+    claim(&[1, 2, 3], 6);
+    let count: i64 = ask(engine.connection(), "SELECT count(*) FROM litemesh_cursor");
+    assert_eq!(count, i64::try_from(CURSOR_SITES_MAX).unwrap());
+    let held = engine.cursor().unwrap();
+    assert_eq!(held.get(&SiteId::from_bytes([1; 16])), DbVersion::new(6), "who is known goes on");
+    assert!(!held.contains(&SiteId::from_bytes([2; 16])));
+}
+
+/// One forged change takes a small part of all versions, and not the last of them.
+#[test]
+fn a_version_jumps_so_far_and_no_further() {
+    use litemesh_engine::proto::limits::VERSION_JUMP_MAX;
+    let mut engine = foo();
+    let known = engine.db_version().unwrap().get();
+    let mut merge =
+        |version: i64| engine.merge(&[change(("b", Some(1), 1, version, 1, 0))], &MergeProgress::default()).map(drop);
+    assert!(matches!(merge(known + VERSION_JUMP_MAX + 1), Err(MergeError::AbsurdVersion { .. })));
+    merge(known + VERSION_JUMP_MAX).unwrap();
+}

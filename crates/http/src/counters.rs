@@ -24,10 +24,14 @@ pub struct Counters {
     pub refused_malformed: u64,
     /// Bodies over the limit: answers 413.
     pub refused_too_large: u64,
+    /// Requests without a valid token where one is asked for, and messages for a connection of another token: answers 401 and 403.
+    pub refused_unauthorized: u64,
     /// Messages of clients without a stream.
     pub refused_unknown: u64,
     /// Streams of clients that had one already, and streams beyond the limit of connections.
     pub refused_streams: u64,
+    /// Sockets closed at a limit: too many, or no request that was let in for too long.
+    pub refused_sockets: u64,
     /// Messages that the peer above refused.
     pub refused_by_peer: u64,
     /// Data messages of known clients that could not be read.
@@ -61,8 +65,10 @@ cells!(
     bytes_out,
     refused_malformed,
     refused_too_large,
+    refused_unauthorized,
     refused_unknown,
     refused_streams,
+    refused_sockets,
     refused_by_peer,
     garbled,
     stalled,

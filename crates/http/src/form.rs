@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use litemesh_proto::codec::{v1, v2};
-use litemesh_proto::{Incarnation, PeerMessage, Position, SiteId, SyncRequest};
+use litemesh_proto::{Access, Incarnation, PeerMessage, Position, SiteId, SyncRequest};
 
 /// Media type of a stream or a body of wire v2 frames, each with its length before it.
 pub(crate) const FRAMES_TYPE: &str = "application/vnd.litemesh.frames";
@@ -25,12 +25,15 @@ pub(crate) enum StreamForm {
 }
 
 impl StreamForm {
-    /// What a stream begins with.
-    pub(crate) fn connect(self, site: SiteId) -> Bytes {
+    /// What a stream begins with: who we are, and what a Litemesh client may do here.
+    pub(crate) fn connect(self, site: SiteId, access: &Access) -> Bytes {
         match self {
             Self::Json => event(&v1::connect(site, false)),
-            Self::Events => event(&v1::connect(site, true)),
-            Self::Frames => v2::framed(&v2::hello(&v2::Hello { version: v1::LITEMESH_VERSION, site })).into(),
+            Self::Events => event(&v1::connect_with(site, access)),
+            Self::Frames => {
+                let hello = v2::Hello { version: v1::LITEMESH_VERSION, site, access: access.clone() };
+                v2::framed(&v2::hello(&hello)).into()
+            }
         }
     }
 

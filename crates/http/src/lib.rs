@@ -39,8 +39,9 @@
 //!
 //! # What is not
 //!
-//! There is no authentication, as in the original: whoever reaches the routes can read and write the database. Bind to
-//! the loopback, or put a layer with authentication around the routes.
+//! A server asks for tokens only where it is told to ([`HttpServerBuilder::tokens`]). Without, whoever reaches the routes can
+//! read and write the database, as in the original: bind to the loopback, or put a layer with authentication around them.
+//! Limits for sockets, and TLS, belong to [`HttpServer::serve`]; a server of your own has its own.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 #![forbid(unsafe_code)]
 
@@ -51,12 +52,14 @@ mod form;
 mod gzip;
 mod server;
 mod sse;
+mod tokens;
 
 pub use backoff::backoff;
 pub use client::{DialError, HttpClient, HttpClientBuilder};
 pub use counters::Counters;
-pub use server::{HttpServer, HttpServerBuilder};
+pub use server::{HttpServer, HttpServerBuilder, TlsError};
 pub use sse::{Event, EventParser, EventTooLarge};
+pub use tokens::{NewToken, TOKEN_FILE_BYTES_MAX, TOKEN_NAME_BYTES_MAX, TokenEntry, TokenFile, TokenFileError};
 
 /// Request header by which a Litemesh client says which wire version it speaks.
 const VERSION_HEADER: &str = "litemesh-version";

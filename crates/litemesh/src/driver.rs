@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering}
 use litemesh_engine::{Engine, PageLimits};
 use litemesh_proto::limits::{BATCH_BYTES_MAX, BATCH_CHANGES_MAX, BATCH_STRETCH};
 use litemesh_proto::{
-    Change, Cursor, DbVersion, PeerMessage, Place, Refusal, Remote, SiteId, SyncRequest, Transport, TransportError,
-    Unverified,
+    Access, Change, Cursor, DbVersion, PeerMessage, Place, Refusal, Remote, SiteId, SyncRequest, Transport,
+    TransportError, Unverified,
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -19,6 +19,7 @@ use tracing::Instrument;
 use crate::beat::Beat;
 use crate::engine_thread::EngineThread;
 use crate::event::Event;
+use crate::session::access::Gate;
 use crate::session::{Effect, Input, Notice, ReadDone, ReadOrder, Session};
 use crate::shared_pages::SharedPages;
 use crate::work::{self, Frontier, Recent};
@@ -71,6 +72,8 @@ enum Done {
 
 pub(crate) struct Driver {
     pub(crate) remote: Remote,
+    /// What the remote may do here.
+    pub(crate) access: Access,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) transport_name: Arc<str>,
     pub(crate) common: Arc<Common>,
@@ -104,10 +107,11 @@ impl Driver {
         let mut beats = self.common.beats.clone();
         let mut beat = beats.borrow_and_update().number;
         let mut last = *self.common.engine.announced().borrow();
-        let mut session = Session::new(self.remote, last.schema_version, self.common.limits.clone());
+        let mut session =
+            Session::new(self.remote, self.access.clone(), last.schema_version, self.common.limits.clone());
         let mut tasks: JoinSet<Done> = JoinSet::new();
         let mut reply: Option<Reply> = None;
-        self.spawn_opening(&mut tasks);
+        self.spawn_opening(&mut tasks, session.key());
         loop {
             // Losing a branch loses nothing: inputs stay in their channels, tasks in their set.
             let input = tokio::select! {
@@ -160,7 +164,7 @@ impl Driver {
     fn carry_out(&self, effects: Vec<Effect>, tasks: &mut JoinSet<Done>, reply: &mut Option<Reply>, beat: u64) {
         for effect in effects {
             match effect {
-                Effect::Open => self.spawn_opening(tasks),
+                Effect::Open { key } => self.spawn_opening(tasks, key),
                 Effect::Ask(request) => self.spawn_ask(tasks, request),
                 Effect::EndAfter(delay, reason) => {
                     spawn(tasks, async move {
@@ -169,7 +173,7 @@ impl Driver {
                     });
                 }
                 Effect::Merge { changes, progress, reached } => self.spawn_merge(tasks, changes, progress, reached),
-                Effect::Stage { changes, after, until } => self.spawn_stage(tasks, changes, after, until),
+                Effect::Stage { key, changes, after, until } => self.spawn_stage(tasks, key, changes, after, until),
                 Effect::Wake(timer, delay) => {
                     spawn(tasks, async move {
                         tokio::time::sleep(delay).await;
@@ -201,10 +205,10 @@ impl Driver {
     }
 
     /// Reads what we hold, to ask for the rest.
-    fn spawn_opening(&self, tasks: &mut JoinSet<Done>) {
-        let (engine, site) = (self.common.engine.clone(), self.remote.site);
+    fn spawn_opening(&self, tasks: &mut JoinSet<Done>, key: SiteId) {
+        let engine = self.common.engine.clone();
         spawn(tasks, async move {
-            match flatten(engine.call(move |engine: &mut Engine| work::open(engine, site)).await) {
+            match flatten(engine.call(move |engine: &mut Engine| work::open(engine, key)).await) {
                 Ok(opened) => Done::Input(opened),
                 Err(error) => Done::Failed(error.to_string()),
             }
@@ -246,11 +250,17 @@ impl Driver {
         });
     }
 
-    fn spawn_stage(&self, tasks: &mut JoinSet<Done>, changes: Vec<Change>, after: Option<Place>, until: Place) {
+    fn spawn_stage(
+        &self,
+        tasks: &mut JoinSet<Done>,
+        key: SiteId,
+        changes: Vec<Change>,
+        after: Option<Place>,
+        until: Place,
+    ) {
         self.stats.changes_received.fetch_add(changes.len() as u64, Ordering::Relaxed);
-        let (engine, site, bytes_max) =
-            (self.common.engine.clone(), self.remote.site, self.common.limits.staged_bytes_max);
-        let work = move |engine: &mut Engine| work::stage(engine, site, after.as_ref(), &until, &changes, bytes_max);
+        let (engine, bytes_max) = (self.common.engine.clone(), self.common.limits.staged_bytes_max);
+        let work = move |engine: &mut Engine| work::stage(engine, key, after.as_ref(), &until, &changes, bytes_max);
         spawn(tasks, async move {
             match engine.call(work).await {
                 Ok(result) => Done::Input(Input::Merged(result)),
@@ -266,10 +276,11 @@ impl Driver {
         let bytes_max = self.transport.message_bytes_max(self.remote).min(BATCH_BYTES_MAX);
         let (remote, events, name) = (self.remote, self.common.events.clone(), self.transport_name.clone());
         let limits = PageLimits { changes_max: BATCH_CHANGES_MAX, bytes_max, stretch: BATCH_STRETCH };
+        let gate = Gate::new(self.access.clone());
         spawn(tasks, async move {
             let generation = order.generation;
             let work = move |engine: &mut Engine| {
-                work::read(engine, order.what, &recent, &frontier, limits, Some((pages.as_ref(), beat)))
+                work::read(engine, order.what, &gate, &recent, &frontier, limits, Some((pages.as_ref(), beat)))
             };
             match flatten(engine.call(work).await) {
                 Ok(page) => Done::Input(Input::Read(ReadDone { generation, page })),
@@ -331,11 +342,12 @@ impl Default for Stats {
 }
 
 impl Stats {
-    pub(crate) fn status(&self, remote: Remote, transport: Arc<str>) -> RemoteStatus {
+    pub(crate) fn status(&self, remote: Remote, access: Access, transport: Arc<str>) -> RemoteStatus {
         RemoteStatus {
             peer: remote.site,
             transport,
             is_litemesh: remote.is_litemesh,
+            access,
             changes_received: self.changes_received.load(Ordering::Relaxed),
             changes_sent: self.changes_sent.load(Ordering::Relaxed),
             messages_refused: self.messages_refused.load(Ordering::Relaxed),

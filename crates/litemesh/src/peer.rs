@@ -5,7 +5,8 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use litemesh_proto::{
-    BoxFuture, Cursor, DbVersion, Limits, PeerCallbacks, Refusal, Remote, SiteId, SyncRequest, Transport, Unverified,
+    Access, BoxFuture, Cursor, DbVersion, Limits, PeerCallbacks, Refusal, Remote, SiteId, SyncRequest, Transport,
+    Unverified,
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::driver::{Common, Driver, INBOX_MAX, Inbound, Stats};
 use crate::engine_thread::EngineThread;
 use crate::event::{EVENTS_KEPT, Events};
+use crate::session::access::check_remote;
 use crate::shared_pages::SharedPages;
 use crate::watch::FileWatch;
 use crate::{Database, Event, PeerError, StartError, beat};
@@ -35,7 +37,7 @@ impl PeerBuilder {
     ///
     /// ```
     /// use std::sync::{Arc, Mutex, PoisonError};
-    /// use litemesh::proto::{BoxFuture, PeerCallbacks, PeerMessage, Remote, SyncRequest, Transport, TransportError, Unverified};
+    /// use litemesh::proto::{Access, BoxFuture, PeerCallbacks, PeerMessage, Remote, SyncRequest, Transport, TransportError, Unverified};
     /// use litemesh::{Database, Event, Peer, SiteId};
     /// use tokio::sync::mpsc;
     ///
@@ -76,7 +78,7 @@ impl PeerBuilder {
     /// async fn listen(mut receiver: mpsc::Receiver<Said>, peer: Arc<dyn PeerCallbacks>) {
     ///     let Some(Said::Hello(site)) = receiver.recv().await else { return };
     ///     let remote = Remote { site, connection: Remote::next_connection(), is_litemesh: true };
-    ///     if peer.connect(remote).await.is_err() {
+    ///     if peer.connect(remote, Access::FULL).await.is_err() {
     ///         return;
     ///     }
     ///     while let Some(said) = receiver.recv().await {
@@ -251,6 +253,7 @@ struct Sessions {
 
 struct Running {
     remote: Remote,
+    access: Access,
     transport_index: usize,
     transport: Arc<str>,
     inbox: mpsc::Sender<Box<Inbound>>,
@@ -267,6 +270,8 @@ pub struct RemoteStatus {
     pub transport: Arc<str>,
     /// Whether it is a Litemesh peer, rather than one of the original.
     pub is_litemesh: bool,
+    /// What it may do here.
+    pub access: Access,
     /// Changes that it sent, whether they won or not.
     pub changes_received: u64,
     /// Changes that were sent to it.
@@ -355,7 +360,7 @@ impl Peer {
         sessions
             .running
             .values()
-            .map(|running| running.stats.status(running.remote, running.transport.clone()))
+            .map(|running| running.stats.status(running.remote, running.access.clone(), running.transport.clone()))
             .collect()
     }
 
@@ -402,7 +407,7 @@ impl Inner {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn connect(self: Arc<Self>, remote: Remote, index: usize) -> Result<(), Refusal> {
+    fn connect(self: Arc<Self>, remote: Remote, access: Access, index: usize) -> Result<(), Refusal> {
         if remote.site == self.site {
             // Changes of two databases under one id would hide each other (VER-16). Both sides come here.
             let message = format!(
@@ -416,6 +421,7 @@ impl Inner {
                 self.common.events.send(Event::Error { peer: Some(remote.site), transport, message: message.clone() });
             return Err(Refusal::Invalid(message));
         }
+        check_remote(remote, &access)?;
         if self.stop.is_cancelled() {
             return Err(Refusal::Unavailable("the peer is stopping".to_owned()));
         }
@@ -425,13 +431,14 @@ impl Inner {
         let stats = Arc::new(Stats::default());
         let driver = Driver {
             remote,
+            access: access.clone(),
             transport,
             transport_name: name.clone(),
             common: self.common.clone(),
             stats: stats.clone(),
             recent: Arc::default(),
         };
-        let running = Running { remote, transport_index: index, transport: name, inbox, stats };
+        let running = Running { remote, access, transport_index: index, transport: name, inbox, stats };
         let peer = Arc::downgrade(&self);
         let mut sessions = self.sessions();
         // One session a remote and transport: the newest connection counts. Without its sender the older session ends by
@@ -473,10 +480,21 @@ impl Callbacks {
         inbound: impl FnOnce(oneshot::Sender<Result<(), Refusal>>) -> Inbound,
     ) -> Result<(), Refusal> {
         let inbox = self.peer.upgrade().ok_or(Refusal::UnknownRemote)?.inbox(remote)?;
-        let (reply, answer) = oneshot::channel();
-        inbox.send(Box::new(inbound(reply))).await.map_err(|_| Refusal::UnknownRemote)?;
-        answer.await.map_err(|_| Refusal::UnknownRemote)?
+        let place = inbox.reserve_owned().await.map_err(|_| Refusal::UnknownRemote)?;
+        hand_over(place, inbound).await
     }
+}
+
+/// Hands a message to a session, and waits for what comes of it.
+async fn hand_over(
+    place: mpsc::OwnedPermit<Box<Inbound>>,
+    inbound: impl FnOnce(oneshot::Sender<Result<(), Refusal>>) -> Inbound,
+) -> Result<(), Refusal> {
+    let (reply, answer) = oneshot::channel();
+    // The sender goes before the wait. Where the session ended after the place was taken, nobody empties the channel any more:
+    // the message and its reply live as long as the last sender does, and whoever kept one would wait for ever.
+    drop(place.send(Box::new(inbound(reply))));
+    answer.await.map_err(|_| Refusal::UnknownRemote)?
 }
 
 impl PeerCallbacks for Callbacks {
@@ -488,8 +506,8 @@ impl PeerCallbacks for Callbacks {
         &self.limits
     }
 
-    fn connect(&self, remote: Remote) -> BoxFuture<'_, Result<(), Refusal>> {
-        Box::pin(async move { self.peer.upgrade().ok_or(Refusal::UnknownRemote)?.connect(remote, self.index) })
+    fn connect(&self, remote: Remote, access: Access) -> BoxFuture<'_, Result<(), Refusal>> {
+        Box::pin(async move { self.peer.upgrade().ok_or(Refusal::UnknownRemote)?.connect(remote, access, self.index) })
     }
 
     fn sync(&self, remote: Remote, request: SyncRequest) -> BoxFuture<'_, Result<(), Refusal>> {
@@ -515,5 +533,21 @@ impl Callbacks {
             // An error means that the session has ended already.
             let _ = inbox.send(Box::new(inbound)).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kills and broken lines found it: a client waited for ever, and never dialled again.
+    #[tokio::test]
+    async fn a_message_to_a_session_that_has_just_ended_is_refused() {
+        let (inbox, receiver) = mpsc::channel(INBOX_MAX);
+        let place = inbox.reserve_owned().await.unwrap();
+        drop(receiver);
+        let handed = hand_over(place, |reply| Inbound::Asked(SyncRequest::default(), reply));
+        let refused = tokio::time::timeout(std::time::Duration::from_secs(60), handed).await.expect("an end");
+        assert!(matches!(refused, Err(Refusal::UnknownRemote)), "{refused:?}");
     }
 }

@@ -8,17 +8,43 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use litemesh_engine::{Engine, MergeProgress, PageLimits, StorageError};
-use litemesh_proto::{Change, Cursor, Limits, PeerMessage, Place, Refusal, Remote, SiteId, SyncRequest, Unverified};
+use litemesh_proto::{
+    Access, Change, Cursor, Limits, PeerMessage, Place, Refusal, Remote, SiteId, SyncRequest, Unverified,
+};
+use tokio::sync::watch;
 
 use crate::PeerError;
+use crate::beat::{self, Beat};
 use crate::engine_thread::{Announced, look};
+use crate::session::access::Gate;
 use crate::session::{self, Effect, Input, Notice, ReadDone, ReadOrder};
+use crate::shared_pages::SharedPages;
 use crate::work::{self, Frontier, Recent};
 
 /// What the sessions of one running peer share. Gone when it ends.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Process {
     frontier: Frontier,
+    beats: Arc<watch::Sender<Beat>>,
+    pages: Arc<SharedPages>,
+}
+
+impl Process {
+    /// A process that starts with a database in this state. `shares`: whether what is read for one session serves the others, as
+    /// it does where they are many.
+    pub fn new(look: Look, shares: bool) -> Self {
+        let beats = beat::first(look.0);
+        if shares {
+            beats.send_modify(|beat| beat.sessions = usize::MAX);
+        }
+        let pages = Arc::new(SharedPages::new(beats.subscribe()));
+        Self { frontier: Frontier::default(), beats: Arc::new(beats), pages }
+    }
+
+    /// The database changed; [`Event::Announced`] tells a session of it.
+    pub fn announce(&self, look: Look) {
+        self.beats.send_modify(|beat| *beat = Beat { number: beat.number + 1, announced: look.0, ..*beat });
+    }
 }
 
 /// The state of a database as it was last announced to sessions.
@@ -47,8 +73,8 @@ pub enum Event {
     Garbled(String),
     /// The carrier took the message that the session sent.
     Sent,
-    /// The database changed.
-    Announced(Look),
+    /// The database changed: as far as [`Process::announce`] said.
+    Announced,
     /// A work is done.
     Done(Done),
     /// A timer went off.
@@ -84,6 +110,7 @@ pub struct Work {
     process: Process,
     recent: Recent,
     limits: PageLimits,
+    beat: u64,
 }
 
 #[derive(Debug)]
@@ -105,7 +132,7 @@ impl Work {
     ///
     /// The session ends for this reason.
     pub fn run(self, engine: &mut Engine) -> Result<Done, PeerError> {
-        let Self { kind, process, recent, limits } = self;
+        let Self { kind, process, recent, limits, beat } = self;
         Ok(Done(match kind {
             Kind::Open(remote) => work::open(engine, remote)?,
             Kind::Merge { changes, progress, reached } => {
@@ -115,7 +142,9 @@ impl Work {
                 Input::Merged(work::stage(engine, sender, after.as_ref(), &until, &changes, bytes_max))
             }
             Kind::Read(ReadOrder { generation, what }) => {
-                let page = work::read(engine, what, &recent, &process.frontier, limits, None)?;
+                let gate = Gate::new(Access::FULL);
+                let shared = Some((process.pages.as_ref(), beat));
+                let page = work::read(engine, what, &gate, &recent, &process.frontier, limits, shared)?;
                 Input::Read(ReadDone { generation, page })
             }
         }))
@@ -160,20 +189,21 @@ pub struct Session {
     recent: Recent,
     limits: PageLimits,
     staged_bytes_max: u64,
-    last: Look,
+    last: Beat,
 }
 
 impl Session {
     /// A session with a remote that connected just now, and the first work for it.
-    pub fn new(remote: Remote, process: &Process, look: Look, limits: &Limits, pages: PageLimits) -> (Self, Work) {
+    pub fn new(remote: Remote, process: &Process, limits: &Limits, pages: PageLimits) -> (Self, Work) {
+        let last = *process.beats.borrow();
         let session = Self {
             remote,
-            session: session::Session::new(remote, look.0.schema_version, limits.clone()),
+            session: session::Session::new(remote, Access::FULL, last.announced.schema_version, limits.clone()),
             process: process.clone(),
             recent: Arc::default(),
             limits: pages,
             staged_bytes_max: limits.staged_bytes_max,
-            last: look,
+            last,
         };
         let opening = session.work(Kind::Open(remote.site));
         (session, opening)
@@ -198,12 +228,13 @@ impl Session {
             Event::Sent => self.session.handle(Input::Sent),
             Event::Done(Done(input)) => self.session.handle(input),
             Event::Woken(Timer(timer)) => self.session.handle(Input::Woken(timer)),
-            Event::Announced(look) => {
+            Event::Announced => {
                 let mut effects = Vec::new();
-                if look.0.is_other_schema(&self.last.0) {
-                    effects.extend(self.session.handle(Input::SchemaChanged(look.0.schema_version)));
+                let beat = *self.process.beats.borrow();
+                if beat.announced.is_other_schema(&self.last.announced) {
+                    effects.extend(self.session.handle(Input::SchemaChanged(beat.announced.schema_version)));
                 }
-                self.last = look;
+                self.last = beat;
                 effects.extend(self.session.handle(Input::Committed));
                 effects
             }
@@ -213,10 +244,10 @@ impl Session {
 
     fn action(&self, effect: Effect) -> Action {
         match effect {
-            Effect::Open => Action::Work(self.work(Kind::Open(self.remote.site))),
+            Effect::Open { key } => Action::Work(self.work(Kind::Open(key))),
             Effect::Wake(timer, delay) => Action::Wake(Timer(timer), delay),
-            Effect::Stage { changes, after, until } => Action::Work(self.work(Kind::Stage {
-                sender: self.remote.site,
+            Effect::Stage { key, changes, after, until } => Action::Work(self.work(Kind::Stage {
+                sender: key,
                 changes,
                 after,
                 until,
@@ -241,6 +272,6 @@ impl Session {
     }
 
     fn work(&self, kind: Kind) -> Work {
-        Work { kind, process: self.process.clone(), recent: self.recent.clone(), limits: self.limits }
+        Work { kind, process: self.process.clone(), recent: self.recent.clone(), limits: self.limits, beat: self.last.number }
     }
 }

@@ -11,6 +11,7 @@ use litemesh_engine::{
 use litemesh_proto::{Change, Cursor, DbVersion, Place, Position, SiteId};
 
 use crate::PeerError;
+use crate::session::access::Gate;
 use crate::session::{Fault, Input, MergeDone, MergeFailure, Page, ReadWhat};
 use crate::shared_pages::SharedPages;
 
@@ -90,6 +91,7 @@ pub(crate) fn stage(
 pub(crate) fn read(
     engine: &mut Engine,
     what: ReadWhat,
+    gate: &Gate,
     recent: &Mutex<VecDeque<(DbVersion, DbVersion)>>,
     frontier: &Mutex<Cursor>,
     limits: PageLimits,
@@ -100,7 +102,8 @@ pub(crate) fn read(
         ReadWhat::Local { place, covered, claimed, mut echoes } => {
             echoes.extend(recent);
             let own = engine.site()?;
-            let parted = heed(engine, claimed, covered.get(&own))?;
+            let covered = gate.believe(own, covered);
+            let parted = heed(engine, claimed, covered.get(&own), gate)?;
             let (place, goes_on) = parted.map_or((place, true), |common| (LocalPlace::after(common), false));
             let page = match shared {
                 Some((pages, wanted)) => pages.read(engine, &place, &covered, &echoes, limits, wanted)?,
@@ -137,10 +140,13 @@ pub(crate) fn read(
 /// # Errors
 ///
 /// It has seen another life of this database, and would not take what was written in this one.
-fn heed(engine: &mut Engine, position: Position, seen: DbVersion) -> Result<Option<DbVersion>, PeerError> {
+fn heed(engine: &mut Engine, position: Position, seen: DbVersion, gate: &Gate) -> Result<Option<DbVersion>, PeerError> {
     let (seen, common) = match engine.judge(position, seen)? {
         Claim::Held => return Ok(None),
+        // Who may not write must not move our clock, either: it is read to from where we are.
+        Claim::Ahead(_) if !gate.is_writer() => return Ok(Some(engine.db_version()?)),
         Claim::Ahead(seen) => (seen, None),
+        Claim::Parted { common, .. } if !gate.is_writer() => return Ok(Some(common)),
         Claim::Parted { common, seen } => (seen, Some(common)),
         Claim::Rewritten { common } => return Err(PeerError::Rewritten { common }),
     };

@@ -50,8 +50,8 @@ pub enum DecodeError {
 pub enum VerifyError {
     #[error("Invalid change at index {index}: {reason}")]
     Change { index: usize, reason: String },
-    #[error("a {what} names version {version}, it must be between 0 and {max}")]
-    Version { what: &'static str, version: i64, max: i64 },
+    #[error("the {what} {value} is claimed, at most {max} is accepted")]
+    Claim { what: &'static str, value: i64, max: i64 },
 }
 
 /// Why a peer refused what a remote sent. The text goes back to the remote.
@@ -64,6 +64,9 @@ pub enum Refusal {
     /// We could not store it now; the same message may succeed later.
     #[error("{0}")]
     Unavailable(String),
+    /// The remote may not do this; sending it again will fail again.
+    #[error("{0}")]
+    Forbidden(String),
     /// The connection is not known (any more): connect again.
     #[error("Peer not found")]
     UnknownRemote,

@@ -8,10 +8,11 @@
 //!   [`PeerMessage`]s: changes, then *end of stored events*, then changes as they are written.
 //! - A codec ([`codec::v1`]) turns messages into bytes; what it makes of a remote's bytes is [`Unverified`] until checked
 //!   against the rules and the [`Limits`].
-//! - A [`Transport`] carries messages between two peers.
+//! - A [`Transport`] carries messages between two peers, and says with each connection what the remote may do ([`Access`]).
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 #![forbid(unsafe_code)]
 
+mod access;
 mod change;
 pub mod codec;
 mod cursor;
@@ -25,6 +26,7 @@ mod value;
 mod verify;
 mod version;
 
+pub use access::{Access, Rights, TooManyTables};
 pub use change::{Change, Changeset, Column};
 pub use cursor::Cursor;
 pub use error::{DecodeError, Refusal, TransportError, VerifyError};

@@ -20,7 +20,8 @@ pub const VERSION_JUMP_MAX: i64 = 1 << 40;
 /// Longest name of a table or a column, in bytes (`crsqlite-compat.md` MRG-2).
 pub const NAME_BYTES_MAX: usize = 2048;
 
-/// Most sites that a remote's cursor may name. Bounds the work that one sync request can cause.
+/// Most sites that a cursor may name, a remote's and our own. Bounds the work that one sync request can cause, and what claims
+/// of sites that nobody has heard of can make us store; a longer cursor of ours would be refused by everybody.
 pub const CURSOR_SITES_MAX: usize = 1_000_000;
 
 /// Longest place inside a transaction, in bytes: a version, a number and the name of a table, or what another
@@ -41,6 +42,10 @@ pub const ACK_DELAY: Duration = Duration::from_millis(100);
 /// How often a sender looks whether anything of what is on its way was acknowledged. Where nothing was between two looks, the
 /// connection is given up: a message or its acknowledgement was lost, or the remote hangs.
 pub const SILENCE_LOOK: Duration = Duration::from_secs(60);
+
+/// Most tables that one access may list. Such a list goes with the introduction of a connection, and each change is looked
+/// up in it; who needs more means all of them.
+pub const ACCESS_TABLES_MAX: usize = 256;
 
 /// Body limit of an original server, in bytes: what one POST to a wire v1 server may hold (`wire-protocol.md` 5.2).
 pub const V1_BODY_BYTES_MAX: usize = 1024 * 1024;

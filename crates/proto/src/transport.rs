@@ -18,6 +18,8 @@
 //!    call, and even before [`start`](Transport::start), has resolved. [`stop`](Transport::stop) can come at any time, also
 //!    to a transport that was never started, because another one of the peer could not be.
 //! 6. A transport keeps no protocol state: no retries of content, no cursors, no filters. It dials again by itself.
+//! 7. A transport finds out who the remote is and what it may do; the peer enforces it. Whatever it reports as a message of a
+//!    connection comes from whom that access was given to.
 //!
 //! # Futures
 //!
@@ -27,7 +29,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::{PeerMessage, Refusal, Remote, SiteId, SyncRequest, TransportError, Unverified};
+use crate::{Access, PeerMessage, Refusal, Remote, SiteId, SyncRequest, TransportError, Unverified};
 
 /// A boxed future that can move between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -81,12 +83,14 @@ pub trait PeerCallbacks: Send + Sync + 'static {
     /// What this process accepts from remotes.
     fn limits(&self) -> &crate::Limits;
 
-    /// A connection stands.
+    /// A connection stands, and the remote may do this much here: what the transport found out about who it is. A transport
+    /// that asks nobody says [`Access::FULL`]. Access that changes takes a new connection.
     ///
     /// # Errors
     ///
-    /// [`Refusal`] where the peer does not want it (it is stopping, or the remote claims our own site id).
-    fn connect(&self, remote: Remote) -> BoxFuture<'_, Result<(), Refusal>>;
+    /// [`Refusal`] where the peer does not want it: it is stopping, the remote claims our own site id, or a wire v1 remote
+    /// has access to some tables only.
+    fn connect(&self, remote: Remote, access: Access) -> BoxFuture<'_, Result<(), Refusal>>;
 
     /// The remote asks for what it lacks. Resolves when the answer has *started*.
     ///

@@ -16,7 +16,7 @@ mod seed;
 mod sim;
 
 pub use history::{Cell, Conflict, KeyColumn, Schema, Statement, literal, quote, schemas};
-pub use memory_transport::{Link, MemoryTransport, connect};
+pub use memory_transport::{Link, MemoryTransport, connect, connect_with};
 pub use model::{Clock, Model, State};
 pub use seed::{SEED_VARIABLE, SEEDS_VARIABLE, for_seed_numbers, for_seeds};
 #[cfg(feature = "simulation")]

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use litemesh_proto::{
-    BoxFuture, PeerCallbacks, PeerMessage, Remote, SiteId, SyncRequest, Transport, TransportError, Unverified,
+    Access, BoxFuture, PeerCallbacks, PeerMessage, Remote, SiteId, SyncRequest, Transport, TransportError, Unverified,
 };
 
 /// What a link between two endpoints is like.
@@ -62,6 +62,20 @@ impl Inner {
 ///
 /// One of them is not started, or a peer refuses.
 pub async fn connect(a: &MemoryTransport, b: &MemoryTransport, link: Link) -> Result<(), TransportError> {
+    connect_with(a, b, link, Access::FULL).await
+}
+
+/// Connects two started endpoints as [`connect`] does, where `b` may do this much at `a`, and knows it.
+///
+/// # Errors
+///
+/// One of them is not started, or a peer refuses.
+pub async fn connect_with(
+    a: &MemoryTransport,
+    b: &MemoryTransport,
+    link: Link,
+    access: Access,
+) -> Result<(), TransportError> {
     let site = |end: &MemoryTransport| {
         let peer = end.inner.state().peer.clone();
         peer.ok_or(TransportError::Lost { reason: "endpoint not started".to_owned() })
@@ -73,8 +87,9 @@ pub async fn connect(a: &MemoryTransport, b: &MemoryTransport, link: Link) -> Re
     a.inner.state().links.insert(b_at_a.connection, Far { end: Arc::downgrade(&b.inner), us: a_at_b });
     b.inner.state().links.insert(a_at_b.connection, Far { end: Arc::downgrade(&a.inner), us: b_at_a });
     let refused = |refusal: litemesh_proto::Refusal| TransportError::Lost { reason: refusal.to_string() };
-    peer_a.connect(b_at_a).await.map_err(refused)?;
-    peer_b.connect(a_at_b).await.map_err(refused)
+    let mirrored = access.mirrored();
+    peer_a.connect(b_at_a, access).await.map_err(refused)?;
+    peer_b.connect(a_at_b, mirrored).await.map_err(refused)
 }
 
 impl MemoryTransport {
@@ -128,7 +143,7 @@ impl Transport for MemoryTransport {
             let (peer, us) = self.inner.far(remote)?;
             // A refusal is the far peer's affair: the message arrived, which is all that a carrier knows.
             match peer.receive(us, Unverified::new(message)).await {
-                Ok(()) | Err(litemesh_proto::Refusal::Invalid(_)) => Ok(()),
+                Ok(()) | Err(litemesh_proto::Refusal::Invalid(_) | litemesh_proto::Refusal::Forbidden(_)) => Ok(()),
                 Err(refusal) => Err(TransportError::Lost { reason: refusal.to_string() }),
             }
         })

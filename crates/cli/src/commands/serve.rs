@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use axum::Router;
+use litemesh::proto::Access;
 use litemesh::{Database, Event, EventError, Limits, Peer};
 use litemesh_http::{Counters, HttpServer};
 use serde_json::{Value, json};
@@ -11,9 +12,10 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use crate::args::ServeArgs;
+use crate::commands::token;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::output::{Output, bytes, counted};
+use crate::output::{Output, bytes, counted, printable};
 use crate::shutdown::Shutdown;
 use crate::{database_file, event_line};
 
@@ -33,6 +35,7 @@ impl Hub {
     pub(crate) async fn start(
         file: &Path,
         database: Database,
+        transport: HttpServer,
         listen: SocketAddr,
         path: &str,
         limits: Limits,
@@ -45,7 +48,6 @@ impl Hub {
         };
         let listener = TcpListener::bind(listen).await.map_err(cannot_listen)?;
         let address = listener.local_addr().map_err(cannot_listen)?;
-        let transport = HttpServer::new();
         let peer = Peer::builder(database)
             .limits(limits)
             .transport(transport.clone())
@@ -62,7 +64,8 @@ impl Hub {
                 transport.serve_router(routes, listener, asked).await
             }
         });
-        let url = format!("http://{address}{}", if path == "/" { "" } else { path });
+        let scheme = if transport.has_tls() { "https" } else { "http" };
+        let url = format!("{scheme}://{address}{}", if path == "/" { "" } else { path });
         Ok(Self { peer, url, transport, shutdown, server })
     }
 
@@ -86,8 +89,14 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     if database_file::replicated_tables(&args.file, &database.lock())?.is_empty() {
         warn_of_nothing_to_sync(&args.file);
     }
-    let limits = Limits { message_bytes_max: args.max_body, ..Limits::default() };
-    let mut hub = Hub::start(&args.file, database, args.listen, &args.path, limits).await?;
+    let limits = Limits {
+        message_bytes_max: args.max_body,
+        connections_max: args.max_connections as usize,
+        ..Limits::default()
+    };
+    let anybody = anybody(args);
+    warn_of_openness(args, anybody.as_ref());
+    let mut hub = Hub::start(&args.file, database, transport(args, anybody)?, args.listen, &args.path, limits).await?;
     let mut events = hub.peer.events();
     let mut output = Output::new();
     announce(args, &hub, &mut output)?;
@@ -125,6 +134,51 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Ok)
 }
 
+/// What who shows no token may do.
+///
+/// The address that is listened on decides, not that of a client: a proxy in front makes every client one of this machine.
+fn anybody(args: &ServeArgs) -> Option<Access> {
+    match args.public {
+        Some(rights) => Some(rights.access()),
+        None => (args.tokens.is_none() && args.listen.ip().is_loopback()).then_some(Access::FULL),
+    }
+}
+
+fn transport(args: &ServeArgs, anybody: Option<Access>) -> Result<HttpServer, Failure> {
+    let mut builder = HttpServer::builder();
+    if let Some(tokens) = &args.tokens {
+        builder = builder.tokens(token::open(tokens)?).map_err(|error| token::failure(&error))?;
+    }
+    if let (Some(cert), Some(key)) = (&args.tls_cert, &args.tls_key) {
+        builder = builder.tls(cert, key).map_err(|error| {
+            Failure::database(error.to_string(), "--tls-cert and --tls-key take PEM files that belong together")
+        })?;
+    }
+    if let Some(interval) = args.ping_interval {
+        builder = builder.ping_interval(interval);
+    }
+    // Two sockets for each client, and as many for those that come and go.
+    let sockets_max = 4 * args.max_connections as usize;
+    builder = builder.sockets_max(sockets_max, args.max_sockets_per_address as usize);
+    Ok(builder.anonymous(anybody).build())
+}
+
+/// Says on standard error who is let in, where that may surprise.
+fn warn_of_openness(args: &ServeArgs, anybody: Option<&Access>) {
+    let listen = args.listen;
+    match anybody {
+        Some(access) if args.public.is_some() => {
+            let what = if access.may_write() { "READ AND WRITE all" } else { "READ all" };
+            warn(&format!("--public: whoever reaches {listen} can {what} replicated tables, without a token"));
+        }
+        None if args.tokens.is_none() => warn(&format!(
+            "{listen} is reached from other machines, so clients need a token, and there is none: make one with \
+             `litemesh token new FILE NAME` and serve with --tokens FILE, or let everybody in with --public"
+        )),
+        _ => {}
+    }
+}
+
 /// The counters as the last event.
 fn stats(counters: &Counters) -> Value {
     json!({
@@ -136,8 +190,10 @@ fn stats(counters: &Counters) -> Value {
         "bytes_out": counters.bytes_out,
         "refused_malformed": counters.refused_malformed,
         "refused_too_large": counters.refused_too_large,
+        "refused_unauthorized": counters.refused_unauthorized,
         "refused_unknown": counters.refused_unknown,
         "refused_streams": counters.refused_streams,
+        "refused_sockets": counters.refused_sockets,
         "refused_by_peer": counters.refused_by_peer,
         "garbled": counters.garbled,
         "stalled": counters.stalled,
@@ -157,8 +213,10 @@ fn summary(counters: &Counters) -> String {
     for (number, what) in [
         (counters.refused_malformed, "malformed request"),
         (counters.refused_too_large, "oversized request"),
+        (counters.refused_unauthorized, "unauthorized request"),
         (counters.refused_unknown, "unconnected request"),
         (counters.refused_streams, "refused connection"),
+        (counters.refused_sockets, "socket at a limit"),
         (counters.refused_by_peer, "refused message"),
         (counters.garbled, "unreadable message"),
         (counters.stalled, "stalled client"),
@@ -174,13 +232,14 @@ fn summary(counters: &Counters) -> String {
 fn announce(args: &ServeArgs, hub: &Hub, output: &mut Output) -> Result<(), Failure> {
     if args.json {
         let site = hub.peer.id().to_string();
-        return output.json(&json!({ "event": "listening", "url": hub.url, "site_id": site }));
+        let anonymous = anybody(args).map(|access| token::rights(&access));
+        return output.json(&json!({ "event": "listening", "url": hub.url, "site_id": site, "anonymous": anonymous }));
     }
     output.line(format_args!("{} is a hub at {}", args.file.display(), hub.url))?;
     output.line("join it with a file that has the same tables:")?;
     output.line(format_args!("  litemesh init COPY --schema SQL_FILE && litemesh sync COPY {}", hub.url))?;
-    if !args.listen.ip().is_loopback() {
-        output.line("whoever reaches this address can read and write the replicated tables: put a proxy with authentication in front")?;
+    if let Some(tokens) = &args.tokens {
+        output.line(format_args!("clients show a token of {}", printable(&tokens.display().to_string())))?;
     }
     output.line("Ctrl-C stops it")
 }
@@ -213,13 +272,15 @@ pub(crate) fn tell(as_json: bool, event: Result<Event, EventError>, output: &mut
 
 /// Not an error: tables may be made replicated while the file is synced.
 pub(crate) fn warn_of_nothing_to_sync(file: &Path) {
-    use std::io::Write;
     let file = file.display();
+    warn(&format!("{file} has no replicated table, so nothing will be synced: run `litemesh init {file}`"));
+}
+
+/// One line on standard error.
+pub(crate) fn warn(what: &str) {
+    use std::io::Write;
     // Where standard error is gone nobody can be told.
-    let _ = writeln!(
-        std::io::stderr(),
-        "litemesh: warning: {file} has no replicated table, so nothing will be synced: run `litemesh init {file}`"
-    );
+    let _ = writeln!(std::io::stderr(), "litemesh: warning: {what}");
 }
 
 #[cfg(test)]

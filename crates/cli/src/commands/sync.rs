@@ -1,15 +1,18 @@
 //! `litemesh sync`: joins a hub, once or for good.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Read};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use litemesh::proto::Access;
 use litemesh::{Event, EventError, Peer, PeerBuilder, SiteId};
 use litemesh_http::{DialError, HttpClient};
 use serde_json::json;
 
 use crate::args::SyncArgs;
-use crate::commands::serve::{ended, tell, warn_of_nothing_to_sync};
+use crate::commands::serve::{ended, tell, warn, warn_of_nothing_to_sync};
+use crate::commands::token::rights;
 use crate::database_file;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
@@ -34,13 +37,63 @@ pub(crate) async fn run(args: &SyncArgs) -> Result<ExitCode, Failure> {
     if database_file::replicated_tables(&args.file, &database.lock())?.is_empty() {
         warn_of_nothing_to_sync(&args.file);
     }
-    let client = HttpClient::new(args.url.as_str());
+    let client = client(args)?;
+    if client.exposes_token() {
+        warn(&format!("the token goes to {} without encryption: everybody on the way can read it", args.url));
+    }
     let builder = Peer::builder(database).transport(client.clone());
     let mut run = Run::start(args, builder, client).await?;
     let ended = run.until_end(&mut shutdown).await;
     run.bar.finish_and_clear();
     run.peer.stop().await;
     ended.map(|()| ExitCode::Ok)
+}
+
+/// The variable that has the token, where no file is given.
+const TOKEN_VARIABLE: &str = "LITEMESH_TOKEN";
+
+/// Bytes of a token file that are read; a token has 90.
+const TOKEN_BYTES_MAX: u64 = 4096;
+
+/// The client that the options ask for. The token never stands on the command line, which others on the machine can read.
+fn client(args: &SyncArgs) -> Result<HttpClient, Failure> {
+    let mut builder = HttpClient::builder(args.url.as_str());
+    let token = match &args.token_file {
+        Some(path) => Some(read_token(path)?),
+        None => std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.trim().is_empty()),
+    };
+    if let Some(token) = token {
+        builder = builder.token(&token);
+    }
+    if let Some(path) = &args.ca {
+        let pem = std::fs::read(path).map_err(|error| {
+            Failure::database(
+                format!("{}: {error}", path.display()),
+                "check the path of --ca, and that you may read it",
+            )
+        })?;
+        builder = builder.ca(pem);
+    }
+    if let Some(delay) = args.reconnect_delay {
+        builder = builder.reconnect_delay_min(delay);
+    }
+    if let Some(timeout) = args.idle_timeout {
+        builder = builder.idle_timeout(timeout);
+    }
+    Ok(builder.build())
+}
+
+fn read_token(path: &Path) -> Result<String, Failure> {
+    let mut token = String::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(TOKEN_BYTES_MAX).read_to_string(&mut token));
+    match read {
+        Ok(_) if !token.trim().is_empty() => Ok(token),
+        Ok(_) => Err(Failure::usage(format!("{} has no token", path.display()), "`litemesh token new` prints one")),
+        Err(error) => Err(Failure::database(
+            format!("{}: {error}", path.display()),
+            "check the path of --token-file, and that you may read it",
+        )),
+    }
 }
 
 /// One run of the command.
@@ -191,8 +244,12 @@ impl<'a> Run<'a> {
             .round
             .as_mut()
             .is_some_and(|round| round.is_caught_up() && !std::mem::replace(&mut round.is_done, true));
+        let has_connected = matches!(event, Ok(Event::Connect { .. }));
         let (bar, output, as_json) = (&self.bar, &mut self.output, self.args.json);
         bar.suspend(|| tell(as_json, event, output))?;
+        if has_connected {
+            self.tell_limits()?;
+        }
         if is_done_now {
             self.bar.finish_and_clear();
             self.bar = ProgressBar::hidden();
@@ -201,6 +258,26 @@ impl<'a> Run<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Says what the hub lets us do, where that is not everything: what is written beyond it stays here.
+    fn tell_limits(&mut self) -> Result<(), Failure> {
+        let hub = self.round.as_ref().map(|round| round.hub);
+        // The access is the hub's here: what it may not read is what we may not write there.
+        let access = self.peer.status().into_iter().find(|status| Some(status.peer) == hub).map(|status| status.access);
+        let Some(access) = access.map(|access| access.mirrored()).filter(|access| *access != Access::FULL) else {
+            return Ok(());
+        };
+        let tables = access.tables().map(|tables| tables.iter().map(AsRef::as_ref).collect::<Vec<&str>>());
+        if self.args.json {
+            return self.output.json(&json!({ "event": "access", "rights": rights(&access), "tables": tables }));
+        }
+        let of = tables.map_or_else(String::new, |tables| format!(" of the tables {}", tables.join(", ")));
+        let what = match access.may_write() {
+            true => format!("only changes{of} are exchanged"),
+            false => format!("only changes{of} of the hub come here; what is written here is not sent"),
+        };
+        self.output.line(printable(&format!("with this token, {what}")))
     }
 
     fn with_round(&mut self, change: impl FnOnce(&mut Round)) {
@@ -244,7 +321,9 @@ impl<'a> Run<'a> {
             return Err(refused);
         }
         // Dialling again would end the same way, other than with what a hub or a network may get over.
-        if let Some(error @ DialError::SameSite { .. }) = self.client.last_error() {
+        if let Some(error @ (DialError::SameSite { .. } | DialError::Status { status: 401, .. })) =
+            self.client.last_error()
+        {
             return Err(not_joined(&self.args.url, "", &error));
         }
         let Some(round) = &mut self.round else { return Ok(false) };
@@ -357,6 +436,7 @@ fn is_refusal(error: &DialError) -> bool {
     matches!(
         error,
         DialError::AlreadyConnected
+            | DialError::Status { status: 401, .. }
             | DialError::SameSite { .. }
             | DialError::ErrorFrame { .. }
             | DialError::RefusedByPeer { .. }
@@ -368,8 +448,14 @@ fn advice(error: &DialError) -> &'static str {
     match error {
         DialError::UnknownHost { .. } => "check the name in the URL, and that this machine is online",
         DialError::ConnectionRefused => "check the URL, and that `litemesh serve` runs there",
-        DialError::Tls { .. } => "check that the URL's https and port are those of the proxy, and its certificate",
-        DialError::Status { status: 401 | 403 | 407, .. } => "a proxy in front of the hub wants other credentials",
+        DialError::Tls { .. } => {
+            "check that the URL's https and port are those of the hub or its proxy, and its certificate; --ca trusts an authority \
+             of your own"
+        }
+        DialError::Status { status: 401, .. } => {
+            "give the hub's token with --token-file or LITEMESH_TOKEN; `litemesh token new` makes one where the hub runs"
+        }
+        DialError::Status { status: 403 | 407, .. } => "a proxy in front of the hub wants other credentials",
         DialError::Status { status: 404 | 405, .. } => {
             "check the path of the URL: `litemesh serve` prints the whole URL"
         }

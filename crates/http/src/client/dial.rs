@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use litemesh_proto::codec::v1::{Envelope, LITEMESH_VERSION};
 use litemesh_proto::codec::v2::{self, Deframer, Frame};
-use litemesh_proto::{DecodeError, Limits, PeerCallbacks, Refusal, Remote, SiteId};
+use litemesh_proto::{Access, DecodeError, Limits, PeerCallbacks, Refusal, Remote, SiteId};
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE};
 use reqwest::{Client, Response, StatusCode};
 use tracing::{debug, info, warn};
@@ -70,7 +70,7 @@ impl Dialer {
     /// One connection from the dial to its end; the reason why it ended.
     async fn connect(&self) -> Result<String, DialError> {
         // Nothing is lost with a dropped branch: nobody was told of the connection yet.
-        let (mut stream, remote) = tokio::select! {
+        let (mut stream, remote, access) = tokio::select! {
             () = self.shared.stop.cancelled() => return Ok("stopped".to_owned()),
             opened = self.open() => opened?,
         };
@@ -79,7 +79,7 @@ impl Dialer {
         let link = Arc::new(link);
         // Before the peer hears of the connection, since it sends its request from within the call.
         self.shared.set_link(Some(link.clone()));
-        if let Err(refusal) = self.peer.connect(remote).await {
+        if let Err(refusal) = self.peer.connect(remote, access).await {
             link.close();
             return Err(match remote.site {
                 site if site == self.peer.site() => DialError::SameSite { site },
@@ -105,12 +105,16 @@ impl Dialer {
     }
 
     /// Opens the stream and reads its first frame, in which the server introduces itself.
-    async fn open(&self) -> Result<(MessageStream, Remote), DialError> {
+    async fn open(&self) -> Result<(MessageStream, Remote, Access), DialError> {
         let url = format!("{}/stream?peerId={}", self.shared.endpoint, self.peer.site());
-        let mut request = self.http.get(url).header(CACHE_CONTROL, "no-cache").header(ACCEPT_ENCODING, "gzip");
         let takes_frames = self.shared.options.is_announced && self.shared.options.takes_frames;
         let accept = if takes_frames { ACCEPT_FRAMES } else { "text/event-stream" };
-        request = request.header(ACCEPT, accept);
+        let mut request = self
+            .shared
+            .authorize(self.http.get(url))
+            .header(ACCEPT, accept)
+            .header(CACHE_CONTROL, "no-cache")
+            .header(ACCEPT_ENCODING, "gzip");
         if self.shared.options.is_announced {
             request = request.header(VERSION_HEADER, LITEMESH_VERSION).header(INSTANCE_HEADER, &self.shared.instance);
         }
@@ -127,16 +131,12 @@ impl Dialer {
         let mut stream = MessageStream::new(response, self.peer.limits(), idle_timeout)
             .map_err(|reason| DialError::no_stream(&reason))?;
         let first = stream.next().await.map_err(|reason| DialError::no_stream(&reason))?;
-        match first.map_err(|reason| DialError::no_stream(&reason))? {
-            Received::Json(data) => {
-                let remote = remote_of_envelope(&data)?;
-                Ok((stream, remote))
-            }
-            Received::Frame(frame) => {
-                let remote = remote_of_frame(&frame, self.peer.limits())?;
-                Ok((stream, remote))
-            }
-        }
+        let (remote, access) = match first.map_err(|reason| DialError::no_stream(&reason))? {
+            Received::Json(data) => remote_of_envelope(&data)?,
+            Received::Frame(frame) => remote_of_frame(&frame, self.peer.limits())?,
+        };
+        // What we may do there, seen from here: a server that takes nothing of us is sent nothing.
+        Ok((stream, remote, access.mirrored()))
     }
 
     /// Handles frames, one after another, until the link ends.
@@ -224,12 +224,13 @@ fn handled(remote: Remote, result: Result<(), Refusal>) -> ControlFlow<String> {
 }
 
 /// Who introduces itself in the first event.
-fn remote_of_envelope(data: &[u8]) -> Result<Remote, DialError> {
+fn remote_of_envelope(data: &[u8]) -> Result<(Remote, Access), DialError> {
     let envelope = Envelope::parse(data).map_err(|error| DialError::no_stream(&error))?;
     let site = envelope.peer_id().and_then(|id| id.parse::<SiteId>().ok());
     match (envelope.kind(), site) {
         ("connect", Some(site)) => {
-            Ok(Remote { site, connection: Remote::next_connection(), is_litemesh: envelope.is_litemesh() })
+            let remote = Remote { site, connection: Remote::next_connection(), is_litemesh: envelope.is_litemesh() };
+            Ok((remote, envelope.access().map_err(|error| DialError::no_stream(&error))?))
         }
         ("error", _) => Err(refused_with(envelope.error().unwrap_or("no reason given"))),
         (kind, _) => Err(DialError::no_stream(&format!("the stream began with {kind:?} instead of a connect message"))),
@@ -237,10 +238,11 @@ fn remote_of_envelope(data: &[u8]) -> Result<Remote, DialError> {
 }
 
 /// Who introduces itself in the first frame.
-fn remote_of_frame(frame: &[u8], limits: &Limits) -> Result<Remote, DialError> {
+fn remote_of_frame(frame: &[u8], limits: &Limits) -> Result<(Remote, Access), DialError> {
     match v2::decode(frame, limits).map_err(|error| DialError::no_stream(&error))? {
         Frame::Hello(hello) if hello.version >= LITEMESH_VERSION => {
-            Ok(Remote { site: hello.site, connection: Remote::next_connection(), is_litemesh: true })
+            let remote = Remote { site: hello.site, connection: Remote::next_connection(), is_litemesh: true };
+            Ok((remote, hello.access))
         }
         Frame::Error(code) => Err(refused_with(&code)),
         _ => Err(DialError::no_stream(&"the stream did not begin with a hello")),

@@ -14,6 +14,7 @@ use std::time::Duration;
 use litemesh_proto::codec::{v1, v2};
 use litemesh_proto::limits::{BATCH_BYTES_MAX, PING_INTERVAL, RECONNECT_DELAY_MIN, V1_BODY_BYTES_MAX};
 use litemesh_proto::{BoxFuture, PeerCallbacks, PeerMessage, Remote, SiteId, SyncRequest, Transport, TransportError};
+use reqwest::header::{AUTHORIZATION, HeaderValue};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +25,10 @@ use self::post::Route;
 
 /// Silence on the stream after which the connection counts as dead: three pings that did not come.
 const IDLE_TIMEOUT: Duration = PING_INTERVAL.saturating_mul(3);
+
+/// How long a socket is kept for the next POST: half of what a Litemesh server keeps it, so that none is used in the moment in
+/// which it is closed.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long setting up a TCP and TLS connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -76,7 +81,23 @@ pub struct HttpClient {
 pub struct HttpClientBuilder {
     endpoint: String,
     http: Option<reqwest::Client>,
+    token: Option<Token>,
+    ca: Option<Vec<u8>>,
     options: Options,
+}
+
+/// A token on its way into requests: marked as sensitive, so that nothing prints it. `None` where no header takes it.
+#[derive(Clone, Debug)]
+struct Token(Option<HeaderValue>);
+
+impl Token {
+    fn new(token: &str) -> Self {
+        let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim())).ok();
+        if let Some(value) = &mut value {
+            value.set_sensitive(true);
+        }
+        Self(value)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -94,6 +115,23 @@ impl HttpClientBuilder {
     /// It should set no timeout for whole requests, which would end every stream, and no decompression.
     pub fn http(mut self, http: reqwest::Client) -> Self {
         self.http = Some(http);
+        self
+    }
+
+    /// The token to show with every request (`Authorization: Bearer …`), as `litemesh token new` printed it; white space around
+    /// it does not count.
+    ///
+    /// Over `http` everybody on the way can read it, see [`HttpClient::exposes_token`]. One that no header can carry is reported by
+    /// [`start`](Transport::start).
+    pub fn token(mut self, token: &str) -> Self {
+        self.token = Some(Token::new(token));
+        self
+    }
+
+    /// Trusts the certificates of this PEM text, and no others, in place of those that the system trusts. Not looked at where
+    /// [`http`](Self::http) is called, too; text without a certificate is reported by [`start`](Transport::start).
+    pub fn ca(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.ca = Some(pem.into());
         self
     }
 
@@ -140,6 +178,8 @@ impl HttpClientBuilder {
                 endpoint,
                 instance: SiteId::from_bytes(random).to_string(),
                 http: self.http,
+                token: self.token,
+                ca: self.ca,
                 options: self.options,
                 attempts: AtomicU32::new(0),
                 litemesh_body_bytes_max: AtomicUsize::new(usize::MAX),
@@ -156,6 +196,8 @@ struct Shared {
     /// A random word, see [`INSTANCE_HEADER`](crate::INSTANCE_HEADER).
     instance: String,
     http: Option<reqwest::Client>,
+    token: Option<Token>,
+    ca: Option<Vec<u8>>,
     options: Options,
     /// Dials since the last connection.
     attempts: AtomicU32,
@@ -190,7 +232,7 @@ impl HttpClient {
             is_announced: true,
             takes_frames: true,
         };
-        HttpClientBuilder { endpoint: endpoint.into(), http: None, options }
+        HttpClientBuilder { endpoint: endpoint.into(), http: None, token: None, ca: None, options }
     }
 
     /// Whether the event stream is open and the server has introduced itself: the seed's `isSSEConnected`.
@@ -201,6 +243,12 @@ impl HttpClient {
     /// The endpoint without its trailing slash: the seed's `getEndpoint`.
     pub fn endpoint(&self) -> &str {
         &self.shared.endpoint
+    }
+
+    /// Whether there is a token that everybody on the way can read: one that goes to another machine without TLS.
+    pub fn exposes_token(&self) -> bool {
+        let is_plain = |url: &reqwest::Url| url.scheme() == "http" && !is_loopback(url);
+        self.shared.token.is_some() && reqwest::Url::parse(&self.shared.endpoint).is_ok_and(|url| is_plain(&url))
     }
 
     /// Dials since the last connection: the seed's `getReconnectAttempts`.
@@ -261,6 +309,9 @@ impl Shared {
         if url.query().is_some() || url.fragment().is_some() {
             return Err(cannot("it must end with a path, without ? and #".to_owned()));
         }
+        if let Some(Token(None)) = &self.token {
+            return Err(cannot("the token has characters that no header can carry".to_owned()));
+        }
         match &self.http {
             Some(http) => Ok(http.clone()),
             None => {
@@ -269,13 +320,30 @@ impl Shared {
                 let mut builder = reqwest::Client::builder()
                     .connect_timeout(CONNECT_TIMEOUT)
                     .tcp_nodelay(true)
+                    .pool_idle_timeout(POOL_IDLE_TIMEOUT)
                     .dns_resolver(Arc::new(Resolver));
+                if let Some(pem) = &self.ca {
+                    let trusted =
+                        reqwest::Certificate::from_pem_bundle(pem).map_err(|error| cannot(error.to_string()))?;
+                    if trusted.is_empty() {
+                        return Err(cannot("the file of trusted certificates has none".to_owned()));
+                    }
+                    builder = builder.tls_certs_only(trusted);
+                }
                 if is_loopback(&url) {
                     // HTTP_PROXY and the like are for the way out of this machine.
                     builder = builder.no_proxy();
                 }
                 builder.build().map_err(|error| cannot(error.to_string()))
             }
+        }
+    }
+
+    /// Adds the token, where there is one.
+    fn authorize(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        match &self.token {
+            Some(Token(Some(token))) => request.header(AUTHORIZATION, token),
+            _ => request,
         }
     }
 
@@ -383,6 +451,20 @@ mod tests {
         assert_eq!(HttpClient::new("http://h/api/worker/").endpoint(), "http://h/api/worker");
         assert_eq!(HttpClient::new("http://h//").endpoint(), "http://h/");
         assert_eq!(HttpClient::new("http://h").endpoint(), "http://h");
+    }
+
+    #[test]
+    fn a_token_is_printed_nowhere() {
+        let builder = HttpClient::builder("http://localhost").token(" litemesh_secret\n");
+        assert!(!format!("{builder:?}").contains("secret"));
+        assert!(builder.clone().build().shared.prepare().is_ok());
+        for (endpoint, is_exposed) in [("http://localhost", false), ("https://h", false), ("http://h", true)] {
+            let client = HttpClient::builder(endpoint);
+            assert!(!client.clone().build().exposes_token());
+            assert_eq!(client.token("x").build().exposes_token(), is_exposed, "{endpoint}");
+        }
+        let refused = HttpClient::builder("http://localhost").token("a\nb").build().shared.prepare().unwrap_err();
+        assert!(refused.to_string().contains("no header can carry"), "{refused}");
     }
 
     #[test]

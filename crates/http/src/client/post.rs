@@ -74,7 +74,7 @@ impl Shared {
     async fn post_one(&self, link: &Arc<Link>, route: Route, body: Vec<u8>) -> Result<(), TransportError> {
         let url = format!("{}/{}", self.endpoint, route.path());
         let bytes = body.len();
-        let request = link.http.post(url).timeout(POST_TIMEOUT).body(body);
+        let request = self.authorize(link.http.post(url)).timeout(POST_TIMEOUT).body(body);
         let request = if link.remote.is_litemesh {
             request.header(CONTENT_TYPE, FRAMES_TYPE).header(PEER_HEADER, link.site.to_string())
         } else {

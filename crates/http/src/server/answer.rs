@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::extract::{OriginalUri, Request};
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, RETRY_AFTER, VARY,
+    ACCESS_CONTROL_REQUEST_METHOD, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN, RETRY_AFTER, VARY,
 };
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
@@ -47,6 +47,18 @@ pub(super) fn error(status: StatusCode, text: &str) -> Response {
     json(status, &Failure { kind: "error", error: text })
 }
 
+/// A ticket, and for how many seconds it is good.
+pub(super) fn ticket(ticket: &str, seconds: u64) -> Response {
+    #[derive(Serialize)]
+    struct Ticket<'a> {
+        ticket: &'a str,
+        seconds: u64,
+    }
+    let mut response = json(StatusCode::OK, &Ticket { ticket, seconds });
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
 /// An error that may be gone in a moment.
 pub(super) fn retry_later(status: StatusCode, text: &str) -> Response {
     let mut response = error(status, text);
@@ -84,12 +96,13 @@ pub(super) async fn not_found(OriginalUri(uri): OriginalUri, method: Method) -> 
 
 /// The CORS rules of the original: every origin is welcome.
 ///
-/// There is no authentication to protect (`known-failures.md` C1), and changing the rules here would only lock out
+/// Nothing comes with a request by itself that a page could abuse: there are no cookies, and a page of another origin has no
+/// token. Who lets anybody in (`known-failures.md` C1) lets in any page, too; changing the rules here would only lock out
 /// browsers. Who wants fewer origins puts a stricter layer around the routes.
-pub(super) async fn cors(request: Request, next: Next) -> Response {
+pub(super) async fn cors(request: Request, next: Next, has_tokens: bool) -> Response {
     let origin = request.headers().get(ORIGIN).cloned();
     let mut response = match *request.method() {
-        Method::OPTIONS => preflight(request.headers()),
+        Method::OPTIONS => preflight(request.headers(), has_tokens),
         _ => next.run(request).await,
     };
     let headers = response.headers_mut();
@@ -103,7 +116,7 @@ pub(super) async fn cors(request: Request, next: Next) -> Response {
     response
 }
 
-fn preflight(request: &HeaderMap) -> Response {
+fn preflight(request: &HeaderMap, has_tokens: bool) -> Response {
     if !(request.contains_key(ORIGIN) && request.contains_key(ACCESS_CONTROL_REQUEST_METHOD)) {
         let mut response = Response::new(Body::from("Invalid Preflight Request"));
         *response.status_mut() = StatusCode::BAD_REQUEST;
@@ -114,7 +127,8 @@ fn preflight(request: &HeaderMap) -> Response {
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
-    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("Content-Type, Cache-Control"));
+    let allowed = if has_tokens { "Content-Type, Cache-Control, Authorization" } else { "Content-Type, Cache-Control" };
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(allowed));
     headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     response
 }

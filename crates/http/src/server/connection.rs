@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::door::Grant;
 use super::queue::{Chunk, FrameQueue};
 use super::{Running, Shared};
 use crate::counters::{add, sub_one};
@@ -22,6 +23,8 @@ use crate::gzip::StreamEncoder;
 pub(super) struct Connection {
     pub(super) remote: Remote,
     pub(super) form: StreamForm,
+    /// Whose it is, and what that gives.
+    pub(super) grant: Grant,
     /// What a Litemesh client calls its process: the same client that lost its stream may replace it at once.
     instance: Option<String>,
     pub(super) queue: FrameQueue,
@@ -49,6 +52,7 @@ impl Connection {
     pub(super) fn new(
         remote: Remote,
         form: StreamForm,
+        grant: Grant,
         instance: Option<String>,
         queue_len: usize,
         stop: &CancellationToken,
@@ -56,6 +60,7 @@ impl Connection {
         Self {
             remote,
             form,
+            grant,
             instance,
             queue: FrameQueue::new(queue_len),
             turn: Arc::default(),
@@ -144,7 +149,7 @@ pub(super) async fn own(
         former.cancelled().await;
     }
     let remote = connection.remote;
-    let is_accepted = match running.peer.connect(remote).await {
+    let is_accepted = match running.peer.connect(remote, connection.grant.access.clone()).await {
         Ok(()) => {
             info!(remote = %remote.site.fmt_short(), is_litemesh = remote.is_litemesh, "client connected");
             true

@@ -1,35 +1,46 @@
 //! The server side: [`HttpServer`].
 
+mod accept;
 mod answer;
 mod body;
 mod connection;
+mod door;
 mod post;
 mod queue;
 mod sender;
+mod sockets;
 mod stream;
+mod ticket;
+mod tls;
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn;
 use axum::routing::any;
-use axum::serve::ListenerExt;
 use bytes::Bytes;
 use litemesh_proto::limits::PING_INTERVAL;
-use litemesh_proto::{BoxFuture, PeerCallbacks, PeerMessage, Remote, SiteId, SyncRequest, Transport, TransportError};
+use litemesh_proto::{
+    Access, BoxFuture, PeerCallbacks, PeerMessage, Remote, SiteId, SyncRequest, Transport, TransportError,
+};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::debug;
 
 use self::connection::Connection;
+use self::door::Door;
+use self::sockets::{Socket, SocketLimits, Sockets};
+use self::tls::Certificate;
+pub use self::tls::TlsError;
 use crate::counters::{CounterCells, Counters, add};
 use crate::form::StreamForm;
+use crate::tokens::{TokenFile, TokenFileError, TokenSet};
 
 /// How long a client may take nothing before it is dropped.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -42,6 +53,9 @@ const WAITING_STREAMS_MAX: usize = 64;
 
 /// How long [`HttpServer::serve`] waits for the answers under way once it was told to shut down.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often the files of tokens and of the certificate are read: how long a revoked token may still be used.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// After so long without an acknowledgement of sent bytes, TCP gives a client up.
 ///
@@ -89,6 +103,13 @@ struct Options {
     ping_interval: Duration,
     stall_timeout: Duration,
     frame_queue_len: usize,
+    reload_interval: Duration,
+    /// What who shows no token may do.
+    anybody: Option<Access>,
+    tokens: Option<(TokenFile, Arc<TokenSet>)>,
+    certificate: Option<Arc<Certificate>>,
+    sockets: SocketLimits,
+    head_timeout: Duration,
 }
 
 impl HttpServerBuilder {
@@ -111,11 +132,80 @@ impl HttpServerBuilder {
         self
     }
 
+    /// What a client without a token may do: [`Access::FULL`] where nothing else is said, since the server may stand behind
+    /// a layer of yours that knows who is who. `None` turns such clients away.
+    pub fn anonymous(mut self, access: Option<Access>) -> Self {
+        self.options.anybody = access;
+        self
+    }
+
+    /// Asks clients for the tokens of this file (`Authorization: Bearer …`), with every request. What a token gives is told
+    /// to the peer, which enforces it. With tokens, clients that have none are turned away, unless
+    /// [`anonymous`](Self::anonymous) is called after this.
+    ///
+    /// Once started, the server reads the file again when it changes, and ends the connections of tokens that are gone or
+    /// have other rights.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read now.
+    pub fn tokens(mut self, file: TokenFile) -> Result<Self, TokenFileError> {
+        let set = file.parse(&file.read_bytes()?)?;
+        self.options.tokens = Some((file, Arc::new(set)));
+        self.options.anybody = None;
+        Ok(self)
+    }
+
+    /// Lets [`HttpServer::serve`] and [`HttpServer::serve_router`] speak TLS, and nothing else, with the certificate chain and the
+    /// key of these PEM files. They are read again when they change; connections that are open keep what they have.
+    ///
+    /// # Errors
+    ///
+    /// The files cannot be read now, or do not fit each other.
+    pub fn tls(mut self, cert: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self, TlsError> {
+        self.options.certificate = Some(Arc::new(Certificate::read(cert.as_ref(), key.as_ref())?));
+        Ok(self)
+    }
+
+    /// Sockets that [`HttpServer::serve`] and [`HttpServer::serve_router`] keep open at once, in all and from one network (an
+    /// IPv4 address, 64 bits of an IPv6 address; the loopback is none); 4096 and 512 where nothing else is said.
+    ///
+    /// A client that posts over HTTP/1.1 has two.
+    pub fn sockets_max(mut self, all: usize, of_one_network: usize) -> Self {
+        self.options.sockets.sockets_max = all;
+        self.options.sockets.per_network_max = of_one_network;
+        self
+    }
+
+    /// How long a socket may be open without a request that was let in, 30 s where nothing else is said, and how many of them at
+    /// once, 1024; beyond them the oldest is closed.
+    pub fn strangers(mut self, timeout: Duration, max: usize) -> Self {
+        self.options.sockets.stranger_timeout = timeout;
+        self.options.sockets.strangers_max = max.max(1);
+        self
+    }
+
+    /// How long a client may take for the head of a request, and a socket be idle between two; 30 s where nothing else is said.
+    pub fn head_timeout(mut self, timeout: Duration) -> Self {
+        self.options.head_timeout = timeout;
+        self
+    }
+
+    /// Time between two looks at the files of tokens and of the certificate; 1 s where nothing else is said.
+    pub fn reload_interval(mut self, interval: Duration) -> Self {
+        self.options.reload_interval = interval;
+        self
+    }
+
     /// The server, not started yet.
-    pub fn build(self) -> HttpServer {
+    pub fn build(mut self) -> HttpServer {
+        let sockets = Arc::new(Sockets::new(self.options.sockets));
+        let door = Door::new(self.options.anybody.take(), self.options.tokens.take());
         HttpServer {
             shared: Arc::new(Shared {
                 options: self.options,
+                door,
+                sockets,
                 phase: watch::Sender::new(Phase::Waiting),
                 counters: CounterCells::default(),
                 waiting: Semaphore::new(WAITING_STREAMS_MAX),
@@ -128,6 +218,9 @@ impl HttpServerBuilder {
 /// What all handles and requests of one server share.
 struct Shared {
     options: Options,
+    door: Door,
+    /// Those of [`HttpServer::serve_router`]; who serves the routes otherwise counts their own.
+    sockets: Arc<Sockets>,
     phase: watch::Sender<Phase>,
     counters: CounterCells,
     /// Permits for streams that wait for the start.
@@ -184,12 +277,21 @@ impl HttpServer {
 
     /// A server with settings of your own.
     pub fn builder() -> HttpServerBuilder {
-        let options =
-            Options { ping_interval: PING_INTERVAL, stall_timeout: STALL_TIMEOUT, frame_queue_len: FRAME_QUEUE_LEN };
+        let options = Options {
+            ping_interval: PING_INTERVAL,
+            stall_timeout: STALL_TIMEOUT,
+            frame_queue_len: FRAME_QUEUE_LEN,
+            reload_interval: RELOAD_INTERVAL,
+            anybody: Some(Access::FULL),
+            tokens: None,
+            certificate: None,
+            sockets: SocketLimits::default(),
+            head_timeout: accept::HEAD_TIMEOUT,
+        };
         HttpServerBuilder { options }
     }
 
-    /// The routes `/stream`, `/sync` and `/data`, to be mounted into an axum server under any prefix: the seed's
+    /// The routes `/stream`, `/sync` and `/data`, and with tokens `/ticket`, to be mounted into an axum server under any prefix: the seed's
     /// `registerRoutes`.
     ///
     /// They can be mounted before the transport is started; until then messages are refused and streams wait.
@@ -197,12 +299,17 @@ impl HttpServer {
     /// Who serves them without [`serve_router`](Self::serve_router) should set `TCP_USER_TIMEOUT` or the like on the
     /// sockets: an original client whose network vanished is locked out of its id until TCP gives its old stream up.
     pub fn routes(&self) -> Router {
-        Router::new()
+        let mut routes = Router::new()
             .route("/stream", any(stream::route))
             .route("/sync", any(post::sync_route))
-            .route("/data", any(post::data_route))
+            .route("/data", any(post::data_route));
+        let has_tokens = self.shared.door.has_tokens();
+        if has_tokens {
+            routes = routes.route("/ticket", any(ticket::route));
+        }
+        routes
             .fallback(answer::not_found)
-            .layer(from_fn(answer::cors))
+            .layer(from_fn(move |request, next| answer::cors(request, next, has_tokens)))
             .with_state(self.shared.clone())
     }
 
@@ -211,7 +318,7 @@ impl HttpServer {
     ///
     /// # Errors
     ///
-    /// The listener failed.
+    /// TLS cannot be set up.
     pub async fn serve(
         &self,
         listener: TcpListener,
@@ -220,7 +327,7 @@ impl HttpServer {
         self.serve_router(self.routes(), listener, shutdown).await
     }
 
-    /// Serves a router that [`routes`](Self::routes) were mounted into.
+    /// Serves a router that [`routes`](Self::routes) were mounted into, with TLS where the server has a certificate.
     ///
     /// When `shutdown` resolves, the open streams end, which their clients see as a lost connection, and answers under
     /// way are waited for, for 5 s at most. The transport itself is not stopped.
@@ -230,32 +337,44 @@ impl HttpServer {
     ///
     /// # Errors
     ///
-    /// The listener failed.
+    /// TLS cannot be set up.
     pub async fn serve_router(
         &self,
         router: Router,
         listener: TcpListener,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
-        let shared = self.shared.clone();
-        let closing = CancellationToken::new();
-        let closing_set = closing.clone();
-        let graceful = async move {
+        let certificate = self.shared.options.certificate.clone();
+        let tls = certificate.as_ref().map(Certificate::acceptor).transpose().map_err(io::Error::other)?;
+        let follow = async {
+            match certificate {
+                Some(certificate) => certificate.watch(self.shared.options.reload_interval).await,
+                None => std::future::pending().await,
+            }
+        };
+        let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let shut = async {
             shutdown.await;
-            shared.end_streams("the server is shutting down");
-            closing_set.cancel();
+            self.shared.end_streams("the server is shutting down");
+            closing.cancel();
+            // Never resolves: what ends is the serving.
+            std::future::pending::<()>().await;
         };
-        let listener = listener.tap_io(tune);
-        let serve = axum::serve(listener, router).with_graceful_shutdown(graceful);
-        let too_late = async {
-            closing.cancelled().await;
-            tokio::time::sleep(SHUTDOWN_TIMEOUT).await;
-        };
-        // What is dropped with `serve` are answers that their clients did not take in time.
+        // What is dropped is no work of anybody: the certificate is not read again, and nobody is waited for twice.
         tokio::select! {
-            result = serve.into_future() => result,
-            () = too_late => Ok(()),
+            () = accept::serve(&self.shared, router, listener, tls, &tasks, &closing) => {}
+            () = shut => {}
+            () = follow => {}
         }
+        tasks.close();
+        // What is left then are answers that their clients did not take in time.
+        let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, tasks.wait()).await;
+        Ok(())
+    }
+
+    /// Whether it speaks TLS.
+    pub fn has_tls(&self) -> bool {
+        self.shared.options.certificate.is_some()
     }
 
     /// What the server has done so far.
@@ -264,21 +383,34 @@ impl HttpServer {
     }
 }
 
-/// Frames are small and waited for; and a client whose network vanished must be noticed.
-fn tune(socket: &mut tokio::net::TcpStream) {
-    let result = socket.set_nodelay(true);
-    #[cfg(target_os = "linux")]
-    let result = result.and(socket2::SockRef::from(&*socket).set_tcp_user_timeout(Some(TCP_USER_TIMEOUT)));
-    if let Err(error) = result {
-        debug!(%error, "cannot set options of a socket");
-    }
-}
-
 impl Shared {
     fn running(&self) -> Option<Arc<Running>> {
         match &*self.phase.borrow() {
             Phase::Running(running) => Some(running.clone()),
             Phase::Waiting | Phase::Stopped => None,
+        }
+    }
+
+    /// Follows the file of tokens until the transport is stopped.
+    async fn watch_tokens(self: Arc<Self>, running: Arc<Running>) {
+        let end_outdated = || {
+            for connection in running.connections().values() {
+                if !self.door.still_grants(&connection.grant) {
+                    connection.lose("the token was revoked, or its rights were changed");
+                }
+            }
+        };
+        // Nothing is lost with a dropped branch: the transport ends.
+        tokio::select! {
+            () = running.stop.cancelled() => {}
+            () = self.door.watch(self.options.reload_interval, end_outdated) => {}
+        }
+    }
+
+    /// A request was let in, so its socket is no stranger's any more, even if its body takes long.
+    fn note_known(extensions: &axum::http::Extensions) {
+        if let Some(socket) = extensions.get::<Arc<Socket>>() {
+            socket.become_known();
         }
     }
 
@@ -344,11 +476,19 @@ impl Transport for HttpServer {
         let is_first = self.shared.phase.send_if_modified(|phase| {
             let is_first = matches!(phase, Phase::Waiting);
             if is_first {
-                *phase = Phase::Running(running);
+                *phase = Phase::Running(running.clone());
             }
             is_first
         });
-        Box::pin(async move { if is_first { Ok(()) } else { Err(TransportError::AlreadyStarted) } })
+        Box::pin(async move {
+            if !is_first {
+                return Err(TransportError::AlreadyStarted);
+            }
+            if self.shared.door.has_tokens() {
+                running.tasks.spawn(self.shared.clone().watch_tokens(running.clone()));
+            }
+            Ok(())
+        })
     }
 
     fn sync(&self, remote: Remote, request: SyncRequest) -> BoxFuture<'_, Result<(), TransportError>> {

@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 
 use super::body::{BodyReader, ReadError};
 use super::connection::Connection;
+use super::door::{Denial, Grant};
 use super::sender::{Sender, sender};
 use super::{Running, Shared, answer};
 use crate::PEER_HEADER;
@@ -66,6 +67,15 @@ async fn route(route: Route, shared: Arc<Shared>, uri: OriginalUri, request: Req
         return answer::not_found(uri, request.method().clone()).await;
     }
     let (parts, body) = request.into_parts();
+    let grant = match shared.door.identify(&parts.headers) {
+        Ok(grant) => grant,
+        Err(denial) => {
+            add(&shared.counters.refused_unauthorized, 1);
+            BodyReader::new(&shared, &parts.headers, body, false, 0).discard().await;
+            return denial.answer();
+        }
+    };
+    Shared::note_known(&parts.extensions);
     let form = match check_head(&parts.headers) {
         Ok(form) => form,
         Err(complaint) => {
@@ -83,7 +93,7 @@ async fn route(route: Route, shared: Arc<Shared>, uri: OriginalUri, request: Req
         if running.stop.is_cancelled() {
             return answer::error(StatusCode::INTERNAL_SERVER_ERROR, "Transport not started");
         }
-        let post = Post { route, shared, running: running.clone() };
+        let post = Post { route, grant, shared, running: running.clone() };
         running.tasks.spawn(async move { post.take(&parts.headers, body, form).await })
     };
     match task.await {
@@ -146,6 +156,7 @@ async fn refuse_unstarted(route: Route, shared: &Shared, headers: &HeaderMap, bo
 /// One POST to a running transport.
 struct Post {
     route: Route,
+    grant: Grant,
     shared: Arc<Shared>,
     running: Arc<Running>,
 }
@@ -173,9 +184,13 @@ impl Post {
             BodyForm::Frames => Ok(peer_of_head(headers)),
         };
         let turn = match sender {
-            Ok(Sender::Known(site)) => match self.running.connection(site) {
-                Some(connection) => Turn::wait(connection).await,
-                None => return self.take_unclaimed(reader, true).await,
+            Ok(Sender::Known(site)) => match self.connection(site) {
+                Ok(Some(connection)) => Turn::wait(connection).await,
+                Ok(None) => return self.take_unclaimed(reader, true).await,
+                Err(denial) => {
+                    reader.discard().await;
+                    return denial.answer();
+                }
             },
             Ok(Sender::Unclear | Sender::NotYet) => return self.take_unclaimed(reader, false).await,
             Err(error) => {
@@ -196,6 +211,17 @@ impl Post {
                 self.report_garbled(&turn, explain(&error, bytes_max)).await;
                 unreadable(&self.shared, &error)
             }
+        }
+    }
+
+    /// The open connection of a site, where it is the poster's own.
+    fn connection(&self, site: SiteId) -> Result<Option<Arc<Connection>>, Denial> {
+        match self.running.connection(site) {
+            Some(connection) if !connection.grant.is_of_same_holder(&self.grant) => {
+                add(&self.shared.counters.refused_unauthorized, 1);
+                Err(Denial::OtherHolder)
+            }
+            connection => Ok(connection),
         }
     }
 
@@ -291,12 +317,13 @@ impl Post {
             // A body that names two senders is of neither.
             Some(turn) if site == Some(turn.connection.remote.site) => turn,
             Some(_) => return self.refuse_unknown(),
-            None => match site.and_then(|site| self.running.connection(site)) {
-                Some(connection) => {
+            None => match site.map_or(Ok(None), |site| self.connection(site)) {
+                Ok(Some(connection)) => {
                     waited = Turn::wait(connection).await;
                     &waited
                 }
-                None => return self.refuse_unknown(),
+                Ok(None) => return self.refuse_unknown(),
+                Err(denial) => return denial.answer(),
             },
         };
         match message.content {
@@ -366,6 +393,7 @@ impl Post {
         match refusal {
             Refusal::UnknownRemote => answer::error(StatusCode::BAD_REQUEST, CONNECT_FIRST),
             Refusal::Unavailable(text) => answer::retry_later(StatusCode::INTERNAL_SERVER_ERROR, &text),
+            Refusal::Forbidden(text) => answer::error(StatusCode::FORBIDDEN, &text),
             other => answer::error(StatusCode::INTERNAL_SERVER_ERROR, &other.to_string()),
         }
     }

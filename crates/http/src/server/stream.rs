@@ -19,6 +19,7 @@ use litemesh_proto::{Remote, SiteId, SyncRequest, Terms};
 use tracing::debug;
 
 use super::connection::{self, Chunks, Connection};
+use super::door::{Denial, Grant};
 use super::{Phase, Running, Shared, answer};
 use crate::counters::add;
 use crate::form::{FRAMES_TYPE, StreamForm, position_of_id};
@@ -38,6 +39,7 @@ const LAST_EVENT_ID: &str = "last-event-id";
 /// What a client wants of its stream.
 struct Wish {
     site: SiteId,
+    grant: Grant,
     form: StreamForm,
     instance: Option<String>,
     is_gzip: bool,
@@ -47,19 +49,31 @@ struct Wish {
 
 pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, request: Request) -> Response {
     match *request.method() {
-        Method::GET => {}
-        // Only the head was asked for, so nothing is opened.
-        Method::HEAD => return respond(&request, StreamForm::Json, false, Body::empty()),
+        Method::GET | Method::HEAD => {}
         _ => return answer::not_found(uri, request.method().clone()).await,
     }
-    let site = match peer_id(&request) {
+    let pairs = Query::<Vec<(String, String)>>::try_from_uri(request.uri());
+    let query = Parameters(pairs.map(|Query(pairs)| pairs).unwrap_or_default());
+    let grant = match shared.door.identify_stream(request.headers(), query.all("ticket").next()) {
+        Ok(grant) => grant,
+        Err(denial) => {
+            add(&shared.counters.refused_unauthorized, 1);
+            return denial.answer();
+        }
+    };
+    Shared::note_known(request.extensions());
+    if request.method() == Method::HEAD {
+        // Only the head was asked for, so nothing is opened.
+        return respond(&request, StreamForm::Json, false, Body::empty());
+    }
+    let site = match peer_id(&query) {
         Ok(site) => site,
         Err(bad) => {
             add(&shared.counters.refused_malformed, 1);
             return bad.answer();
         }
     };
-    let wish = Wish::read(site, request.headers());
+    let wish = Wish::read(site, grant, request.headers());
     let form = wish.form;
     let phase = shared.phase.borrow().clone();
     let opened = match phase {
@@ -71,11 +85,12 @@ pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, r
         Opened::Chunks { chunks, is_gzip } => respond(&request, form, is_gzip, Body::from_stream(chunks)),
         Opened::AlreadyConnected(frame) => respond(&request, form, false, Body::from_stream(only(frame))),
         Opened::Unavailable(text) => answer::retry_later(StatusCode::SERVICE_UNAVAILABLE, text),
+        Opened::Denied(denial) => denial.answer(),
     }
 }
 
 impl Wish {
-    fn read(site: SiteId, headers: &HeaderMap) -> Self {
+    fn read(site: SiteId, grant: Grant, headers: &HeaderMap) -> Self {
         let text = |header: &str| headers.get(header).and_then(|value| value.to_str().ok());
         let any = |header, check: fn(&str) -> bool| {
             headers.get_all(header).iter().any(|value| value.to_str().is_ok_and(check))
@@ -88,6 +103,7 @@ impl Wish {
         };
         Self {
             site,
+            grant,
             form,
             instance: text(INSTANCE_HEADER).filter(|text| text.len() <= INSTANCE_BYTES_MAX).map(str::to_owned),
             // Frames are compressed themselves.
@@ -132,14 +148,21 @@ impl BadId {
     }
 }
 
-fn peer_id(request: &Request) -> Result<SiteId, BadId> {
-    let pairs = Query::<Vec<(String, String)>>::try_from_uri(request.uri());
-    let pairs = pairs.map(|Query(pairs)| pairs).unwrap_or_default();
-    let mut ids = pairs.iter().filter(|(key, _)| key == "peerId").map(|(_, value)| value);
+/// The query string.
+struct Parameters(Vec<(String, String)>);
+
+impl Parameters {
+    fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| &**value)
+    }
+}
+
+fn peer_id(query: &Parameters) -> Result<SiteId, BadId> {
+    let mut ids = query.all("peerId");
     match (ids.next(), ids.next()) {
         (None, _) => Err(BadId::Missing),
         (Some(_), Some(_)) => Err(BadId::Repeated),
-        (Some(id), None) if id.is_empty() => Err(BadId::Empty),
+        (Some(""), None) => Err(BadId::Empty),
         (Some(id), None) => id.parse().map_err(|_| BadId::NotASite { bytes: id.len() }),
     }
 }
@@ -175,6 +198,7 @@ enum Opened {
     /// The frame that says so.
     AlreadyConnected(Bytes),
     Unavailable(&'static str),
+    Denied(Denial),
 }
 
 fn only(frame: Bytes) -> Chunks {
@@ -204,7 +228,7 @@ fn wait_for_start(shared: Arc<Shared>, wish: Wish) -> Opened {
             Ok(Phase::Running(running)) => match open(&place.0, &running, Wish { is_gzip: false, ..wish }) {
                 Opened::Chunks { chunks, .. } => chunks,
                 Opened::AlreadyConnected(frame) => only(frame),
-                Opened::Unavailable(_) => Box::pin(stream::empty()),
+                Opened::Unavailable(_) | Opened::Denied(_) => Box::pin(stream::empty()),
             },
             _ => Box::pin(stream::empty()) as Chunks,
         }
@@ -214,13 +238,18 @@ fn wait_for_start(shared: Arc<Shared>, wish: Wish) -> Opened {
 
 /// Registers a client, unless it has a stream already.
 fn open(shared: &Arc<Shared>, running: &Arc<Running>, wish: Wish) -> Opened {
-    let Wish { site, form, instance, is_gzip, resume } = wish;
+    let Wish { site, grant, form, instance, is_gzip, resume } = wish;
     let mut connections = running.connections();
     if running.stop.is_cancelled() {
         return Opened::Unavailable("Transport stopped");
     }
+    // Under the lock: whoever reads the tokens again looks at the connections afterwards.
+    if !shared.door.still_grants(&grant) {
+        add(&shared.counters.refused_unauthorized, 1);
+        return Opened::Denied(Denial::BadToken);
+    }
     let former = match connections.get(&site) {
-        Some(old) if gives_way(old, instance.as_deref()) => {
+        Some(old) if gives_way(old, &grant, instance.as_deref()) => {
             old.queue.shed();
             old.lose("replaced by a newer stream of the same client");
             Some(old.finished.clone())
@@ -240,9 +269,10 @@ fn open(shared: &Arc<Shared>, running: &Arc<Running>, wish: Wish) -> Opened {
     };
     let is_litemesh = form != StreamForm::Json;
     let remote = Remote { site, connection: Remote::next_connection(), is_litemesh };
-    let connection = Connection::new(remote, form, instance, shared.options.frame_queue_len, &running.stop);
+    let introduction = form.connect(running.site, &grant.access);
+    let connection = Connection::new(remote, form, grant, instance, shared.options.frame_queue_len, &running.stop);
     let connection = Arc::new(connection);
-    connection.queue.try_push(form.connect(running.site));
+    connection.queue.try_push(introduction);
     add(&shared.counters.messages_out, 1);
     add(&shared.counters.streams_open, 1);
     add(&shared.counters.streams_total, 1);
@@ -256,7 +286,9 @@ fn open(shared: &Arc<Shared>, running: &Arc<Running>, wish: Wish) -> Opened {
     Opened::Chunks { chunks: connection.chunks(shared.clone(), is_gzip), is_gzip }
 }
 
-/// Whether an open stream of the same id gives way: its client is gone, or is the one that asks.
-fn gives_way(old: &Connection, instance: Option<&str>) -> bool {
-    old.end.is_cancelled() || old.is_of_instance(instance) || old.queue.stalled_for() >= REPLACE_AFTER
+/// Whether an open stream of the same id gives way: its client is gone, or is the one that asks. To another holder it gives
+/// way only when it has ended.
+fn gives_way(old: &Connection, grant: &Grant, instance: Option<&str>) -> bool {
+    let is_own = old.grant.is_of_same_holder(grant);
+    old.end.is_cancelled() || is_own && (old.is_of_instance(instance) || old.queue.stalled_for() >= REPLACE_AFTER)
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use litemesh_http::HttpServer;
 use litemesh_proto::{
-    BoxFuture, CausalLength, Change, ColVersion, Column, Cursor, DbVersion, Limits, PackedKey, PeerCallbacks,
+    Access, BoxFuture, CausalLength, Change, ColVersion, Column, Cursor, DbVersion, Limits, PackedKey, PeerCallbacks,
     PeerMessage, Refusal, Remote, Seq, SiteId, SyncRequest, Transport, Unverified, Value,
 };
 use tokio::net::TcpListener;
@@ -51,6 +51,8 @@ pub struct RecordingPeer {
     gate: Option<Semaphore>,
     /// What the next calls of `receive` answer; afterwards `Ok`.
     pub answers: Mutex<VecDeque<Result<(), Refusal>>>,
+    /// What the last remote may do.
+    pub access: Mutex<Option<Access>>,
     pub connect_answers: Mutex<VecDeque<Result<(), Refusal>>>,
 }
 
@@ -68,6 +70,7 @@ impl RecordingPeer {
             reports,
             gate: is_gated.then(|| Semaphore::new(0)),
             answers: Mutex::default(),
+            access: Mutex::default(),
             connect_answers: Mutex::default(),
         });
         (peer, Reports(receiver))
@@ -106,8 +109,9 @@ impl PeerCallbacks for RecordingPeer {
         &self.limits
     }
 
-    fn connect(&self, remote: Remote) -> BoxFuture<'_, Result<(), Refusal>> {
+    fn connect(&self, remote: Remote, access: Access) -> BoxFuture<'_, Result<(), Refusal>> {
         Box::pin(async move {
+            *self.access.lock().unwrap() = Some(access);
             if let Some(answer) = self.connect_answers.lock().unwrap().pop_front() {
                 answer?;
             }

@@ -5,7 +5,8 @@ use std::io::Read;
 use std::net::SocketAddr;
 
 use flate2::read::{GzDecoder, MultiGzDecoder};
-use litemesh_proto::SiteId;
+use litemesh_proto::codec::v2::{self, Deframer, Frame};
+use litemesh_proto::{Limits, SiteId};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -54,6 +55,11 @@ impl Wire {
 
     pub async fn write(&mut self, bytes: &[u8]) {
         soon(self.socket.write_all(bytes)).await.unwrap();
+    }
+
+    /// Writes to a socket that may be closed already.
+    pub async fn write_if_open(&mut self, bytes: &[u8]) {
+        let _ = soon(self.socket.write_all(bytes)).await;
     }
 
     /// Reads more; false at the end.
@@ -239,6 +245,37 @@ impl EventStream {
             }
         }
         String::from_utf8(self.received.clone()).unwrap()
+    }
+}
+
+pub const FRAMES: &str = "Content-Type: application/vnd.litemesh.frames";
+pub const V2: &str = "Litemesh-Version: 2";
+
+/// An open stream of frames, whatever the chunks are.
+pub struct FrameStream {
+    pub stream: EventStream,
+    deframer: Deframer,
+    rest: Vec<u8>,
+}
+
+impl FrameStream {
+    pub async fn open(address: SocketAddr, site: SiteId, headers: &[&str]) -> Self {
+        let accept = "Accept: application/vnd.litemesh.frames, text/event-stream";
+        let headers = [&[V2, accept], headers].concat();
+        let stream = EventStream::open_with(address, &format!("/stream?peerId={site}"), &headers).await;
+        Self { stream, deframer: Deframer::new(&Limits::default()), rest: Vec::new() }
+    }
+
+    pub async fn frame(&mut self) -> Frame {
+        loop {
+            let mut rest = &self.rest[..];
+            let frame = self.deframer.feed(&mut rest).unwrap();
+            self.rest = rest.to_vec();
+            if let Some(frame) = frame {
+                return v2::decode(&frame, &Limits::default()).unwrap();
+            }
+            self.rest.extend(self.stream.wire.chunk().await.expect("the stream goes on"));
+        }
     }
 }
 

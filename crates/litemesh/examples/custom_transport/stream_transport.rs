@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
 use litemesh::proto::codec::v1::LITEMESH_VERSION;
 use litemesh::proto::codec::v2::{self, Deframer, Frame, Hello};
-use litemesh::proto::{BoxFuture, PeerCallbacks, PeerMessage, Remote, SyncRequest, Transport, TransportError};
+use litemesh::proto::{Access, BoxFuture, PeerCallbacks, PeerMessage, Remote, SyncRequest, Transport, TransportError};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -92,7 +92,8 @@ async fn read_all(mut reader: Reader, writer: &Mutex<Option<Writer>>, peer: &dyn
     let mut deframer = Deframer::new(peer.limits());
     let Ok(remote) = greet(&mut reader, &mut deframer, writer, peer).await else { return };
     // Point 1: `connect` before anything else, `disconnect` after everything else.
-    if peer.connect(remote).await.is_err() {
+    // Point 7: nobody is asked who they are, so everybody may do everything.
+    if peer.connect(remote, Access::FULL).await.is_err() {
         return;
     }
     let reason = loop {
@@ -119,7 +120,7 @@ async fn greet(
     writer: &Mutex<Option<Writer>>,
     peer: &dyn PeerCallbacks,
 ) -> Result<Remote, ReadError> {
-    let hello = v2::hello(&Hello { version: LITEMESH_VERSION, site: peer.site() });
+    let hello = v2::hello(&Hello { version: LITEMESH_VERSION, site: peer.site(), access: Access::FULL });
     write_frame(writer.lock().await.as_mut().ok_or("closed")?, &hello).await?;
     match v2::decode(&read_frame(reader, deframer).await?, peer.limits())? {
         Frame::Hello(hello) => {

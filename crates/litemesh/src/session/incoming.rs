@@ -16,8 +16,8 @@ use std::time::Duration;
 use litemesh_engine::MergeProgress;
 use litemesh_proto::limits::{ACK_DELAY, CREDIT_MAX, RECONNECT_DELAY_MAX, RECONNECT_DELAY_MIN, SILENCE_LOOK};
 use litemesh_proto::{
-    Ack, Change, Cursor, DbVersion, Limits, Part, PeerMessage, Place, Position, Progress, Refusal, Remote, SyncRequest,
-    Terms, Unverified,
+    Ack, Change, Cursor, DbVersion, Limits, Part, PeerMessage, Place, Position, Progress, Refusal, Remote, SiteId,
+    SyncRequest, Terms, Unverified,
 };
 
 use super::receipt::{Due, Receipt, Standing};
@@ -25,6 +25,8 @@ use super::{Effect, Fault, MergeDone, MergeFailure, Notice, Timer};
 
 pub(crate) struct Incoming {
     remote: Remote,
+    /// Under which id our position in what the remote has is kept.
+    key: SiteId,
     schema_version: i64,
     limits: Limits,
     /// Something was not taken: cursors stand still on this connection.
@@ -54,9 +56,10 @@ struct Pending {
 }
 
 impl Incoming {
-    pub(crate) fn new(remote: Remote, schema_version: i64, limits: Limits) -> Self {
+    pub(crate) fn new(remote: Remote, key: SiteId, schema_version: i64, limits: Limits) -> Self {
         Self {
             remote,
+            key,
             schema_version,
             limits,
             is_frozen: false,
@@ -65,11 +68,15 @@ impl Incoming {
             eose: false,
             open: Cursor::new(),
             pending: None,
-            receipt: Receipt::default(),
+            receipt: Receipt::of_connection(remote.connection),
             is_ack_due: false,
             is_looking: false,
             is_asking: true,
         }
+    }
+
+    pub(crate) fn key(&self) -> SiteId {
+        self.key
     }
 
     pub(crate) fn is_caught_up(&self) -> bool {
@@ -101,7 +108,7 @@ impl Incoming {
     /// Something is missing: asks again for everything that is not stored here.
     fn ask_again(&mut self, effects: &mut Vec<Effect>) {
         if !std::mem::replace(&mut self.is_asking, true) {
-            effects.push(Effect::Open);
+            effects.push(Effect::Open { key: self.key });
         }
     }
 
@@ -180,7 +187,7 @@ impl Incoming {
         effects: &mut Vec<Effect>,
     ) -> Cursor {
         let held = progress.cursor.clone().unwrap_or_default();
-        let site = self.remote.site;
+        let key = self.key;
         if self.is_frozen {
             match progress.part {
                 Part::Whole => {
@@ -198,15 +205,15 @@ impl Incoming {
         self.pending = Some(Pending { is_eose, open: Cursor::new() });
         let completes = match progress.part {
             Part::Whole => None,
-            Part::Last { after } => Some((site, after)),
+            Part::Last { after } => Some((key, after)),
             Part::Piece { after, until } => {
-                effects.push(Effect::Stage { changes, after, until });
+                effects.push(Effect::Stage { key, changes, after, until });
                 return held;
             }
         };
         let progress = MergeProgress {
             cursor: progress.cursor.unwrap_or_default(),
-            position: progress.position.map(|position| (site, position)),
+            position: progress.position.map(|position| (key, position)),
             completes,
         };
         effects.push(Effect::Merge { changes, progress, reached: Cursor::new() });
@@ -284,6 +291,12 @@ impl Incoming {
         if !std::mem::replace(&mut self.is_end_due, true) {
             effects.push(Effect::EndAfter(delay, format!("{what}: asking for it again over a new connection")));
         }
+    }
+
+    /// The remote may not do that. Other rights take another connection, and over that one it is asked for again.
+    pub(crate) fn forbid(&mut self, refusal: Refusal, effects: &mut Vec<Effect>) {
+        self.taken(false, false, effects);
+        self.refuse(refusal, effects);
     }
 
     fn refuse(&mut self, refusal: Refusal, effects: &mut Vec<Effect>) {

@@ -1,8 +1,10 @@
 //! One remote, as a pure state machine: inputs in, effects out. No sockets, no clock, no randomness, no SQL, no `await`.
 //!
 //! The two directions are independent: [`incoming`](self::incoming) asks and merges, [`outgoing`](self::outgoing) answers.
+//! What the remote may do is decided before either of them sees it, in [`access`](self::access).
 //! `driver` feeds inputs and carries out effects; so can a simulation.
 
+pub(crate) mod access;
 pub(crate) mod incoming;
 pub(crate) mod outgoing;
 mod receipt;
@@ -15,9 +17,11 @@ use std::time::Duration;
 
 use litemesh_engine::{LocalPage, LocalPlace, MergeProgress, SiteBounds, SitePlan};
 use litemesh_proto::{
-    Change, Cursor, DbVersion, Limits, PeerMessage, Place, Position, Refusal, Remote, SiteId, SyncRequest, Unverified,
+    Access, Change, Cursor, DbVersion, Limits, PeerMessage, Place, Position, Refusal, Remote, SiteId, SyncRequest,
+    Unverified,
 };
 
+use access::Gate;
 use incoming::Incoming;
 use outgoing::Outgoing;
 
@@ -131,8 +135,9 @@ pub(crate) enum Page {
 /// What to do.
 #[derive(Debug)]
 pub(crate) enum Effect {
-    /// Read what we hold and how far we are with the remote, then come back with [`Input::Opened`].
-    Open,
+    /// Read what we hold and how far we are with the remote, which is kept under this id, then come back with
+    /// [`Input::Opened`].
+    Open { key: SiteId },
     /// Ask the remote for everything that the request does not cover.
     Ask(SyncRequest),
     /// End the connection after this long, for this reason. The transport makes a new one.
@@ -142,7 +147,7 @@ pub(crate) enum Effect {
     /// `reached`: versions of a v1 remote that we then hold, the newest of each site perhaps in part.
     Merge { changes: Vec<Change>, progress: MergeProgress, reached: Cursor },
     /// Stage a part of a transaction, then come back with [`Input::Merged`].
-    Stage { changes: Vec<Change>, after: Option<Place>, until: Place },
+    Stage { key: SiteId, changes: Vec<Change>, after: Option<Place>, until: Place },
     /// Come back with [`Input::Woken`] after this long.
     Wake(Timer, Duration),
     /// Answer the remote's message.
@@ -167,35 +172,57 @@ pub(crate) enum Notice {
 
 /// A session with one remote over one connection.
 pub(crate) struct Session {
+    gate: Gate,
     incoming: Incoming,
     outgoing: Outgoing,
 }
 
 impl Session {
-    pub(crate) fn new(remote: Remote, schema_version: i64, limits: Limits) -> Self {
-        Self {
-            incoming: Incoming::new(remote, schema_version, limits),
-            outgoing: Outgoing::new(remote, schema_version),
-        }
+    pub(crate) fn new(remote: Remote, access: Access, schema_version: i64, limits: Limits) -> Self {
+        let gate = Gate::new(access);
+        let incoming = Incoming::new(remote, gate.position_key(remote.site), schema_version, limits);
+        Self { gate, incoming, outgoing: Outgoing::new(remote, schema_version) }
+    }
+
+    /// Under which id our position in what the remote has is kept.
+    pub(crate) fn key(&self) -> SiteId {
+        self.incoming.key()
     }
 
     /// Takes one input. The effects are to be carried out in their order.
     pub(crate) fn handle(&mut self, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         match input {
-            Input::Opened { cursor, position, staged } => self.incoming.ask(cursor, position, staged, &mut effects),
-            Input::Asked(request) => self.outgoing.restart(request, &mut effects),
+            Input::Opened { cursor, position, staged } => {
+                if self.gate.is_writer() {
+                    self.incoming.ask(cursor, position, staged, &mut effects);
+                }
+                if !self.gate.is_reader() {
+                    // It will not ask, and has everything that it wants.
+                    effects.push(Effect::Tell(Notice::Served));
+                }
+            }
+            Input::Asked(request) => {
+                if let Some(request) = self.gate.heed(request) {
+                    self.outgoing.restart(request, &mut effects);
+                }
+            }
+            // What a reader holds it may say, too.
             Input::Received(message) if message.ack().is_some() => {
                 if let Some(ack) = message.ack() {
                     self.outgoing.remote_acknowledged(ack, &mut effects);
                 }
                 effects.push(Effect::Reply(Ok(())));
             }
-            Input::Received(message) => {
-                if let Some(cursor) = self.incoming.receive(message, &mut effects) {
-                    self.outgoing.remote_holds(&cursor);
+            Input::Received(message) => match self.gate.admit(message) {
+                Ok(Some(message)) => {
+                    if let Some(cursor) = self.incoming.receive(message, &mut effects) {
+                        self.outgoing.remote_holds(&cursor);
+                    }
                 }
-            }
+                Ok(None) => effects.push(Effect::Reply(Ok(()))),
+                Err(refusal) => self.incoming.forbid(refusal, &mut effects),
+            },
             Input::Garbled(reason) => self.incoming.garbled(&reason, &mut effects),
             Input::Merged(result) => {
                 if let Ok(MergeDone { local_versions: Some(range), .. }) = &result {
@@ -206,7 +233,10 @@ impl Session {
             Input::Woken(Timer::Acknowledge) => self.incoming.woken(),
             Input::Woken(Timer::Silence) => self.outgoing.look(&mut effects),
             Input::Woken(Timer::Answer) => self.incoming.look(&mut effects),
-            Input::Read(done) => self.outgoing.read(done, &mut effects),
+            Input::Read(mut done) => {
+                self.gate.narrow(&mut done.page);
+                self.outgoing.read(done, &mut effects);
+            }
             Input::Sent => self.outgoing.sent(&mut effects),
             Input::Committed => self.outgoing.committed(&mut effects),
             Input::SchemaChanged(version) => {
@@ -226,8 +256,10 @@ impl Session {
         self.outgoing.acknowledged()
     }
 
-    /// Whether both directions are caught up: the remote's answer is complete, and so is ours.
+    /// Whether both directions are caught up: the remote's answer is complete, and so is ours. A direction in which nothing
+    /// may go is.
     pub(crate) fn is_caught_up(&self) -> bool {
-        self.incoming.is_caught_up() && self.outgoing.is_caught_up()
+        (self.incoming.is_caught_up() || !self.gate.is_writer())
+            && (self.outgoing.is_caught_up() || !self.gate.is_reader())
     }
 }

@@ -121,8 +121,8 @@ impl Outgoing {
 
     /// A sync request: begins again from what the remote says that it holds.
     pub(crate) fn restart(&mut self, request: SyncRequest, effects: &mut Vec<Effect>) {
+        // A page that is being read for the last request comes first: however often a remote asks, one is read at a time.
         self.generation += 1;
-        self.is_reading = false;
         self.is_behind = true;
         self.queue.clear();
         self.eose = Eose::Ahead;
@@ -225,10 +225,11 @@ impl Outgoing {
     }
 
     pub(crate) fn read(&mut self, done: ReadDone, effects: &mut Vec<Effect>) {
+        self.is_reading = false;
         if done.generation != self.generation {
+            self.pump(effects);
             return;
         }
-        self.is_reading = false;
         match done.page {
             Page::Local { page, goes_on, own } => self.take_local(page, goes_on, own),
             Page::Sites { plan, changes, more, planned } => self.take_sites(plan, changes, more, planned),

@@ -41,6 +41,15 @@ pub(crate) enum Due {
 }
 
 impl Receipt {
+    /// Before the first request over a connection.
+    ///
+    /// Requests of different connections have different numbers: what a slow line still brings of an older connection, after the
+    /// next one stands, must not be taken for an answer to the newer one.
+    pub(crate) fn of_connection(connection: u64) -> Self {
+        // The low bits count the requests of one connection; the high ones come again after millions of connections.
+        Self { answer: (connection << 8) as u32, ..Self::default() }
+    }
+
     /// Begins anew. Gives the number of the request.
     pub(crate) fn begin(&mut self) -> u32 {
         (self.came, self.durable, self.told) = (0, 0, 0);
@@ -107,6 +116,14 @@ mod tests {
         assert_eq!(receipt.standing((1, 2)), Standing::Stale);
         assert_eq!(receipt.standing((2, 1)), Standing::Next);
         assert_eq!(receipt.standing((3, 1)), Standing::Stale);
+    }
+
+    #[test]
+    fn an_older_connection_answers_nothing() {
+        let (mut old, mut new) = (Receipt::of_connection(7), Receipt::of_connection(8));
+        let (of_old, of_new) = (old.begin(), new.begin());
+        assert_ne!(of_old, of_new);
+        assert_eq!(new.standing((of_old, 1)), Standing::Stale);
     }
 
     #[test]

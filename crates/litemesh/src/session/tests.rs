@@ -1,12 +1,14 @@
 //! The session alone: inputs in, effects out.
 
+mod access;
 mod litemesh;
 mod v1;
 
 use litemesh_engine::{LocalPage, LocalPlace, SitePlan};
 use litemesh_proto::{
-    Ack, CausalLength, Change, ColVersion, Column, Cursor, DbVersion, Incarnation, Limits, PackedKey, Part,
-    PeerMessage, Place, Position, Progress, Refusal, Remote, Seq, SiteId, SyncRequest, Terms, Unverified, Value,
+    Access, Ack, CausalLength, Change, ColVersion, Column, Cursor, DbVersion, Incarnation, Limits, PackedKey, Part,
+    PeerMessage, Place, Position, Progress, Refusal, Remote, Rights, Seq, SiteId, SyncRequest, Terms, Unverified,
+    Value,
 };
 
 use super::{
@@ -18,13 +20,18 @@ const OWN: SiteId = SiteId::from_bytes([1; 16]);
 const OTHER: SiteId = SiteId::from_bytes([7; 16]);
 
 fn session(is_litemesh: bool) -> Session {
-    let remote = Remote { site: REMOTE, connection: 1, is_litemesh };
-    let mut session = Session::new(remote, 1, Limits::default());
-    let effects = session.handle(Input::Opened { cursor: Cursor::new(), position: Position::default(), staged: None });
+    let (session, effects) = opened(is_litemesh, Access::FULL);
     let is_asked = matches!(effects.as_slice(), [Effect::Ask(_), ..]);
     let is_looking = matches!(effects[1..], [Effect::Wake(Timer::Answer, _)]);
     assert!(is_asked && is_looking == is_litemesh && effects.len() == 1 + usize::from(is_litemesh), "{effects:?}");
     session
+}
+
+fn opened(is_litemesh: bool, access: Access) -> (Session, Vec<Effect>) {
+    let remote = Remote { site: REMOTE, connection: 0, is_litemesh };
+    let mut session = Session::new(remote, access, 1, Limits::default());
+    let effects = session.handle(Input::Opened { cursor: Cursor::new(), position: Position::default(), staged: None });
+    (session, effects)
 }
 
 fn change(site: SiteId, version: i64) -> Change {
@@ -66,4 +73,42 @@ fn order(effects: &[Effect]) -> ReadOrder {
         _ => None,
     });
     orders.next().unwrap_or_else(|| panic!("no read in {effects:?}"))
+}
+
+/// The `number`th message of the answer to our first request.
+fn numbered(number: u64) -> Progress {
+    Progress { answer: 1, number, ..Progress::default() }
+}
+
+fn at(version: i64) -> Position {
+    Position { version: DbVersion::new(version), incarnation: Incarnation(7) }
+}
+
+/// A request that gives this much credit.
+fn asked(credit: u32) -> Input {
+    Input::Asked(SyncRequest { cursor: Cursor::new(), terms: Some(Terms { answer: 1, credit, ..Terms::default() }) })
+}
+
+fn sent(effects: &[Effect]) -> Vec<PeerMessage> {
+    let sent = effects.iter().filter_map(|effect| match effect {
+        Effect::Send(message) => Some(message.clone()),
+        _ => None,
+    });
+    sent.collect()
+}
+
+fn local_page(changes: Vec<Change>, place: LocalPlace, complete: Option<Cursor>) -> Page {
+    Page::Local { page: LocalPage { changes, place, incarnation: Incarnation(7), complete }, goes_on: true, own: OWN }
+}
+
+fn page(generation: u64, version: i64, position: i64, complete: Option<Cursor>) -> Input {
+    let place = LocalPlace::after(DbVersion::new(position));
+    Input::Read(ReadDone { generation, page: local_page(vec![change(OTHER, version)], place, complete) })
+}
+
+/// Takes a message that is merged or staged; gives the effects of its success.
+fn take(session: &mut Session, input: Input) -> Vec<Effect> {
+    let effects = session.handle(input);
+    assert!(matches!(effects.as_slice(), [Effect::Merge { .. } | Effect::Stage { .. }]), "{effects:?}");
+    session.handle(Input::Merged(Ok(MergeDone::default())))
 }

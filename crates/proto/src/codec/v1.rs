@@ -11,7 +11,7 @@ mod decode;
 mod encode;
 
 pub use decode::{Envelope, deserialize_changes, deserialize_cursor};
-pub use encode::{connect, data, error, ping, serialize_changes, serialize_cursor, sync};
+pub use encode::{connect, connect_with, data, error, ping, serialize_changes, serialize_cursor, sync};
 
 /// The newest wire version that we speak. A Litemesh peer announces it when it connects.
 pub const LITEMESH_VERSION: u32 = 2;
@@ -20,8 +20,8 @@ pub const LITEMESH_VERSION: u32 = 2;
 mod tests {
     use super::*;
     use crate::{
-        CausalLength, Change, ColVersion, Column, Cursor, DbVersion, DecodeError, Limits, PackedKey, PeerMessage, Seq,
-        SiteId, Value,
+        Access, CausalLength, Change, ColVersion, Column, Cursor, DbVersion, DecodeError, Limits, PackedKey,
+        PeerMessage, Rights, Seq, SiteId, Value,
     };
 
     fn read_back(changes: &[Change]) -> Vec<Change> {
@@ -72,6 +72,37 @@ mod tests {
         }
         let deep = "[".repeat(100_000);
         assert!(matches!(deserialize_changes(deep.as_bytes()), Err(DecodeError::Json { .. })));
+    }
+
+    #[test]
+    fn access_is_introduced_and_full_access_goes_without_saying() {
+        let site = SiteId::from_bytes([7; 16]);
+        let read_back = |bytes: &[u8]| Envelope::parse(bytes).unwrap().access();
+        assert_eq!(connect_with(site, &Access::FULL), connect(site, true));
+        for rights in [Rights::Read, Rights::Write, Rights::ReadWrite] {
+            let access = Access::new(rights);
+            for access in [access.clone().only(["b", "A"]).unwrap(), access.clone().only([""; 0]).unwrap(), access] {
+                assert_eq!(read_back(&connect_with(site, &access)), Ok(access));
+            }
+        }
+        let reader = Access::new(Rights::Read).only(["todo"]).unwrap();
+        let text = String::from_utf8(connect_with(site, &reader)).unwrap();
+        assert!(text.ends_with(r#""litemesh":{"version":2,"access":"read","tables":["todo"]}}"#), "{text}");
+        assert_eq!(read_back(&connect(site, false)), Ok(Access::FULL));
+        // Who does not know what it may do had better ask somebody else.
+        for wrong in [r#""access":"admin""#, r#""access":1"#, r#""tables":"todo""#, r#""tables":[1]"#] {
+            let frame = format!(r#"{{"type":"connect","peerId":"{site}","litemesh":{{"version":1,{wrong}}}}}"#);
+            assert!(read_back(frame.as_bytes()).is_err(), "{wrong}");
+        }
+        let many = format!("[{}\"t\"]", "\"t\",".repeat(300));
+        let frame = format!(r#"{{"type":"connect","peerId":"{site}","litemesh":{{"version":1,"tables":{many}}}}}"#);
+        assert_eq!(read_back(frame.as_bytes()).unwrap().tables().unwrap().len(), 1);
+        let names: Vec<String> = (0..300).map(|n| format!("\"t{n}\"")).collect();
+        let frame = format!(
+            r#"{{"type":"connect","peerId":"{site}","litemesh":{{"version":1,"tables":[{}]}}}}"#,
+            names.join(",")
+        );
+        assert!(read_back(frame.as_bytes()).is_err());
     }
 
     #[test]

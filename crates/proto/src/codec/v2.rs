@@ -24,6 +24,7 @@
 //! [`FRAME_EXPANSION_MAX`]: crate::limits::FRAME_EXPANSION_MAX
 //! [`FRAME_CHANGES_MAX`]: crate::limits::FRAME_CHANGES_MAX
 
+mod access;
 mod changes;
 mod compression;
 mod deframer;
@@ -40,7 +41,7 @@ mod writer;
 pub use deframer::{Deframer, framed};
 
 use crate::limits::ERROR_BYTES_MAX;
-use crate::{Change, DecodeError, Limits, PeerMessage, SiteId, SyncRequest, Unverified};
+use crate::{Access, Change, DecodeError, Limits, PeerMessage, SiteId, SyncRequest, Unverified};
 use reader::Reader;
 use writer::Writer;
 
@@ -65,12 +66,14 @@ pub enum Frame {
 }
 
 /// Who is there. Fields that later versions add stand behind these, and are not read here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// The newest version that the sender speaks. Both sides speak the older one of the two.
     pub version: u32,
     /// The sender.
     pub site: SiteId,
+    /// What the sender lets the receiver do.
+    pub access: Access,
 }
 
 mod kind {
@@ -92,9 +95,9 @@ const COMPRESSED: u8 = 1;
 ///
 /// ```
 /// use litemesh_proto::codec::v2::{self, Frame, Hello};
-/// use litemesh_proto::{Limits, SiteId};
+/// use litemesh_proto::{Access, Limits, SiteId};
 ///
-/// let hello = Hello { version: v2::VERSION, site: SiteId::from_bytes([7; 16]) };
+/// let hello = Hello { version: v2::VERSION, site: SiteId::from_bytes([7; 16]), access: Access::FULL };
 /// assert!(matches!(v2::decode(&v2::hello(&hello), &Limits::default())?, Frame::Hello(read) if read == hello));
 /// # Ok::<(), litemesh_proto::DecodeError>(())
 /// ```
@@ -102,6 +105,7 @@ pub fn hello(hello: &Hello) -> Vec<u8> {
     frame(kind::HELLO, |out| {
         out.unsigned(u64::from(hello.version));
         out.bytes(hello.site.as_bytes());
+        access::write_access(out, &hello.access);
     })
 }
 
@@ -190,7 +194,8 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Frame, DecodeError> {
 fn read_body(kind: u8, mut body: Reader<'_>) -> Result<Frame, DecodeError> {
     let frame = match kind {
         kind::HELLO => {
-            let hello = Hello { version: body.unsigned32()?, site: SiteId::from_bytes(body.array()?) };
+            let (version, site) = (body.unsigned32()?, SiteId::from_bytes(body.array()?));
+            let hello = Hello { version, site, access: access::read_access(&mut body)? };
             // What follows is of a later version.
             return Ok(Frame::Hello(hello));
         }

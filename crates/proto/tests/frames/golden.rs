@@ -3,8 +3,8 @@
 
 use litemesh_proto::codec::v2::{self, Frame, Hello};
 use litemesh_proto::{
-    Ack, CausalLength, Change, ColVersion, Column, Cursor, DbVersion, DecodeError, Incarnation, Limits, PackedKey,
-    Part, PeerMessage, Place, Position, Progress, Seq, SiteId, SyncRequest, Terms, Value,
+    Access, Ack, CausalLength, Change, ColVersion, Column, Cursor, DbVersion, DecodeError, Incarnation, Limits,
+    PackedKey, Part, PeerMessage, Place, Position, Progress, Seq, SiteId, SyncRequest, Terms, Value,
 };
 
 use crate::workload;
@@ -66,12 +66,12 @@ fn changes(changes: Vec<Change>) -> PeerMessage {
 #[test]
 fn hello() {
     let hex = include_str!("../vectors/v2/hello.hex");
-    let hello = Hello { version: 2, site: ALICE };
+    let hello = Hello { version: 2, site: ALICE, access: Access::FULL };
     assert_eq!(v2::hello(&hello), bytes(hex));
     assert!(matches!(read(&bytes(hex)), Ok(Frame::Hello(found)) if found == hello));
     // A peer of a later version says more.
     let later = bytes(include_str!("../vectors/v2/hello_of_a_later_version.hex"));
-    let expected = Hello { version: 300, site: ALICE };
+    let expected = Hello { version: 300, site: ALICE, access: Access::FULL };
     assert!(matches!(read(&later), Ok(Frame::Hello(found)) if found == expected));
 }
 

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use litemesh::PeerError;
 use litemesh::simulation::{self, Action, Done, Look, Session, Timer, Work};
 use litemesh_engine::proto::codec::v1::{self, Envelope};
 use litemesh_engine::proto::codec::v2;
@@ -89,7 +90,7 @@ impl Simulation {
         }
         self.wires[wire].current[end] = Some(connection);
         let running = self.nodes[node].running.as_mut().expect("a peer that runs");
-        let (session, opening) = Session::new(remote, &running.process, running.look, &Limits::default(), self.pages);
+        let (session, opening) = Session::new(remote, &running.process, &Limits::default(), self.pages);
         let session = RunningSession {
             session,
             end,
@@ -371,7 +372,7 @@ impl Simulation {
     // The engine.
 
     fn order(&mut self, node: usize, connection: u64, work: Work) {
-        self.queue(node, Job::Work { connection, work });
+        self.queue(node, Job::Work { connection, work: Box::new(work) });
         let jobs = &self.nodes[node].running.as_ref().expect("a peer that runs").jobs;
         let of_this = |job: &&Job| matches!(job, Job::Work { connection: of, .. } if *of == connection);
         if jobs.iter().filter(of_this).count() > JOBS_MAX {
@@ -410,7 +411,14 @@ impl Simulation {
             running.jobs.front_mut().map(|job| std::mem::replace(job, Job::Look))
         {
             let (name, is_merge) = (format!("{work:?}"), work.is_merge());
-            let result = work.run(&mut running.engine).map_err(|error| error.to_string());
+            let result = work.run(&mut running.engine);
+            if let Err(PeerError::Rewritten { common }) = &result {
+                // What the error says is done, by somebody who reads it.
+                let delay = self.random_delay(60_000_000);
+                let (site, common) = (self.nodes[node].site, *common);
+                self.agenda.after(delay, Event::Fork { node, site, common });
+            }
+            let result = result.map_err(|error| error.to_string());
             let failure = result.as_ref().err().cloned();
             match failure {
                 Some(error) => self.note(format_args!("{node} for {connection}: {name}: {error}")),
@@ -439,6 +447,7 @@ impl Simulation {
             return;
         }
         running.look = look;
+        running.process.announce(look);
         let mut told = Vec::new();
         for (connection, session) in &mut running.sessions {
             if !std::mem::replace(&mut session.is_announcement_due, true) {
@@ -458,8 +467,7 @@ impl Simulation {
         let Some(running) = &mut self.nodes[node].running else { return };
         let Some(session) = running.sessions.get_mut(&connection) else { return };
         session.is_announcement_due = false;
-        let look = running.look;
-        self.feed(node, connection, simulation::Event::Announced(look));
+        self.feed(node, connection, simulation::Event::Announced);
     }
 
     pub(super) fn timer(&mut self, node: usize, boot: u64, connection: u64, timer: Timer) {

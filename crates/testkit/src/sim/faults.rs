@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use litemesh_engine::Engine;
+use litemesh_engine::proto::{DbVersion, SiteId};
 
 use super::carry::SILENCE_MAX;
 use super::network::Frame;
@@ -248,6 +249,26 @@ impl Simulation {
         for other in self.rng.choose_multiple(others, count) {
             self.add_wire(index, other, true);
         }
+    }
+
+    /// Somebody reads that the file of a peer was restored and written to, and follows the advice.
+    pub(super) fn fork(&mut self, node: usize, site: SiteId, common: DbVersion) {
+        if self.nodes[node].site != site || self.nodes[node].is_gone {
+            return;
+        }
+        self.commit_open(node);
+        self.crash(node);
+        let path = self.nodes[node].path.clone();
+        let mut engine = Engine::open(&path).expect("a sound file");
+        engine.fork(Some(common)).expect("a file that can be written to");
+        drop(engine);
+        let forked = self.random_site();
+        set_site(&path, forked);
+        let peer = &mut self.nodes[node];
+        (peer.site, peer.cursor, peer.restored) = (forked, litemesh_engine::proto::Cursor::new(), None);
+        self.log.relabel(site, common, forked);
+        self.note(format_args!("{node} is forked at {common}, and is {forked} now"));
+        self.start(node);
     }
 
     fn limit_disk(&mut self, node: usize, is_full: bool) {

@@ -34,6 +34,19 @@ impl Log {
         newer.flat_map(|(_, written)| written).for_each(|written| written.is_excused = true);
     }
 
+    /// What `site` wrote after `version`, and nobody lost, is `forked`'s now.
+    pub(super) fn relabel(&mut self, site: SiteId, version: DbVersion, forked: SiteId) {
+        let Some(versions) = self.written.get_mut(&site) else { return };
+        let mut moved: BTreeMap<DbVersion, Vec<Written>> = BTreeMap::new();
+        for (version, written) in versions.range_mut(version.next()..) {
+            let (lost, kept) = std::mem::take(written).into_iter().partition(|written| written.is_excused);
+            *written = lost;
+            let kept: Vec<Written> = kept;
+            moved.insert(*version, kept);
+        }
+        self.written.insert(forked, moved);
+    }
+
     pub(super) fn all(&self) -> impl Iterator<Item = &Written> {
         self.written.values().flat_map(BTreeMap::values).flatten()
     }

@@ -28,7 +28,7 @@ use fastrand::Rng;
 use litemesh::simulation::{Done, Timer};
 use litemesh_engine::PageLimits;
 use litemesh_engine::proto::limits::{BATCH_BYTES_MAX, BATCH_CHANGES_MAX, BATCH_STRETCH};
-use litemesh_engine::proto::{Cursor, SiteId};
+use litemesh_engine::proto::{Cursor, DbVersion, SiteId};
 use tempfile::TempDir;
 
 use crate::history::Schema;
@@ -59,6 +59,8 @@ enum Event {
     Done { node: usize, boot: u64, connection: u64, result: Result<Done, String> },
     /// A session learns that the database changed.
     Announce { node: usize, boot: u64, connection: u64 },
+    /// Somebody forks the file of a peer that was this site.
+    Fork { node: usize, site: SiteId, common: DbVersion },
     /// A session wanted to be woken about now.
     Timer { node: usize, boot: u64, connection: u64, timer: Timer },
     /// A session wanted its connection to end about now.
@@ -106,6 +108,8 @@ pub struct Simulation {
     connections_made: u64,
     /// Nothing fails on its own any more.
     is_healed: bool,
+    /// Nothing is under way any more.
+    is_quiet: bool,
     log: Log,
     trace: Trace,
     counts: Counts,
@@ -135,6 +139,7 @@ impl Simulation {
             connections: BTreeMap::new(),
             connections_made: 0,
             is_healed: false,
+            is_quiet: false,
             log: Log::default(),
             trace: Trace::new(),
             counts: Counts::default(),
@@ -314,6 +319,7 @@ impl Simulation {
             Event::Work { node, boot } => self.work(node, boot),
             Event::Done { node, boot, connection, result } => self.done(node, boot, connection, result),
             Event::Announce { node, boot, connection } => self.announce(node, boot, connection),
+            Event::Fork { node, site, common } => self.fork(node, site, common),
             Event::Timer { node, boot, connection, timer } => self.timer(node, boot, connection, timer),
             Event::End { node, boot, connection, reason } => {
                 if self.nodes[node].boot == boot {
@@ -338,6 +344,7 @@ impl Simulation {
             | Event::Work { node, .. }
             | Event::Done { node, .. }
             | Event::Announce { node, .. }
+            | Event::Fork { node, .. }
             | Event::Timer { node, .. }
             | Event::End { node, .. } => Some(*node),
         }

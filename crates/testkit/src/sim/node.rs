@@ -62,7 +62,7 @@ pub(super) struct Running {
 
 /// What waits for the engine.
 pub(super) enum Job {
-    Work { connection: u64, work: Work },
+    Work { connection: u64, work: Box<Work> },
     Look,
 }
 
@@ -126,7 +126,8 @@ impl Node {
             engine,
             app,
             open_since: None,
-            process: Process::default(),
+            // Every other life of a process.
+            process: Process::new(look, self.boot.is_multiple_of(2)),
             look,
             sessions: BTreeMap::new(),
             jobs: VecDeque::new(),

@@ -51,8 +51,8 @@ pub(super) fn free_tables(tables: &[Schema], is_upgraded: bool) -> Vec<Schema> {
 
 /// The same for all rows of a group.
 fn ledger_entry(rng: &mut Rng) -> Vec<Statement> {
-    let (group, is_delete) = (Value::Integer(rng.i64(..GROUPS)), rng.u8(..6) == 0);
-    let value = Value::Integer(rng.i64(..1000));
+    let (group, is_delete) = (Value::Integer(rng.i64(0..GROUPS)), rng.u8(..6) == 0);
+    let value = Value::Integer(rng.i64(0..1000));
     let one = |slot| {
         let (table, key) = (LEDGER.into(), vec![group.clone(), Value::Integer(slot)]);
         if is_delete {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use litemesh::Limits;
+use litemesh_http::HttpServer;
 
 use crate::args::DemoArgs;
 use crate::commands::serve::Hub;
@@ -78,7 +79,8 @@ async fn play(args: &DemoArgs, folder: &Path, stage: &mut Stage) -> Result<(Repo
     cast.fill_hub(args.rows).await?;
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
     let hub_file = cast.hub().file.clone();
-    let hub = Hub::start(&hub_file, cast.hub().database.clone(), address, "/", Limits::default()).await?;
+    let hub =
+        Hub::start(&hub_file, cast.hub().database.clone(), HttpServer::new(), address, "/", Limits::default()).await?;
     cast.hub_serves(hub.peer.clone());
 
     stage.begin(&format!("laptop and phone join {} and catch up", hub.url));

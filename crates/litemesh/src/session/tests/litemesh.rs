@@ -4,50 +4,12 @@ use litemesh_proto::limits::CREDIT_MAX;
 
 use super::*;
 
-/// The `number`th message of the answer to our first request.
-fn numbered(number: u64) -> Progress {
-    Progress { answer: 1, number, ..Progress::default() }
-}
-
-fn at(version: i64) -> Position {
-    Position { version: DbVersion::new(version), incarnation: Incarnation(7) }
-}
-
 fn place(byte: u8) -> Place {
     Place([byte].into())
 }
 
-/// A request that gives this much credit.
-fn asked(credit: u32) -> Input {
-    Input::Asked(SyncRequest { cursor: Cursor::new(), terms: Some(Terms { answer: 1, credit, ..Terms::default() }) })
-}
-
 fn acknowledged(number: u64, until: u64) -> Input {
     Input::Received(Unverified::new(PeerMessage::Ack(Ack { answer: 1, number, until })))
-}
-
-fn sent(effects: &[Effect]) -> Vec<PeerMessage> {
-    let sent = effects.iter().filter_map(|effect| match effect {
-        Effect::Send(message) => Some(message.clone()),
-        _ => None,
-    });
-    sent.collect()
-}
-
-fn local_page(changes: Vec<Change>, place: LocalPlace, complete: Option<Cursor>) -> Page {
-    Page::Local { page: LocalPage { changes, place, incarnation: Incarnation(7), complete }, goes_on: true, own: OWN }
-}
-
-fn page(generation: u64, version: i64, position: i64, complete: Option<Cursor>) -> Input {
-    let place = LocalPlace::after(DbVersion::new(position));
-    Input::Read(ReadDone { generation, page: local_page(vec![change(OTHER, version)], place, complete) })
-}
-
-/// Takes a message that is merged or staged; gives the effects of its success.
-fn take(session: &mut Session, input: Input) -> Vec<Effect> {
-    let effects = session.handle(input);
-    assert!(matches!(effects.as_slice(), [Effect::Merge { .. } | Effect::Stage { .. }]), "{effects:?}");
-    session.handle(Input::Merged(Ok(MergeDone::default())))
 }
 
 #[test]
@@ -69,7 +31,7 @@ fn the_cursor_moves_only_as_the_sender_says() {
 fn a_request_that_is_not_answered_is_made_again() {
     let mut session = session(true);
     let effects = session.handle(Input::Woken(Timer::Answer));
-    assert!(matches!(effects.as_slice(), [Effect::Open]), "{effects:?}");
+    assert!(matches!(effects.as_slice(), [Effect::Open { .. }]), "{effects:?}");
     let opened = || Input::Opened { cursor: Cursor::new(), position: at(0), staged: None };
     let effects = session.handle(opened());
     assert!(matches!(effects.as_slice(), [Effect::Ask(_), Effect::Wake(Timer::Answer, _)]), "{effects:?}");
@@ -86,7 +48,7 @@ fn what_is_missing_is_asked_for_again_over_the_same_connection() {
     // It came again because nobody had said that it was there.
     assert!(matches!(effects.as_slice(), [Effect::Reply(Ok(())), Effect::Send(PeerMessage::Ack(_))]), "{effects:?}");
     let effects = session.handle(changes(&[(OTHER, 3)], 1, Some(numbered(3))));
-    assert!(matches!(effects.as_slice(), [Effect::Open, Effect::Reply(Ok(()))]), "{effects:?}");
+    assert!(matches!(effects.as_slice(), [Effect::Open { .. }, Effect::Reply(Ok(()))]), "{effects:?}");
     for number in [4, 2] {
         let effects = session.handle(changes(&[(OTHER, 4)], 1, Some(numbered(number))));
         assert!(matches!(effects.as_slice(), [Effect::Reply(Ok(()))]), "{effects:?}");
@@ -131,7 +93,7 @@ fn a_transaction_in_parts_is_staged_and_merged_at_the_end() {
     // Somebody else staged another transaction meanwhile.
     let failure = MergeFailure { message: "not staged".to_owned(), fault: Fault::Gap };
     let effects = session.handle(Input::Merged(Err(failure)));
-    assert!(matches!(effects.as_slice(), [Effect::Open, Effect::Reply(Ok(()))]), "{effects:?}");
+    assert!(matches!(effects.as_slice(), [Effect::Open { .. }, Effect::Reply(Ok(()))]), "{effects:?}");
 }
 
 /// Staged parts say that everything before them is here; after a refusal that is not so.
@@ -163,7 +125,7 @@ fn an_upgrade_asks_again_over_the_same_connection() {
     let effects = session.handle(changes(&[(REMOTE, 1)], 2, Some(numbered(1))));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Tell(Notice::Outdated(2)))), "{effects:?}");
     let effects = session.handle(Input::SchemaChanged(2));
-    assert!(matches!(effects.as_slice(), [Effect::Open]), "{effects:?}");
+    assert!(matches!(effects.as_slice(), [Effect::Open { .. }]), "{effects:?}");
     session.handle(Input::Opened { cursor: Cursor::new(), position: Position::default(), staged: None });
     let progress = Progress { answer: 2, cursor: Some(cursor(&[(OTHER, 9)])), ..numbered(1) };
     assert_eq!(merge(&mut session, changes(&[(REMOTE, 1)], 2, Some(progress))), cursor(&[(OTHER, 9)]));
@@ -288,27 +250,33 @@ fn a_page_read_for_an_older_request_is_dropped() {
     let mut session = session(true);
     let old = order(&session.handle(asked(9))).generation;
     let terms = Terms { answer: 2, credit: 9, position: at(3), staged: None };
-    let new = order(&session.handle(Input::Asked(SyncRequest { cursor: Cursor::new(), terms: Some(terms) })));
+    // Nothing more is read before that page is here, however often a remote asks.
+    let effects = session.handle(Input::Asked(SyncRequest { cursor: Cursor::new(), terms: Some(terms) }));
+    assert!(matches!(effects.as_slice(), [Effect::Tell(Notice::Sync)]), "{effects:?}");
+    let effects = session.handle(page(old, 1, 1, None));
+    assert!(sent(&effects).is_empty());
+    let new = order(&effects);
     assert!(matches!(new.what, ReadWhat::Local { ref place, .. } if place.position() == DbVersion::new(3)));
-    assert!(session.handle(page(old, 1, 1, None)).is_empty());
 }
 
 /// A frozen session must not take changes with holes below them for a claim of the remote.
 #[test]
 fn changes_claim_nothing_for_the_remote_also_when_frozen() {
     let mut session = session(true);
-    session.handle(asked(9));
+    let generation = order(&session.handle(asked(9))).generation;
     session.handle(Input::Garbled("cut off".to_owned()));
+    // What the next page leaves out.
+    let covered = |session: &mut Session| {
+        let page = local_page(Vec::new(), LocalPlace::default(), None);
+        let order = order(&session.handle(Input::Read(ReadDone { generation, page })));
+        let ReadWhat::Local { covered, .. } = order.what else { panic!("{order:?}") };
+        covered
+    };
     take(&mut session, changes(&[(OTHER, 5)], 1, Some(numbered(1))));
-    let order = order(&session.handle(asked(9)));
-    let ReadWhat::Local { covered, .. } = order.what else { panic!("{order:?}") };
-    assert!(!covered.contains(&OTHER));
+    assert!(!covered(&mut session).contains(&OTHER));
     let progress = Progress { cursor: Some(cursor(&[(OTHER, 5)])), ..numbered(2) };
     take(&mut session, changes(&[], 1, Some(progress)));
-    let page = local_page(Vec::new(), LocalPlace::default(), None);
-    let effects = session.handle(Input::Read(ReadDone { generation: order.generation, page }));
-    let ReadWhat::Local { covered, .. } = self::order(&effects).what else { panic!("{effects:?}") };
-    assert!(covered.covers(&OTHER, DbVersion::new(5)));
+    assert!(covered(&mut session).covers(&OTHER, DbVersion::new(5)));
 }
 
 #[test]

@@ -13,8 +13,8 @@ use serde_json::value::RawValue;
 use crate::limits::CURSOR_SITES_MAX;
 use crate::verify::Reason;
 use crate::{
-    CausalLength, Change, ColVersion, Column, Cursor, DbVersion, DecodeError, PackedKey, PeerMessage, Seq, SiteId,
-    SyncRequest, Unverified, Value, VerifyError,
+    Access, CausalLength, Change, ColVersion, Column, Cursor, DbVersion, DecodeError, PackedKey, PeerMessage, Rights,
+    Seq, SiteId, SyncRequest, Unverified, Value, VerifyError,
 };
 
 /// The parts of one transport message, still JSON inside.
@@ -81,6 +81,26 @@ impl<'a> Envelope<'a> {
     pub fn is_litemesh(&self) -> bool {
         let version = self.litemesh.and_then(|extra| field(extra, "version")).and_then(count);
         version.is_some_and(|version| version >= i64::from(super::LITEMESH_VERSION))
+    }
+
+    /// What the sender of a `connect` message lets us do, [`Access::FULL`] where it says nothing.
+    ///
+    /// # Errors
+    ///
+    /// Rights that this version does not know, a list of tables that is none, or too many tables.
+    pub fn access(&self) -> Result<Access, DecodeError> {
+        let said = |name| self.litemesh.and_then(|extra| field(extra, name)).and_then(not_null);
+        let rights = match said("access").map(text) {
+            None => Rights::ReadWrite,
+            Some(Some(rights)) if rights == "read" => Rights::Read,
+            Some(Some(rights)) if rights == "write" => Rights::Write,
+            Some(_) => return Err(DecodeError::Shape { what: "litemesh.access", expected: "read or write" }),
+        };
+        let access = Access::new(rights);
+        let Some(tables) = said("tables") else { return Ok(access) };
+        let wrong = DecodeError::Shape { what: "litemesh.tables", expected: "an array of at most 256 names" };
+        let tables: Vec<Text<'_>> = from_json(tables.get().as_bytes()).map_err(|_| wrong.clone())?;
+        access.only(tables.iter().map(|Text(table)| table)).map_err(|_| wrong)
     }
 
     /// Reads the `cursor` of a `sync` message.
@@ -242,7 +262,10 @@ impl<'de> Deserialize<'de> for Object<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut entries = Vec::new();
                 while let Some((Text(key), value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
-                    entries.push((key, value));
+                    // One more than any object may have is enough to refuse it, and takes no more memory than that.
+                    if entries.len() <= CURSOR_SITES_MAX {
+                        entries.push((key, value));
+                    }
                 }
                 Ok(Object(entries))
             }

@@ -4,11 +4,28 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, SerializeSeq, Serializer};
 use serde_json::value::RawValue;
 
-use crate::{Change, Cursor, PeerMessage, SiteId, SyncRequest, Value};
+use crate::{Access, Change, Cursor, PeerMessage, Rights, SiteId, SyncRequest, Value};
 
 /// `{"type":"connect",…}`; `announce` says that we are a Litemesh peer.
 pub fn connect(peer: SiteId, announce: bool) -> Vec<u8> {
-    let litemesh = announce.then_some(Announcement { version: super::LITEMESH_VERSION });
+    introduce(peer, announce.then_some(&Access::FULL))
+}
+
+/// `{"type":"connect",…}` to a Litemesh peer that may do this much here. Full access goes without saying.
+pub fn connect_with(peer: SiteId, access: &Access) -> Vec<u8> {
+    introduce(peer, Some(access))
+}
+
+fn introduce(peer: SiteId, access: Option<&Access>) -> Vec<u8> {
+    let litemesh = access.map(|access| Announcement {
+        version: super::LITEMESH_VERSION,
+        access: match access.rights() {
+            Rights::ReadWrite => None,
+            Rights::Read => Some("read"),
+            Rights::Write => Some("write"),
+        },
+        tables: access.tables().map(|tables| tables.iter().map(|table| &**table).collect()),
+    });
     to_json(&Frame { litemesh, ..Frame::new("connect", peer) })
 }
 
@@ -52,8 +69,12 @@ fn to_json(value: &impl Serialize) -> Vec<u8> {
 }
 
 #[derive(Serialize)]
-struct Announcement {
+struct Announcement<'a> {
     version: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    access: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tables: Option<Vec<&'a str>>,
 }
 
 #[derive(Serialize)]
@@ -65,7 +86,7 @@ struct Frame<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    litemesh: Option<Announcement>,
+    litemesh: Option<Announcement<'a>>,
 }
 
 impl Frame<'_> {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use crate::codec::v2::{self, Frame, Hello};
 use crate::limits::ERROR_BYTES_MAX;
-use crate::{DecodeError, Limits, PeerMessage, SiteId, SyncRequest};
+use crate::{Access, DecodeError, Limits, PeerMessage, SiteId, SyncRequest};
 
 fn read(bytes: &[u8]) -> Result<Frame, DecodeError> {
     v2::decode(bytes, &Limits::default())
@@ -40,7 +40,7 @@ proptest! {
 
     #[test]
     fn any_hello_reads_back_the_same_whatever_follows_it(version: u32, site: [u8; 16], later: Vec<u8>) {
-        let hello = Hello { version, site: SiteId::from_bytes(site) };
+        let hello = Hello { version, site: SiteId::from_bytes(site), access: Access::FULL };
         let mut bytes = v2::hello(&hello);
         bytes.extend(later);
         match read(&bytes) {

@@ -1,0 +1,122 @@
+//! Limits of sockets: slow heads, silent strangers, too many.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::time::Duration;
+
+use litemesh_http::{HttpServer, TokenFile};
+use litemesh_proto::{Access, Limits};
+use support::raw::{EventStream, JSON, Wire, exchange, request_text};
+use support::{CLIENT, soon, started};
+
+/// Long beside what a busy machine takes for a few requests, short enough to wait for.
+const SHORT: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn a_head_that_does_not_come_ends_its_socket_and_a_stream_does_not_end() {
+    let transport = HttpServer::builder().head_timeout(SHORT).ping_interval(SHORT / 4).build();
+    let (server, _peer, _reports) = started(transport, Limits::default()).await;
+    let mut stream = EventStream::open(server.address, CLIENT).await;
+    // Half a head, a byte at a time would be no better.
+    let mut slow = Wire::connect(server.address).await;
+    slow.write(b"POST /data HTTP/1.1\r\nHost: x\r\n").await;
+    assert!(soon(slow.is_closed()).await);
+    // A whole request, and then nothing.
+    let mut idle = Wire::connect(server.address).await;
+    idle.write(request_text("POST", "/data", &[JSON], Some(2)).as_bytes()).await;
+    idle.write(b"{}").await;
+    assert_eq!(idle.answer().await.0.status(), 400);
+    assert!(soon(idle.is_closed()).await);
+    // The stream is older than all of that.
+    stream.expect("connect").await;
+    stream.expect("sync").await;
+    for _ in 0..8 {
+        stream.expect("ping").await;
+    }
+}
+
+#[tokio::test]
+async fn a_socket_that_says_nothing_is_closed() {
+    let transport = HttpServer::builder().strangers(SHORT, 100).build();
+    let (server, _peer, _reports) = started(transport, Limits::default()).await;
+    let mut silent = Wire::connect(server.address).await;
+    assert!(soon(silent.is_closed()).await);
+    // The beginning of what could become HTTP/2, which no timeout of HTTP sees.
+    let mut undecided = Wire::connect(server.address).await;
+    undecided.write(b"PRI * HT").await;
+    assert!(soon(undecided.is_closed()).await);
+    assert_eq!(server.transport.counters().refused_sockets, 2);
+}
+
+/// Who has no token cannot hold a socket, whatever is asked over it; who has one is in no hurry.
+#[tokio::test]
+async fn only_a_request_that_is_let_in_makes_a_socket_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = TokenFile::new(folder.path().join("tokens"));
+    let token = tokens.add("test", &Access::FULL).unwrap();
+    let transport =
+        HttpServer::builder().tokens(tokens).unwrap().strangers(SHORT, 100).ping_interval(SHORT / 4).build();
+    let (server, _peer, mut reports) = started(transport, Limits::default()).await;
+    let header = format!("Authorization: Bearer {}", token.token);
+    let mut stream = EventStream::open_with(server.address, &format!("/stream?peerId={CLIENT}"), &[&header]).await;
+    stream.expect("connect").await;
+    reports.connect().await;
+    // A body that takes longer than a stranger has.
+    let body = litemesh_proto::codec::v1::data(CLIENT, &support::changes(vec![support::change(1, "x")]));
+    let mut slow = Wire::connect(server.address).await;
+    slow.write(request_text("POST", "/data", &[JSON, &header], Some(body.len())).as_bytes()).await;
+    slow.write(&body[..50]).await;
+
+    let mut stranger = Wire::connect(server.address).await;
+    for text in [
+        request_text("GET", "/stream", &[], None),
+        request_text("OPTIONS", "/data", &["Origin: https://x", "Access-Control-Request-Method: POST"], None),
+        request_text("GET", "/nowhere", &[], None),
+    ] {
+        stranger.write(text.as_bytes()).await;
+        assert!(stranger.answer().await.0.status() != 200);
+    }
+    assert!(soon(stranger.is_closed()).await);
+    for _ in 0..8 {
+        while stream.frame().await.unwrap()["type"] != "ping" {}
+    }
+    slow.write(&body[50..]).await;
+    assert_eq!(slow.answer().await.0.status(), 200);
+}
+
+#[tokio::test]
+async fn sockets_have_a_limit() {
+    let transport = HttpServer::builder().sockets_max(2, 2).build();
+    let (server, _peer, _reports) = started(transport, Limits::default()).await;
+    let first = Wire::connect(server.address).await;
+    let mut second = Wire::connect(server.address).await;
+    let mut third = Wire::connect(server.address).await;
+    assert!(soon(third.is_closed()).await);
+    assert_eq!(server.transport.counters().refused_sockets, 1);
+    // The others are served, and a place that is free is taken.
+    second.write(request_text("GET", "/nowhere", &[], None).as_bytes()).await;
+    assert_eq!(second.answer().await.0.status(), 404);
+    drop(first);
+    let mut tries = 0;
+    while server.transport.counters().refused_sockets == 1 + tries {
+        tries += 1;
+        let mut again = Wire::connect(server.address).await;
+        again.write_if_open(request_text("GET", "/nowhere", &[], None).as_bytes()).await;
+        if !soon(again.is_closed()).await {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_head_has_a_limit() {
+    let (server, _peer, _reports) = started(HttpServer::new(), Limits::default()).await;
+    let long = format!("X-Long: {}", "x".repeat(70 * 1024));
+    let (head, _) = exchange(server.address, "GET", "/nowhere", &[&long], None).await;
+    assert_eq!(head.status(), 431);
+    let many: Vec<String> = (0..200).map(|n| format!("X-{n}: x")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let (head, _) = exchange(server.address, "GET", "/nowhere", &many, None).await;
+    assert_eq!(head.status(), 431);
+}

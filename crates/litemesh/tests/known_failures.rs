@@ -1,0 +1,367 @@
+//! How the original loses or damages data (docs/testing.md, "Known failures of the original"), where no other test shows that
+//! we do not. Each test says which entry it stands for.
+
+mod support;
+
+use std::sync::Arc;
+
+use litemesh::proto::{
+    Access, BoxFuture, CausalLength, Change, ColVersion, Column, DbVersion, PackedKey, PeerCallbacks, PeerMessage,
+    Refusal, Remote, Seq, SiteId, SyncRequest, Transport, TransportError, Unverified, Value,
+};
+use litemesh::{Database, Event, Peer};
+use litemesh_http::{HttpClient, HttpServer};
+use litemesh_testkit::{Link, MemoryTransport, connect};
+use support::{Node, PATIENCE, database};
+
+const BOTH: [Link; 2] = [Link::Litemesh, Link::V1];
+
+async fn pair(link: Link) -> (Node, Node) {
+    let nodes = (Node::start().await, Node::start().await);
+    connect(&nodes.0.transport, &nodes.1.transport, link).await.unwrap();
+    nodes
+}
+
+/// A5: nothing of a transaction is sent before it is committed, and nothing of one that is rolled back, ever.
+#[tokio::test]
+async fn a5_only_what_is_committed_is_sent() {
+    for link in BOTH {
+        // In memory, the peer's connection waits for the application's transaction.
+        let folder = tempfile::tempdir().unwrap();
+        let db = Database::open(folder.path().join("a.db")).unwrap();
+        db.lock().connection().execute_batch(support::SCHEMA).unwrap();
+        for table in ["todo", "tag"] {
+            db.lock().replicate(table).unwrap();
+        }
+        let (a, mut b) = (Node::start_on(db).await, Node::start().await);
+        connect(&a.transport, &b.transport, link).await.unwrap();
+        a.execute("BEGIN; INSERT INTO todo VALUES ('1', 'open', 0)");
+        tokio::time::timeout(PATIENCE, a.peer.check_local_changes()).await.unwrap().unwrap();
+        a.execute("INSERT INTO todo VALUES ('2', 'open', 0); ROLLBACK; INSERT INTO todo VALUES ('3', 'real', 0)");
+        b.wait_for_rows(&a.rows()).await;
+        assert_eq!(b.rows(), ["todo '3' 'real' 0"]);
+    }
+}
+
+/// A6: what could not be recorded was not written either, and what is written later reaches everybody.
+#[tokio::test]
+async fn a6_a_full_disk_fails_the_write_and_nothing_else() {
+    let (a, mut b) = pair(Link::Litemesh).await;
+    a.execute("INSERT INTO todo VALUES ('1', 'before', 0)");
+    b.wait_for_rows(&a.rows()).await;
+    {
+        let engine = a.db.lock();
+        let connection = engine.connection();
+        let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+        connection.execute_batch(&format!("PRAGMA max_page_count = {pages}")).unwrap();
+        let full = connection.execute("INSERT INTO todo VALUES ('2', hex(zeroblob(100000)), 0)", []);
+        assert!(full.unwrap_err().to_string().contains("full"));
+        connection.execute_batch("PRAGMA max_page_count = 1000000").unwrap();
+    }
+    a.execute("INSERT INTO todo VALUES ('3', 'after', 0)");
+    b.wait_for_rows(&a.rows()).await;
+    assert_eq!(b.rows().len(), 2);
+}
+
+/// A7: a sender that ends with a backlog sends the rest when it starts again.
+#[tokio::test]
+async fn a7_a_sender_that_ends_with_a_backlog_sends_the_rest_later() {
+    for link in BOTH {
+        let (a, mut b) = (Node::start().await, Node::start().await);
+        for first in (0..30_000).step_by(3000) {
+            a.execute(&format!(
+                "WITH RECURSIVE n(i) AS (VALUES ({first}) UNION ALL SELECT i + 1 FROM n WHERE i < {first} + 2999)
+                 INSERT INTO todo SELECT i, 'title ' || i, i FROM n"
+            ));
+        }
+        connect(&a.transport, &b.transport, link).await.unwrap();
+        b.wait("a first batch", |event| matches!(event, Event::Change { .. })).await;
+        a.peer.stop().await;
+        assert!(b.rows().len() < 30_000, "some of it was still to come");
+        let a = Node::start_on(a.db.clone()).await;
+        connect(&a.transport, &b.transport, link).await.unwrap();
+        b.wait_for_rows(&a.rows()).await;
+    }
+}
+
+/// A9: every value arrives as it is, type and bits.
+#[tokio::test]
+async fn a9_values_arrive_exactly() {
+    const VALUES: &str = "INSERT INTO thing VALUES
+        (1, x'00ff'), (2, 9e999), (3, -9e999), (4, 9007199254740993), (5, -9223372036854775808), (6, 9223372036854775807),
+        (7, 1.0), (8, -0.0), (9, 5e-324), (10, 1.7976931348623157e308), (11, 'ü'), (12, ''), (13, x''), (14, NULL), (15, '1'), (16, 2147483648)";
+    // What JSON cannot carry: text with NUL, and text that is no UTF-8.
+    const TEXTS: &str = "INSERT INTO thing VALUES (20, CAST(x'610062' AS TEXT)), (21, CAST(x'fffe80' AS TEXT))";
+    let dump = |node: &Node| -> Vec<(i64, String, Vec<u8>, Option<u64>)> {
+        let engine = node.db.lock();
+        let sql = "SELECT id, typeof(x), CAST(x AS BLOB), x FROM thing ORDER BY id";
+        let mut statement = engine.connection().prepare(sql).unwrap();
+        let row = |row: &litemesh::engine::rusqlite::Row<'_>| {
+            let real = row.get::<_, f64>(3).ok().map(f64::to_bits);
+            Ok((row.get(0)?, row.get(1)?, row.get::<_, Option<Vec<u8>>>(2)?.unwrap_or_default(), real))
+        };
+        statement.query_map([], row).unwrap().map(Result::unwrap).collect()
+    };
+    for is_litemesh in [true, false] {
+        let node = || async {
+            let db = database();
+            db.lock().connection().execute_batch("CREATE TABLE thing (id INTEGER PRIMARY KEY NOT NULL, x)").unwrap();
+            db.lock().replicate("thing").unwrap();
+            db
+        };
+        let (server, client) = (node().await, node().await);
+        let transport = HttpServer::new();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let hub = Peer::builder(server.clone()).transport(transport.clone()).start().await.unwrap();
+        let serving = tokio::spawn(async move { transport.serve(listener, std::future::pending()).await });
+        let builder = Peer::builder(client.clone()).transport(HttpClient::builder(url).announce(is_litemesh).build());
+        let mut events = builder.events();
+        let peer = builder.start().await.unwrap();
+        client.lock().connection().execute_batch(VALUES).unwrap();
+        if is_litemesh {
+            client.lock().connection().execute_batch(TEXTS).unwrap();
+        }
+        let hub = Node { db: server, peer: hub, events: peer.events(), transport: MemoryTransport::new() };
+        let leaf = Node { db: client, events: peer.events(), peer, transport: MemoryTransport::new() };
+        let mut changes = hub.peer.events();
+        while dump(&hub) != dump(&leaf) {
+            tokio::time::timeout(PATIENCE, changes.recv()).await.unwrap().unwrap();
+        }
+        // And down again.
+        hub.execute("UPDATE thing SET x = x'01' WHERE id = 1; INSERT INTO thing SELECT id + 100, x FROM thing");
+        while dump(&hub) != dump(&leaf) {
+            tokio::time::timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
+        }
+        leaf.peer.stop().await;
+        hub.peer.stop().await;
+        serving.abort();
+    }
+}
+
+/// A11: a bulk import while a peer is still syncing.
+#[tokio::test]
+async fn a11_a_bulk_import_in_the_middle_of_a_sync_arrives() {
+    for link in BOTH {
+        let (a, mut b) = (Node::start().await, Node::start().await);
+        a.execute(
+            "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 10000)
+             INSERT INTO todo SELECT 'old ' || i, 'x', i FROM n",
+        );
+        connect(&a.transport, &b.transport, link).await.unwrap();
+        a.execute(
+            "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 75000)
+             INSERT INTO todo SELECT 'new ' || i, 'x', i FROM n",
+        );
+        b.wait_for_rows(&a.rows()).await;
+    }
+}
+
+/// A10, A12: a connection that takes the place of another leaves nothing of it running, and a second request in the middle of an
+/// answer loses nothing.
+#[tokio::test]
+async fn a12_a_new_connection_ends_the_old_one() {
+    for link in BOTH {
+        let (a, mut b) = (Node::start().await, Node::start().await);
+        a.execute(
+            "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+             INSERT INTO todo SELECT i, 'x', i FROM n",
+        );
+        for _ in 0..5 {
+            connect(&a.transport, &b.transport, link).await.unwrap();
+            a.execute("UPDATE todo SET done = done + 1 WHERE id IN ('1', '20000')");
+        }
+        b.wait_for_rows(&a.rows()).await;
+        assert_eq!((a.peer.status().len(), b.peer.status().len()), (1, 1));
+    }
+}
+
+/// A13: what was there before anything replicated is synced like the rest.
+#[tokio::test]
+async fn a13_data_that_was_there_before_is_synced() {
+    let old = Database::open_in_memory().unwrap();
+    old.lock().connection().execute_batch(support::SCHEMA).unwrap();
+    old.lock().connection().execute_batch("INSERT INTO todo VALUES ('old', 'before replication', 0)").unwrap();
+    for table in ["todo", "tag"] {
+        old.lock().replicate(table).unwrap();
+    }
+    let (a, mut b) = (Node::start_on(old).await, Node::start().await);
+    connect(&a.transport, &b.transport, Link::Litemesh).await.unwrap();
+    b.wait_for_rows(&["todo 'old' 'before replication' 0".to_owned()]).await;
+}
+
+/// A14, A15: changes of a column that is not there are refused and nothing else is; they arrive once it is.
+#[tokio::test]
+async fn a14_a_column_that_only_one_side_has_holds_up_nothing_else() {
+    for link in BOTH {
+        let (a, mut b) = pair(link).await;
+        let alter = |node: &Node| {
+            node.db
+                .lock()
+                .alter("todo", |connection| connection.execute_batch("ALTER TABLE todo RENAME COLUMN title TO name"))
+                .unwrap();
+        };
+        a.execute("INSERT INTO todo VALUES ('1', 'under the old name', 0)");
+        b.wait("the row", |event| matches!(event, Event::Change { .. })).await;
+        alter(&a);
+        a.execute("UPDATE todo SET name = 'new' WHERE id = '1'");
+        b.wait("a refusal", |event| matches!(event, Event::Error { message, .. } if message.contains("name"))).await;
+        a.execute("INSERT INTO tag VALUES ('home', '1')");
+        b.wait("the tag", |event| matches!(event, Event::Change { tables } if tables.contains("tag"))).await;
+        alter(&b);
+        b.execute("PRAGMA user_version = 1");
+        b.peer.check_local_changes().await.unwrap();
+        let is_there = || {
+            let engine = b.db.lock();
+            engine.connection().query_row("SELECT name FROM todo", [], |row| row.get::<_, String>(0)).unwrap() == "new"
+        };
+        let wait = async {
+            while !is_there() {
+                if a.peer.status().is_empty() {
+                    // Over wire v1 it comes by a new connection.
+                    connect(&a.transport, &b.transport, link).await.unwrap();
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.unwrap();
+    }
+}
+
+fn change(key: PackedKey, site: SiteId) -> Change {
+    Change {
+        table: "todo".into(),
+        key,
+        column: Column::from("title"),
+        value: Value::text("x"),
+        col_version: ColVersion::new(1),
+        db_version: DbVersion::new(1),
+        site,
+        causal_length: CausalLength::FIRST,
+        seq: Seq::ZERO,
+    }
+}
+
+/// A transport of which a test holds the other end: a remote that sends what it likes, and takes nothing unless it wants to.
+#[derive(Clone, Default)]
+struct Puppet {
+    peer: Arc<std::sync::OnceLock<Arc<dyn PeerCallbacks>>>,
+}
+
+impl Transport for Puppet {
+    fn name(&self) -> &str {
+        "puppet"
+    }
+    fn start(&self, peer: Arc<dyn PeerCallbacks>) -> BoxFuture<'_, Result<(), TransportError>> {
+        Box::pin(async move { self.peer.set(peer).map_err(|_| TransportError::AlreadyStarted) })
+    }
+    fn sync(&self, _: Remote, _: SyncRequest) -> BoxFuture<'_, Result<(), TransportError>> {
+        Box::pin(async { Ok(()) })
+    }
+    /// Never taken.
+    fn send(&self, _: Remote, _: PeerMessage) -> BoxFuture<'_, Result<(), TransportError>> {
+        Box::pin(std::future::pending())
+    }
+    fn close(&self, _: Remote) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
+/// B5: a primary key of no bytes, and others that are none, are refused and harm nobody.
+#[tokio::test]
+async fn b5_keys_that_are_none_are_refused() {
+    let puppet = Puppet::default();
+    let db = database();
+    let peer = Peer::builder(db.clone()).transport(puppet.clone()).start().await.unwrap();
+    let site = SiteId::from_bytes([5; 16]);
+    let remote = Remote { site, connection: Remote::next_connection(), is_litemesh: false };
+    let callbacks = puppet.peer.get().unwrap();
+    callbacks.connect(remote, Access::FULL).await.unwrap();
+    for bytes in [&[][..], &[1], &[255], &[1, 0x0b], &[1, 0x0b, 200], &[2, 9, 1], &[1, 9, 1, 0], &[0]] {
+        let changes = vec![change(PackedKey::from_bytes(bytes), site)];
+        let message = PeerMessage::Changes { changes, schema_version: 0, progress: None };
+        let refused = callbacks.receive(remote, Unverified::new(message)).await;
+        assert!(matches!(refused, Err(Refusal::Invalid(_))), "{bytes:?}: {refused:?}");
+    }
+    let good = vec![change(PackedKey::pack(&[Value::text("1")]).unwrap(), site)];
+    let message = PeerMessage::Changes { changes: good, schema_version: 0, progress: None };
+    callbacks.receive(remote, Unverified::new(message)).await.unwrap();
+    let count = |db: &Database| -> i64 {
+        db.lock().connection().query_row("SELECT count(*) FROM todo", [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(count(&db), 1);
+    peer.stop().await;
+}
+
+/// B2, B17: a remote that takes nothing holds up nobody else.
+#[tokio::test]
+async fn b17_a_remote_that_takes_nothing_holds_up_nobody_else() {
+    let (puppet, memory) = (Puppet::default(), MemoryTransport::new());
+    let db = database();
+    let builder = Peer::builder(db.clone()).transport(puppet.clone()).transport(memory.clone());
+    let events = builder.events();
+    let peer = builder.start().await.unwrap();
+    let a = Node { db, peer, events, transport: memory };
+    for number in 0..20 {
+        let site = SiteId::from_bytes([100 + number; 16]);
+        let is_litemesh = number % 2 == 0;
+        let remote = Remote { site, connection: Remote::next_connection(), is_litemesh };
+        let callbacks = puppet.peer.get().unwrap();
+        callbacks.connect(remote, Access::FULL).await.unwrap();
+        callbacks.sync(remote, SyncRequest::default()).await.unwrap();
+    }
+    let mut b = Node::start().await;
+    connect(&a.transport, &b.transport, Link::Litemesh).await.unwrap();
+    for number in 0..20 {
+        a.execute(&format!(
+            "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+             INSERT INTO todo SELECT {number} || '-' || i, 'x', i FROM n"
+        ));
+    }
+    b.wait_for_rows(&a.rows()).await;
+    a.peer.stop().await;
+}
+
+/// B22: thousands of sites, each of which wrote something.
+#[tokio::test]
+async fn b22_thousands_of_sites_are_synced() {
+    const SITES: u32 = 3000;
+    let db = database();
+    {
+        let mut engine = db.lock();
+        let changes: Vec<Change> = (0..SITES)
+            .map(|number| {
+                let mut site = [9; 16];
+                site[..4].copy_from_slice(&number.to_be_bytes());
+                change(PackedKey::pack(&[Value::text(number.to_string())]).unwrap(), SiteId::from_bytes(site))
+            })
+            .collect();
+        let cursor = changes.iter().map(|change| (change.site, change.db_version)).collect();
+        let progress = litemesh::engine::MergeProgress { cursor, ..Default::default() };
+        engine.merge(&changes, &progress).unwrap();
+    }
+    for link in BOTH {
+        let (a, mut b) = (Node::start_on(db.clone()).await, Node::start().await);
+        connect(&a.transport, &b.transport, link).await.unwrap();
+        b.wait("eose", |event| matches!(event, Event::Eose { .. })).await;
+        assert_eq!(b.rows(), a.rows());
+        let cursor = b.peer.cursor().await.unwrap();
+        assert!(cursor.iter().filter(|(site, _)| site.as_bytes()[4..] == [9; 12]).count() == SITES as usize);
+        a.peer.stop().await;
+    }
+}
+
+/// D7: nothing is sent where there is nothing to say.
+#[tokio::test]
+async fn d7_no_message_without_news() {
+    let (a, mut b) = pair(Link::Litemesh).await;
+    b.wait("eose", |event| matches!(event, Event::Eose { .. })).await;
+    a.execute("CREATE TABLE aside (id INTEGER PRIMARY KEY); INSERT INTO aside VALUES (1)");
+    a.peer.check_local_changes().await.unwrap();
+    a.execute("INSERT INTO todo VALUES ('1', 'x', 0)");
+    b.wait_for_rows(&a.rows()).await;
+    assert_eq!(b.peer.status()[0].changes_received, 2);
+}
