@@ -1,11 +1,14 @@
 //! What a stranger's message may hold at most: each limit at its edge, and what is said beyond it.
 #![allow(clippy::unwrap_used)]
 
-use litemesh_proto::codec::v1::{self, Envelope};
+use litemesh_proto::codec::{
+    v1::{self, Envelope},
+    v2,
+};
 use litemesh_proto::limits::{CURSOR_SITES_MAX, NAME_BYTES_MAX, VERSION_MAX};
 use litemesh_proto::{
     CausalLength, Change, ColVersion, Column, DbVersion, DecodeError, Limits, PackedKey, PeerMessage, Seq, SiteId,
-    Unverified, Value, VerifyError,
+    SyncRequest, Unverified, Value, VerifyError,
 };
 
 const SITE: SiteId = SiteId::from_bytes([0xc1; 16]);
@@ -81,9 +84,12 @@ fn a_cursor_names_a_million_sites_and_no_more() {
     let large = cursor_of(CURSOR_SITES_MAX + 2);
     let refused = v1::deserialize_cursor(large.as_bytes()).unwrap_err();
     assert!(matches!(refused, DecodeError::CursorTooLarge { max: CURSOR_SITES_MAX, .. }), "{refused}");
-    let claim =
-        format!(r#"{{"type":"data","peerId":"x","data":{{"type":"eose","data":[],"litemesh":{{"cursor":{large}}}}}}}"#);
-    let refused = Envelope::parse(claim.as_bytes()).unwrap().message().unwrap_err();
+    let request = format!(r#"{{"type":"sync","peerId":"{SITE}","cursor":{large}}}"#);
+    let refused = Envelope::parse(request.as_bytes()).unwrap().sync_request().unwrap_err();
+    assert!(matches!(refused, DecodeError::CursorTooLarge { .. }), "{refused}");
+    let cursor = (0..=CURSOR_SITES_MAX as u128).map(|n| (SiteId::from_bytes(n.to_be_bytes()), DbVersion::new(1)));
+    let frame = v2::sync(&SyncRequest { cursor: cursor.collect(), terms: None });
+    let refused = v2::decode(&frame, &Limits::default()).unwrap_err();
     assert!(matches!(refused, DecodeError::CursorTooLarge { .. }), "{refused}");
 }
 

@@ -1,13 +1,17 @@
 //! One peer: its file, its process while that runs, and the sessions of the process.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use fastrand::Rng;
 use litemesh::simulation::{Look, Process, Session, Work};
 use litemesh_engine::Engine;
 use litemesh_engine::proto::{Cursor, DbVersion, SiteId};
 use litemesh_engine::rusqlite::Connection;
+use litemesh_engine::rusqlite::functions::{Context, FunctionFlags};
 
 use super::network::Frame;
 use crate::history::Schema;
@@ -100,6 +104,7 @@ impl Node {
             .expect("a new file takes tables");
         connection.execute("INSERT INTO crsql_site_id VALUES (?1, 0)", [self.site.as_bytes()]).expect("an empty table");
         let engine = Engine::attach(connection).expect("a file of ours");
+        self.seed_random(engine.connection(), 0);
         for schema in schemas {
             engine.connection().execute_batch(schema.create).expect("a table that is new");
             engine.replicate(&schema.name).expect("a table that can replicate");
@@ -107,8 +112,10 @@ impl Node {
         engine.connection().pragma_update(None, "user_version", SCHEMA_VERSION).expect("a file that can be written to");
     }
 
-    fn open(&self) -> Engine {
+    /// `number`: differs between the connections of a node.
+    fn open(&self, number: u64) -> Engine {
         let engine = Engine::open(&self.path).expect("a sound file");
+        self.seed_random(engine.connection(), number);
         // Nothing here outlives the machine, and nobody waits in virtual time.
         engine.connection().pragma_update(None, "synchronous", "OFF").expect("a setting of SQLite");
         engine.connection().busy_timeout(Duration::ZERO).expect("a setting of SQLite");
@@ -116,12 +123,21 @@ impl Node {
         engine
     }
 
+    /// Chance, as SQL knows it, is the seed's: incarnations are in messages, so how long these are depends on it.
+    fn seed_random(&self, connection: &Connection, number: u64) {
+        let mut hasher = DefaultHasher::new();
+        (self.path.file_name(), self.site.as_bytes(), number).hash(&mut hasher);
+        let rng = Mutex::new(Rng::with_seed(hasher.finish()));
+        let random = move |_: &Context<'_>| Ok(rng.lock().unwrap_or_else(PoisonError::into_inner).i64(..));
+        connection.create_scalar_function("random", 0, FunctionFlags::SQLITE_UTF8, random).expect("a known function");
+    }
+
     /// Starts the process.
     pub(super) fn start(&mut self) {
-        let engine = self.open();
-        let app = self.has_app_connection.then(|| self.open());
-        let look = Look::at(&engine).expect("a sound file");
         self.boot += 1;
+        let engine = self.open(2 * self.boot);
+        let app = self.has_app_connection.then(|| self.open(2 * self.boot + 1));
+        let look = Look::at(&engine).expect("a sound file");
         self.running = Some(Running {
             engine,
             app,
