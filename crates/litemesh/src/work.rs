@@ -99,7 +99,7 @@ pub(crate) fn read(
 ) -> Result<Page, PeerError> {
     let recent = recent.lock().unwrap_or_else(PoisonError::into_inner).clone();
     match what {
-        ReadWhat::Local { place, covered, claimed, mut echoes } => {
+        ReadWhat::Local { place, covered, claimed, mut echoes, reads } => {
             echoes.extend(recent);
             let own = engine.site()?;
             let covered = gate.believe(own, covered);
@@ -109,14 +109,20 @@ pub(crate) fn read(
                 Some((pages, wanted)) => pages.read(engine, &place, &covered, &echoes, limits, wanted)?,
                 None => None,
             };
-            let page = match page {
+            let mut page = match page {
                 Some(page) => page,
                 None => {
                     let filter = LocalFilter { covered: Arc::unwrap_or_clone(covered), echoes: &echoes };
                     engine.read_local(&place, &filter, limits)?
                 }
             };
-            Ok(Page::Local { page, goes_on, own })
+            if let (Some(cursor), Some(remote)) = (&mut page.complete, reads) {
+                let held = engine.position(remote)?.version;
+                if held > DbVersion::ZERO {
+                    cursor.advance(remote, held);
+                }
+            }
+            Ok(Page::Local { page, goes_on })
         }
         ReadWhat::PlanSites(mut bounds) => {
             bounds.echoes.extend(recent);

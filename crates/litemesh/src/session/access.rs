@@ -194,11 +194,7 @@ mod tests {
         let page = || {
             let changes = vec![change("a"), change("c"), change("A")];
             let (place, incarnation) = (LocalPlace::after(DbVersion::new(8)), Incarnation(1));
-            Page::Local {
-                page: LocalPage { changes, place, incarnation, complete: Some(cursor()) },
-                goes_on: true,
-                own: SITE,
-            }
+            Page::Local { page: LocalPage { changes, place, incarnation, complete: Some(cursor()) }, goes_on: true }
         };
         let narrowed = |tables: Option<&[&str]>| {
             let mut page = page();

@@ -16,7 +16,6 @@ use super::{
 };
 
 const REMOTE: SiteId = SiteId::from_bytes([9; 16]);
-const OWN: SiteId = SiteId::from_bytes([1; 16]);
 const OTHER: SiteId = SiteId::from_bytes([7; 16]);
 
 fn session(is_litemesh: bool) -> Session {
@@ -98,7 +97,7 @@ fn sent(effects: &[Effect]) -> Vec<PeerMessage> {
 }
 
 fn local_page(changes: Vec<Change>, place: LocalPlace, complete: Option<Cursor>) -> Page {
-    Page::Local { page: LocalPage { changes, place, incarnation: Incarnation(7), complete }, goes_on: true, own: OWN }
+    Page::Local { page: LocalPage { changes, place, incarnation: Incarnation(7), complete }, goes_on: true }
 }
 
 fn page(generation: u64, version: i64, position: i64, complete: Option<Cursor>) -> Input {
