@@ -24,7 +24,10 @@ pub fn events(bytes: &[u8]) {
     for is_frames in [false, true] {
         check_messages(stream, is_frames, piece);
     }
-    check_gzip(stream, piece);
+    // Setting up compression takes longer than all of the above.
+    if piece % 16 == 0 {
+        check_gzip(stream, piece);
+    }
 }
 
 fn check_events(stream: &[u8], max: usize, piece: usize) {

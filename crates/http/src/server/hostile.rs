@@ -44,7 +44,10 @@ pub fn request(bytes: &[u8]) {
         check_message(route, body);
     }
     check_frames(body);
-    check_buffer(body);
+    // Setting up compression takes longer than all of the above.
+    if body.len() % 16 == 0 {
+        check_buffer(body);
+    }
 }
 
 fn header(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
