@@ -87,7 +87,7 @@ pub(crate) fn frame_of_event(data: &[u8]) -> Result<Vec<u8>, String> {
     STANDARD.decode(data).map_err(|error| format!("a frame is not valid base64: {error}"))
 }
 
-fn event_id(position: Position) -> String {
+pub(crate) fn event_id(position: Position) -> String {
     format!("{}-{:x}", position.version.get(), position.incarnation.0)
 }
 

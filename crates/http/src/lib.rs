@@ -50,6 +50,8 @@ mod client;
 mod counters;
 mod form;
 mod gzip;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod hostile;
 mod server;
 mod sse;
 mod tokens;

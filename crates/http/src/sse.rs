@@ -50,7 +50,7 @@ pub struct EventParser {
     mark: usize,
 }
 
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 impl EventParser {
     /// A parser at the start of a stream that holds at most `event_bytes_max` bytes of one event.
@@ -73,6 +73,12 @@ impl EventParser {
     pub fn feed<'a>(&'a mut self, bytes: &'a [u8]) -> impl Iterator<Item = Result<Event, EventTooLarge>> + use<'a> {
         let mut rest = self.skip_mark(bytes);
         std::iter::from_fn(move || self.next_event(&mut rest))
+    }
+
+    /// Bytes of the unfinished event and its unfinished line.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.event.name.len() + self.event.data.len() + self.line.len()
     }
 
     /// The mark may come in pieces. Once it turns out to be none, what was held back of it is put in front of the line.
@@ -195,8 +201,6 @@ const KEPT_LINE_BYTES_MAX: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     type Found = Vec<Result<Event, EventTooLarge>>;
@@ -259,88 +263,5 @@ mod tests {
             parser.feed(&[b'x'; 500]).for_each(drop);
         }
         assert!(parser.line.capacity() <= 2000);
-    }
-
-    /// The standard, word for word, over a whole stream: what the parser must agree with.
-    fn reference(stream: &[u8], max: usize) -> Found {
-        let stream = stream.strip_prefix(BYTE_ORDER_MARK).unwrap_or(stream);
-        let mut lines = vec![Vec::new()];
-        let mut bytes = stream.iter().peekable();
-        while let Some(byte) = bytes.next() {
-            match byte {
-                b'\r' => {
-                    bytes.next_if(|next| **next == b'\n');
-                    lines.push(Vec::new());
-                }
-                b'\n' => lines.push(Vec::new()),
-                other => lines.last_mut().unwrap().push(*other),
-            }
-        }
-        let unfinished = lines.pop().unwrap();
-        let (mut found, mut event, mut has_data, mut skipping) = (Vec::new(), Event::default(), false, false);
-        for (line, is_whole) in lines.into_iter().map(|line| (line, true)).chain([(unfinished, false)]) {
-            if line.is_empty() && is_whole {
-                let event = std::mem::take(&mut event);
-                if std::mem::take(&mut has_data) {
-                    found.push(Ok(event));
-                }
-                skipping = false;
-            } else if !skipping && event.data.len() + event.name.len() + line.len() > max {
-                found.push(Err(EventTooLarge { max }));
-                (event, has_data, skipping) = (Event::default(), false, true);
-            } else if !skipping && is_whole {
-                let text: Vec<u8> = line.clone();
-                let at = text.iter().position(|byte| *byte == b':');
-                let (name, value) = at.map_or((&text[..], &b""[..]), |at| (&text[..at], &text[at + 1..]));
-                let value = value.strip_prefix(b" ").unwrap_or(value);
-                if name == b"data" {
-                    if has_data {
-                        event.data.push(b'\n');
-                    }
-                    has_data = true;
-                    event.data.extend_from_slice(value);
-                } else if name == b"event" {
-                    event.name = value.to_vec();
-                }
-            }
-        }
-        found
-    }
-
-    fn stream() -> impl Strategy<Value = Vec<u8>> {
-        let word = prop_oneof![
-            Just(b"data: ".to_vec()),
-            Just(b"data".to_vec()),
-            Just(b"event:".to_vec()),
-            Just(b":".to_vec()),
-            Just(b"\n".to_vec()),
-            Just(b"\n\n".to_vec()),
-            Just(b"\r".to_vec()),
-            Just(b"\r\n".to_vec()),
-            Just(BYTE_ORDER_MARK.to_vec()),
-            prop::collection::vec(any::<u8>(), 0..6),
-        ];
-        prop::collection::vec(word, 0..40).prop_map(|words| words.concat())
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_cut_anywhere_give_the_same_events(
-            stream in stream(), cuts in prop::collection::vec(1_usize..9, 1..20), max in 3_usize..60,
-        ) {
-            let expected = reference(&stream, max);
-            prop_assert_eq!(&parse(&[&stream], max), &expected);
-            let mut rest = &stream[..];
-            let mut pieces = Vec::new();
-            for cut in cuts.iter().cycle() {
-                if rest.is_empty() {
-                    break;
-                }
-                let (piece, tail) = rest.split_at((*cut).min(rest.len()));
-                pieces.push(piece);
-                rest = tail;
-            }
-            prop_assert_eq!(&parse(&pieces, max), &expected);
-        }
     }
 }

@@ -1,6 +1,8 @@
 //! Wire v2 over HTTP: streams and bodies of frames, by our client and server and byte by byte.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../proto/tests/frames/memory.rs"]
+mod memory;
 mod support;
 
 use std::sync::Arc;
@@ -132,13 +134,14 @@ async fn bodies_of_frames_are_taken_from_who_announced_that_it_sends_them() {
     assert_eq!(reports.message().await, message(1, "one"));
     assert_eq!(reports.next().await, Report::Sync(remote, request));
     assert_eq!(reports.message().await, message(2, "two"));
-    // What cannot be read is reported, and nothing of its body is used.
+    // What cannot be read is reported. What stood before it was taken.
     let cut = &[one.clone(), one[..one.len() - 1].to_vec()].concat();
     let endless = &[one.clone(), vec![0xff; 4]].concat();
     let garbage = &[one.clone(), v2::framed(&[3, 0, 0xff])].concat();
     for body in [cut, endless, garbage] {
         let (status, text) = post(address, &CLIENT.to_string(), body).await;
         assert_eq!(status, 400, "{text}");
+        assert_eq!(reports.message().await, message(1, "one"));
         assert!(text.contains(&reports.garbled().await), "{text}");
     }
     // A refusal in the middle ends the body.
@@ -155,6 +158,26 @@ async fn bodies_of_frames_are_taken_from_who_announced_that_it_sends_them() {
     let (status, text) = post(address, &OTHER.to_string(), &one).await;
     assert!(status == 415 && text.contains("wire v2"), "{status} {text}");
     reports.assert_none();
+}
+
+/// A frame that was read takes a hundred times the bytes of a short one, and sixty-four times those of a compressed one.
+#[test]
+fn a_body_of_many_frames_takes_little_more_memory_than_its_bytes() {
+    // What is longer is read on other threads, whose memory is not counted here.
+    const BODY_BYTES: usize = 32 << 10;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (server, _peer, _stream) = runtime.block_on(async {
+        let (server, peer, mut reports) = started(HttpServer::new(), Limits::default()).await;
+        let stream = FrameStream::open(server.address, CLIENT, &[]).await;
+        reports.connect().await;
+        (server, peer, stream)
+    });
+    let ping = v2::framed(&v2::ping());
+    let body = ping.repeat(BODY_BYTES / ping.len());
+    // Everything, the client and what HTTP needs included, is on this thread. All frames at once took 73 times the body.
+    let ((status, _), memory) = memory::peak_of(|| runtime.block_on(post(server.address, &CLIENT.to_string(), &body)));
+    assert_eq!(status, 200);
+    assert!(memory < 16 * BODY_BYTES, "{memory} bytes of memory for a body of {BODY_BYTES}");
 }
 
 /// Frames of a server that are cut anywhere, cannot be read, or never end.

@@ -1,14 +1,12 @@
 //! What a stranger's message may hold at most: each limit at its edge, and what is said beyond it.
 #![allow(clippy::unwrap_used)]
 
-use litemesh_proto::codec::{
-    v1::{self, Envelope},
-    v2,
-};
+use litemesh_proto::codec::v1::{self, Envelope};
+use litemesh_proto::codec::v2;
 use litemesh_proto::limits::{CURSOR_SITES_MAX, NAME_BYTES_MAX, VERSION_MAX};
 use litemesh_proto::{
-    CausalLength, Change, ColVersion, Column, DbVersion, DecodeError, Limits, PackedKey, PeerMessage, Seq, SiteId,
-    SyncRequest, Unverified, Value, VerifyError,
+    CausalLength, Change, ColVersion, Column, DbVersion, DecodeError, Limits, PackedKey, PeerMessage, Progress, Seq,
+    SiteId, Unverified, Value, VerifyError,
 };
 
 const SITE: SiteId = SiteId::from_bytes([0xc1; 16]);
@@ -84,12 +82,11 @@ fn a_cursor_names_a_million_sites_and_no_more() {
     let large = cursor_of(CURSOR_SITES_MAX + 2);
     let refused = v1::deserialize_cursor(large.as_bytes()).unwrap_err();
     assert!(matches!(refused, DecodeError::CursorTooLarge { max: CURSOR_SITES_MAX, .. }), "{refused}");
-    let request = format!(r#"{{"type":"sync","peerId":"{SITE}","cursor":{large}}}"#);
-    let refused = Envelope::parse(request.as_bytes()).unwrap().sync_request().unwrap_err();
-    assert!(matches!(refused, DecodeError::CursorTooLarge { .. }), "{refused}");
-    let cursor = (0..=CURSOR_SITES_MAX as u128).map(|n| (SiteId::from_bytes(n.to_be_bytes()), DbVersion::new(1)));
-    let frame = v2::sync(&SyncRequest { cursor: cursor.collect(), terms: None });
-    let refused = v2::decode(&frame, &Limits::default()).unwrap_err();
+    // What a Litemesh peer claims with a message is a cursor, too.
+    let site = |n: usize| SiteId::from_bytes((n as u128).to_be_bytes());
+    let cursor = Some((0..=CURSOR_SITES_MAX).map(|n| (site(n), DbVersion::new(1))).collect());
+    let claim = v2::message(&PeerMessage::Eose { progress: Some(Progress { cursor, ..Progress::default() }) });
+    let refused = v2::decode(&claim, &Limits::default()).unwrap_err();
     assert!(matches!(refused, DecodeError::CursorTooLarge { .. }), "{refused}");
 }
 

@@ -224,7 +224,7 @@ fn handled(remote: Remote, result: Result<(), Refusal>) -> ControlFlow<String> {
 }
 
 /// Who introduces itself in the first event.
-fn remote_of_envelope(data: &[u8]) -> Result<(Remote, Access), DialError> {
+pub(super) fn remote_of_envelope(data: &[u8]) -> Result<(Remote, Access), DialError> {
     let envelope = Envelope::parse(data).map_err(|error| DialError::no_stream(&error))?;
     let site = envelope.peer_id().and_then(|id| id.parse::<SiteId>().ok());
     match (envelope.kind(), site) {
@@ -257,7 +257,8 @@ fn refused_with(code: &str) -> DialError {
 }
 
 /// A message as it came, whatever its form.
-enum Received {
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Received {
     /// Wire v1.
     Json(Vec<u8>),
     /// Wire v2.
@@ -277,15 +278,24 @@ struct MessageStream {
 }
 
 /// Cuts a stream into messages.
-enum Parser {
+pub(super) enum Parser {
     Events { parser: EventParser, waiting: VecDeque<Result<Event, EventTooLarge>> },
     Frames(Deframer),
 }
 
 impl Parser {
+    pub(super) fn new(is_frames: bool, limits: &Limits) -> Self {
+        if is_frames {
+            return Self::Frames(Deframer::new(limits));
+        }
+        // Base64 is a third longer than what it stands for.
+        let event_bytes_max = (limits.message_bytes_max / 3).saturating_mul(4).saturating_add(FRAME_ENVELOPE_BYTES);
+        Self::Events { parser: EventParser::new(event_bytes_max), waiting: VecDeque::new() }
+    }
+
     /// The next message in `bytes`, from the front of which it takes what it reads, or why the message cannot be read; an outer
     /// error where nothing more can be.
-    fn next(&mut self, bytes: &mut Bytes) -> Result<Option<Result<Received, String>>, String> {
+    pub(super) fn next(&mut self, bytes: &mut Bytes) -> Result<Option<Result<Received, String>>, String> {
         match self {
             Self::Events { parser, waiting } => {
                 waiting.extend(parser.feed(&std::mem::take(bytes)));
@@ -319,13 +329,7 @@ impl MessageStream {
             Some(other) => return Err(format!("unknown encoding {}", String::from_utf8_lossy(other))),
         };
         let is_frames = head(CONTENT_TYPE).is_some_and(|media_type| media_type.starts_with(FRAMES_TYPE.as_bytes()));
-        let parser = if is_frames {
-            Parser::Frames(Deframer::new(limits))
-        } else {
-            // Base64 is a third longer than what it stands for.
-            let event_bytes_max = (limits.message_bytes_max / 3).saturating_mul(4).saturating_add(FRAME_ENVELOPE_BYTES);
-            Parser::Events { parser: EventParser::new(event_bytes_max), waiting: VecDeque::new() }
-        };
+        let parser = Parser::new(is_frames, limits);
         Ok(Self { response, decoder, parser, pending: Bytes::new(), decoded: Bytes::new(), idle_timeout })
     }
 

@@ -2,6 +2,8 @@
 
 mod dial;
 mod dial_error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod hostile;
 mod link;
 mod post;
 mod split;

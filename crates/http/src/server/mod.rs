@@ -5,6 +5,8 @@ mod answer;
 mod body;
 mod connection;
 mod door;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod hostile;
 mod post;
 mod queue;
 mod sender;

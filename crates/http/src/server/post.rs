@@ -8,6 +8,7 @@ use axum::extract::{OriginalUri, Request, State};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::Response;
+use bytes::{Buf, Bytes};
 use litemesh_proto::codec::v1::Envelope;
 use litemesh_proto::codec::v2::{self, Deframer, Frame};
 use litemesh_proto::limits::V1_BODY_BYTES_MAX;
@@ -33,7 +34,7 @@ const INLINE_PARSE_BYTES_MAX: usize = 256 * 1024;
 const CONNECT_FIRST: &str = "Connect to /stream first";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Route {
+pub(super) enum Route {
     Sync,
     Data,
 }
@@ -107,13 +108,13 @@ async fn route(route: Route, shared: Arc<Shared>, uri: OriginalUri, request: Req
 
 /// In what form a body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum BodyForm {
+pub(super) enum BodyForm {
     Json { is_gzip: bool },
     Frames,
 }
 
 /// The form of a body, where its type and encoding are known.
-fn check_head(headers: &HeaderMap) -> Result<BodyForm, Complaint> {
+pub(super) fn check_head(headers: &HeaderMap) -> Result<BodyForm, Complaint> {
     let text = |name| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
     let media_type = text(CONTENT_TYPE);
     let essence = media_type.as_deref().map(|text| text.split(';').next().unwrap_or_default().trim());
@@ -343,36 +344,42 @@ impl Post {
             let text = "this client did not announce that it speaks wire v2";
             return answer::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
         }
-        let limits = self.running.peer.limits().clone();
-        let read = if body.len() <= INLINE_PARSE_BYTES_MAX / 8 {
-            read_frames(&body, &limits)
-        } else {
-            match tokio::task::spawn_blocking(move || read_frames(&body, &limits)).await {
-                Ok(read) => read,
-                Err(error) => Err(error.to_string()),
-            }
-        };
-        let frames = match read {
-            Ok(frames) => frames,
-            Err(reason) => {
-                add(&self.shared.counters.refused_malformed, 1);
-                self.report_garbled(turn, reason.clone()).await;
-                return answer::error(StatusCode::BAD_REQUEST, &reason);
-            }
-        };
-        let mut response = answer::success();
-        for frame in frames {
-            let content = match frame {
-                Frame::Sync(request) => Content::Sync(request),
-                Frame::Message(message) => Content::Data(message),
-                _ => continue,
+        let (mut body, mut response) = (Bytes::from(body), answer::success());
+        loop {
+            let content = match self.read_frame(&mut body).await {
+                Ok(Some(Frame::Sync(request))) => Content::Sync(request),
+                Ok(Some(Frame::Message(message))) => Content::Data(message),
+                Ok(Some(_)) => continue,
+                Ok(None) => return response,
+                Err(reason) => {
+                    add(&self.shared.counters.refused_malformed, 1);
+                    self.report_garbled(turn, reason.clone()).await;
+                    return answer::error(StatusCode::BAD_REQUEST, &reason);
+                }
             };
             response = self.deliver(turn, content).await;
             if !response.status().is_success() {
-                break;
+                return response;
             }
         }
-        response
+    }
+
+    /// The next frame of a body, off its front.
+    ///
+    /// One is held at a time: all of a body of tiny or of compressed frames would take up to a hundred times its memory.
+    async fn read_frame(&self, body: &mut Bytes) -> Result<Option<Frame>, String> {
+        // A body may have millions, none of which waits for anything.
+        tokio::task::coop::consume_budget().await;
+        let limits = self.running.peer.limits();
+        let Some(frame) = split_frame(body, limits)? else { return Ok(None) };
+        let read = if frame.len() <= INLINE_PARSE_BYTES_MAX / 8 {
+            v2::decode(&frame, limits)
+        } else {
+            let limits = limits.clone();
+            let reading = tokio::task::spawn_blocking(move || v2::decode(&frame, &limits));
+            reading.await.map_err(|error| error.to_string())?
+        };
+        read.map(Some).map_err(|error| error.to_string())
     }
 
     async fn deliver(&self, turn: &Turn, content: Content) -> Response {
@@ -419,17 +426,18 @@ fn peer_of_head(headers: &HeaderMap) -> Sender {
     site.map_or(Sender::Unclear, Sender::Known)
 }
 
-/// All frames of a body.
-fn read_frames(body: &[u8], limits: &Limits) -> Result<Vec<Frame>, String> {
+/// Takes a frame off the front of a body; `None` at its end.
+pub(super) fn split_frame(body: &mut Bytes, limits: &Limits) -> Result<Option<Vec<u8>>, String> {
     let mut deframer = Deframer::new(limits);
-    let (mut frames, mut rest) = (Vec::new(), body);
-    while let Some(frame) = deframer.feed(&mut rest).map_err(|error| error.to_string())? {
-        frames.push(v2::decode(&frame, limits).map_err(|error| error.to_string())?);
+    let mut rest = &**body;
+    match deframer.feed(&mut rest).map_err(|error| error.to_string())? {
+        Some(frame) => {
+            body.advance(body.len() - rest.len());
+            Ok(Some(frame))
+        }
+        None if deframer.is_between_frames() => Ok(None),
+        None => Err("the last frame is cut off".to_owned()),
     }
-    if !deframer.is_between_frames() {
-        return Err("the last frame is cut off".to_owned());
-    }
-    Ok(frames)
 }
 
 fn explain(error: &ReadError, bytes_max: usize) -> String {
@@ -460,20 +468,20 @@ fn unreadable(shared: &Shared, error: &ReadError) -> Response {
 
 /// A message whose frame is right. Its content may still be wrong, but who sent it is known.
 #[derive(Debug)]
-struct Message {
-    peer_id: String,
-    content: Result<Content, DecodeError>,
+pub(super) struct Message {
+    pub(super) peer_id: String,
+    pub(super) content: Result<Content, DecodeError>,
 }
 
 #[derive(Debug)]
-enum Content {
+pub(super) enum Content {
     Sync(SyncRequest),
     Data(Unverified),
 }
 
 /// What is wrong with a body, in the order in which the original looks.
 #[derive(Debug, PartialEq, Eq)]
-enum Complaint {
+pub(super) enum Complaint {
     MediaType(Option<String>),
     Encoding(String),
     Empty,
@@ -484,7 +492,7 @@ enum Complaint {
 }
 
 impl Complaint {
-    fn answer(&self, route: Route) -> Response {
+    pub(super) fn answer(&self, route: Route) -> Response {
         let bad = StatusCode::BAD_REQUEST;
         match self {
             Self::MediaType(media_type) => {
@@ -516,7 +524,7 @@ impl Complaint {
     }
 }
 
-fn read_message(route: Route, body: &[u8]) -> Result<Message, Complaint> {
+pub(super) fn read_message(route: Route, body: &[u8]) -> Result<Message, Complaint> {
     if body.is_empty() {
         return Err(Complaint::Empty);
     }

@@ -9,7 +9,7 @@ use axum::http::header::{
     ACCEPT, ACCEPT_ENCODING, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONNECTION,
     CONTENT_ENCODING, CONTENT_TYPE,
 };
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -30,21 +30,21 @@ use crate::{INSTANCE_HEADER, VERSION_HEADER};
 const REPLACE_AFTER: Duration = Duration::from_secs(5);
 
 /// Bytes of the instance header that count; ours has 32.
-const INSTANCE_BYTES_MAX: usize = 64;
+pub(super) const INSTANCE_BYTES_MAX: usize = 64;
 
 /// The header by which an event stream goes on where it stopped.
 /// <https://html.spec.whatwg.org/multipage/server-sent-events.html>
-const LAST_EVENT_ID: &str = "last-event-id";
+pub(super) const LAST_EVENT_ID: &str = "last-event-id";
 
 /// What a client wants of its stream.
-struct Wish {
+pub(super) struct Wish {
     site: SiteId,
     grant: Grant,
-    form: StreamForm,
-    instance: Option<String>,
-    is_gzip: bool,
+    pub(super) form: StreamForm,
+    pub(super) instance: Option<String>,
+    pub(super) is_gzip: bool,
     /// What the client asks for by `Last-Event-ID`.
-    resume: Option<SyncRequest>,
+    pub(super) resume: Option<SyncRequest>,
 }
 
 pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, request: Request) -> Response {
@@ -52,8 +52,7 @@ pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, r
         Method::GET | Method::HEAD => {}
         _ => return answer::not_found(uri, request.method().clone()).await,
     }
-    let pairs = Query::<Vec<(String, String)>>::try_from_uri(request.uri());
-    let query = Parameters(pairs.map(|Query(pairs)| pairs).unwrap_or_default());
+    let query = Parameters::read(request.uri());
     let grant = match shared.door.identify_stream(request.headers(), query.all("ticket").next()) {
         Ok(grant) => grant,
         Err(denial) => {
@@ -90,7 +89,7 @@ pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, r
 }
 
 impl Wish {
-    fn read(site: SiteId, grant: Grant, headers: &HeaderMap) -> Self {
+    pub(super) fn read(site: SiteId, grant: Grant, headers: &HeaderMap) -> Self {
         let text = |header: &str| headers.get(header).and_then(|value| value.to_str().ok());
         let any = |header, check: fn(&str) -> bool| {
             headers.get_all(header).iter().any(|value| value.to_str().is_ok_and(check))
@@ -126,7 +125,7 @@ fn resume(last_event_id: &str) -> Option<SyncRequest> {
 }
 
 /// What is wrong with the `peerId` of a stream.
-enum BadId {
+pub(super) enum BadId {
     Missing,
     Repeated,
     Empty,
@@ -134,7 +133,7 @@ enum BadId {
 }
 
 impl BadId {
-    fn answer(&self) -> Response {
+    pub(super) fn answer(&self) -> Response {
         let invalid = |message| answer::framework(StatusCode::BAD_REQUEST, "FST_ERR_VALIDATION", message);
         match self {
             Self::Missing => invalid("querystring must have required property 'peerId'"),
@@ -149,15 +148,20 @@ impl BadId {
 }
 
 /// The query string.
-struct Parameters(Vec<(String, String)>);
+pub(super) struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
-    fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+    pub(super) fn read(uri: &Uri) -> Self {
+        let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri);
+        Self(pairs.map(|Query(pairs)| pairs).unwrap_or_default())
+    }
+
+    pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| &**value)
     }
 }
 
-fn peer_id(query: &Parameters) -> Result<SiteId, BadId> {
+pub(super) fn peer_id(query: &Parameters) -> Result<SiteId, BadId> {
     let mut ids = query.all("peerId");
     match (ids.next(), ids.next()) {
         (None, _) => Err(BadId::Missing),

@@ -70,8 +70,23 @@ mod tests {
         for wrong in ["", "[]", "null", "{}", r#"{"peers":null}"#, r#"{"__proto__":{},"peers":{}}"#] {
             assert!(deserialize_cursor(wrong.as_bytes()).is_err(), "{wrong}");
         }
+        for fine in [r#"{"a":"__proto__"}"#, r#"{"\"__proto__":1}"#, r#"["__proto__"]"#, r#"{"__proto\u005f":1}"#] {
+            assert!(Envelope::parse(fine.as_bytes()).is_ok(), "{fine}");
+        }
+        for wrong in [r#"{"__proto__" :1}"#, r#"{"a":[{"__pr\u006ft\u006F__":1}]}"#, r#"{"a":"\\","__proto__":1}"#] {
+            assert_eq!(Envelope::parse(wrong.as_bytes()).err(), Some(DecodeError::ForbiddenKey), "{wrong}");
+        }
         let deep = "[".repeat(100_000);
         assert!(matches!(deserialize_changes(deep.as_bytes()), Err(DecodeError::Json { .. })));
+    }
+
+    #[test]
+    fn an_error_says_nothing_of_what_it_found() {
+        let secret = "s".repeat(10_000);
+        for wrong in [format!("\"{secret}\""), format!("[\"{secret}\"]"), format!("[[\"{secret}\"]]")] {
+            let error = deserialize_changes(wrong.as_bytes()).unwrap_err().to_string();
+            assert!(error.starts_with("not valid JSON: expected ") && error.len() < 100, "{error}");
+        }
     }
 
     #[test]

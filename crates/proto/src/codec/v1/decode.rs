@@ -221,24 +221,57 @@ fn read_message(raw: &RawValue) -> Result<Unverified, DecodeError> {
 }
 
 fn from_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, DecodeError> {
-    serde_json::from_slice(bytes).map_err(|error| DecodeError::Json { reason: error.to_string() })
+    serde_json::from_slice(bytes).map_err(|error| DecodeError::Json { reason: without_content(&error) })
 }
 
-/// An object that sets `__proto__` can change what JavaScript code sees; an original server answers 400 to it.
+/// What is wrong and where, but not with what: "invalid type: string …, expected an array" would put a stranger's string of any
+/// length, or somebody's data, into logs and answers.
+fn without_content(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(", expected ") {
+        Some((_, expected)) => format!("expected {expected}"),
+        None => text,
+    }
+}
+
+/// An object that sets `__proto__` can change what JavaScript code sees; an original server answers 400 to it, also where
+/// letters of the key are escaped.
 fn refuse_proto_key(bytes: &[u8]) -> Result<(), DecodeError> {
-    if memchr::memmem::find(bytes, b"\"__proto__\"").is_none() {
+    // Only what has either is worth a second pass.
+    if memchr::memmem::find(bytes, b"__proto__").is_none() && memchr::memmem::find(bytes, b"\\u00").is_none() {
         return Ok(());
     }
-    // The string may be a value or a part of one. Only now is it worth a second pass.
     let mut rest = bytes;
-    while let Some(at) = memchr::memmem::find(rest, b"\"__proto__\"") {
-        rest = &rest[at + b"\"__proto__\"".len()..];
-        let next = rest.iter().find(|byte| !byte.is_ascii_whitespace());
-        if next == Some(&b':') {
+    while let Some(start) = memchr::memchr(b'"', rest) {
+        // A string without end is no JSON, which others will say.
+        let Some(end) = string_end(&rest[start + 1..]) else { return Ok(()) };
+        let (string, after) = rest[start..].split_at(end + 2);
+        let is_key = || after.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b':');
+        if is_proto(string) && is_key() {
             return Err(DecodeError::ForbiddenKey);
         }
+        rest = after;
     }
     Ok(())
+}
+
+/// Where the quote stands that ends a string.
+fn string_end(text: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        at += memchr::memchr2(b'"', b'\\', text.get(at..)?)?;
+        if text[at] == b'"' {
+            return Some(at);
+        }
+        at += 2;
+    }
+}
+
+/// Whether a string, in its quotes, is `__proto__`. Each letter takes at most six bytes.
+fn is_proto(string: &[u8]) -> bool {
+    const NAME: &str = "__proto__";
+    (NAME.len()..=6 * NAME.len()).contains(&(string.len() - 2))
+        && serde_json::from_slice::<Text<'_>>(string).is_ok_and(|Text(text)| text == NAME)
 }
 
 /// A JSON object as a list of its entries; where a key comes twice the later one counts, as in JavaScript. Any other JSON
