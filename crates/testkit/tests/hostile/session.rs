@@ -38,6 +38,7 @@ const STEPS_MAX: usize = 40;
 /// One session, and what its driver keeps for it.
 struct Scene {
     engine: Engine,
+    process: Process,
     session: Session,
     jobs: VecDeque<Work>,
     timers: VecDeque<Timer>,
@@ -74,9 +75,11 @@ impl Scene {
         let look = Look::at(&engine).unwrap();
         let remote = Remote { site: REMOTE, connection: 1, is_litemesh };
         let limits = Limits { staged_bytes_max: 2000, ..Limits::default() };
-        let (session, opening) = Session::new(remote, &Process::default(), look, &limits, PAGES);
+        let process = Process::new(look, true);
+        let (session, opening) = Session::new(remote, &process, &limits, PAGES);
         Self {
             engine,
+            process,
             session,
             jobs: VecDeque::from([opening]),
             timers: VecDeque::new(),
@@ -183,7 +186,8 @@ impl Scene {
     fn announce(&mut self) {
         let look = Look::at(&self.engine).expect("a database in memory");
         if std::mem::replace(&mut self.look, look) != look && !self.is_over {
-            self.feed(Event::Announced(look));
+            self.process.announce(look);
+            self.feed(Event::Announced);
         }
     }
 
