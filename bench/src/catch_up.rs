@@ -64,7 +64,7 @@ pub async fn run(rows: usize, direction: Direction, v1: bool) -> Result<Value, E
     let changes = 3 * rows;
     Ok(json!({
         "scenario": "catch-up",
-        "wire": if v1 { "v1, plain" } else { "v1, between Litemesh peers" },
+        "wire": if v1 { "v1, plain" } else { "v2" },
         "direction": format!("{direction:?}").to_lowercase(),
         "changes": changes,
         "seconds": seconds,

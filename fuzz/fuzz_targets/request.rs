@@ -1,4 +1,4 @@
-//! Any bytes as a request of a client. The body is that of `crates/http/src/hostile/`.
+//! Any bytes as a request of a client. The body is that of `crates/http/src/hostile.rs`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| litemesh_http::hostile::request(bytes));

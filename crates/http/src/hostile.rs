@@ -8,20 +8,10 @@ pub use crate::server::hostile::{request, tokens};
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use fastrand::Rng;
-    use litemesh_testkit::for_seeds;
+    use litemesh_testkit::{for_seeds, fuzz_seeds};
 
     use super::*;
-
-    fn seeds(target: &str) -> Vec<Vec<u8>> {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target);
-        let mut paths: Vec<_> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
-        paths.sort();
-        assert!(!paths.is_empty(), "{folder:?}");
-        paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
-    }
 
     /// Words one after another, or a seed in which some of them stand where something else stood.
     fn bytes(rng: &mut Rng, seeds: &[Vec<u8>], words: &[&str]) -> Vec<u8> {
@@ -40,7 +30,7 @@ mod tests {
     }
 
     fn check(target: &str, first: u64, count: u64, words: &[&str], body: fn(&[u8])) {
-        let seeds = seeds(target);
+        let seeds = fuzz_seeds(target);
         seeds.iter().for_each(|seed| body(seed));
         for_seeds(first, count, |rng| body(&bytes(rng, &seeds, words)));
     }

@@ -3,6 +3,7 @@
 //! - [`Model`]: replicated tables as maps, to compare the engine with.
 //! - [`Statement`] and [`schemas`]: random histories, as SQL and for the model.
 //! - [`for_seeds`]: every random test prints its seed and runs again under it.
+//! - [`fuzz_seeds`]: the seeds of a fuzz target, which tests run, too.
 //! - [`MemoryTransport`]: two peers in one process, on a link that can fail.
 //! - `Simulation`, with the feature `simulation`: many peers on virtual time, from one seed.
 //!
@@ -18,6 +19,6 @@ mod sim;
 pub use history::{Cell, Conflict, KeyColumn, Schema, Statement, literal, quote, schemas};
 pub use memory_transport::{Link, MemoryTransport, connect, connect_with};
 pub use model::{Clock, Model, State};
-pub use seed::{SEED_VARIABLE, SEEDS_VARIABLE, for_seed_numbers, for_seeds};
+pub use seed::{SEED_VARIABLE, SEEDS_VARIABLE, for_seed_numbers, for_seeds, fuzz_seeds};
 #[cfg(feature = "simulation")]
 pub use sim::{Faults, Lossy, Options, Report, Simulation};

@@ -1,4 +1,6 @@
-//! Seeds: every random test can be run again.
+//! Seeds: every random test can be run again, and what fuzzing kept is run by tests, too.
+
+use std::path::Path;
 
 use fastrand::Rng;
 
@@ -10,6 +12,20 @@ pub const SEEDS_VARIABLE: &str = "LITEMESH_SEEDS";
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|value| value.parse().expect("a number in LITEMESH_SEED and LITEMESH_SEEDS"))
+}
+
+/// The inputs in `fuzz/seeds/` of a fuzz target, in the order of their names.
+///
+/// # Panics
+///
+/// There are none, or they cannot be read.
+pub fn fuzz_seeds(target: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target);
+    let entries = folder.read_dir().expect("a folder of seeds");
+    let mut paths: Vec<_> = entries.map(|entry| entry.expect("a folder that can be read").path()).collect();
+    assert!(!paths.is_empty(), "{folder:?} is empty");
+    paths.sort();
+    paths.iter().map(|path| std::fs::read(path).expect("a file that can be read")).collect()
 }
 
 /// Prints the seed where a test fails under it.

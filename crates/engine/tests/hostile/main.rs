@@ -9,20 +9,11 @@ mod merge;
 mod packed_key;
 mod snapshot;
 
-use std::path::PathBuf;
-
 use fastrand::Rng;
 use function_call::{Argument, Scene, hostile_arguments};
 use litemesh_engine::proto::PackedKey;
 use litemesh_engine::rusqlite::types::Value;
-use litemesh_testkit::for_seeds;
-
-/// What LibFuzzer has found worth keeping.
-fn seeds(target: &str) -> Vec<Vec<u8>> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target);
-    let paths = folder.read_dir().unwrap().map(|entry| entry.unwrap().path());
-    paths.map(|path| std::fs::read(path).unwrap()).collect()
-}
+use litemesh_testkit::{for_seeds, fuzz_seeds};
 
 fn random_bytes(rng: &mut Rng, length_max: usize) -> Vec<u8> {
     (0..rng.usize(..=length_max)).map(|_| rng.u8(..)).collect()
@@ -30,7 +21,7 @@ fn random_bytes(rng: &mut Rng, length_max: usize) -> Vec<u8> {
 
 #[test]
 fn any_bytes_are_a_packed_key_or_refused() {
-    seeds("packed_key").iter().for_each(|seed| packed_key::check(seed));
+    fuzz_seeds("packed_key").iter().for_each(|seed| packed_key::check(seed));
     for_seeds(0x9ac6ed, 20_000, |rng| {
         let mut bytes = random_bytes(rng, 40);
         packed_key::check(&bytes);
@@ -48,13 +39,13 @@ fn any_bytes_are_a_packed_key_or_refused() {
 
 #[test]
 fn any_call_of_a_function_succeeds_or_changes_nothing() {
-    seeds("function_call").iter().for_each(|seed| function_call::check(seed));
+    fuzz_seeds("function_call").iter().for_each(|seed| function_call::check(seed));
     for_seeds(0xca11, 400, |rng| function_call::check(&random_bytes(rng, 200)));
 }
 
 #[test]
 fn any_changes_are_merged_whole_or_refused_whole() {
-    seeds("merge").iter().for_each(|seed| merge::check(seed));
+    fuzz_seeds("merge").iter().for_each(|seed| merge::check(seed));
     for_seeds(0x3e46e, 300, |rng| merge::check(&random_bytes(rng, 400)));
 }
 

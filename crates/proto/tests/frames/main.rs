@@ -11,20 +11,16 @@ mod refusals;
 mod size;
 mod workload;
 
-use std::path::PathBuf;
-
 use litemesh_proto::codec::v2;
+use litemesh_testkit::fuzz_seeds;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
 /// The seeds of the fuzz target, and a longer frame.
 fn good_frames() -> Vec<Vec<u8>> {
-    let seeds = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/frame");
-    let mut paths: Vec<_> = seeds.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    let mut frames: Vec<_> = paths.iter().map(|path| std::fs::read(path).unwrap()).collect();
-    assert!(frames.len() > 20, "{seeds:?}");
+    let mut frames = fuzz_seeds("frame");
+    assert!(frames.len() > 20, "{} frames", frames.len());
     frames.push(v2::message(&workload::message(workload::page(990, 100))));
     frames.push(v2::encode_changes(&workload::page(990, 60)));
     frames

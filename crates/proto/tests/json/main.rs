@@ -8,19 +8,10 @@ mod hostile;
 #[path = "../frames/memory.rs"]
 mod memory;
 
-use std::path::PathBuf;
-
+use litemesh_testkit::fuzz_seeds;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-
-fn seeds(target: &str) -> Vec<Vec<u8>> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target);
-    let mut paths: Vec<_> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    assert!(!paths.is_empty(), "{folder:?}");
-    paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
-}
 
 /// Words of the format, and what is put into strings and numbers to break their readers.
 const WORDS: &[&str] = &[
@@ -69,7 +60,7 @@ fn words() -> impl Strategy<Value = Vec<u8>> {
 /// A seed in which words stand where something else stood.
 fn damaged(target: &'static str) -> impl Strategy<Value = Vec<u8>> {
     let damage = (any::<Index>(), 0..12_usize, prop_oneof![select(WORDS).prop_map(str::to_owned), Just(String::new())]);
-    (select(seeds(target)), vec(damage, 0..5)).prop_map(|(mut bytes, damages)| {
+    (select(fuzz_seeds(target)), vec(damage, 0..5)).prop_map(|(mut bytes, damages)| {
         for (at, length, word) in damages {
             let at = at.index(bytes.len() + 1);
             let end = (at + length).min(bytes.len());
