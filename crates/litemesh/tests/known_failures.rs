@@ -33,8 +33,12 @@ async fn a5_only_what_is_committed_is_sent() {
         for table in ["todo", "tag"] {
             db.lock().replicate(table).unwrap();
         }
-        let (a, mut b) = (Node::start_on(db).await, Node::start().await);
+        let (mut a, mut b) = (Node::start_on(db).await, Node::start().await);
         connect(&a.transport, &b.transport, link).await.unwrap();
+        // What the peer stores of a catch-up would wait for the transaction, and the test waits for the peer.
+        for node in [&mut a, &mut b] {
+            node.wait("caught up", |event| matches!(event, Event::Eose { .. })).await;
+        }
         a.execute("BEGIN; INSERT INTO todo VALUES ('1', 'open', 0)");
         tokio::time::timeout(PATIENCE, a.peer.check_local_changes()).await.unwrap().unwrap();
         a.execute("INSERT INTO todo VALUES ('2', 'open', 0); ROLLBACK; INSERT INTO todo VALUES ('3', 'real', 0)");
