@@ -9,10 +9,10 @@ use crate::schema::Table;
 use crate::staged;
 use crate::statement::Bind;
 
-/// The cursor: `litemesh_cursor` and the last version that we wrote. Everything that we wrote we hold, unless the file has
-/// forgotten it.
+/// The cursor: `litemesh_cursor` and our own version. Everything that we wrote we hold, unless the file has forgotten it.
 pub(crate) fn read_cursor(core: &mut Core) -> rusqlite::Result<Cursor> {
     let _held = core.hold_state()?;
+    let version = core.version()?;
     let mut cursor = Cursor::new();
     if core.has_litemesh_tables {
         let statement = core.statement("SELECT site_id, version FROM litemesh_cursor")?;
@@ -23,63 +23,11 @@ pub(crate) fn read_cursor(core: &mut Core) -> rusqlite::Result<Cursor> {
             }
         }
     }
-    let written = own_written(core)?;
-    let held = own_held(core)?.map_or(written, |held| held.min(written));
+    let held = own_held(core)?.map_or(version, |held| held.min(version));
     if held > DbVersion::ZERO {
         cursor.advance(core.site, held);
     }
     Ok(cursor)
-}
-
-/// The last version that was written here, and not merged.
-///
-/// Merges take versions, too. If they moved our own entry of the cursor, each peer of a hub would have news for all others after
-/// every transaction; and a file that was restored from a backup would soon claim what it has forgotten. What is merged by SQL, or
-/// by CRSqlite, is not told from what is written, and moves it.
-pub(crate) fn own_written(core: &mut Core) -> rusqlite::Result<DbVersion> {
-    let version = core.db_version()?;
-    if !core.has_litemesh_tables {
-        return Ok(DbVersion::new(version));
-    }
-    let (merged, written) = merged_and_written(core)?;
-    Ok(DbVersion::new(if version > merged { version } else { written }))
-}
-
-/// Up to where `own_written` was as of the last merge, and the version of that.
-fn merged_and_written(core: &mut Core) -> rusqlite::Result<(i64, i64)> {
-    const BOTH: &str = "SELECT (SELECT value FROM litemesh_meta WHERE key = 'merged_until'),
-         (SELECT value FROM litemesh_meta WHERE key = 'own_written_until')";
-    let statement = core.statement(BOTH)?;
-    let rows = statement.query(&[])?;
-    Ok(if rows.next()? { (rows.integer(0), rows.integer(1)) } else { (0, 0) })
-}
-
-/// Notes that the versions up to `until` that the running transaction adds are not written here.
-pub(crate) fn record_merged(core: &mut Core, until: i64) -> rusqlite::Result<()> {
-    const MERGED: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('merged_until', ?1)
-         ON CONFLICT (key) DO UPDATE SET value = excluded.value";
-    const WRITTEN: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('own_written_until', ?1)
-         ON CONFLICT (key) DO UPDATE SET value = excluded.value";
-    if !core.has_litemesh_tables {
-        return Ok(());
-    }
-    let before = core.db_version()?;
-    let (merged, _) = merged_and_written(core)?;
-    if before > merged {
-        core.statement(WRITTEN)?.run(&[before.into()])?;
-    }
-    core.statement(MERGED)?.run(&[until.into()])
-}
-
-/// The last version of ours that is known of: written here, or forgotten.
-pub(crate) fn own_known(core: &mut Core) -> rusqlite::Result<DbVersion> {
-    const SEEN: &str = "SELECT value FROM litemesh_meta WHERE key = 'own_seen_until'";
-    let written = own_written(core)?;
-    if !core.has_litemesh_tables {
-        return Ok(written);
-    }
-    let seen = core.statement(SEEN)?.query_integer(&[])?.unwrap_or_default();
-    Ok(written.max(DbVersion::new(seen)))
 }
 
 /// Up to where we hold what we wrote ourselves, where the file has forgotten some of it.
@@ -108,23 +56,18 @@ pub(crate) fn record_forgotten(core: &mut Core, seen: DbVersion) -> rusqlite::Re
          ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";
     const PARTED: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('parted_at', ?1)
          ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";
-    let held = own_written(core)?;
-    let version = core.db_version()?;
-    core.statement(HELD)?.run(&[held.get().into()])?;
-    core.statement(PARTED)?.run(&[version.into()])?;
+    let held = core.db_version()?;
+    core.statement(HELD)?.run(&[held.into()])?;
+    core.statement(PARTED)?.run(&[held.into()])?;
     core.statement(SEEN)?.run(&[seen.get().into()])
 }
 
 /// Everything that we ever wrote up to `version` is here, as far as anybody knows.
 fn store_own(core: &mut Core, version: DbVersion) -> rusqlite::Result<()> {
     const MOVE: &str = "UPDATE litemesh_meta SET value = max(value, ?1) WHERE key = 'own_held_until'";
-    const WRITTEN: &str = "INSERT INTO litemesh_meta (key, value)
-         SELECT 'own_written_until', value FROM litemesh_meta WHERE key = 'own_seen_until' AND value <= ?1
-         ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";
     const FORGET: &str = "DELETE FROM litemesh_meta WHERE key IN ('own_held_until', 'own_seen_until')
          AND (SELECT value FROM litemesh_meta WHERE key = 'own_seen_until') <= ?1";
     core.statement(MOVE)?.run(&[version.get().into()])?;
-    core.statement(WRITTEN)?.run(&[version.get().into()])?;
     core.statement(FORGET)?.run(&[version.get().into()])
 }
 

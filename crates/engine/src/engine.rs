@@ -195,19 +195,15 @@ impl Engine {
     ///
     /// SQLite fails.
     pub fn raise_version(&mut self, version: DbVersion) -> Result<bool, StorageError> {
-        let (known, own) = self.snapshot(|core| Ok((core.db_version()?, cursor::own_known(core)?)))?;
-        let is_news = version.get() > known || version > own;
-        if !is_news || version.get() > known.saturating_add(VERSION_JUMP_MAX).min(VERSION_MAX) {
+        let known = self.db_version()?.get();
+        if version.get() <= known || version.get() > known.saturating_add(VERSION_JUMP_MAX).min(VERSION_MAX) {
             return Ok(false);
         }
         let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         {
             let mut core = self.shared.lock()?;
             cursor::record_forgotten(&mut core, version)?;
-            if version.get() > known {
-                cursor::record_merged(&mut core, version.get())?;
-                core.raise_floor_to(version.get())?;
-            }
+            core.raise_floor_to(version.get())?;
         }
         transaction.commit()?;
         Ok(true)
@@ -282,9 +278,6 @@ impl Engine {
             let last = merge_batch(&self.shared, &mut core, changes, &mut open)?;
             history::keep(&mut core, changes, &last)?;
             merged.add(last);
-            if let Some(version) = core.used_version() {
-                cursor::record_merged(&mut core, version)?;
-            }
             let has_moved = cursor::store_progress(&mut core, progress)?;
             history::keep_progress(&mut core, progress)?;
             (merged, has_moved)

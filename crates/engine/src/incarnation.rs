@@ -85,14 +85,12 @@ pub(crate) fn record_written(core: &mut Core, version: i64) -> rusqlite::Result<
 /// Judges what a remote claims: `position`, how far it has read us, and `seen`, the highest version of ours that it holds, from
 /// wherever.
 pub(crate) fn judge(core: &mut Core, position: Position, seen: DbVersion) -> rusqlite::Result<Claim> {
+    let seen = seen.max(position.version);
     let version = core.version()?;
     if !core.has_litemesh_tables {
         return Ok(Claim::Held);
     }
-    // What it holds of us may lie below our version, which merges move, and yet be more than was written here.
-    let is_ahead = position.version > version || seen > crate::cursor::own_known(core)?;
-    let seen = seen.max(position.version);
-    let ahead = if is_ahead { ahead(core, seen)? } else { Claim::Held };
+    let ahead = if seen > version { ahead(core, seen)? } else { Claim::Held };
     if position.incarnation == Incarnation::default() {
         // It never read us, or from a version that gave no numbers.
         return Ok(ahead);

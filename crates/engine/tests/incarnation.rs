@@ -185,7 +185,7 @@ fn a_file_that_was_restored_and_only_merged_into_tells_again_what_it_merged() {
     let same = Position { version: other.version, ..before };
     assert_eq!(judge(&hub, same, 8), parted(3, 8));
     assert_eq!(judge(&hub, other, 8), parted(0, 8));
-    assert_eq!(judge(&hub, before, 0), Claim::Held);
+    assert_eq!(judge(&hub, before, 3), Claim::Held);
     // From here on the application writes there, too, but above all that the remote has seen.
     let mut hub = hub;
     assert!(hub.raise_version(DbVersion::new(8)).unwrap());

@@ -100,7 +100,7 @@ pub(crate) fn read(
 ) -> Result<Page, PeerError> {
     let recent = recent.lock().unwrap_or_else(PoisonError::into_inner).clone();
     match what {
-        ReadWhat::Local { place, covered, claimed, mut echoes, reads } => {
+        ReadWhat::Local { place, covered, claimed, mut echoes } => {
             echoes.extend(recent);
             let own = engine.site()?;
             let covered = gate.believe(own, covered);
@@ -110,20 +110,14 @@ pub(crate) fn read(
                 Some((pages, wanted)) => pages.read(engine, &place, &covered, &echoes, limits, wanted)?,
                 None => None,
             };
-            let mut page = match page {
+            let page = match page {
                 Some(page) => page,
                 None => {
                     let filter = LocalFilter { covered: Arc::unwrap_or_clone(covered), echoes: &echoes };
                     engine.read_local(&place, &filter, limits)?
                 }
             };
-            if let (Some(cursor), Some(remote)) = (&mut page.complete, reads) {
-                let held = engine.position(remote)?.version;
-                if held > DbVersion::ZERO {
-                    cursor.advance(remote, held);
-                }
-            }
-            Ok(Page::Local { page, goes_on })
+            Ok(Page::Local { page, goes_on, own })
         }
         ReadWhat::PlanSites(mut bounds) => {
             bounds.echoes.extend(recent);

@@ -194,7 +194,11 @@ mod tests {
         let page = || {
             let changes = vec![change("a"), change("c"), change("A")];
             let (place, incarnation) = (LocalPlace::after(DbVersion::new(8)), Incarnation(1));
-            Page::Local { page: LocalPage { changes, place, incarnation, complete: Some(cursor()) }, goes_on: true }
+            Page::Local {
+                page: LocalPage { changes, place, incarnation, complete: Some(cursor()) },
+                goes_on: true,
+                own: SITE,
+            }
         };
         let narrowed = |tables: Option<&[&str]>| {
             let mut page = page();

@@ -101,9 +101,6 @@ pub(crate) enum ReadWhat {
         /// How far in our versions the remote says that it is, before the first page.
         claimed: Position,
         echoes: Vec<(DbVersion, DbVersion)>,
-        /// The remote, until it has all: at the end of the answer it also learns that what it wrote we hold as far as we have
-        /// read it. A file that has forgotten some of it then knows when that is back.
-        reads: Option<SiteId>,
     },
     /// A new plan and its first page. The driver fills in what we hold.
     PlanSites(SiteBounds),
@@ -123,6 +120,8 @@ pub(crate) enum Page {
         page: LocalPage,
         /// Whether it goes on at the place that was asked for. Otherwise it begins at another one, where no part was sent.
         goes_on: bool,
+        /// Our own site.
+        own: SiteId,
     },
     Sites {
         plan: SitePlan,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use litemesh_engine::{LocalPage, LocalPlace, SiteBounds, SitePlan};
 use litemesh_proto::limits::SILENCE_LOOK;
 use litemesh_proto::{
-    Ack, Change, Cursor, DbVersion, Part, PeerMessage, Place, Position, Progress, Remote, SyncRequest, Terms,
+    Ack, Change, Cursor, DbVersion, Part, PeerMessage, Place, Position, Progress, Remote, SiteId, SyncRequest, Terms,
 };
 
 use super::window::Window;
@@ -26,11 +26,12 @@ const QUEUE_MAX: usize = 1;
 /// this many the oldest is forgotten, which costs a repeat and no more.
 const ECHOES_MAX: usize = 256;
 
-/// Own versions after which a remote that is up to date is told of them, where nothing in them is for it.
+/// Own versions after which a remote that is up to date is told of them, where nothing was written here in them.
 ///
-/// Each merge takes a version of ours. Told at once, each of a hub's N peers would answer every transaction with that alone. Told
-/// never, a remote that comes back would have us look at all that was merged since.
-const POSITION_EVERY: i64 = 1024;
+/// Each merge takes a version of ours. Told at once, each of a hub's N peers would answer every transaction with that news, and
+/// the hub pass it on to all others: N² messages for one. Told never, a remote that comes back would have us look at all that was
+/// merged since.
+const OWN_NEWS_EVERY: i64 = 1024;
 
 pub(crate) struct Outgoing {
     remote: Remote,
@@ -73,8 +74,6 @@ enum Order {
         covered: Arc<Cursor>,
         /// What the remote said of its position, until the first page is read.
         claimed: Position,
-        /// The position that it was told, or told us.
-        told: DbVersion,
         window: Window,
         /// Up to where the parts lead that were sent of a transaction.
         part: Option<Place>,
@@ -232,14 +231,14 @@ impl Outgoing {
             return;
         }
         match done.page {
-            Page::Local { page, goes_on } => self.take_local(page, goes_on),
+            Page::Local { page, goes_on, own } => self.take_local(page, goes_on, own),
             Page::Sites { plan, changes, more, planned } => self.take_sites(plan, changes, more, planned),
         }
         self.pump(effects);
     }
 
-    fn take_local(&mut self, page: LocalPage, goes_on: bool) {
-        let Some(Order::Local { place, covered, claimed, told, window, part }) = &mut self.order else { return };
+    fn take_local(&mut self, page: LocalPage, goes_on: bool, own: SiteId) {
+        let Some(Order::Local { place, covered, claimed, window, part }) = &mut self.order else { return };
         if !goes_on {
             *part = None;
         }
@@ -252,14 +251,17 @@ impl Outgoing {
         // The remote takes over our cursor where it then holds everything that we hold, and learns each entry once.
         let news = page.complete.map(|cursor| cursor.beyond(covered)).unwrap_or_default();
         self.is_behind |= !is_complete;
+        let is_own_alone = news.len() == 1 && news.get(&own).get() - covered.get(&own).get() < OWN_NEWS_EVERY;
+        if is_live && is_own_alone && news.contains(&own) && page.changes.is_empty() && part.is_none() {
+            self.forget_echoes_until(position.version);
+            return;
+        }
         Arc::make_mut(covered).join(&news);
         let news = Some(news).filter(|news| !news.is_empty());
-        let is_overdue = position.version.get() - told.get() >= POSITION_EVERY;
         let mut progress = |part: Part, cursor: Option<Cursor>| {
             // Inside of a transaction nothing is reached yet.
             let position = (!matches!(part, Part::Piece { .. })).then_some(position);
             let number = window.number(position.map(|position| position.version));
-            *told = position.map_or(*told, |position| position.version);
             Progress { answer: window.answer(), number, part, position, cursor }
         };
         let schema_version = self.schema_version;
@@ -279,7 +281,7 @@ impl Outgoing {
                 queue(page.changes, progress(Part::Last { after }, news.clone().filter(|_| is_live)));
             }
             (None, None) if !is_live && !is_empty => queue(page.changes, progress(Part::Whole, None)),
-            (None, None) if is_live && (!is_empty || news.is_some() || is_overdue) => {
+            (None, None) if is_live && (!is_empty || news.is_some()) => {
                 queue(page.changes, progress(Part::Whole, news.clone()));
             }
             (None, None) => {}
@@ -344,8 +346,7 @@ impl Outgoing {
         let what = match &self.order {
             None => return,
             Some(Order::Local { place, covered, claimed, .. }) => {
-                let reads = (self.eose == Eose::Ahead).then_some(self.remote.site);
-                ReadWhat::Local { place: place.clone(), covered: covered.clone(), claimed: *claimed, echoes, reads }
+                ReadWhat::Local { place: place.clone(), covered: covered.clone(), claimed: *claimed, echoes }
             }
             Some(Order::Sites { plan: Some((plan, ..)), .. }) => ReadWhat::Sites(plan.clone()),
             Some(Order::Sites { sent, since_local, is_first, .. }) => ReadWhat::PlanSites(SiteBounds {
@@ -382,5 +383,5 @@ fn local_order(covered: Cursor, terms: &Terms) -> Order {
     let part = inside.as_ref().and_then(LocalPlace::to_inside);
     let place = inside.unwrap_or_else(|| LocalPlace::after(position));
     let covered = Arc::new(covered);
-    Order::Local { place, covered, claimed: terms.position, told: position, window: Window::new(terms), part }
+    Order::Local { place, covered, claimed: terms.position, window: Window::new(terms), part }
 }

@@ -17,6 +17,7 @@ use super::{
 
 const US: SiteId = SiteId::from_bytes([1; 16]);
 const REMOTE: SiteId = SiteId::from_bytes([9; 16]);
+const OWN: SiteId = SiteId::from_bytes([1; 16]);
 const OTHER: SiteId = SiteId::from_bytes([7; 16]);
 
 fn session(is_litemesh: bool) -> Session {
@@ -99,7 +100,7 @@ fn sent(effects: &[Effect]) -> Vec<PeerMessage> {
 }
 
 fn local_page(changes: Vec<Change>, place: LocalPlace, complete: Option<Cursor>) -> Page {
-    Page::Local { page: LocalPage { changes, place, incarnation: Incarnation(7), complete }, goes_on: true }
+    Page::Local { page: LocalPage { changes, place, incarnation: Incarnation(7), complete }, goes_on: true, own: OWN }
 }
 
 fn page(generation: u64, version: i64, position: i64, complete: Option<Cursor>) -> Input {
