@@ -107,6 +107,8 @@ pub(crate) struct Core {
     /// A random number for this connection, once it has written; see [`crate::incarnation`].
     pub(crate) incarnation: Incarnation,
     is_incarnation_recorded: bool,
+    /// The number of the newest incarnation when this connection was opened: no restored backup took the file's place since.
+    pub(crate) opened_at: i64,
     /// Whether that includes the first version that the application wrote.
     is_writing_recorded: bool,
     /// What the running transaction will commit as, once it has written a clock (VER-3, VER-6).
@@ -174,6 +176,7 @@ impl Core {
             is_pending_doubtful: false,
             incarnation: Incarnation::default(),
             is_incarnation_recorded: false,
+            opened_at: 0,
             is_writing_recorded: false,
             seq: 0,
             notes: Notes::default(),

@@ -39,6 +39,15 @@ fn own_held(core: &mut Core) -> rusqlite::Result<Option<DbVersion>> {
     Ok(core.statement(HELD)?.query_integer(&[])?.map(DbVersion::new))
 }
 
+/// Up to where somebody holds what the file has forgotten of us, until all of it came back.
+pub(crate) fn forgotten_until(core: &mut Core) -> rusqlite::Result<Option<DbVersion>> {
+    if !core.has_litemesh_tables {
+        return Ok(None);
+    }
+    const SEEN: &str = "SELECT value FROM litemesh_meta WHERE key = 'own_seen_until'";
+    Ok(core.statement(SEEN)?.query_integer(&[])?.map(DbVersion::new))
+}
+
 /// Notes that somebody holds versions of ours up to `seen`, which this file has forgotten. Until they came back, we claim no more
 /// of ourselves than is here, or they would be taken for held.
 pub(crate) fn record_forgotten(core: &mut Core, seen: DbVersion) -> rusqlite::Result<()> {

@@ -209,6 +209,16 @@ impl Engine {
         Ok(true)
     }
 
+    /// The highest version of this database that it has forgotten and that did not come back yet: others hold what was written
+    /// up to here.
+    ///
+    /// # Errors
+    ///
+    /// SQLite fails.
+    pub fn forgotten_until(&self) -> Result<Option<DbVersion>, StorageError> {
+        self.snapshot(cursor::forgotten_until)
+    }
+
     /// Judges what a remote claims to have read of this database: `position`, which it has from us, and `seen`, the highest
     /// version of ours that it holds from wherever.
     ///

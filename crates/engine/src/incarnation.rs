@@ -67,6 +67,14 @@ pub(crate) fn newest(core: &mut Core) -> rusqlite::Result<Incarnation> {
     Ok(Incarnation(newest.cast_unsigned()))
 }
 
+/// The number of the newest row, zero where there is none.
+pub(crate) fn newest_number(core: &mut Core) -> rusqlite::Result<i64> {
+    if !core.has_litemesh_tables {
+        return Ok(0);
+    }
+    Ok(core.db.query_integer("SELECT max(number) FROM litemesh_incarnation", &[])?.unwrap_or_default())
+}
+
 /// Notes that the application writes this version.
 pub(crate) fn record_written(core: &mut Core, version: i64) -> rusqlite::Result<()> {
     const WRITTEN: &str = "UPDATE litemesh_incarnation SET written_since = ?2
@@ -82,7 +90,7 @@ pub(crate) fn judge(core: &mut Core, position: Position, seen: DbVersion) -> rus
     if !core.has_litemesh_tables {
         return Ok(Claim::Held);
     }
-    let ahead = if seen > version { Claim::Ahead(seen) } else { Claim::Held };
+    let ahead = if seen > version { ahead(core, seen)? } else { Claim::Held };
     if position.incarnation == Incarnation::default() {
         // It never read us, or from a version that gave no numbers.
         return Ok(ahead);
@@ -106,6 +114,18 @@ pub(crate) fn judge(core: &mut Core, position: Position, seen: DbVersion) -> rus
          AND written_since > coalesce((SELECT value FROM litemesh_meta WHERE key = 'parted_at'), 0))";
     let written = core.statement(WRITTEN)?.query_integer(&[number.unwrap_or_default().into(), seen.get().into()])?;
     Ok(if written == Some(1) { Claim::Rewritten { common } } else { Claim::Parted { common, seen } })
+}
+
+/// A remote holds later versions than there are, and all that is known of it is that it has read no other life of ours. While
+/// this connection was open the file forgot nothing. So where the application has written meanwhile, what the remote holds is of
+/// another life for sure: of the file before it was restored, or of a copy that writes under the same id.
+fn ahead(core: &mut Core, seen: DbVersion) -> rusqlite::Result<Claim> {
+    const WRITTEN: &str = "SELECT EXISTS (SELECT 1 FROM litemesh_incarnation WHERE number > ?1 AND written_since <= ?2
+         AND written_since > coalesce((SELECT value FROM litemesh_meta WHERE key = 'parted_at'), 0))";
+    let opened_at = core.opened_at;
+    let written = core.statement(WRITTEN)?.query_integer(&[opened_at.into(), seen.get().into()])?;
+    // Where they parted lies at the beginning of this connection or before: other processes may have written then.
+    Ok(if written == Some(1) { Claim::Rewritten { common: DbVersion::ZERO } } else { Claim::Ahead(seen) })
 }
 
 fn number_of(core: &mut Core, incarnation: Incarnation) -> rusqlite::Result<Option<i64>> {

@@ -58,6 +58,7 @@ pub(crate) fn load_shared(connection: &Connection) -> Result<(Arc<Shared>, Boots
     let mut core = Core::new(db, found.site, flags.clone(), found.merge_equal_values);
     core.has_litemesh_tables = found.has_litemesh_tables;
     core.has_crsql_tables = found.has_crsql_tables;
+    core.opened_at = crate::incarnation::newest_number(&mut core)?;
     let shared = Arc::new(Shared::new(core, flags));
     transaction::register(db, &shared)?;
     batch_table::register(db)?;

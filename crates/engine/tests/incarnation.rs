@@ -132,6 +132,36 @@ fn a_file_that_was_restored_and_written_to_is_told_and_where_it_parted() {
     assert_eq!(judge(&engine, before, 99), rewritten(4));
 }
 
+/// A remote that says nothing but what it holds of us, as those of wire v1: what was written since this file was opened it cannot
+/// know, if it holds more than there is.
+#[test]
+fn a_file_that_was_restored_and_written_to_is_told_by_what_others_hold_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, backup) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    let engine = open(&file);
+    write(&engine, 4);
+    drop(engine);
+    copy(&file, &backup);
+    let mut restored = open(&backup);
+    assert_eq!(judge(&restored, Position::default(), 9), Claim::Ahead(DbVersion::new(9)));
+    write(&restored, 2);
+    assert_eq!(judge(&restored, Position::default(), 9), rewritten(0));
+    assert_eq!(judge(&restored, Position::default(), 6), Claim::Held);
+    // One that went on above what somebody knew, and then meets somebody who knows more.
+    drop(restored);
+    copy(&file, &backup);
+    restored = open(&backup);
+    assert!(restored.raise_version(DbVersion::new(7)).unwrap());
+    assert_eq!(restored.forgotten_until().unwrap(), Some(DbVersion::new(7)));
+    assert_eq!(judge(&restored, Position::default(), 9), Claim::Ahead(DbVersion::new(9)));
+    write(&restored, 1);
+    assert_eq!(judge(&restored, Position::default(), 9), rewritten(0));
+    // What the disk lost, of what another process wrote, is no other life.
+    drop(restored);
+    let later = open(&backup);
+    assert_eq!(judge(&later, Position::default(), 9), Claim::Ahead(DbVersion::new(9)));
+}
+
 /// A hub, which writes nothing of its own: what it took after it was restored is told again, and no more is needed.
 #[test]
 fn a_file_that_was_restored_and_only_merged_into_tells_again_what_it_merged() {

@@ -29,6 +29,7 @@ const RECENT_MAX: usize = 4;
 /// What we hold, and how far we are with this remote: to ask for the rest.
 pub(crate) fn open(engine: &Engine, remote: SiteId) -> Result<Input, StorageError> {
     Ok(Input::Opened {
+        us: engine.site()?,
         cursor: engine.cursor()?,
         position: engine.position(remote)?,
         staged: engine.staged_until(remote)?,
@@ -106,7 +107,17 @@ pub(crate) fn read(
         }
         ReadWhat::PlanSites(mut bounds) => {
             bounds.echoes.extend(recent);
+            // It has no position; what it holds of us it says in its cursor.
+            let site = engine.site()?;
+            let seen = bounds.sent.get(&site);
+            if gate.is_writer() {
+                heed(engine, Position::default(), seen, gate)?;
+            }
             bounds.until = engine.cursor()?;
+            // What this file has forgotten of us need not be sent to who holds it, and what was written since lies above.
+            if engine.forgotten_until()?.is_some_and(|forgotten| forgotten <= seen) {
+                bounds.until.advance(site, engine.db_version()?);
+            }
             bounds.until.join(&frontier.lock().unwrap_or_else(PoisonError::into_inner));
             let version = engine.db_version()?;
             let mut plan = engine.plan_sites(&bounds)?;

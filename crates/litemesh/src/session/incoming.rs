@@ -38,6 +38,9 @@ pub(crate) struct Incoming {
     eose: bool,
     /// v1: the newest version of each site that came, perhaps in part.
     open: Cursor,
+    /// v1: our own site, and up to where the remote said that it holds what it wrote.
+    us: SiteId,
+    holds_of_us: Cursor,
     /// The message whose merge is under way.
     pending: Option<Pending>,
     /// Litemesh: which messages of the answer came.
@@ -67,6 +70,8 @@ impl Incoming {
             outdated: None,
             eose: false,
             open: Cursor::new(),
+            us: remote.site,
+            holds_of_us: Cursor::new(),
             pending: None,
             receipt: Receipt::of_connection(remote.connection),
             is_ack_due: false,
@@ -83,8 +88,23 @@ impl Incoming {
         self.eose && !self.is_frozen
     }
 
-    pub(crate) fn ask(&mut self, cursor: Cursor, position: Position, staged: Option<Place>, effects: &mut Vec<Effect>) {
+    /// The remote said what it holds.
+    pub(crate) fn remote_asked(&mut self, cursor: &Cursor) {
+        if !self.remote.is_litemesh {
+            self.holds_of_us = cursor.clone();
+        }
+    }
+
+    pub(crate) fn ask(
+        &mut self,
+        us: SiteId,
+        cursor: Cursor,
+        position: Position,
+        staged: Option<Place>,
+        effects: &mut Vec<Effect>,
+    ) {
         self.is_asking = false;
+        self.us = us;
         let terms = self.remote.is_litemesh.then(|| {
             self.is_frozen = self.is_end_due || self.outdated.is_some();
             self.is_ack_due = false;
@@ -223,7 +243,11 @@ impl Incoming {
     /// What is complete once the message is merged.
     fn v1_cursor(&self, held: &Cursor, open: &Cursor, is_eose: bool) -> Cursor {
         if is_eose {
-            return open.clone();
+            // Also what it holds of us, though this file may have forgotten it: what is left of that has come now.
+            let mut cursor = open.clone();
+            let of_us = self.holds_of_us.iter().filter(|(site, _)| **site == self.us);
+            cursor.join(&of_us.map(|(site, version)| (*site, version)).collect());
+            return cursor;
         }
         held.iter().map(|(site, _)| (*site, open.get(site).previous())).filter(|(_, v)| *v > DbVersion::ZERO).collect()
     }

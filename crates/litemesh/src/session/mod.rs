@@ -27,8 +27,8 @@ use outgoing::Outgoing;
 /// What happened.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// What we hold, and how far we are with this remote: what [`Effect::Open`] asks for.
-    Opened { cursor: Cursor, position: Position, staged: Option<Place> },
+    /// Who we are, what we hold, and how far we are with this remote: what [`Effect::Open`] asks for.
+    Opened { us: SiteId, cursor: Cursor, position: Position, staged: Option<Place> },
     /// The remote asks.
     Asked(SyncRequest),
     /// The remote sent a message.
@@ -190,9 +190,9 @@ impl Session {
     pub(crate) fn handle(&mut self, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         match input {
-            Input::Opened { cursor, position, staged } => {
+            Input::Opened { us, cursor, position, staged } => {
                 if self.gate.is_writer() {
-                    self.incoming.ask(cursor, position, staged, &mut effects);
+                    self.incoming.ask(us, cursor, position, staged, &mut effects);
                 }
                 if !self.gate.is_reader() {
                     // It will not ask, and has everything that it wants.
@@ -201,6 +201,7 @@ impl Session {
             }
             Input::Asked(request) => {
                 if let Some(request) = self.gate.heed(request) {
+                    self.incoming.remote_asked(&request.cursor);
                     self.outgoing.restart(request, &mut effects);
                 }
             }

@@ -15,6 +15,7 @@ use super::{
     Effect, Fault, Input, MergeDone, MergeFailure, Notice, Page, ReadDone, ReadOrder, ReadWhat, Session, Timer,
 };
 
+const US: SiteId = SiteId::from_bytes([1; 16]);
 const REMOTE: SiteId = SiteId::from_bytes([9; 16]);
 const OTHER: SiteId = SiteId::from_bytes([7; 16]);
 
@@ -29,7 +30,8 @@ fn session(is_litemesh: bool) -> Session {
 fn opened(is_litemesh: bool, access: Access) -> (Session, Vec<Effect>) {
     let remote = Remote { site: REMOTE, connection: 0, is_litemesh };
     let mut session = Session::new(remote, access, 1, Limits::default());
-    let effects = session.handle(Input::Opened { cursor: Cursor::new(), position: Position::default(), staged: None });
+    let effects =
+        session.handle(Input::Opened { us: US, cursor: Cursor::new(), position: Position::default(), staged: None });
     (session, effects)
 }
 

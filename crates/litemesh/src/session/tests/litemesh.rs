@@ -32,7 +32,7 @@ fn a_request_that_is_not_answered_is_made_again() {
     let mut session = session(true);
     let effects = session.handle(Input::Woken(Timer::Answer));
     assert!(matches!(effects.as_slice(), [Effect::Open { .. }]), "{effects:?}");
-    let opened = || Input::Opened { cursor: Cursor::new(), position: at(0), staged: None };
+    let opened = || Input::Opened { us: US, cursor: Cursor::new(), position: at(0), staged: None };
     let effects = session.handle(opened());
     assert!(matches!(effects.as_slice(), [Effect::Ask(_), Effect::Wake(Timer::Answer, _)]), "{effects:?}");
     take(&mut session, changes(&[(OTHER, 1)], 1, Some(Progress { answer: 2, ..numbered(1) })));
@@ -53,7 +53,8 @@ fn what_is_missing_is_asked_for_again_over_the_same_connection() {
         let effects = session.handle(changes(&[(OTHER, 4)], 1, Some(numbered(number))));
         assert!(matches!(effects.as_slice(), [Effect::Reply(Ok(()))]), "{effects:?}");
     }
-    let effects = session.handle(Input::Opened { cursor: Cursor::new(), position: at(5), staged: Some(place(1)) });
+    let effects =
+        session.handle(Input::Opened { us: US, cursor: Cursor::new(), position: at(5), staged: Some(place(1)) });
     let [Effect::Ask(SyncRequest { terms: Some(terms), .. })] = effects.as_slice() else { panic!("{effects:?}") };
     assert_eq!(*terms, Terms { answer: 2, credit: CREDIT_MAX, position: at(5), staged: Some(place(1)) });
     // Of the first answer nothing counts any more.
@@ -126,7 +127,7 @@ fn an_upgrade_asks_again_over_the_same_connection() {
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Tell(Notice::Outdated(2)))), "{effects:?}");
     let effects = session.handle(Input::SchemaChanged(2));
     assert!(matches!(effects.as_slice(), [Effect::Open { .. }]), "{effects:?}");
-    session.handle(Input::Opened { cursor: Cursor::new(), position: Position::default(), staged: None });
+    session.handle(Input::Opened { us: US, cursor: Cursor::new(), position: Position::default(), staged: None });
     let progress = Progress { answer: 2, cursor: Some(cursor(&[(OTHER, 9)])), ..numbered(1) };
     assert_eq!(merge(&mut session, changes(&[(REMOTE, 1)], 2, Some(progress))), cursor(&[(OTHER, 9)]));
 }

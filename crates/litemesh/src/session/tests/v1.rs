@@ -21,6 +21,15 @@ fn v1_cursor_stays_behind_the_newest_version() {
     assert_eq!(merge(&mut session, eose()), cursor(&[(OTHER, 3), (REMOTE, 9)]));
 }
 
+/// What the remote holds of us came back with its answer, as far as it was not overwritten: then we hold it, too.
+#[test]
+fn the_end_of_an_answer_covers_what_the_remote_holds_of_us_and_of_nobody_else() {
+    let mut session = session(false);
+    session.handle(Input::Asked(SyncRequest { cursor: cursor(&[(US, 9), (OTHER, 9)]), terms: None }));
+    assert_eq!(merge(&mut session, changes(&[(US, 5), (OTHER, 3)], 1)), cursor(&[(US, 4), (OTHER, 2)]));
+    assert_eq!(merge(&mut session, eose()), cursor(&[(US, 9), (OTHER, 3)]));
+}
+
 /// Once something was refused, nothing on this connection moves a cursor (A4), and no end is announced; a new connection is
 /// to bring it.
 #[test]
