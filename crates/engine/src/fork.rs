@@ -40,6 +40,9 @@ pub(crate) fn fork(core: &mut Core, copied_at: Option<DbVersion>) -> rusqlite::R
     // Also those of tables that do not replicate at the moment.
     for clock in clock_tables(db)? {
         hand_over(db, &clock, ordinal, version)?;
+        if version < newest {
+            write_again(db, &clock, version)?;
+        }
     }
     if version < newest {
         // Others were asked under the claim that we hold versions of the original which it has and we never had: they left
@@ -81,4 +84,19 @@ fn hand_over(db: Handle, clock: &str, ordinal: i64, version: i64) -> rusqlite::R
     db.prepare(&origins)?.run(&[ordinal.into(), version.into()])?;
     let clocks = format!("UPDATE {clock} SET site_id = ?1 WHERE site_id = 0 AND db_version <= ?2");
     db.prepare(&clocks)?.run(&[ordinal.into(), version.into()])
+}
+
+/// What stays ours was written under the former id, and others may have taken it under that. There it hides: whoever holds the
+/// same numbers of that id from somewhere else is never sent it, and what we send under the new id changes nothing where the
+/// same value is held already. So it counts as written once more: a cell by its version; a row that is no more than a row, or
+/// deleted, by its causal length.
+fn write_again(db: Handle, clock: &str, version: i64) -> rusqlite::Result<()> {
+    let again = format!(
+        "UPDATE {clock} AS c SET col_version = col_version + CASE
+             WHEN c.col_name <> '-1' THEN 1
+             WHEN EXISTS (SELECT 1 FROM {clock} WHERE key = c.key AND col_name <> '-1') THEN 0
+             ELSE 2 END
+         WHERE site_id = 0 AND db_version > ?1"
+    );
+    db.prepare(&again)?.run(&[version.into()])
 }

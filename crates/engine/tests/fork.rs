@@ -145,6 +145,55 @@ fn a_forked_copy_syncs_with_its_original() {
     }
 }
 
+/// Original and copy wrote under one id, and others have taken both. What one of them took hides from the other, until both
+/// have ids of their own: then everything comes to everybody.
+#[test]
+fn what_two_wrote_under_one_id_comes_to_everybody_once_both_are_forked() {
+    let folder = Folder::new();
+    let (mut original, mut left) = (folder.create("a.db"), folder.create("left.db"));
+    let mut right = folder.create("right.db");
+    write(&original, "INSERT INTO foo VALUES ('both', 1, 1), ('gone', 1, 1); INSERT INTO tag VALUES (1)");
+    let common = original.db_version().unwrap();
+    for other in [&mut left, &mut right] {
+        send(&original, other);
+    }
+    let mut copy = folder.copy(&original, "b.db");
+    write(
+        &original,
+        "UPDATE foo SET b = 2 WHERE id = 'both'; INSERT INTO foo (id) VALUES ('a'); INSERT INTO tag VALUES (2)",
+    );
+    write(&copy, "DELETE FROM foo WHERE id = 'gone'; UPDATE foo SET c = 3 WHERE id = 'both'; DELETE FROM tag");
+    send(&original, &mut left);
+    send(&copy, &mut right);
+    send(&left, &mut right);
+    send(&right, &mut left);
+    let rows = |engine: &Engine| {
+        let rows = "SELECT coalesce(group_concat(id || ' ' || coalesce(b, '') || ' ' || c, '; '), '') || ': '
+             || (SELECT coalesce(group_concat(id), '') FROM tag) FROM (SELECT * FROM foo ORDER BY id)";
+        ask::<String>(engine.connection(), rows)
+    };
+    assert_ne!(rows(&left), rows(&right), "what hides");
+
+    for twin in [&mut original, &mut copy] {
+        twin.fork(Some(common)).unwrap();
+        no_findings(twin);
+    }
+    let mut all = [original, copy, left, right];
+    for _ in 0..3 {
+        for from in 0..4 {
+            for to in (0..4).filter(|to| *to != from) {
+                let [from, to] = all.get_disjoint_mut([from, to]).unwrap();
+                send(from, to);
+            }
+        }
+    }
+    for engine in &all {
+        assert_eq!(rows(engine), "a  5; both 2 3: 2");
+        assert_origins_complete(engine);
+        no_findings(engine);
+    }
+}
+
 /// A copy of a copy; and a site that knew both under one id before does not exist.
 #[test]
 fn a_fork_can_be_forked() {
