@@ -7,12 +7,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use fastrand::Rng;
 use litemesh::PeerError;
 use litemesh::simulation::{self, Action, Done, Look, Session, Timer, Work};
 use litemesh_engine::proto::codec::v1::{self, Envelope};
 use litemesh_engine::proto::codec::v2;
 use litemesh_engine::proto::limits::{PING_INTERVAL, RECONNECT_DELAY_MAX, RECONNECT_DELAY_MIN};
-use litemesh_engine::proto::{Limits, PeerMessage, Refusal, Remote};
+use litemesh_engine::proto::{DecodeError, Limits, PeerMessage, Refusal, Remote};
 
 use super::network::{Connection, Frame};
 use super::node::{Job, RunningSession};
@@ -248,7 +249,16 @@ impl Simulation {
         let Some(frame) = session.inbox.pop_front() else { return };
         let end = session.end;
         let (Frame::Sync(bytes) | Frame::Data(bytes) | Frame::Repeat(bytes)) = &frame else { return };
-        let event = read(session.session.remote(), bytes);
+        let remote = session.session.remote();
+        if self.faults.garbled
+            && !self.is_healed
+            && !matches!(frame, Frame::Repeat(_))
+            && self.rng.u8(..40) == 0
+            && let Some(reason) = garble(&mut self.rng, remote, bytes)
+        {
+            return self.receive_garbled(node, connection, &frame, reason);
+        }
+        let event = read(remote, bytes).expect("bytes of our own encoder");
         let is_request = matches!(event, simulation::Event::Asked(_));
         if is_request {
             self.connections.get_mut(&connection).expect("a connection that was made").ways[end].answers += 1;
@@ -260,6 +270,23 @@ impl Simulation {
         if is_request {
             self.receive_next(node, connection);
         }
+    }
+
+    /// A message arrives as bytes that cannot be read. The sender hears of it where it waits for the commit.
+    fn receive_garbled(&mut self, node: usize, connection: u64, frame: &Frame, reason: String) {
+        self.note(format_args!("{node} cannot read a message of connection {connection}: {reason}"));
+        let wire = &self.wires[self.connections[&connection].wire];
+        let end = wire.nodes.iter().position(|of| *of == node).expect("an end of the connection");
+        if matches!(frame, Frame::Data(_)) {
+            if wire.waits_for_commit[1 - end] {
+                let refused = Some(reason.clone());
+                self.agenda.after(Duration::ZERO, Event::Taken { connection, end: 1 - end, refused });
+            } else {
+                self.make_room(connection, 1 - end);
+            }
+        }
+        self.feed(node, connection, simulation::Event::Garbled(reason));
+        self.receive_next(node, connection);
     }
 
     /// A session answers the message that it received.
@@ -487,19 +514,53 @@ impl Simulation {
     }
 }
 
-/// Reads bytes that our own encoder wrote for this remote.
-fn read(remote: Remote, bytes: &[u8]) -> simulation::Event {
+/// Reads wire bytes.
+fn read(remote: Remote, bytes: &[u8]) -> Result<simulation::Event, DecodeError> {
     if remote.is_litemesh {
-        return match v2::decode(bytes, &Limits::default()).expect("bytes of our own encoder") {
+        return Ok(match v2::decode(bytes, &Limits::default())? {
             v2::Frame::Sync(request) => simulation::Event::Asked(request),
             v2::Frame::Message(message) => simulation::Event::Received(message),
             frame => unreachable!("nothing else is sent: {frame:?}"),
-        };
+        });
     }
-    let envelope = Envelope::parse(bytes).expect("bytes of our own encoder");
-    if envelope.kind() == "sync" {
-        simulation::Event::Asked(envelope.sync_request().expect("bytes of our own encoder"))
+    let envelope = Envelope::parse(bytes)?;
+    Ok(if envelope.kind() == "sync" {
+        simulation::Event::Asked(envelope.sync_request()?)
     } else {
-        simulation::Event::Received(envelope.message().expect("bytes of our own encoder"))
-    }
+        simulation::Event::Received(envelope.message()?)
+    })
+}
+
+/// Spoils a message. Gives what its reader says.
+///
+/// What is cut off or goes on after its end must be refused, and so must flags that nobody knows. Another bit may be a legal
+/// message with another meaning; that never passes the checksums of a carrier, so only what the reader notices counts.
+fn garble(rng: &mut Rng, remote: Remote, bytes: &[u8]) -> Option<String> {
+    let mut garbled = bytes.to_vec();
+    let must_be_refused = match rng.u8(..4) {
+        0 => {
+            garbled.truncate(rng.usize(..bytes.len()));
+            true
+        }
+        // No JSON, whatever follows.
+        1 => {
+            let more = rng.usize(1..9);
+            garbled.extend(std::iter::repeat_with(|| rng.u8(0x80..)).take(more));
+            true
+        }
+        2 if remote.is_litemesh => {
+            garbled[1] |= 1 << rng.u8(1..8);
+            true
+        }
+        _ => {
+            garbled[rng.usize(..bytes.len())] ^= 1 << rng.u8(..8);
+            false
+        }
+    };
+    let result = match remote.is_litemesh {
+        true => v2::decode(&garbled, &Limits::default()).map(drop),
+        false => read(remote, &garbled).map(drop),
+    };
+    assert!(result.is_err() || !must_be_refused, "a spoiled message was taken: {garbled:?}");
+    result.err().map(|error| error.to_string())
 }

@@ -6,6 +6,7 @@ use litemesh_engine::Engine;
 use litemesh_engine::proto::{DbVersion, SiteId};
 
 use super::carry::SILENCE_MAX;
+use super::database::own_changes_since;
 use super::network::Frame;
 use super::node::{Backup, set_site};
 use super::{Event, Simulation};
@@ -21,6 +22,7 @@ enum Fault {
     Backup,
     Restore,
     Copy,
+    Twin,
     FillDisk,
     FreeDisk,
     Suspend,
@@ -50,6 +52,7 @@ impl Simulation {
             (faults.restores, 2, Fault::Backup),
             (faults.restores, 1, Fault::Restore),
             (faults.copies, 1, Fault::Copy),
+            (faults.twins, 1, Fault::Twin),
             (faults.full_disks, 2, Fault::FillDisk),
             (faults.full_disks, 2, Fault::FreeDisk),
             (faults.suspensions, 1, Fault::Suspend),
@@ -77,6 +80,7 @@ impl Simulation {
             Fault::Backup => self.back_up(node),
             Fault::Restore => self.restore(node),
             Fault::Copy => self.copy(node),
+            Fault::Twin => self.double(node),
             Fault::FillDisk => self.limit_disk(node, true),
             Fault::FreeDisk => self.limit_disk(node, false),
             Fault::Suspend => self.suspend(node),
@@ -173,6 +177,10 @@ impl Simulation {
         if others.len() > 1 && !self.is_clique(&others) {
             return;
         }
+        // One of two that write under one id must be there to get another.
+        if self.nodes[node].parted.is_some() {
+            return;
+        }
         self.crash(node);
         self.silence(node);
         self.note(format_args!("{node} is gone for good"));
@@ -182,7 +190,7 @@ impl Simulation {
         }
         // Nobody can promise what only it had.
         let site = self.nodes[node].site;
-        self.log.excuse(site, litemesh_engine::proto::DbVersion::ZERO);
+        self.log.excuse(node, site, DbVersion::ZERO);
     }
 
     fn is_clique(&self, nodes: &std::collections::BTreeSet<usize>) -> bool {
@@ -216,7 +224,7 @@ impl Simulation {
         peer.restored = Some(first);
         peer.cursor = litemesh_engine::proto::Cursor::new();
         let site = peer.site;
-        self.log.excuse(site, backup.version);
+        self.log.excuse(node, site, backup.version);
         self.note(format_args!("{node} is restored to {}", backup.version));
         self.start(node);
     }
@@ -241,6 +249,38 @@ impl Simulation {
         let index = self.nodes.len() - 1;
         self.note(format_args!("{index} is a copy of {node}"));
         self.check(index, "after a fork");
+        self.connect_copy(index);
+    }
+
+    /// A copy of the file becomes a peer, and nobody forks it: both write under one site id.
+    fn double(&mut self, node: usize) {
+        if self.nodes.len() >= self.options.nodes + 2 + COPIES_MAX {
+            return;
+        }
+        // What is held open would be in neither.
+        self.commit_open(node);
+        let Some(bytes) = self.nodes[node].copy() else { return };
+        let site = self.nodes[node].site;
+        let mut twin = self.new_node(site);
+        twin.is_upgraded = self.nodes[node].is_upgraded;
+        twin.replace_file(&bytes);
+        twin.start();
+        let version = twin.engine().expect("started above").db_version().expect("a database that can be read");
+        self.nodes.push(twin);
+        let index = self.nodes.len() - 1;
+        for twin in [node, index] {
+            let parted = self.nodes[twin].parted.filter(|(parted, _)| *parted == site);
+            let version = parted.map_or(version, |(_, parted)| parted.min(version));
+            self.nodes[twin].parted = Some((site, version));
+        }
+        self.log.contest(site, version);
+        self.is_contested = true;
+        self.note(format_args!("{index} is a copy of {node} at {version}, and writes as {site}, too"));
+        self.check(index, "after a copy");
+        self.connect_copy(index);
+    }
+
+    fn connect_copy(&mut self, index: usize) {
         let others: Vec<usize> = (0..index).filter(|other| !self.nodes[*other].is_gone).collect();
         // v1 peers stay leaves.
         let is_v1 = |node: &usize| self.wires.iter().any(|wire| !wire.is_litemesh && wire.nodes[0] == *node);
@@ -264,9 +304,13 @@ impl Simulation {
         drop(engine);
         let forked = self.random_site();
         set_site(&path, forked);
+        let engine = Engine::open(&path).expect("a sound file");
+        let kept = own_changes_since(engine.connection(), common);
+        drop(engine);
         let peer = &mut self.nodes[node];
         (peer.site, peer.cursor, peer.restored) = (forked, litemesh_engine::proto::Cursor::new(), None);
-        self.log.relabel(site, common, forked);
+        // What stays its own counts as written once more.
+        self.log.add(node, kept);
         self.note(format_args!("{node} is forked at {common}, and is {forked} now"));
         self.start(node);
     }
@@ -316,6 +360,12 @@ impl Simulation {
             self.start(node);
             self.nodes[node].limit_disk(None);
             self.commit_open(node);
+        }
+        for node in 0..self.nodes.len() {
+            // Who was told has a site of its own already; who made a copy knows what both have in common.
+            if let Some((site, common)) = self.nodes[node].parted.take() {
+                self.fork(node, site, common);
+            }
         }
         if self.nodes.iter().any(|node| node.is_upgraded) {
             for node in 0..self.nodes.len() {

@@ -110,6 +110,8 @@ pub struct Simulation {
     is_healed: bool,
     /// Nothing is under way any more.
     is_quiet: bool,
+    /// Two peers had one site id since all was quiet last.
+    is_contested: bool,
     log: Log,
     trace: Trace,
     counts: Counts,
@@ -140,6 +142,7 @@ impl Simulation {
             connections_made: 0,
             is_healed: false,
             is_quiet: false,
+            is_contested: false,
             log: Log::default(),
             trace: Trace::new(),
             counts: Counts::default(),
@@ -212,6 +215,7 @@ impl Simulation {
             is_upgraded: false,
             backup: None,
             restored: None,
+            parted: None,
             cursor: Cursor::new(),
         }
     }

@@ -34,6 +34,10 @@ pub struct Faults {
     pub double_wires: bool,
     /// Messages of a few changes, so that transactions come in parts.
     pub small_pages: bool,
+    /// Messages arrive cut off, with something behind them, or with a bit that is another one.
+    pub garbled: bool,
+    /// Files are copied, and the copies become peers under the site id of the original. Not together with `restores`.
+    pub twins: bool,
 }
 
 impl Faults {
@@ -53,6 +57,8 @@ impl Faults {
         v1: true,
         double_wires: true,
         small_pages: true,
+        garbled: true,
+        twins: true,
     };
 
     /// Nothing but delays.
@@ -71,12 +77,14 @@ impl Faults {
         v1: false,
         double_wires: false,
         small_pages: false,
+        garbled: false,
+        twins: false,
     };
 
     /// Those of a seed.
     pub(super) fn some(self, rng: &mut Rng) -> Self {
         let mut half = |may: bool| may && rng.bool();
-        Self {
+        let drawn = Self {
             breaks: half(self.breaks),
             partitions: half(self.partitions),
             repeats: half(self.repeats),
@@ -91,7 +99,11 @@ impl Faults {
             v1: half(self.v1),
             double_wires: half(self.double_wires),
             small_pages: half(self.small_pages),
-        }
+            garbled: half(self.garbled),
+            twins: half(self.twins),
+        };
+        // Of a site that is there twice and has forgotten something nobody can say which of its writes are left.
+        Self { twins: drawn.twins && !drawn.restores, ..drawn }
     }
 }
 

@@ -128,7 +128,7 @@ impl Simulation {
             (app.db_version().expect("a database that can be read"), own_changes_since(app.connection(), before));
         self.note(format_args!("{node} commits {} changes, now at {version}", changes.len()));
         self.counts.transactions += 1;
-        self.log.add(changes);
+        self.log.add(node, changes);
         self.check(node, "after a write");
         let (boot, delay) = (self.nodes[node].boot, self.random_delay(2_000));
         self.agenda.after(delay, Event::Wake { node, boot });
