@@ -474,12 +474,18 @@ impl Core {
     /// VER-3, and marks the version as used: call it only when a clock row is about to be written (VER-6).
     pub(crate) fn next_version(&mut self, at_least: i64) -> rusqlite::Result<i64> {
         let next = self.peek_version(at_least);
-        if !self.is_incarnation_recorded && self.has_litemesh_tables {
-            incarnation::record(self, next)?;
-            self.is_incarnation_recorded = true;
-        }
+        self.record_incarnation(next)?;
         self.pending = Some(next);
         Ok(next)
+    }
+
+    /// Leaves the number of this connection, once, from this version on.
+    pub(crate) fn record_incarnation(&mut self, since: i64) -> rusqlite::Result<()> {
+        if !self.is_incarnation_recorded && self.has_litemesh_tables {
+            incarnation::record(self, since)?;
+            self.is_incarnation_recorded = true;
+        }
+        Ok(())
     }
 
     /// [`next_version`](Self::next_version) for what the application writes.

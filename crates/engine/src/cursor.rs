@@ -50,15 +50,16 @@ pub(crate) fn forgotten_until(core: &mut Core) -> rusqlite::Result<Option<DbVers
 
 /// Notes that somebody holds versions of ours up to `seen`, which this file has forgotten. Until they came back, we claim no more
 /// of ourselves than is here, or they would be taken for held.
-pub(crate) fn record_forgotten(core: &mut Core, seen: DbVersion) -> rusqlite::Result<()> {
-    const HELD: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('own_held_until', ?1) ON CONFLICT DO NOTHING";
+pub(crate) fn record_forgotten(core: &mut Core, held: i64, seen: DbVersion) -> rusqlite::Result<()> {
+    const HELD: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('own_held_until', ?1)
+         ON CONFLICT (key) DO UPDATE SET value = min(value, excluded.value)";
     const SEEN: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('own_seen_until', ?1)
          ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";
     const PARTED: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('parted_at', ?1)
          ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";
-    let held = core.db_version()?;
-    core.statement(HELD)?.run(&[held.into()])?;
-    core.statement(PARTED)?.run(&[held.into()])?;
+    let version = core.db_version()?;
+    core.statement(HELD)?.run(&[held.min(version).into()])?;
+    core.statement(PARTED)?.run(&[version.into()])?;
     core.statement(SEEN)?.run(&[seen.get().into()])
 }
 

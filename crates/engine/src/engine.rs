@@ -202,11 +202,29 @@ impl Engine {
         let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         {
             let mut core = self.shared.lock()?;
-            cursor::record_forgotten(&mut core, version)?;
+            cursor::record_forgotten(&mut core, known, version)?;
+            // These versions are left out in this life; in another one, perhaps that of a copy, something lies there.
+            core.record_incarnation(known + 1)?;
             core.raise_floor_to(version.get())?;
         }
         transaction.commit()?;
         Ok(true)
+    }
+
+    /// Notes that others hold what this database wrote after `common` and up to `seen` in another life ([`Claim::Parted`]): it
+    /// claims no more of itself until that came back, also where what it merged has taken as many versions. Later versions lie
+    /// above.
+    ///
+    /// # Errors
+    ///
+    /// SQLite fails.
+    pub fn part(&mut self, common: DbVersion, seen: DbVersion) -> Result<(), StorageError> {
+        self.raise_version(seen)?;
+        if seen > self.db_version()? {
+            // Further than any version may jump: nobody wrote that.
+            return Ok(());
+        }
+        self.in_transaction(|core| cursor::record_forgotten(core, common.get(), seen))
     }
 
     /// The highest version of this database that it has forgotten and that did not come back yet: others hold what was written

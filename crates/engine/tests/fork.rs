@@ -194,6 +194,19 @@ fn what_two_wrote_under_one_id_comes_to_everybody_once_both_are_forked() {
     }
 }
 
+/// What the former id had forgotten is no concern of the new one, which claims all that it has.
+#[test]
+fn a_fork_has_forgotten_nothing() {
+    let folder = Folder::new();
+    let mut engine = folder.create("a.db");
+    write(&engine, "INSERT INTO foo VALUES ('a', 1, 1)");
+    assert!(engine.raise_version(DbVersion::new(9)).unwrap());
+    write(&engine, "INSERT INTO foo VALUES ('b', 1, 1)");
+    let forked = engine.fork(Some(DbVersion::ZERO)).unwrap();
+    assert_eq!(engine.forgotten_until().unwrap(), None);
+    assert_eq!(engine.cursor().unwrap().get(&forked.after), engine.db_version().unwrap());
+}
+
 /// A copy of a copy; and a site that knew both under one id before does not exist.
 #[test]
 fn a_fork_can_be_forked() {

@@ -162,6 +162,25 @@ fn a_file_that_was_restored_and_written_to_is_told_by_what_others_hold_of_it() {
     assert_eq!(judge(&later, Position::default(), 9), Claim::Ahead(DbVersion::new(9)));
 }
 
+/// What was merged since has taken as many versions as were forgotten: still no more is claimed than came back.
+#[test]
+fn who_parted_claims_of_itself_what_both_lives_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut engine = open(&folder.path().join("a.db"));
+    write(&engine, 9);
+    let own = |engine: &Engine| engine.cursor().unwrap().get(&engine.site().unwrap());
+    engine.part(DbVersion::new(4), DbVersion::new(7)).unwrap();
+    assert_eq!((own(&engine), engine.db_version().unwrap()), (DbVersion::new(4), DbVersion::new(9)));
+    engine.part(DbVersion::new(2), DbVersion::new(12)).unwrap();
+    assert_eq!((own(&engine), engine.db_version().unwrap()), (DbVersion::new(2), DbVersion::new(12)));
+    // A claim that nobody can have made in earnest changes nothing.
+    engine.part(DbVersion::ZERO, DbVersion::new(i64::MAX)).unwrap();
+    assert_eq!((own(&engine), engine.forgotten_until().unwrap()), (DbVersion::new(2), Some(DbVersion::new(12))));
+    let cursor = [(engine.site().unwrap(), DbVersion::new(12))].into_iter().collect();
+    engine.merge(&[], &MergeProgress { cursor, ..MergeProgress::default() }).unwrap();
+    assert_eq!((own(&engine), engine.forgotten_until().unwrap()), (DbVersion::new(12), None));
+}
+
 /// A hub, which writes nothing of its own: what it took after it was restored is told again, and no more is needed.
 #[test]
 fn a_file_that_was_restored_and_only_merged_into_tells_again_what_it_merged() {

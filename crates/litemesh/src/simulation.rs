@@ -272,6 +272,12 @@ impl Session {
     }
 
     fn work(&self, kind: Kind) -> Work {
-        Work { kind, process: self.process.clone(), recent: self.recent.clone(), limits: self.limits, beat: self.last.number }
+        Work {
+            kind,
+            process: self.process.clone(),
+            recent: self.recent.clone(),
+            limits: self.limits,
+            beat: self.last.number,
+        }
     }
 }

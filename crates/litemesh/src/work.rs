@@ -152,18 +152,22 @@ pub(crate) fn read(
 ///
 /// It has seen another life of this database, and would not take what was written in this one.
 fn heed(engine: &mut Engine, position: Position, seen: DbVersion, gate: &Gate) -> Result<Option<DbVersion>, PeerError> {
-    let (seen, common) = match engine.judge(position, seen)? {
+    let seen = match engine.judge(position, seen)? {
         Claim::Held => return Ok(None),
         // Who may not write must not move our clock, either: it is read to from where we are.
         Claim::Ahead(_) if !gate.is_writer() => return Ok(Some(engine.db_version()?)),
-        Claim::Ahead(seen) => (seen, None),
+        Claim::Ahead(seen) => seen,
         Claim::Parted { common, .. } if !gate.is_writer() => return Ok(Some(common)),
-        Claim::Parted { common, seen } => (seen, Some(common)),
+        Claim::Parted { common, seen } => {
+            tracing::warn!(%seen, "a remote holds versions of this database that the file has forgotten");
+            engine.part(common, seen)?;
+            return Ok(Some(common));
+        }
         Claim::Rewritten { common } => return Err(PeerError::Rewritten { common }),
     };
     // What is stored from now on must not hide below it.
     if engine.raise_version(seen)? {
         tracing::warn!(%seen, "a remote holds later versions of this database than the file does");
     }
-    Ok(common)
+    Ok(None)
 }

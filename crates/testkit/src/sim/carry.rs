@@ -4,7 +4,6 @@
 //! delays, what those leave to the scheduler: a session may hear of the commit before it hears of its own merge, and what an
 //! older connection ordered may be done after the next one has begun.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -16,7 +15,7 @@ use litemesh_engine::proto::limits::{PING_INTERVAL, RECONNECT_DELAY_MAX, RECONNE
 use litemesh_engine::proto::{DecodeError, Limits, PeerMessage, Refusal, Remote};
 
 use super::network::{Connection, Frame};
-use super::node::{Job, RunningSession};
+use super::node::{Job, RunningSession, Side};
 use super::options::Lossy;
 use super::{Event, Simulation};
 
@@ -90,17 +89,12 @@ impl Simulation {
             self.end_session(node, connection, "replaced by a newer connection");
         }
         self.wires[wire].current[end] = Some(connection);
+        if self.nodes[node].original.is_some() {
+            return self.open_talk(node, connection, end, transport, remote);
+        }
         let running = self.nodes[node].running.as_mut().expect("a peer that runs");
         let (session, opening) = Session::new(remote, &running.process, &Limits::default(), self.pages);
-        let session = RunningSession {
-            session,
-            end,
-            transport,
-            inbox: VecDeque::new(),
-            receiving: None,
-            is_sending: false,
-            is_announcement_due: false,
-        };
+        let session = RunningSession::new(Side::Ours(Box::new(session)), end, transport);
         running.sessions.insert(connection, session);
         self.order(node, connection, opening);
     }
@@ -241,6 +235,9 @@ impl Simulation {
 
     /// Gives a session its next message, unless it has one.
     fn receive_next(&mut self, node: usize, connection: u64) {
+        let wire = &self.wires[self.connections[&connection].wire];
+        // The original passes over what it cannot read, and what was in it is lost.
+        let is_original = wire.nodes.iter().any(|node| self.nodes[*node].original.is_some());
         let running = self.nodes[node].running.as_mut().expect("a peer that runs");
         let Some(session) = running.sessions.get_mut(&connection) else { return };
         if session.receiving.is_some() {
@@ -251,6 +248,7 @@ impl Simulation {
         let (Frame::Sync(bytes) | Frame::Data(bytes) | Frame::Repeat(bytes)) = &frame else { return };
         let remote = session.session.remote();
         if self.faults.garbled
+            && !is_original
             && !self.is_healed
             && !matches!(frame, Frame::Repeat(_))
             && self.rng.u8(..40) == 0
@@ -290,7 +288,7 @@ impl Simulation {
     }
 
     /// A session answers the message that it received.
-    fn replied(&mut self, node: usize, connection: u64, result: Result<(), Refusal>) {
+    pub(super) fn replied(&mut self, node: usize, connection: u64, result: Result<(), Refusal>) {
         let Some(session) = self.nodes[node].running.as_mut().expect("a peer that runs").sessions.get_mut(&connection)
         else {
             return;
@@ -341,7 +339,11 @@ impl Simulation {
     fn feed(&mut self, node: usize, connection: u64, event: simulation::Event) {
         let running = self.nodes[node].running.as_mut().expect("a peer that runs");
         let Some(session) = running.sessions.get_mut(&connection) else { return };
-        let (actions, end) = (session.session.handle(event), session.end);
+        let end = session.end;
+        let actions = match &mut session.session {
+            Side::Ours(session) => session.handle(event),
+            Side::Original(_) => return self.talk_over(node, connection, event),
+        };
         for action in actions {
             match action {
                 Action::Ask(request) => {
@@ -367,7 +369,7 @@ impl Simulation {
         }
     }
 
-    fn send(&mut self, node: usize, connection: u64, end: usize, message: &PeerMessage) {
+    pub(super) fn send(&mut self, node: usize, connection: u64, end: usize, message: &PeerMessage) {
         let is_litemesh = self.wires[self.connections[&connection].wire].is_litemesh;
         let bytes = if is_litemesh { v2::message(message) } else { v1::data(self.nodes[node].site, message) };
         let changes = message.change_count();
@@ -422,6 +424,9 @@ impl Simulation {
     }
 
     pub(super) fn wake(&mut self, node: usize, boot: u64) {
+        if self.nodes[node].original.is_some() {
+            return self.check_local_changes(node);
+        }
         if self.nodes[node].boot == boot && self.nodes[node].running.is_some() {
             self.queue(node, Job::Look);
         }
@@ -441,7 +446,7 @@ impl Simulation {
             let result = work.run(&mut running.engine);
             if let Err(PeerError::Rewritten { common }) = &result {
                 // What the error says is done, by somebody who reads it.
-                let delay = self.random_delay(60_000_000);
+                let delay = self.random_delay(10_000_000);
                 let (site, common) = (self.nodes[node].site, *common);
                 self.agenda.after(delay, Event::Fork { node, site, common });
             }

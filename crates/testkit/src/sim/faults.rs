@@ -149,6 +149,10 @@ impl Simulation {
         self.nodes[node].start();
         self.note(format_args!("{node} starts"));
         self.check(node, "after a start");
+        if self.nodes[node].original.is_some() {
+            let (boot, delay) = (self.nodes[node].boot, self.random_delay(5_000_000));
+            self.agenda.after(delay, Event::Wake { node, boot });
+        }
         for wire in 0..self.wires.len() {
             if self.wires[wire].nodes[0] == node {
                 self.wires[wire].failed_dials = 0;
@@ -193,6 +197,12 @@ impl Simulation {
         self.log.excuse(node, site, DbVersion::ZERO);
     }
 
+    /// Whether it dials a peer with the rules of the original, which makes it no leaf.
+    fn is_joined_to_original(&self, node: usize) -> bool {
+        let dialled = self.wires.iter().filter(|wire| wire.nodes[0] == node).map(|wire| wire.nodes[1]);
+        dialled.into_iter().any(|listener| self.nodes[listener].original.is_some())
+    }
+
     fn is_clique(&self, nodes: &std::collections::BTreeSet<usize>) -> bool {
         let is_joined = |a: usize, b: usize| {
             self.wires.iter().any(|wire| !wire.is_removed && (wire.nodes == [a, b] || wire.nodes == [b, a]))
@@ -201,6 +211,9 @@ impl Simulation {
     }
 
     fn back_up(&mut self, node: usize) {
+        if self.nodes[node].original.is_some() {
+            return;
+        }
         let Some(engine) = self.nodes[node].engine() else { return };
         let version = engine.db_version().expect("a database that can be read");
         let Some(bytes) = self.nodes[node].copy() else { return };
@@ -222,6 +235,7 @@ impl Simulation {
         peer.replace_file(&backup.bytes);
         peer.is_upgraded = backup.is_upgraded;
         peer.restored = Some(first);
+        peer.may_have_forgotten = true;
         peer.cursor = litemesh_engine::proto::Cursor::new();
         let site = peer.site;
         self.log.excuse(node, site, backup.version);
@@ -232,6 +246,10 @@ impl Simulation {
     /// A copy of the file becomes a peer. Before it is forked, both refuse each other.
     fn copy(&mut self, node: usize) {
         if self.nodes.len() >= self.options.nodes + 2 + COPIES_MAX || self.nodes[node].restored.is_some() {
+            return;
+        }
+        // Of one that wrote under an id that another has, too, one would say at which version it was copied; `double` has that.
+        if self.nodes[node].original.is_some() || self.nodes[node].parted.is_some() {
             return;
         }
         let Some(bytes) = self.nodes[node].copy() else { return };
@@ -257,6 +275,9 @@ impl Simulation {
         if self.nodes.len() >= self.options.nodes + 2 + COPIES_MAX {
             return;
         }
+        if self.nodes[node].original.is_some() {
+            return;
+        }
         // What is held open would be in neither.
         self.commit_open(node);
         let Some(bytes) = self.nodes[node].copy() else { return };
@@ -272,6 +293,7 @@ impl Simulation {
             let parted = self.nodes[twin].parted.filter(|(parted, _)| *parted == site);
             let version = parted.map_or(version, |(_, parted)| parted.min(version));
             self.nodes[twin].parted = Some((site, version));
+            self.nodes[twin].may_have_forgotten = true;
         }
         self.log.contest(site, version);
         self.is_contested = true;
@@ -283,7 +305,10 @@ impl Simulation {
     fn connect_copy(&mut self, index: usize) {
         let others: Vec<usize> = (0..index).filter(|other| !self.nodes[*other].is_gone).collect();
         // v1 peers stay leaves.
-        let is_v1 = |node: &usize| self.wires.iter().any(|wire| !wire.is_litemesh && wire.nodes[0] == *node);
+        let is_v1 = |node: &usize| {
+            let is_leaf = self.wires.iter().any(|wire| !wire.is_litemesh && wire.nodes[0] == *node);
+            self.nodes[*node].original.is_some() || (is_leaf && !self.is_joined_to_original(*node))
+        };
         let others: Vec<usize> = others.into_iter().filter(|other| !is_v1(other)).collect();
         let count = self.rng.usize(1..=2);
         for other in self.rng.choose_multiple(others, count) {
@@ -316,6 +341,10 @@ impl Simulation {
     }
 
     fn limit_disk(&mut self, node: usize, is_full: bool) {
+        // The original goes on after a batch that it could not write (A4, A6).
+        if self.nodes[node].original.is_some() {
+            return;
+        }
         let pages = is_full.then(|| self.rng.i64(..3));
         self.nodes[node].limit_disk(pages);
         self.note(format_args!("{node} has {} left on its disk", if is_full { "little" } else { "enough" }));

@@ -17,6 +17,7 @@ mod log;
 mod network;
 mod node;
 mod options;
+mod original;
 mod trace;
 mod workload;
 
@@ -37,6 +38,7 @@ use log::Log;
 use network::{Connection, Wire};
 use node::Node;
 pub use options::{Faults, Lossy, Options};
+use original::Original;
 use trace::Trace;
 
 /// Something that will happen.
@@ -194,6 +196,16 @@ impl Simulation {
         for [dialler, listener] in shape.v1_wires {
             self.add_wire(dialler, listener, false);
         }
+        for node in shape.nodes..shape.nodes + shape.originals {
+            self.add_node();
+            self.nodes[node].original = Some(Original::default());
+            // It has one connection, and nothing writes to it while a transaction is open.
+            self.nodes[node].has_app_connection = false;
+            self.nodes[node].running.as_mut().expect("started above").app = None;
+        }
+        for [dialler, listener] in shape.original_wires {
+            self.add_wire(dialler, listener, false);
+        }
     }
 
     fn random_site(&mut self) -> SiteId {
@@ -215,7 +227,9 @@ impl Simulation {
             is_upgraded: false,
             backup: None,
             restored: None,
+            may_have_forgotten: false,
             parted: None,
+            original: None,
             cursor: Cursor::new(),
         }
     }

@@ -9,11 +9,12 @@ use std::time::Duration;
 use fastrand::Rng;
 use litemesh::simulation::{Look, Process, Session, Work};
 use litemesh_engine::Engine;
-use litemesh_engine::proto::{Cursor, DbVersion, SiteId};
+use litemesh_engine::proto::{Cursor, DbVersion, Remote, SiteId};
 use litemesh_engine::rusqlite::Connection;
 use litemesh_engine::rusqlite::functions::{Context, FunctionFlags};
 
 use super::network::Frame;
+use super::original::{Original, Talk};
 use crate::history::Schema;
 
 /// The schema version of the tables that are there from the beginning; one more has the table that comes with an upgrade.
@@ -44,8 +45,12 @@ pub(super) struct Node {
     pub(super) backup: Option<Backup>,
     /// Restored and not yet told of the versions that it forgot; the first connection that it made since.
     pub(super) restored: Option<u64>,
+    /// It was restored at some time, or another peer had its site id: it may learn later what it lacks of itself.
+    pub(super) may_have_forgotten: bool,
     /// The site id that another peer had as well from some version on, which is known to who made the copy.
     pub(super) parted: Option<(SiteId, DbVersion)>,
+    /// It keeps the rules of the original.
+    pub(super) original: Option<Original>,
     /// What it held when it was looked at last. Kept while it is down: a restart must not change it.
     pub(super) cursor: Cursor,
 }
@@ -75,8 +80,30 @@ pub(super) enum Job {
     Look,
 }
 
+/// Who talks with a remote.
+pub(super) enum Side {
+    Ours(Box<Session>),
+    Original(Box<Talk>),
+}
+
+impl Side {
+    pub(super) fn remote(&self) -> Remote {
+        match self {
+            Self::Ours(session) => session.remote(),
+            Self::Original(talk) => talk.remote,
+        }
+    }
+
+    pub(super) fn is_caught_up(&self) -> bool {
+        match self {
+            Self::Ours(session) => session.is_caught_up(),
+            Self::Original(talk) => talk.is_caught_up(),
+        }
+    }
+}
+
 pub(super) struct RunningSession {
-    pub(super) session: Session,
+    pub(super) session: Side,
     /// Which end of its connection this is.
     pub(super) end: usize,
     pub(super) transport: usize,
@@ -85,6 +112,20 @@ pub(super) struct RunningSession {
     pub(super) receiving: Option<Frame>,
     pub(super) is_sending: bool,
     pub(super) is_announcement_due: bool,
+}
+
+impl RunningSession {
+    pub(super) fn new(session: Side, end: usize, transport: usize) -> Self {
+        Self {
+            session,
+            end,
+            transport,
+            inbox: VecDeque::new(),
+            receiving: None,
+            is_sending: false,
+            is_announcement_due: false,
+        }
+    }
 }
 
 impl Node {

@@ -38,6 +38,8 @@ pub struct Faults {
     pub garbled: bool,
     /// Files are copied, and the copies become peers under the site id of the original. Not together with `restores`.
     pub twins: bool,
+    /// Some peers keep the rules of the original.
+    pub originals: bool,
 }
 
 impl Faults {
@@ -59,6 +61,7 @@ impl Faults {
         small_pages: true,
         garbled: true,
         twins: true,
+        originals: true,
     };
 
     /// Nothing but delays.
@@ -79,6 +82,7 @@ impl Faults {
         small_pages: false,
         garbled: false,
         twins: false,
+        originals: false,
     };
 
     /// Those of a seed.
@@ -101,9 +105,12 @@ impl Faults {
             small_pages: half(self.small_pages),
             garbled: half(self.garbled),
             twins: half(self.twins),
+            originals: half(self.originals),
         };
-        // Of a site that is there twice and has forgotten something nobody can say which of its writes are left.
-        Self { twins: drawn.twins && !drawn.restores, ..drawn }
+        // Of a site that is there twice and has forgotten something nobody can say which of its writes are left. And the original
+        // gives out what came to it in part as if it were all (A3): to who has it, that does no harm.
+        let restores = drawn.restores;
+        Self { twins: drawn.twins && !restores, originals: drawn.originals && !restores, ..drawn }
     }
 }
 
@@ -135,11 +142,21 @@ pub struct Options {
     /// A peer that was restored from a backup writes before a remote has told it of the versions that it forgot. Loses
     /// writes (docs/storage.md, "Copies and backups").
     pub restored_write_at_once: bool,
+    /// Peers with the rules of the original may be joined to two of ours.
+    pub original_cycles: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 5, rounds: 3, steps: 40, faults: Faults::ALL, lossy: Lossy::No, restored_write_at_once: false }
+        Self {
+            nodes: 5,
+            rounds: 3,
+            steps: 40,
+            faults: Faults::ALL,
+            lossy: Lossy::No,
+            restored_write_at_once: false,
+            original_cycles: false,
+        }
     }
 }
 
@@ -148,6 +165,9 @@ pub(super) struct Shape {
     pub(super) nodes: usize,
     pub(super) wires: Vec<[usize; 2]>,
     pub(super) v1_wires: Vec<[usize; 2]>,
+    /// Peers with the rules of the original, after all others.
+    pub(super) originals: usize,
+    pub(super) original_wires: Vec<[usize; 2]>,
 }
 
 impl Options {
@@ -173,6 +193,16 @@ impl Options {
         // Leaves: a cursor of wire v1 follows each message, so over a cycle it can claim what was beaten elsewhere.
         let leaves = if faults.v1 { rng.usize(1..=2) } else { 0 };
         let v1_wires = (0..leaves).map(|leaf| [core + leaf, rng.usize(..core)]).collect();
-        Shape { nodes: core + leaves, wires, v1_wires }
+        // Each at one or two of ours, so that it can be a part of a cycle; never at each other, where messages would go round for
+        // ever.
+        let originals = if faults.originals { rng.usize(1..=2) } else { 0 };
+        let mut original_wires = Vec::new();
+        for original in core + leaves..core + leaves + originals {
+            let count = if self.original_cycles { rng.usize(1..=2) } else { 1 };
+            for ours in rng.choose_multiple(0..core, count) {
+                original_wires.push(if rng.bool() { [original, ours] } else { [ours, original] });
+            }
+        }
+        Shape { nodes: core + leaves, wires, v1_wires, originals, original_wires }
     }
 }

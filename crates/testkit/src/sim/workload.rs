@@ -130,7 +130,9 @@ impl Simulation {
         self.counts.transactions += 1;
         self.log.add(node, changes);
         self.check(node, "after a write");
-        let (boot, delay) = (self.nodes[node].boot, self.random_delay(2_000));
+        // The original looks every five seconds.
+        let delay_max = if self.nodes[node].original.is_some() { 5_000_000 } else { 2_000 };
+        let (boot, delay) = (self.nodes[node].boot, self.random_delay(delay_max));
         self.agenda.after(delay, Event::Wake { node, boot });
     }
 
@@ -174,6 +176,11 @@ impl Simulation {
             Ok(()) => {
                 self.nodes[node].is_upgraded = true;
                 self.note(format_args!("{node} upgrades its schema"));
+                if self.nodes[node].original.is_some() {
+                    // It reads its schema version when it starts.
+                    self.crash(node);
+                    return self.start(node);
+                }
                 let (boot, delay) = (self.nodes[node].boot, self.random_delay(2_000));
                 self.agenda.after(delay, Event::Wake { node, boot });
             }
