@@ -208,7 +208,7 @@ impl Cast {
             let peer = member.peer()?;
             loop {
                 let cursor = peer.cursor().await.map_err(|error| Failure::peer(&member.file, &error))?;
-                if self.members.iter().all(|other| cursor.covers(&other.site, other.written)) {
+                if self.members.iter().all(|other| cursor.get(&other.site) >= other.written) {
                     break;
                 }
                 if Deadline::now() >= before {
