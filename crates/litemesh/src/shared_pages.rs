@@ -76,7 +76,7 @@ impl SharedPages {
     ) -> Result<Option<LocalPage>, StorageError> {
         let beat = *self.beats.borrow();
         let after = place.position();
-        let is_near = beat.announced.db_version.get() - after.get() <= VERSIONS_MAX;
+        let is_near = beat.announced.db_version.get().saturating_sub(after.get()) <= VERSIONS_MAX;
         if beat.sessions < SESSIONS_MIN || !is_near || place.to_inside().is_some() {
             return Ok(None);
         }
@@ -102,7 +102,7 @@ impl SharedPages {
 impl State {
     /// Where a page for a session at `after` begins.
     fn start(&self, after: DbVersion) -> DbVersion {
-        let not_far = |end: &&DbVersion| after.get() - end.get() <= VERSIONS_BACK_MAX;
+        let not_far = |end: &&DbVersion| after.get().saturating_sub(end.get()) <= VERSIONS_BACK_MAX;
         self.ends.iter().filter(not_far).min().map_or(after, |end| after.min(*end))
     }
 

@@ -251,7 +251,8 @@ impl Outgoing {
         // The remote takes over our cursor where it then holds everything that we hold, and learns each entry once.
         let news = page.complete.map(|cursor| cursor.beyond(covered)).unwrap_or_default();
         self.is_behind |= !is_complete;
-        let is_own_alone = news.len() == 1 && news.get(&own).get() - covered.get(&own).get() < OWN_NEWS_EVERY;
+        let is_own_alone =
+            news.len() == 1 && news.get(&own).get().saturating_sub(covered.get(&own).get()) < OWN_NEWS_EVERY;
         if is_live && is_own_alone && news.contains(&own) && page.changes.is_empty() && part.is_none() {
             self.forget_echoes_until(position.version);
             return;
