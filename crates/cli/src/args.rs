@@ -144,6 +144,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "BYTES", default_value = "32M", value_parser = parse_bytes)]
     pub(crate) max_body: usize,
 
+    /// Most bytes of request bodies, of all clients, that are held at once; K, M and G are understood
+    #[arg(long, value_name = "BYTES", default_value = "512M", value_parser = parse_bytes)]
+    pub(crate) max_bodies: usize,
+
     /// How often a silent stream is sent a sign of life [default: 30]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, hide = true)]
     pub(crate) ping_interval: Option<Duration>,

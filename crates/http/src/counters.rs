@@ -20,10 +20,14 @@ pub struct Counters {
     pub bytes_in: u64,
     /// Bytes of stream bodies as they went out, compressed or not.
     pub bytes_out: u64,
+    /// Bytes of request bodies that are held now, decompressed: those that arrive, and those that are being handled.
+    pub body_bytes_held: u64,
     /// Requests that were wrong in themselves: answers 400, 408, 415 and those 500 that a malformed message gets.
     pub refused_malformed: u64,
     /// Bodies over the limit: answers 413.
     pub refused_too_large: u64,
+    /// Bodies for which there was no memory left: answers 503.
+    pub refused_busy: u64,
     /// Requests without a valid token where one is asked for, and messages for a connection of another token: answers 401 and 403.
     pub refused_unauthorized: u64,
     /// Messages of clients without a stream.
@@ -63,8 +67,10 @@ cells!(
     messages_out,
     bytes_in,
     bytes_out,
+    body_bytes_held,
     refused_malformed,
     refused_too_large,
+    refused_busy,
     refused_unauthorized,
     refused_unknown,
     refused_streams,
@@ -81,5 +87,10 @@ pub(crate) fn add(cell: &AtomicU64, number: usize) {
 
 /// Takes one off a counter.
 pub(crate) fn sub_one(cell: &AtomicU64) {
-    cell.fetch_sub(1, Relaxed);
+    sub(cell, 1);
+}
+
+/// Takes off a counter what was added before.
+pub(crate) fn sub(cell: &AtomicU64, number: usize) {
+    cell.fetch_sub(number as u64, Relaxed);
 }

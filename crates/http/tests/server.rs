@@ -479,3 +479,59 @@ async fn streams_that_wait_for_the_start_can_leave() {
     transport.stop().await;
     assert_eq!(stays.frame().await, None);
 }
+
+#[tokio::test]
+async fn streams_that_wait_for_the_start_have_a_limit() {
+    let transport = HttpServer::new();
+    let server = serve(transport.clone()).await;
+    let site = |n: u8| SiteId::from_bytes([n; 16]);
+    let mut waiting = Vec::new();
+    for n in 1..=64 {
+        waiting.push(EventStream::open(server.address, site(n)).await);
+    }
+    let more = || exchange(server.address, "GET", "/stream?peerId=ffffffffffffffffffffffffffffffff", &[], None);
+    let (head, body) = more().await;
+    assert_eq!(head.status(), 503, "{}", String::from_utf8_lossy(&body));
+    assert_eq!(transport.counters().refused_streams, 1);
+    // Who waited is served.
+    let (peer, mut reports) = RecordingPeer::new(SERVER);
+    peer.start(Arc::new(transport.clone())).await;
+    for stream in &mut waiting {
+        stream.expect("connect").await;
+        reports.connect().await;
+    }
+}
+
+/// What all clients send together is bounded, too. Large bodies leave room to small ones, and no client loses anything: the peer
+/// above hears that a message is missing.
+#[tokio::test]
+async fn the_bodies_of_all_clients_have_a_limit() {
+    let transport = HttpServer::builder().bodies_bytes_max(1_000_000).build();
+    let (server, _peer, mut reports) = started(transport, Limits::default()).await;
+    let (_stream, _) = join(&server, &mut reports, CLIENT).await;
+    let (_other, _) = join(&server, &mut reports, OTHER).await;
+    let held = || server.transport.counters().body_bytes_held;
+
+    let large = data(CLIENT, &"x".repeat(700_000));
+    let mut slow = Wire::connect(server.address).await;
+    slow.write(request_text("POST", "/data", &[JSON], Some(large.len())).as_bytes()).await;
+    slow.write(&large[..700_000]).await;
+    while held() < 700_000 {
+        tokio::task::yield_now().await;
+    }
+    let second = data(OTHER, &"y".repeat(200_000));
+    let (status, text) = post(server.address, "/data", &second).await;
+    assert!(status == 503 && text.contains("try again later"), "{status} {text}");
+    assert_eq!(reports.garbled().await, "there was no memory for a message");
+    assert_eq!(server.transport.counters().refused_busy, 1);
+    // A small one is taken all the same.
+    assert_eq!(post(server.address, "/data", &data(OTHER, "small")).await.0, 200);
+    assert_eq!(reports.message().await, changes(vec![change(1, "small")]));
+
+    slow.write(&large[700_000..]).await;
+    assert_eq!(slow.answer().await.0.status(), 200);
+    reports.message().await;
+    assert_eq!(post(server.address, "/data", &second).await.0, 200);
+    reports.message().await;
+    assert_eq!(held(), 0);
+}

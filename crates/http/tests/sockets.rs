@@ -9,6 +9,7 @@ use litemesh_http::{HttpServer, TokenFile};
 use litemesh_proto::{Access, Limits};
 use support::raw::{EventStream, JSON, Wire, exchange, request_text};
 use support::{CLIENT, soon, started};
+use tokio::io::AsyncReadExt;
 
 /// Long beside what a busy machine takes for a few requests, short enough to wait for.
 const SHORT: Duration = Duration::from_secs(1);
@@ -119,4 +120,48 @@ async fn a_head_has_a_limit() {
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let (head, _) = exchange(server.address, "GET", "/nowhere", &many, None).await;
     assert_eq!(head.status(), 431);
+}
+
+/// Requests that wait for their bodies, over one HTTP/2 socket.
+#[tokio::test]
+async fn requests_over_one_http2_socket_have_a_limit() {
+    const REQUESTS_MAX: u32 = 64;
+    const SETTINGS: u8 = 4;
+    const RESET: u8 = 3;
+    const REFUSED_STREAM: u32 = 7;
+    let (server, _peer, _reports) = started(HttpServer::new(), Limits::default()).await;
+    let mut wire = Wire::connect(server.address).await;
+    wire.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+    // RFC 9113, 6.5.2: what the server says of itself.
+    let (kind, _, settings) = http2_frame(&mut wire).await;
+    assert_eq!(kind, SETTINGS);
+    let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap());
+    let said = settings.chunks(6).find(|setting| setting[..2] == [0, 3]).map(|setting| number(&setting[2..]));
+    assert_eq!(said, Some(REQUESTS_MAX));
+    // RFC 7541: `:method: POST`, `:scheme: http`, `:path: /data`, `content-type: application/json`.
+    let head = [b"\x83\x86\x04\x05/data\x0f\x10\x10".as_slice(), b"application/json"].concat();
+    for n in 0..=REQUESTS_MAX {
+        let stream = 2 * n + 1;
+        let mut frame = vec![0, 0, u8::try_from(head.len()).unwrap(), 1, 4];
+        frame.extend(stream.to_be_bytes());
+        frame.extend(&head);
+        wire.write(&frame).await;
+    }
+    loop {
+        let (kind, stream, payload) = http2_frame(&mut wire).await;
+        if kind == RESET {
+            assert_eq!((stream, number(&payload)), (2 * REQUESTS_MAX + 1, REFUSED_STREAM));
+            return;
+        }
+    }
+}
+
+/// The next frame: its type, its stream, its payload (RFC 9113, 4.1).
+async fn http2_frame(wire: &mut Wire) -> (u8, u32, Vec<u8>) {
+    let mut head = [0; 9];
+    soon(wire.socket.read_exact(&mut head)).await.unwrap();
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+    let mut payload = vec![0; length as usize];
+    soon(wire.socket.read_exact(&mut payload)).await.unwrap();
+    (head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload)
 }

@@ -156,3 +156,19 @@ async fn a_file_without_an_authority_is_refused_at_start() {
     let (peer, _reports) = RecordingPeer::new(CLIENT);
     assert!(matches!(client.start(peer).await, Err(TransportError::Endpoint { .. })));
 }
+
+#[tokio::test]
+async fn a_handshake_that_does_not_come_ends_its_socket() {
+    let authority = Authority::new();
+    let (cert, key) = authority.sign("localhost");
+    // A second at most; strangers have 30.
+    let transport = HttpServer::builder().tls(cert, key).unwrap().head_timeout(Duration::from_secs(1)).build();
+    let (server, _peer, _reports) = started(transport, Limits::default()).await;
+    let begun = std::time::Instant::now();
+    let mut silent = support::raw::Wire::connect(server.address).await;
+    // The head of a record that announces 512 bytes (RFC 8446, 5.1).
+    silent.write(&[22, 3, 1, 2, 0]).await;
+    assert!(support::soon(silent.is_closed()).await);
+    assert_eq!(server.transport.counters().refused_sockets, 0, "closed by the handshake's own limit");
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+}

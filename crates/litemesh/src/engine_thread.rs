@@ -102,13 +102,26 @@ impl EngineThread {
         &self,
         work: impl FnOnce(&mut Engine) -> T + Send + 'static,
     ) -> Result<T, PeerError> {
-        let (reply, answer) = oneshot::channel();
-        let command: Command = Box::new(move |engine| {
+        let place = self.commands.reserve().await.map_err(|_| PeerError::Stopped)?;
+        self.call_at(place, work).await
+    }
+
+    async fn call_at<T: Send + 'static>(
+        &self,
+        place: mpsc::Permit<'_, Command>,
+        work: impl FnOnce(&mut Engine) -> T + Send + 'static,
+    ) -> Result<T, PeerError> {
+        let (reply, mut answer) = oneshot::channel();
+        place.send(Box::new(move |engine| {
             // The caller may have given up; what was done stays done.
             let _ = reply.send(work(engine));
-        });
-        self.commands.send(command).await.map_err(|_| PeerError::Stopped)?;
-        answer.await.map_err(|_| PeerError::Stopped)
+        }));
+        // A command that finds the thread gone stays in the queue, as its reply does.
+        tokio::select! {
+            biased;
+            answer = &mut answer => answer.map_err(|_| PeerError::Stopped),
+            () = self.commands.closed() => answer.try_recv().map_err(|_| PeerError::Stopped),
+        }
     }
 
     /// Looks at the database now. When this resolves, everything committed before is announced.
@@ -203,5 +216,24 @@ impl Worker {
             self.pruned = version;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever asks while the thread ends is answered.
+    #[tokio::test]
+    async fn a_call_to_a_thread_that_ends_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.db");
+        let thread = EngineThread::spawn(Engine::open(&file).unwrap(), broadcast::channel(1).0).unwrap();
+        let place = thread.commands.reserve().await.unwrap();
+        // It ends when somebody gives its database another id.
+        Engine::open(&file).unwrap().fork(None).unwrap();
+        assert!(matches!(thread.call(|_| ()).await, Err(PeerError::Stopped)));
+        thread.commands.closed().await;
+        assert!(matches!(thread.call_at(place, |_| ()).await, Err(PeerError::Stopped)));
     }
 }

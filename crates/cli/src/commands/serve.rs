@@ -159,7 +159,7 @@ fn transport(args: &ServeArgs, anybody: Option<Access>) -> Result<HttpServer, Fa
     }
     // Two sockets for each client, and as many for those that come and go.
     let sockets_max = 4 * args.max_connections as usize;
-    builder = builder.sockets_max(sockets_max, args.max_sockets_per_address as usize);
+    builder = builder.sockets_max(sockets_max, args.max_sockets_per_address as usize).bodies_bytes_max(args.max_bodies);
     Ok(builder.anonymous(anybody).build())
 }
 
@@ -190,6 +190,7 @@ fn stats(counters: &Counters) -> Value {
         "bytes_out": counters.bytes_out,
         "refused_malformed": counters.refused_malformed,
         "refused_too_large": counters.refused_too_large,
+        "refused_busy": counters.refused_busy,
         "refused_unauthorized": counters.refused_unauthorized,
         "refused_unknown": counters.refused_unknown,
         "refused_streams": counters.refused_streams,
@@ -213,6 +214,7 @@ fn summary(counters: &Counters) -> String {
     for (number, what) in [
         (counters.refused_malformed, "malformed request"),
         (counters.refused_too_large, "oversized request"),
+        (counters.refused_busy, "message without room"),
         (counters.refused_unauthorized, "unauthorized request"),
         (counters.refused_unknown, "unconnected request"),
         (counters.refused_streams, "refused connection"),

@@ -26,7 +26,7 @@ use crate::counters::add;
 /// How long a client may take for the head of a request, and how long a socket without one stays open.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a TLS handshake may take.
+/// How long a TLS handshake may take, where heads have no less.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Largest head of a request, in bytes. Ours have under 1 KiB, those of browsers with many cookies some more.
@@ -128,7 +128,8 @@ impl Server {
 
     async fn secure(&self, stream: TcpStream, socket: &Arc<Socket>, closing: &CancellationToken) {
         let Some(tls) = &self.tls else { return self.answer(stream, socket, closing).await };
-        match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+        let patience = self.shared.options.head_timeout.min(HANDSHAKE_TIMEOUT);
+        match tokio::time::timeout(patience, tls.accept(stream)).await {
             Ok(Ok(stream)) => self.answer(stream, socket, closing).await,
             Ok(Err(error)) => debug!(%error, "no TLS connection"),
             Err(_) => debug!("a TLS handshake took too long"),

@@ -1,5 +1,6 @@
-//! Reads a request body bit by bit, under a limit.
+//! Reads a request body bit by bit, under a limit of its own and one for those of all clients.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
@@ -9,7 +10,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::Shared;
-use crate::counters::add;
+use crate::counters::{CounterCells, add, sub};
 use crate::gzip::{BodyBuffer, BodyError, DECODE_STEP_BYTES};
 
 /// How long a client may pause within a body.
@@ -23,6 +24,10 @@ const REFUSED_BYTES_MAX: usize = 8 << 20;
 /// How long a refused body is still read.
 const REFUSED_READ_MAX: Duration = Duration::from_secs(2);
 
+/// Bodies up to this size, in bytes, may use all of the memory for bodies, larger ones three quarters: who fills it with large ones
+/// keeps nobody from ordinary messages.
+const SMALL_BODY_BYTES: usize = 64 * 1024;
+
 /// Why a body could not be read.
 #[derive(Clone, Debug)]
 pub(super) enum ReadError {
@@ -31,6 +36,31 @@ pub(super) enum ReadError {
     Cut(String),
     /// The client sent nothing for too long.
     Slow,
+    /// The bodies of all clients hold as much as they may.
+    Busy,
+}
+
+/// The part that one body has in the memory for bodies, until it is dropped.
+pub(super) struct Held<'a> {
+    counters: &'a CounterCells,
+    bytes: usize,
+    all_max: usize,
+}
+
+impl Held<'_> {
+    fn grow_to(&mut self, bytes: usize) -> Result<(), ReadError> {
+        let more = bytes.saturating_sub(self.bytes);
+        let all = self.counters.body_bytes_held.fetch_add(more as u64, Relaxed) + more as u64;
+        self.bytes += more;
+        let all_max = if bytes <= SMALL_BODY_BYTES { self.all_max } else { self.all_max / 4 * 3 };
+        if all > all_max as u64 { Err(ReadError::Busy) } else { Ok(()) }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        sub(&self.counters.body_bytes_held, self.bytes);
+    }
 }
 
 /// A body as far as it has come.
@@ -40,6 +70,7 @@ pub(super) struct BodyReader<'a> {
     /// What came and was not decoded yet.
     pending: Bytes,
     buffer: BodyBuffer,
+    held: Held<'a>,
     is_gzip: bool,
     /// The client said that it would send more than the limit.
     announces_too_much: bool,
@@ -55,6 +86,7 @@ impl<'a> BodyReader<'a> {
             chunks: body.into_data_stream(),
             pending: Bytes::new(),
             buffer: BodyBuffer::new(is_gzip, bytes_max),
+            held: Held { counters: &shared.counters, bytes: 0, all_max: shared.options.bodies_bytes_max },
             is_gzip,
             announces_too_much: announced.is_some_and(|announced| announced > bytes_max as u64),
             failed: None,
@@ -97,6 +129,7 @@ impl<'a> BodyReader<'a> {
         let step = if self.is_gzip { DECODE_STEP_BYTES } else { self.pending.len() };
         let piece = self.pending.split_to(step.min(self.pending.len()));
         self.buffer.push(&piece)?;
+        self.held.grow_to(self.buffer.bytes().len())?;
         Ok(true)
     }
 
@@ -109,16 +142,18 @@ impl<'a> BodyReader<'a> {
         Ok(())
     }
 
-    /// The body, once [`read`](Self::read) has said that it is complete.
-    pub(super) fn finish(self) -> Result<Vec<u8>, ReadError> {
-        Ok(self.buffer.finish()?)
+    /// The body, once [`read`](Self::read) has said that it is complete, and its part in the memory for bodies.
+    pub(super) fn finish(self) -> Result<(Vec<u8>, Held<'a>), ReadError> {
+        Ok((self.buffer.finish()?, self.held))
     }
 
     /// Throws away the rest, or some of it.
-    pub(super) async fn discard(mut self) {
-        let rest = async {
+    pub(super) async fn discard(self) {
+        let Self { mut chunks, buffer, held, .. } = self;
+        drop((buffer, held));
+        let rest = async move {
             let mut left = REFUSED_BYTES_MAX;
-            while let Some(Ok(bytes)) = self.chunks.next().await {
+            while let Some(Ok(bytes)) = chunks.next().await {
                 match left.checked_sub(bytes.len()) {
                     Some(less) => left = less,
                     None => return,

@@ -53,6 +53,9 @@ const FRAME_QUEUE_LEN: usize = 4;
 /// Most streams that wait for [`Transport::start`].
 const WAITING_STREAMS_MAX: usize = 64;
 
+/// Bytes of the bodies of all clients at once: sixteen of the largest.
+const BODIES_BYTES_MAX: usize = 512 << 20;
+
 /// How long [`HttpServer::serve`] waits for the answers under way once it was told to shut down.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -71,7 +74,7 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// a client that says that it is a Litemesh peer is told so in return, and nothing else changes.
 ///
 /// *Memory*: for each stream the frames that wait (see [`HttpServerBuilder::frame_queue_len`]), and for each client one
-/// request body of up to `Limits::message_bytes_max`.
+/// request body of up to `Limits::message_bytes_max`, of all together [`HttpServerBuilder::bodies_bytes_max`].
 ///
 /// ```
 /// use litemesh_http::HttpServer;
@@ -112,6 +115,7 @@ struct Options {
     certificate: Option<Arc<Certificate>>,
     sockets: SocketLimits,
     head_timeout: Duration,
+    bodies_bytes_max: usize,
 }
 
 impl HttpServerBuilder {
@@ -187,7 +191,18 @@ impl HttpServerBuilder {
         self
     }
 
-    /// How long a client may take for the head of a request, and a socket be idle between two; 30 s where nothing else is said.
+    /// Bytes of request bodies, decompressed, that are held at once, of all clients; 512 MiB where nothing else is said. A body for
+    /// which there is no room is answered with 503, and its client comes again. Bodies above 64 KiB leave the last quarter to
+    /// smaller ones.
+    ///
+    /// What is decoded of a body stands beside it until the peer has taken it.
+    pub fn bodies_bytes_max(mut self, bytes: usize) -> Self {
+        self.options.bodies_bytes_max = bytes;
+        self
+    }
+
+    /// How long a client may take for the head of a request, and a socket be idle between two; 30 s where nothing else is said. A
+    /// TLS handshake has as long, but 10 s at most.
     pub fn head_timeout(mut self, timeout: Duration) -> Self {
         self.options.head_timeout = timeout;
         self
@@ -289,6 +304,7 @@ impl HttpServer {
             certificate: None,
             sockets: SocketLimits::default(),
             head_timeout: accept::HEAD_TIMEOUT,
+            bodies_bytes_max: BODIES_BYTES_MAX,
         };
         HttpServerBuilder { options }
     }

@@ -16,7 +16,7 @@ use litemesh_proto::{DecodeError, Limits, Refusal, SiteId, SyncRequest, Unverifi
 use tokio::sync::OwnedMutexGuard;
 use tracing::{debug, warn};
 
-use super::body::{BodyReader, ReadError};
+use super::body::{BodyReader, Held, ReadError};
 use super::connection::Connection;
 use super::door::{Denial, Grant};
 use super::sender::{Sender, sender};
@@ -147,7 +147,7 @@ async fn refuse_unstarted(route: Route, shared: &Shared, headers: &HeaderMap, bo
             Err(error)
         }
     };
-    match body.map(|body| read_message(route, &body)) {
+    match body.map(|(body, _held)| read_message(route, &body)) {
         Err(error) => unreadable(shared, &error),
         Ok(Err(complaint)) => complaint.answer(route),
         Ok(Ok(_)) => answer::error(StatusCode::INTERNAL_SERVER_ERROR, "Transport not started"),
@@ -206,8 +206,8 @@ impl Post {
             read = reader.read_all() => read,
         };
         match self.complete(reader, read).await {
-            Ok(body) if form == BodyForm::Frames => self.handle_frames(&turn, body).await,
-            Ok(body) => self.handle(Some(&turn), body).await,
+            Ok((body, _held)) if form == BodyForm::Frames => self.handle_frames(&turn, body).await,
+            Ok((body, _held)) => self.handle(Some(&turn), body).await,
             Err(error) => {
                 self.report_garbled(&turn, explain(&error, bytes_max)).await;
                 unreadable(&self.shared, &error)
@@ -261,7 +261,7 @@ impl Post {
             read = self.read_unclaimed(&mut reader, is_stranger) => read,
         };
         match self.complete(reader, read).await {
-            Ok(body) => self.handle(None, body).await,
+            Ok((body, _held)) => self.handle(None, body).await,
             // Too large only for somebody who has no stream.
             Err(ReadError::TooLarge) if is_stranger => self.refuse_unknown(),
             Err(error) => unreadable(&self.shared, &error),
@@ -282,7 +282,11 @@ impl Post {
         reader.read_all().await
     }
 
-    async fn complete(&self, reader: BodyReader<'_>, read: Result<(), ReadError>) -> Result<Vec<u8>, ReadError> {
+    async fn complete<'a>(
+        &self,
+        reader: BodyReader<'a>,
+        read: Result<(), ReadError>,
+    ) -> Result<(Vec<u8>, Held<'a>), ReadError> {
         match read {
             Ok(()) => reader.finish(),
             Err(error) => {
@@ -445,6 +449,7 @@ fn explain(error: &ReadError, bytes_max: usize) -> String {
         ReadError::TooLarge => format!("a message is larger than {bytes_max} bytes"),
         ReadError::Cut(reason) => format!("a message was cut off: {reason}"),
         ReadError::Slow => "a message stopped arriving".to_owned(),
+        ReadError::Busy => "there was no memory for a message".to_owned(),
     }
 }
 
@@ -462,6 +467,11 @@ fn unreadable(shared: &Shared, error: &ReadError) -> Response {
         ReadError::Slow => {
             add(&shared.counters.refused_malformed, 1);
             answer::error(StatusCode::REQUEST_TIMEOUT, "the body stopped arriving")
+        }
+        ReadError::Busy => {
+            add(&shared.counters.refused_busy, 1);
+            let text = "the messages of all clients take up the memory that there is for them; try again later";
+            answer::retry_later(StatusCode::SERVICE_UNAVAILABLE, text)
         }
     }
 }
