@@ -45,7 +45,6 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 #![forbid(unsafe_code)]
 
-mod backoff;
 mod client;
 mod counters;
 mod form;
@@ -56,9 +55,9 @@ mod server;
 mod sse;
 mod tokens;
 
-pub use backoff::backoff;
 pub use client::{DialError, HttpClient, HttpClientBuilder};
 pub use counters::Counters;
+pub use litemesh_proto::backoff;
 pub use server::{HttpServer, HttpServerBuilder, TlsError};
 pub use sse::{Event, EventParser, EventTooLarge};
 pub use tokens::{NewToken, TOKEN_FILE_BYTES_MAX, TOKEN_NAME_BYTES_MAX, TokenEntry, TokenFile, TokenFileError};

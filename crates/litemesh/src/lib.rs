@@ -46,6 +46,7 @@
 #![forbid(unsafe_code)]
 
 mod beat;
+pub mod channel;
 mod database;
 mod driver;
 mod engine_thread;

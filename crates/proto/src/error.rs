@@ -92,3 +92,15 @@ pub enum TransportError {
     #[error("cannot use {endpoint}: {reason}")]
     Endpoint { endpoint: String, reason: String },
 }
+
+impl TransportError {
+    /// What is said of a message of `bytes` that no remote with a limit of `max` will take.
+    pub fn too_large(message: &crate::PeerMessage, bytes: usize, max: usize) -> Self {
+        use crate::PeerMessage::{Ack, Changes, Eose, Unknown};
+        let table = match message {
+            Changes { changes, .. } => changes.first().map(|change| change.table.to_string()),
+            Eose { .. } | Ack(_) | Unknown => None,
+        };
+        Self::TooLarge { table: table.unwrap_or_default(), bytes, max }
+    }
+}

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod backoff;
 mod change;
 pub mod codec;
 mod cursor;
@@ -27,6 +28,7 @@ mod verify;
 mod version;
 
 pub use access::{Access, Rights, TooManyTables};
+pub use backoff::{backoff, backoff_from};
 pub use change::{Change, Changeset, Column};
 pub use cursor::Cursor;
 pub use error::{DecodeError, Refusal, TransportError, VerifyError};

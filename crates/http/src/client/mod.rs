@@ -404,7 +404,7 @@ impl Transport for HttpClient {
             // Numbered, so not to be cut here: it is the peer that makes its messages smaller.
             let body = v2::framed(&v2::message(&message));
             if body.len() > max {
-                return Err(split::too_large(&message, body.len(), max));
+                return Err(TransportError::too_large(&message, body.len(), max));
             }
             Ok(vec![body])
         }))

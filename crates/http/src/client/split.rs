@@ -32,17 +32,8 @@ fn halve(part: PeerMessage, bytes: usize, max: usize) -> Result<(PeerMessage, Pe
             let part = |changes| PeerMessage::Changes { changes, schema_version, progress: None };
             Ok((part(changes), part(rest)))
         }
-        message => Err(too_large(&message, bytes, max)),
+        message => Err(TransportError::too_large(&message, bytes, max)),
     }
-}
-
-/// What is said of a message that no server of this limit will take.
-pub(super) fn too_large(message: &PeerMessage, bytes: usize, max: usize) -> TransportError {
-    let table = match message {
-        PeerMessage::Changes { changes, .. } => changes.first().map(|change| change.table.to_string()),
-        PeerMessage::Eose { .. } | PeerMessage::Ack(_) | PeerMessage::Unknown => None,
-    };
-    TransportError::TooLarge { table: table.unwrap_or_default(), bytes, max }
 }
 
 /// Where to cut: between two transactions, as near to the middle as there is such a place.

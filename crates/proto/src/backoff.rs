@@ -1,8 +1,8 @@
-//! How long a client waits before it dials again: a pure function, so that the sequence itself is tested.
+//! How long who dials waits before the next time: a pure function, so that the sequence itself is tested.
 
 use std::time::Duration;
 
-use litemesh_proto::limits::{RECONNECT_DELAY_MAX, RECONNECT_DELAY_MIN};
+use crate::limits::{RECONNECT_DELAY_MAX, RECONNECT_DELAY_MIN};
 
 /// The delay before the next dial, when `attempts` dials have failed since the last connection.
 ///
@@ -11,9 +11,9 @@ use litemesh_proto::limits::{RECONNECT_DELAY_MAX, RECONNECT_DELAY_MIN};
 /// ```
 /// use std::time::Duration;
 ///
-/// assert_eq!(litemesh_http::backoff(0), Duration::from_secs(1));
-/// assert_eq!(litemesh_http::backoff(4), Duration::from_secs(16));
-/// assert_eq!(litemesh_http::backoff(1000), Duration::from_secs(30));
+/// assert_eq!(litemesh_proto::backoff(0), Duration::from_secs(1));
+/// assert_eq!(litemesh_proto::backoff(4), Duration::from_secs(16));
+/// assert_eq!(litemesh_proto::backoff(1000), Duration::from_secs(30));
 /// ```
 pub fn backoff(attempts: u32) -> Duration {
     backoff_from(RECONNECT_DELAY_MIN, attempts, 0.0)
@@ -22,7 +22,13 @@ pub fn backoff(attempts: u32) -> Duration {
 /// [`backoff`] from another first delay, lengthened by up to a quarter for a `jitter` from 0 to 1.
 ///
 /// Without jitter a thousand clients of a hub that restarts all come back in the same millisecond, again and again.
-pub(crate) fn backoff_from(first: Duration, attempts: u32, jitter: f64) -> Duration {
+///
+/// ```
+/// use std::time::Duration;
+///
+/// assert_eq!(litemesh_proto::backoff_from(Duration::from_secs(2), 1, 1.0), Duration::from_secs(5));
+/// ```
+pub fn backoff_from(first: Duration, attempts: u32, jitter: f64) -> Duration {
     /// Share of the delay that full jitter adds.
     const JITTER_SHARE: f64 = 0.25;
     let factor = 2_u32.checked_pow(attempts).unwrap_or(u32::MAX);

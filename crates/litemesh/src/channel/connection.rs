@@ -1,0 +1,256 @@
+//! One connection over a stream: both introduce themselves, then frames go both ways until it ends.
+
+use std::time::Duration;
+
+use litemesh_proto::codec::v2::{self, Deframer, Frame, Hello};
+use litemesh_proto::{Access, Limits, PeerCallbacks, Refusal, Remote};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use super::{ChannelError, FRAMES_MAX, Link, Shared};
+
+/// How long the other end may take to introduce itself. A program at the other end of `ssh` may have to ask for a password.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Pings that may be missing before a connection counts as dead.
+const SILENT_PINGS_MAX: u32 = 3;
+
+/// How long the other end may take to hear why it is not wanted.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Bytes that are read at once.
+const READ_BYTES: usize = 64 * 1024;
+
+/// From this size on a frame is decoded outside of the runtime's threads: it may become a hundred times as long.
+const INLINE_DECODE_BYTES_MAX: usize = 32 * 1024;
+
+/// Who says what the other may do.
+pub(super) enum Side {
+    /// We let the other end do this much.
+    Listener(Access),
+    /// As the other end says.
+    Dialler,
+}
+
+/// Runs a connection to its end. `connected` is called when it stands.
+pub(super) async fn run(
+    shared: &Shared,
+    peer: &dyn PeerCallbacks,
+    read: impl AsyncRead + Send + Unpin,
+    mut write: impl AsyncWrite + Send + Unpin,
+    side: Side,
+    connected: impl FnOnce(),
+) -> ChannelError {
+    let mut frames = FrameReader::new(read, peer.limits());
+    let greeting = async {
+        let access = match &side {
+            Side::Listener(access) => access.clone(),
+            Side::Dialler => Access::FULL,
+        };
+        let hello = Hello { version: v2::VERSION, site: peer.site(), access };
+        write_frame(&mut write, &v2::hello(&hello)).await?;
+        frames.next().await
+    };
+    // Nothing is lost with a dropped branch: nobody was told of the connection yet.
+    let greeted = tokio::select! {
+        () = shared.stop.cancelled() => return ChannelError::Stopped,
+        greeted = tokio::time::timeout(HELLO_TIMEOUT, greeting) => greeted,
+    };
+    let no_peer = |reason: String| ChannelError::NoPeer { reason };
+    let hello = match greeted {
+        Err(_) => return no_peer(format!("it said nothing for {} s", HELLO_TIMEOUT.as_secs())),
+        Ok(Err(reason)) => return no_peer(reason),
+        Ok(Ok(frame)) => match v2::decode(&frame, peer.limits()) {
+            Ok(Frame::Hello(hello)) if hello.version >= v2::VERSION => hello,
+            Ok(Frame::Error(reason)) => return ChannelError::Refused { reason },
+            Ok(_) => return no_peer("the stream did not begin with a hello".to_owned()),
+            Err(error) => return no_peer(error.to_string()),
+        },
+    };
+    let remote = Remote { site: hello.site, connection: Remote::next_connection(), is_litemesh: true };
+    let access = match side {
+        Side::Listener(access) => access,
+        Side::Dialler => hello.access.mirrored(),
+    };
+    let (sender, outbox) = mpsc::channel(FRAMES_MAX);
+    let link = Link { remote, frames: sender, closed: CancellationToken::new(), lost: CancellationToken::new() };
+    // Before the peer hears of the connection, since it sends its request from within the call.
+    shared.links().insert(remote.connection, link.clone());
+    let reason = exchange(shared, peer, &link, access, frames, (write, outbox), connected).await;
+    link.lost.cancel();
+    shared.links().remove(&remote.connection);
+    reason
+}
+
+async fn exchange(
+    shared: &Shared,
+    peer: &dyn PeerCallbacks,
+    link: &Link,
+    access: Access,
+    mut frames: FrameReader<impl AsyncRead + Send + Unpin>,
+    (mut write, outbox): (impl AsyncWrite + Send + Unpin, mpsc::Receiver<Vec<u8>>),
+    connected: impl FnOnce(),
+) -> ChannelError {
+    let remote = link.remote;
+    let ending = {
+        // What the peer sends from within `connect` is written meanwhile.
+        let writing = write_all(&mut write, outbox, shared.ping_interval);
+        let talking = async {
+            if let Err(refusal) = peer.connect(remote, access).await {
+                return Ending::Refused(refusal.to_string());
+            }
+            connected();
+            info!(remote = %remote.site.fmt_short(), transport = shared.name, "connected");
+            receive_all(shared, peer, link, &mut frames).await
+        };
+        tokio::pin!(writing, talking);
+        tokio::select! {
+            ending = &mut talking => ending,
+            reason = &mut writing => {
+                // The callback under way is finished first, so that nothing is reported after the end.
+                link.lost.cancel();
+                match talking.await {
+                    Ending::Lost(_) => Ending::Lost(reason),
+                    other => other,
+                }
+            }
+        }
+    };
+    match ending {
+        Ending::Refused(reason) => {
+            // The other end learns why, if it reads.
+            let error = v2::error(&reason);
+            let _ = tokio::time::timeout(FAREWELL_TIMEOUT, write_frame(&mut write, &error)).await;
+            ChannelError::Refused { reason }
+        }
+        Ending::Closed => ChannelError::Ended { reason: "closed by this side".to_owned() },
+        Ending::Stopped => ChannelError::Stopped,
+        Ending::Lost(reason) => {
+            debug!(remote = %remote.site.fmt_short(), reason, "disconnected");
+            peer.disconnect(remote, reason.clone()).await;
+            ChannelError::Ended { reason }
+        }
+    }
+}
+
+/// How a connection ends.
+enum Ending {
+    /// By our own peer, before it stood.
+    Refused(String),
+    /// By our own peer: it is told nothing more.
+    Closed,
+    Stopped,
+    /// By the carrier or the other end.
+    Lost(String),
+}
+
+/// Gives the peer what comes, one after another.
+async fn receive_all(
+    shared: &Shared,
+    peer: &dyn PeerCallbacks,
+    link: &Link,
+    frames: &mut FrameReader<impl AsyncRead + Send + Unpin>,
+) -> Ending {
+    let silence_max = shared.ping_interval.saturating_mul(SILENT_PINGS_MAX);
+    loop {
+        // Losing a branch loses nothing but the connection, which has ended then.
+        let frame = tokio::select! {
+            biased;
+            () = link.closed.cancelled() => return Ending::Closed,
+            () = shared.stop.cancelled() => return Ending::Stopped,
+            () = link.lost.cancelled() => return Ending::Lost("the stream ended".to_owned()),
+            frame = tokio::time::timeout(silence_max, frames.next()) => frame,
+        };
+        let frame = match frame {
+            Ok(Ok(frame)) => frame,
+            Ok(Err(reason)) => return Ending::Lost(reason),
+            Err(_) => return Ending::Lost(format!("nothing came for {} s", silence_max.as_secs())),
+        };
+        let result = match decode(frame, peer.limits()).await {
+            Ok(Frame::Sync(request)) => peer.sync(link.remote, request).await,
+            Ok(Frame::Message(message)) => peer.receive(link.remote, message).await,
+            Ok(Frame::Error(reason)) => return Ending::Lost(format!("the other end gave up: {reason}")),
+            Ok(Frame::Hello(_) | Frame::Ping | Frame::Unknown) => Ok(()),
+            Err(reason) => {
+                peer.garbled(link.remote, reason).await;
+                Ok(())
+            }
+        };
+        match result {
+            Err(Refusal::UnknownRemote) => return Ending::Closed,
+            // The session has taken note of what it refused.
+            Ok(()) | Err(_) => {}
+        }
+    }
+}
+
+async fn decode(frame: Vec<u8>, limits: &Limits) -> Result<Frame, String> {
+    if frame.len() <= INLINE_DECODE_BYTES_MAX {
+        return v2::decode(&frame, limits).map_err(|error| error.to_string());
+    }
+    let limits = limits.clone();
+    let decoding = tokio::task::spawn_blocking(move || v2::decode(&frame, &limits));
+    decoding.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+}
+
+/// Writes what waits, and pings where nothing does. Gives why it cannot go on.
+async fn write_all(
+    write: &mut (impl AsyncWrite + Unpin),
+    mut outbox: mpsc::Receiver<Vec<u8>>,
+    ping_interval: Duration,
+) -> String {
+    loop {
+        let frame = match tokio::time::timeout(ping_interval, outbox.recv()).await {
+            Ok(Some(frame)) => frame,
+            // The other sender belongs to who awaits this, so it cannot come to that.
+            Ok(None) => return "closed".to_owned(),
+            Err(_) => v2::ping(),
+        };
+        if let Err(reason) = write_frame(write, &frame).await {
+            return reason;
+        }
+    }
+}
+
+async fn write_frame(write: &mut (impl AsyncWrite + Unpin), frame: &[u8]) -> Result<(), String> {
+    let write = async {
+        write.write_all(&v2::framed(frame)).await?;
+        write.flush().await
+    };
+    write.await.map_err(|error| format!("the stream cannot be written: {error}"))
+}
+
+/// Cuts a stream into frames.
+struct FrameReader<R> {
+    read: R,
+    deframer: Deframer,
+    buffer: Vec<u8>,
+    /// What of the buffer was not looked at yet.
+    pending: std::ops::Range<usize>,
+}
+
+impl<R: AsyncRead + Unpin> FrameReader<R> {
+    fn new(read: R, limits: &Limits) -> Self {
+        Self { read, deframer: Deframer::new(limits), buffer: vec![0; READ_BYTES], pending: 0..0 }
+    }
+
+    /// The next frame. An error is the end. Dropping the future loses nothing.
+    async fn next(&mut self) -> Result<Vec<u8>, String> {
+        loop {
+            let mut bytes = &self.buffer[self.pending.clone()];
+            let frame = self.deframer.feed(&mut bytes).map_err(|error| error.to_string())?;
+            self.pending.start = self.pending.end - bytes.len();
+            if let Some(frame) = frame {
+                return Ok(frame);
+            }
+            match self.read.read(&mut self.buffer).await {
+                Ok(0) if self.deframer.is_between_frames() => return Err("the other end closed the stream".to_owned()),
+                Ok(0) => return Err("the stream ended inside of a frame".to_owned()),
+                Ok(bytes) => self.pending = 0..bytes,
+                Err(error) => return Err(format!("the stream cannot be read: {error}")),
+            }
+        }
+    }
+}
