@@ -51,6 +51,7 @@ pub(crate) enum Command {
     Init(InitArgs),
     Serve(ServeArgs),
     Sync(SyncArgs),
+    Stdio(StdioArgs),
     Sql(SqlArgs),
     Status(StatusArgs),
     Diff(DiffArgs),
@@ -157,13 +158,16 @@ pub(crate) struct ServeArgs {
     pub(crate) json: bool,
 }
 
-/// Sync a file with a hub
+/// Sync a file with a hub, or with another file
 ///
-/// Sends what the hub lacks and merges what it has. Then it stays: what any program writes to FILE goes to the hub at once,
-/// and what the hub hears of is merged here. A lost connection is dialled again, and nothing is lost. SIGINT (Ctrl-C) and
+/// Sends what the other side lacks and merges what it has. Then it stays: what any program writes to FILE goes there at once,
+/// and what the other side hears of is merged here. A lost connection is dialled again, and nothing is lost. SIGINT (Ctrl-C) and
 /// SIGTERM end it.
 ///
 /// With --once it ends when both sides have everything that the other had.
+///
+/// The other side is a hub, a file on another machine, or a file on this one. For ssh://HOST/PATH `ssh` starts `litemesh stdio PATH`
+/// on HOST, where litemesh must be in the PATH; /~/ begins a path in the folder of the user.
 ///
 /// A hub that asks for a token gets that of --token-file, or that of the variable LITEMESH_TOKEN. Where the token is to read
 /// only, or for some tables only, nothing else is sent.
@@ -171,7 +175,9 @@ pub(crate) struct ServeArgs {
 #[command(after_long_help = "Examples:\n  \
     litemesh sync todo.db http://127.0.0.1:4646          stay in sync\n  \
     litemesh sync todo.db http://127.0.0.1:4646 --once   exchange what there is, then end\n  \
-    litemesh sync todo.db https://hub.example.com --token-file ~/.hub-token\n\n\
+    litemesh sync todo.db https://hub.example.com --token-file ~/.hub-token\n  \
+    litemesh sync todo.db ssh://me@example.com/~/todo.db --once\n  \
+    litemesh sync todo.db /media/stick/todo.db --once\n\n\
 With --json, each line of standard output is one JSON object with the member `event`, as of `litemesh serve --json`;\n\
 `unreachable` says why no hub was reached yet, its member `kind` in one word; `access` what the hub lets us do, where\n\
 that is not everything; the last of a run with --once is `done`.")]
@@ -179,8 +185,8 @@ pub(crate) struct SyncArgs {
     /// The SQLite file, made replicated by `litemesh init`
     pub(crate) file: PathBuf,
 
-    /// The hub, as `litemesh serve` prints it
-    pub(crate) url: String,
+    /// A hub as `litemesh serve` prints it, ssh://[USER@]HOST[:PORT]/PATH, or a SQLite file
+    pub(crate) far: String,
 
     /// Show the hub the token in this file [default: the variable LITEMESH_TOKEN, if it is set]
     #[arg(long, value_name = "FILE")]
@@ -189,6 +195,10 @@ pub(crate) struct SyncArgs {
     /// Trust the certificates of this PEM file, and no others, instead of those that the system trusts
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
+
+    /// For ssh://: the program to start, with its options
+    #[arg(long, value_name = "COMMAND", default_value = "ssh")]
+    pub(crate) ssh: String,
 
     /// End when both sides have caught up
     #[arg(long)]
@@ -209,6 +219,23 @@ pub(crate) struct SyncArgs {
     /// Print one JSON object a line
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Sync a file over standard input and output
+///
+/// What `litemesh sync FILE ssh://HOST/PATH` starts at the other end; any program that connects two pairs of pipes can do the same.
+/// Frames of wire v2 go both ways (docs/protocol.md). It ends when its input does.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  \
+    litemesh sync todo.db ssh://me@example.com/~/todo.db        starts `litemesh stdio ./todo.db` there\n  \
+    command=\"litemesh stdio --read-only todo.db\" ssh-ed25519 AAAA...   a line of ~/.ssh/authorized_keys")]
+pub(crate) struct StdioArgs {
+    /// The SQLite file, made replicated by `litemesh init`
+    pub(crate) file: PathBuf,
+
+    /// The other side may read, and change nothing
+    #[arg(long)]
+    pub(crate) read_only: bool,
 }
 
 /// Run SQL with the engine loaded

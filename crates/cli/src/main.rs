@@ -79,6 +79,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Init(args) => commands::init::run(&args),
         Command::Serve(args) => block_on(commands::serve::run(&args)),
         Command::Sync(args) => block_on(commands::sync::run(&args)),
+        Command::Stdio(args) => block_on(commands::stdio::run(&args)),
         Command::Sql(args) => commands::sql::run(&args),
         Command::Status(args) => commands::status::run(&args),
         Command::Diff(args) => commands::diff::run(&args),
@@ -95,5 +96,8 @@ fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<
         .enable_all()
         .build()
         .map_err(|error| Failure::internal(format!("cannot start the runtime: {error}")))?;
-    runtime.block_on(command)
+    let result = runtime.block_on(command);
+    // A read of standard input cannot be interrupted; nothing else is left to wait for.
+    runtime.shutdown_background();
+    result
 }

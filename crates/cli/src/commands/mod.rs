@@ -9,5 +9,6 @@ pub(crate) mod init;
 pub(crate) mod serve;
 pub(crate) mod sql;
 pub(crate) mod status;
+pub(crate) mod stdio;
 pub(crate) mod sync;
 pub(crate) mod token;

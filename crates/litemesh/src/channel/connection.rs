@@ -178,10 +178,9 @@ async fn receive_all(
                 Ok(())
             }
         };
-        match result {
-            Err(Refusal::UnknownRemote) => return Ending::Closed,
-            // The session has taken note of what it refused.
-            Ok(()) | Err(_) => {}
+        // Of what else it refused the session has taken note.
+        if let Err(Refusal::UnknownRemote) = result {
+            return Ending::Closed;
         }
     }
 }

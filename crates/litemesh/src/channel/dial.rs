@@ -14,8 +14,10 @@ use super::{ChannelError, Shared};
 type Read = Box<dyn AsyncRead + Send + Unpin>;
 type Write = Box<dyn AsyncWrite + Send + Unpin>;
 
+type Connecting = BoxFuture<'static, io::Result<(Read, Write)>>;
+
 /// How a stream is made.
-pub(super) struct Dial(Box<dyn Fn() -> BoxFuture<'static, io::Result<(Read, Write)>> + Send + Sync>);
+pub(super) struct Dial(Box<dyn Fn() -> Connecting + Send + Sync>);
 
 impl Dial {
     pub(super) fn new<R, W, F>(connect: impl Fn() -> F + Send + Sync + 'static) -> Self

@@ -1,23 +1,26 @@
-//! `litemesh sync`: joins a hub, once or for good.
+//! `litemesh sync`: joins a hub, a file at the other end of `ssh`, or a file beside, once or for good.
 
-use std::io::{self, IsTerminal, Read};
-use std::path::Path;
+mod unreached;
+mod way;
+
+use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use litemesh::proto::Access;
 use litemesh::{Event, EventError, Peer, PeerBuilder, SiteId};
-use litemesh_http::{DialError, HttpClient};
 use serde_json::json;
 
 use crate::args::SyncArgs;
-use crate::commands::serve::{ended, tell, warn, warn_of_nothing_to_sync};
+use crate::commands::serve::{ended, tell, warn_of_nothing_to_sync};
 use crate::commands::token::rights;
 use crate::database_file;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::output::{Output, printable, thousands};
 use crate::shutdown::Shutdown;
+use unreached::Unreached;
+use way::Way;
 
 /// How often progress is looked at. Short beside a second, long beside what looking costs.
 const TICK: Duration = Duration::from_millis(100);
@@ -37,70 +40,21 @@ pub(crate) async fn run(args: &SyncArgs) -> Result<ExitCode, Failure> {
     if database_file::replicated_tables(&args.file, &database.lock())?.is_empty() {
         warn_of_nothing_to_sync(&args.file);
     }
-    let client = client(args)?;
-    if client.exposes_token() {
-        warn(&format!("the token goes to {} without encryption: everybody on the way can read it", args.url));
-    }
-    let builder = Peer::builder(database).transport(client.clone());
-    let mut run = Run::start(args, builder, client).await?;
+    let way = Way::find(args).await?;
+    let builder = way.join(Peer::builder(database));
+    let mut run = Run::start(args, builder, way).await?;
     let ended = run.until_end(&mut shutdown).await;
     run.bar.finish_and_clear();
     run.peer.stop().await;
+    run.way.stop().await;
     ended.map(|()| ExitCode::Ok)
-}
-
-/// The variable that has the token, where no file is given.
-const TOKEN_VARIABLE: &str = "LITEMESH_TOKEN";
-
-/// Bytes of a token file that are read; a token has 90.
-const TOKEN_BYTES_MAX: u64 = 4096;
-
-/// The client that the options ask for. The token never stands on the command line, which others on the machine can read.
-fn client(args: &SyncArgs) -> Result<HttpClient, Failure> {
-    let mut builder = HttpClient::builder(args.url.as_str());
-    let token = match &args.token_file {
-        Some(path) => Some(read_token(path)?),
-        None => std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.trim().is_empty()),
-    };
-    if let Some(token) = token {
-        builder = builder.token(&token);
-    }
-    if let Some(path) = &args.ca {
-        let pem = std::fs::read(path).map_err(|error| {
-            Failure::database(
-                format!("{}: {error}", path.display()),
-                "check the path of --ca, and that you may read it",
-            )
-        })?;
-        builder = builder.ca(pem);
-    }
-    if let Some(delay) = args.reconnect_delay {
-        builder = builder.reconnect_delay_min(delay);
-    }
-    if let Some(timeout) = args.idle_timeout {
-        builder = builder.idle_timeout(timeout);
-    }
-    Ok(builder.build())
-}
-
-fn read_token(path: &Path) -> Result<String, Failure> {
-    let mut token = String::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(TOKEN_BYTES_MAX).read_to_string(&mut token));
-    match read {
-        Ok(_) if !token.trim().is_empty() => Ok(token),
-        Ok(_) => Err(Failure::usage(format!("{} has no token", path.display()), "`litemesh token new` prints one")),
-        Err(error) => Err(Failure::database(
-            format!("{}: {error}", path.display()),
-            "check the path of --token-file, and that you may read it",
-        )),
-    }
 }
 
 /// One run of the command.
 struct Run<'a> {
     args: &'a SyncArgs,
     peer: Peer,
-    client: HttpClient,
+    way: Way,
     events: litemesh::Events,
     output: Output,
     bar: ProgressBar,
@@ -132,18 +86,18 @@ struct Round {
 }
 
 impl<'a> Run<'a> {
-    async fn start(args: &'a SyncArgs, builder: PeerBuilder, client: HttpClient) -> Result<Self, Failure> {
+    async fn start(args: &'a SyncArgs, builder: PeerBuilder, way: Way) -> Result<Self, Failure> {
         let events = builder.events();
         let peer = builder.start().await.map_err(|error| Failure::start(&args.file, &error))?;
         let mut output = Output::new();
         if !args.json {
-            output.line(format_args!("{} joins {}", args.file.display(), args.url))?;
+            output.line(format_args!("{} joins {}", args.file.display(), args.far))?;
         }
         let now = Instant::now();
         Ok(Self {
             args,
             peer,
-            client,
+            way,
             events,
             output,
             bar: ProgressBar::hidden(),
@@ -321,10 +275,8 @@ impl<'a> Run<'a> {
             return Err(refused);
         }
         // Dialling again would end the same way, other than with what a hub or a network may get over.
-        if let Some(error @ (DialError::SameSite { .. } | DialError::Status { status: 401, .. })) =
-            self.client.last_error()
-        {
-            return Err(not_joined(&self.args.url, "", &error));
+        if let Some(unreached) = self.way.unreached().filter(|unreached| unreached.is_final) {
+            return Err(unreached.failure(&self.args.far, ""));
         }
         let Some(round) = &mut self.round else { return Ok(false) };
         match round.refusal.take() {
@@ -380,21 +332,21 @@ impl<'a> Run<'a> {
     /// Says once why there is no connection, in a run that waits for one.
     fn explain_silence(&mut self) -> Result<(), Failure> {
         self.offline = None;
-        let url = &self.args.url;
+        let far = &self.args.far;
         // Before the first dial has ended nothing is known yet but that.
-        let error = self.client.last_error().unwrap_or(DialError::TimedOut);
+        let unreached = self.way.unreached().unwrap_or_else(Unreached::timed_out);
         if self.args.json {
             let mut line = json!({
-                "event": "unreachable", "url": url, "kind": kind(&error), "reason": error.to_string(),
-                "advice": advice(&error),
+                "event": "unreachable", "url": far, "kind": unreached.kind, "reason": unreached.reason,
+                "advice": unreached.advice,
             });
-            if let DialError::Status { status, .. } = error {
+            if let Some(status) = unreached.status {
                 line["status"] = json!(status);
             }
             return self.output.json(&line);
         }
-        let (what, advice) = (no_hub(url, " yet", &error), advice(&error));
-        self.output.line(printable(&format!("{what}: {advice}; dialling on")))
+        let what = unreached.what(far, " yet");
+        self.output.line(printable(&format!("{what}: {}; dialling on", unreached.advice)))
     }
 
     /// Why a run with `--once` gave up.
@@ -402,94 +354,18 @@ impl<'a> Run<'a> {
         if let said @ Some(_) = self.said.take() {
             return ended(&self.args.file, said);
         }
-        let (url, seconds) = (&self.args.url, self.args.timeout);
+        let (far, seconds) = (&self.args.far, self.args.timeout);
         match self.round.as_mut().map(|round| round.refusal.take()) {
             Some(Some(refusal)) => refusal,
             Some(None) => Failure::network(
-                format!("connected to {url}, but nothing moved for {seconds} s"),
+                format!("connected to {far}, but nothing moved for {seconds} s"),
                 "sync again, it goes on from there; --timeout gives the hub more time",
             ),
             None => {
-                let error = self.client.last_error().unwrap_or(DialError::TimedOut);
-                not_joined(url, &format!(" within {seconds} s"), &error)
+                let unreached = self.way.unreached().unwrap_or_else(Unreached::timed_out);
+                unreached.failure(far, &format!(" within {seconds} s"))
             }
         }
-    }
-}
-
-/// The failure of a run that was not let in.
-fn not_joined(url: &str, when: &str, error: &DialError) -> Failure {
-    let what = no_hub(url, when, error);
-    if is_refusal(error) { Failure::refused(what, advice(error)) } else { Failure::network(what, advice(error)) }
-}
-
-fn no_hub(url: &str, when: &str, error: &DialError) -> String {
-    if is_refusal(error) {
-        format!("cannot join the hub at {url}{when}: {error}")
-    } else {
-        format!("no hub reached at {url}{when}: {error}")
-    }
-}
-
-/// Whether there is a hub, and one side does not want the other.
-fn is_refusal(error: &DialError) -> bool {
-    matches!(
-        error,
-        DialError::AlreadyConnected
-            | DialError::Status { status: 401, .. }
-            | DialError::SameSite { .. }
-            | DialError::ErrorFrame { .. }
-            | DialError::RefusedByPeer { .. }
-    )
-}
-
-/// What to do about a dial that failed.
-fn advice(error: &DialError) -> &'static str {
-    match error {
-        DialError::UnknownHost { .. } => "check the name in the URL, and that this machine is online",
-        DialError::ConnectionRefused => "check the URL, and that `litemesh serve` runs there",
-        DialError::Tls { .. } => {
-            "check that the URL's https and port are those of the hub or its proxy, and its certificate; --ca trusts an authority \
-             of your own"
-        }
-        DialError::Status { status: 401, .. } => {
-            "give the hub's token with --token-file or LITEMESH_TOKEN; `litemesh token new` makes one where the hub runs"
-        }
-        DialError::Status { status: 403 | 407, .. } => "a proxy in front of the hub wants other credentials",
-        DialError::Status { status: 404 | 405, .. } => {
-            "check the path of the URL: `litemesh serve` prints the whole URL"
-        }
-        DialError::Status { status: 429 | 500.., .. } => "the hub or its proxy cannot take us now: try again later",
-        DialError::Status { .. } | DialError::NoStream { .. } => {
-            "check the URL: what answers there is no hub, or a proxy that does not let the stream through"
-        }
-        DialError::AlreadyConnected => {
-            "this file is connected already: end the other `litemesh sync` of it, or of a copy of it. A copy needs a site \
-             id of its own: `litemesh fork COPY` gives it one"
-        }
-        DialError::SameSite { .. } => {
-            "one file is a copy of the other, and needs a site id of its own: `litemesh fork COPY` gives it one"
-        }
-        DialError::ErrorFrame { .. } | DialError::RefusedByPeer { .. } => "the log of the hub may say more",
-        // Those left, and those to come.
-        _ => "check the URL and the network, and that `litemesh serve` runs there",
-    }
-}
-
-/// One word for scripts.
-fn kind(error: &DialError) -> &'static str {
-    match error {
-        DialError::UnknownHost { .. } => "unknown_host",
-        DialError::ConnectionRefused => "connection_refused",
-        DialError::Unreachable { .. } => "unreachable",
-        DialError::Tls { .. } => "tls",
-        DialError::TimedOut => "timed_out",
-        DialError::Status { .. } => "status",
-        DialError::NoStream { .. } => "no_stream",
-        DialError::AlreadyConnected => "already_connected",
-        DialError::SameSite { .. } => "same_site",
-        DialError::ErrorFrame { .. } | DialError::RefusedByPeer { .. } => "refused",
-        _ => "other",
     }
 }
 

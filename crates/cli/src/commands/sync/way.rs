@@ -1,0 +1,238 @@
+//! [`Way`]: what FAR names, and how it is reached.
+
+use std::io::Read;
+use std::path::Path;
+use std::pin::Pin;
+use std::process::Stdio;
+use std::task::{Context, Poll};
+
+use litemesh::channel::{self, Channel};
+use litemesh::{Peer, PeerBuilder};
+use litemesh_http::HttpClient;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+use super::unreached::Unreached;
+use crate::args::SyncArgs;
+use crate::commands::serve::{warn, warn_of_nothing_to_sync};
+use crate::database_file;
+use crate::failure::Failure;
+
+/// The way to the other side.
+pub(super) enum Way {
+    Hub(HttpClient),
+    /// `litemesh stdio` at the other end of `ssh`.
+    Ssh(Channel),
+    /// A file beside, with a peer of its own in this process.
+    File {
+        near: Channel,
+        peer: Peer,
+    },
+}
+
+impl Way {
+    pub(super) async fn find(args: &SyncArgs) -> Result<Self, Failure> {
+        if args.far.starts_with("ssh://") {
+            let target = SshTarget::parse(&args.far)?;
+            let program = args.ssh.clone();
+            let near = Channel::dialling("ssh", move || {
+                let child = target.start(&program);
+                async move { child }
+            });
+            return Ok(Self::Ssh(near));
+        }
+        if !args.far.contains("://") {
+            return Self::file(Path::new(&args.far)).await;
+        }
+        let client = client(args)?;
+        if client.exposes_token() {
+            warn(&format!("the token goes to {} without encryption: everybody on the way can read it", args.far));
+        }
+        Ok(Self::Hub(client))
+    }
+
+    async fn file(path: &Path) -> Result<Self, Failure> {
+        if !path.exists() {
+            let advice =
+                "name a SQLite file, or a hub as `litemesh serve` prints it, with http:// or https:// before it";
+            return Err(Failure::usage(format!("{}: there is no such file", path.display()), advice));
+        }
+        let database = database_file::open(path)?;
+        if database_file::replicated_tables(path, &database.lock())?.is_empty() {
+            warn_of_nothing_to_sync(path);
+        }
+        let (near, far) = channel::pair();
+        let peer = Peer::builder(database).transport(far).start().await;
+        Ok(Self::File { near, peer: peer.map_err(|error| Failure::start(path, &error))? })
+    }
+
+    /// Lets a peer go this way.
+    pub(super) fn join(&self, builder: PeerBuilder) -> PeerBuilder {
+        match self {
+            Self::Hub(client) => builder.transport(client.clone()),
+            Self::Ssh(near) | Self::File { near, .. } => builder.transport(near.clone()),
+        }
+    }
+
+    /// Why there is no connection, where that is known.
+    pub(super) fn unreached(&self) -> Option<Unreached> {
+        match self {
+            Self::Hub(client) => client.last_error().as_ref().map(Unreached::of_hub),
+            Self::Ssh(near) | Self::File { near, .. } => near.last_error().as_ref().map(Unreached::of_stream),
+        }
+    }
+
+    /// Ends what stands at the other end of it, where that is ours.
+    pub(super) async fn stop(&self) {
+        if let Self::File { peer, .. } = self {
+            peer.stop().await;
+        }
+    }
+}
+
+/// A file on another machine.
+struct SshTarget {
+    destination: String,
+    port: Option<u16>,
+    path: String,
+}
+
+impl SshTarget {
+    /// `ssh://[user@]host[:port]/path`; `/~/` begins a path in the user's folder.
+    fn parse(url: &str) -> Result<Self, Failure> {
+        let wrong = |what: &str| {
+            let advice = "write ssh://[USER@]HOST[:PORT]/PATH, with /~/ for a path in the folder of the user";
+            Failure::usage(format!("{url}: {what}"), advice)
+        };
+        let rest = url.strip_prefix("ssh://").unwrap_or(url);
+        let (authority, path) = rest.split_once('/').ok_or_else(|| wrong("no path"))?;
+        let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
+        // An address of IPv6 stands in brackets, which `ssh` does not want.
+        let (host, port) = match host.strip_prefix('[').and_then(|host| host.split_once(']')) {
+            Some((host, port)) => (host, port.strip_prefix(':')),
+            None => host.rsplit_once(':').map_or((host, None), |(host, port)| (host, Some(port))),
+        };
+        let port = port.map(str::parse).transpose().map_err(|_| wrong("the port is no number from 0 to 65535"))?;
+        let is_option = |word: &str| word.is_empty() || word.starts_with('-');
+        if is_option(host) || user.is_some_and(is_option) {
+            return Err(wrong("no host"));
+        }
+        let path = match path.strip_prefix("~/") {
+            Some(of_user) => format!("./{of_user}"),
+            None => format!("/{path}"),
+        };
+        if path.ends_with('/') {
+            return Err(wrong("no file"));
+        }
+        let destination = user.map_or_else(|| host.to_owned(), |user| format!("{user}@{host}"));
+        Ok(Self { destination, port, path })
+    }
+
+    /// What the shell at the other end runs.
+    fn command(&self) -> String {
+        format!("litemesh stdio '{}'", self.path.replace('\'', r"'\''"))
+    }
+
+    fn start(&self, ssh: &str) -> std::io::Result<(ProgramOutput, ChildStdin)> {
+        let mut words = ssh.split_whitespace();
+        let program = words.next().unwrap_or("ssh");
+        let mut command = Command::new(program);
+        command.args(words);
+        if let Some(port) = self.port {
+            command.arg("-p").arg(port.to_string());
+        }
+        command.arg("--").arg(&self.destination).arg(self.command());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().map_err(|error| std::io::Error::other(format!("{program}: {error}")))?;
+        match (child.stdout.take(), child.stdin.take()) {
+            (Some(output), Some(input)) => Ok((ProgramOutput { output, _program: child }, input)),
+            _ => Err(std::io::Error::other(format!("{program} has no input and output"))),
+        }
+    }
+}
+
+/// What a program writes. The program ends with it.
+struct ProgramOutput {
+    output: ChildStdout,
+    _program: Child,
+}
+
+impl AsyncRead for ProgramOutput {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.output).poll_read(context, buffer)
+    }
+}
+
+/// The variable that has the token, where no file is given.
+const TOKEN_VARIABLE: &str = "LITEMESH_TOKEN";
+
+/// Bytes of a token file that are read; a token has 90.
+const TOKEN_BYTES_MAX: u64 = 4096;
+
+/// The client that the options ask for. The token never stands on the command line, which others on the machine can read.
+fn client(args: &SyncArgs) -> Result<HttpClient, Failure> {
+    let mut builder = HttpClient::builder(args.far.as_str());
+    let token = match &args.token_file {
+        Some(path) => Some(read_token(path)?),
+        None => std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.trim().is_empty()),
+    };
+    if let Some(token) = token {
+        builder = builder.token(&token);
+    }
+    if let Some(path) = &args.ca {
+        let pem = std::fs::read(path).map_err(|error| {
+            Failure::database(
+                format!("{}: {error}", path.display()),
+                "check the path of --ca, and that you may read it",
+            )
+        })?;
+        builder = builder.ca(pem);
+    }
+    if let Some(delay) = args.reconnect_delay {
+        builder = builder.reconnect_delay_min(delay);
+    }
+    if let Some(timeout) = args.idle_timeout {
+        builder = builder.idle_timeout(timeout);
+    }
+    Ok(builder.build())
+}
+
+fn read_token(path: &Path) -> Result<String, Failure> {
+    let mut token = String::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(TOKEN_BYTES_MAX).read_to_string(&mut token));
+    match read {
+        Ok(_) if !token.trim().is_empty() => Ok(token),
+        Ok(_) => Err(Failure::usage(format!("{} has no token", path.display()), "`litemesh token new` prints one")),
+        Err(error) => Err(Failure::database(
+            format!("{}: {error}", path.display()),
+            "check the path of --token-file, and that you may read it",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_read_as_ssh_reads_them() {
+        let read = |url: &str| {
+            let target = SshTarget::parse(url).unwrap();
+            (target.destination.clone(), target.port, target.command())
+        };
+        let of = |destination: &str, port, path: &str| (destination.to_owned(), port, format!("litemesh stdio {path}"));
+        assert_eq!(read("ssh://host/path/to/file.db"), of("host", None, "'/path/to/file.db'"));
+        assert_eq!(read("ssh://me@host:2222/~/file.db"), of("me@host", Some(2222), "'./file.db'"));
+        assert_eq!(read("ssh://[::1]:22/it's here.db"), of("::1", Some(22), r"'/it'\''s here.db'"));
+        assert_eq!(read("ssh://a@b@host/x"), of("a@b@host", None, "'/x'"));
+        for wrong in
+            ["ssh://host", "ssh://host/", "ssh:///x", "ssh://-oProxyCommand=x/y", "ssh://-u@host/y", "ssh://host:ssh/x"]
+        {
+            assert!(SshTarget::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}
