@@ -26,7 +26,7 @@ impl Herd {
             peers: Vec::new(),
             seen: Arc::default(),
             writes: Vec::new(),
-            socket_idle_timeout: Duration::from_secs(90),
+            socket_idle_timeout: Duration::from_secs(15),
         }
     }
 

@@ -220,3 +220,31 @@ async fn a_client_reads_frames_cut_anywhere_and_gives_up_a_stream_that_is_out_of
     let _stream = open().await;
     assert!(reports.connect().await.is_litemesh);
 }
+
+/// A server closes a socket in the moment in which it is used again: frames, which have numbers, are posted once more, and the
+/// connection goes on. What has none is not.
+#[tokio::test]
+async fn a_post_whose_socket_was_closed_is_repeated() {
+    for (introduction, is_repeated) in [(support::raw::LITEMESH_CONNECT, true), (support::raw::CONNECT, false)] {
+        let server = RawServer::bind().await;
+        let (peer, mut reports) = RecordingPeer::new(CLIENT);
+        let http = support::http_client().no_proxy().build().unwrap();
+        let client = HttpClient::builder(server.url()).http(http).build();
+        peer.start(Arc::new(client.clone())).await;
+        let (_stream, _) = server.welcome(introduction).await;
+        let remote = reports.connect().await;
+        let sending = tokio::spawn(async move { client.send(remote, message(1, "twice")).await });
+        let first = server.expect("POST /api/data").await;
+        let body = first.body.clone();
+        drop(first);
+        if is_repeated {
+            let second = server.expect("POST /api/data").await;
+            assert_eq!(second.body, body);
+            second.succeed().await;
+            assert_eq!(soon(sending).await.unwrap(), Ok(()));
+        } else {
+            assert!(soon(sending).await.unwrap().is_err());
+            reports.disconnect().await;
+        }
+    }
+}

@@ -6,8 +6,9 @@ mod support;
 use std::time::Duration;
 
 use litemesh_http::{HttpServer, TokenFile};
-use litemesh_proto::{Access, Limits};
-use support::raw::{EventStream, JSON, Wire, exchange, request_text};
+use litemesh_proto::codec::v2;
+use litemesh_proto::{Access, Ack, Limits, PeerMessage};
+use support::raw::{EventStream, FRAMES, FrameStream, JSON, Wire, exchange, request_text};
 use support::{CLIENT, soon, started};
 use tokio::io::AsyncReadExt;
 
@@ -164,4 +165,42 @@ async fn http2_frame(wire: &mut Wire) -> (u8, u32, Vec<u8>) {
     let mut payload = vec![0; length as usize];
     soon(wire.socket.read_exact(&mut payload)).await.unwrap();
     (head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload)
+}
+
+/// A socket that waits for the next message of a Litemesh client gives way to those that were used since; one of the original,
+/// which would not try again, does not.
+#[tokio::test]
+async fn sockets_that_wait_have_a_limit() {
+    let (server, _peer, mut reports) =
+        started(HttpServer::builder().idle_sockets_max(1).build(), Limits::default()).await;
+    let peer = format!("Litemesh-Peer: {CLIENT}");
+    let mut stream = FrameStream::open(server.address, CLIENT, &[]).await;
+    stream.frame().await;
+    reports.connect().await;
+    let ack = v2::framed(&v2::message(&PeerMessage::Ack(Ack { answer: 1, number: 1, until: 9 })));
+    let head = request_text("POST", "/data", &[FRAMES, &peer], Some(ack.len()));
+    let post = async |wire: &mut Wire| {
+        wire.write(head.as_bytes()).await;
+        wire.write(&ack).await;
+        assert_eq!(wire.answer().await.0.status(), 200);
+    };
+    let mut original = Wire::connect(server.address).await;
+    original.write(request_text("POST", "/data", &[JSON], Some(2)).as_bytes()).await;
+    original.write(b"{}").await;
+    assert_eq!(original.answer().await.0.status(), 400);
+    let (mut first, mut second) = (Wire::connect(server.address).await, Wire::connect(server.address).await);
+    post(&mut first).await;
+    post(&mut second).await;
+    assert!(soon(first.is_closed()).await);
+    // One that was idle and is used is idle no more.
+    post(&mut second).await;
+    let mut third = Wire::connect(server.address).await;
+    post(&mut third).await;
+    assert!(soon(second.is_closed()).await);
+    post(&mut third).await;
+    original.write(request_text("POST", "/data", &[JSON], Some(2)).as_bytes()).await;
+    original.write(b"{}").await;
+    assert_eq!(original.answer().await.0.status(), 400);
+    // The stream is no idle socket.
+    assert_eq!(server.transport.counters().streams_open, 1);
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use bytes::Bytes;
 use litemesh_proto::codec::v1::Envelope;
 use litemesh_proto::{Remote, TransportError};
 use reqwest::header::CONTENT_TYPE;
@@ -74,14 +75,21 @@ impl Shared {
     async fn post_one(&self, link: &Arc<Link>, route: Route, body: Vec<u8>) -> Result<(), TransportError> {
         let url = format!("{}/{}", self.endpoint, route.path());
         let bytes = body.len();
-        let request = self.authorize(link.http.post(url)).timeout(POST_TIMEOUT).body(body);
+        let request = self.authorize(link.http.post(url)).timeout(POST_TIMEOUT).body(Bytes::from(body));
         let request = if link.remote.is_litemesh {
             request.header(CONTENT_TYPE, FRAMES_TYPE).header(PEER_HEADER, link.site.to_string())
         } else {
             request.header(CONTENT_TYPE, "application/json")
         };
         let lost = |error: reqwest::Error| TransportError::Lost { reason: explain(&error) };
-        let response = request.send().await.map_err(lost)?;
+        // A server may have closed the socket that waited, in the very moment in which it is used. Frames have numbers, and a
+        // repeat is none; JSON has no numbers.
+        let again = request.try_clone().filter(|_| link.remote.is_litemesh);
+        let response = match (request.send().await, again) {
+            (Err(error), Some(again)) if !error.is_timeout() && !error.is_connect() => again.send().await,
+            (response, _) => response,
+        };
+        let response = response.map_err(lost)?;
         let status = response.status();
         let answer = read_answer(response).await;
         if status.is_success() {

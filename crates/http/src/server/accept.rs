@@ -2,12 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, HttpBody};
 use axum::http::{Method, Request};
-use hyper::body::Incoming;
+use bytes::Bytes;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -19,7 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, trace, warn};
 
-use super::sockets::{Socket, Sockets};
+use super::post::{BodyForm, check_head};
+use super::sockets::{Socket, Sockets, UnderWay};
 use super::{Shared, TCP_USER_TIMEOUT};
 use crate::counters::add;
 
@@ -145,6 +150,8 @@ impl Server {
         let routes = TowerToHyperService::new(self.router.clone());
         let service = service_fn(|mut request: Request<Incoming>| {
             request.extensions_mut().insert(socket.clone());
+            // Frames come from clients of ours, who try again.
+            let under_way = socket.begin(check_head(request.headers()) == Ok(BodyForm::Frames));
             let (socket, is_preflight) = (socket.clone(), request.method() == Method::OPTIONS);
             let answer = routes.call(request);
             async move {
@@ -153,14 +160,17 @@ impl Server {
                 if !is_preflight && answer.as_ref().is_ok_and(|answer| answer.status().is_success()) {
                     socket.become_known();
                 }
-                answer
+                answer.map(|answer| answer.map(|body| AnswerBody { body, _under_way: under_way }))
             }
         });
         let mut connection = Box::pin(self.builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
         // The connection is pinned outside and loses nothing.
+        let unwanted = async {
+            tokio::select! { () = closing.cancelled() => {} () = socket.spare.cancelled() => {} }
+        };
         let result = tokio::select! {
             result = connection.as_mut() => result,
-            () = closing.cancelled() => {
+            () = unwanted => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -168,6 +178,32 @@ impl Server {
         if let Err(error) = result {
             trace!(%error, "a connection ended");
         }
+    }
+}
+
+/// The body of an answer. The request is under way as long as it is there.
+struct AnswerBody {
+    body: Body,
+    _under_way: UnderWay,
+}
+
+impl HttpBody for AnswerBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -183,6 +183,13 @@ impl HttpServerBuilder {
         self
     }
 
+    /// Sockets of Litemesh clients that are kept open between two of their messages; 256 where nothing else is said. Beyond them the
+    /// one that was used longest ago is closed; its client opens another one when it has to.
+    pub fn idle_sockets_max(mut self, max: usize) -> Self {
+        self.options.sockets.idle_max = max;
+        self
+    }
+
     /// How long a socket may be open without a request that was let in, 30 s where nothing else is said, and how many of them at
     /// once, 1024; beyond them the oldest is closed.
     pub fn strangers(mut self, timeout: Duration, max: usize) -> Self {

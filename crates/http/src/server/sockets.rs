@@ -2,6 +2,9 @@
 //!
 //! A socket begins as a *stranger*'s, and is known from the first request of it that was let in. Strangers are few and have little
 //! time, so that who has no token can neither hold many sockets nor keep those out who have one.
+//!
+//! A Litemesh client posts over a socket of its own, which then waits for the next message. Each costs 20 KiB, as much as the
+//! client's stream, so only those that were used last are kept; a client whose socket was closed opens another one.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
@@ -30,6 +33,9 @@ const STRANGER_GRACE: Duration = Duration::from_secs(2);
 /// After this a stranger is closed.
 pub(super) const STRANGER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Sockets of Litemesh clients that wait for the next message. Clients that post all the time are fewer.
+pub(super) const IDLE_MAX: usize = 256;
+
 /// How many sockets may be open.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SocketLimits {
@@ -37,6 +43,7 @@ pub(super) struct SocketLimits {
     pub(super) per_network_max: usize,
     pub(super) strangers_max: usize,
     pub(super) stranger_timeout: Duration,
+    pub(super) idle_max: usize,
 }
 
 impl Default for SocketLimits {
@@ -46,6 +53,7 @@ impl Default for SocketLimits {
             per_network_max: SOCKETS_PER_NETWORK_MAX,
             strangers_max: STRANGERS_MAX,
             stranger_timeout: STRANGER_TIMEOUT,
+            idle_max: IDLE_MAX,
         }
     }
 }
@@ -74,6 +82,8 @@ struct State {
     networks: HashMap<IpAddr, Network>,
     /// In the order in which they came.
     strangers: BTreeMap<u64, Stranger>,
+    /// Those that may be closed between two requests, in the order in which they fell idle.
+    idle: BTreeMap<u64, CancellationToken>,
 }
 
 #[derive(Default)]
@@ -96,6 +106,24 @@ pub(super) struct Socket {
     pub(super) end: CancellationToken,
     /// Cancelled when it is known.
     pub(super) known: CancellationToken,
+    /// Cancelled when it is to be closed after the requests that are under way, if any.
+    pub(super) spare: CancellationToken,
+    activity: Mutex<Activity>,
+}
+
+#[derive(Default)]
+struct Activity {
+    /// Requests whose answers are not complete.
+    requests: usize,
+    /// Its number among the idle ones.
+    idle: Option<u64>,
+}
+
+/// A request that is under way on a socket, until its answer is complete.
+pub(super) struct UnderWay {
+    socket: Arc<Socket>,
+    /// Whether who posts here tries again when the socket is closed meanwhile.
+    may_close: bool,
 }
 
 impl Sockets {
@@ -158,7 +186,15 @@ impl Sockets {
         state.open += 1;
         let end = CancellationToken::new();
         state.strangers.insert(number, Stranger { since: Instant::now(), end: end.clone() });
-        Ok(Socket { number, network, sockets: self.clone(), end, known: CancellationToken::new() })
+        Ok(Socket {
+            number,
+            network,
+            sockets: self.clone(),
+            end,
+            known: CancellationToken::new(),
+            spare: CancellationToken::new(),
+            activity: Mutex::default(),
+        })
     }
 }
 
@@ -183,6 +219,20 @@ impl Socket {
         }
     }
 
+    /// A request begins. With `may_close` the socket may be closed once its answer is complete.
+    pub(super) fn begin(self: &Arc<Self>, may_close: bool) -> UnderWay {
+        let mut activity = self.activity();
+        activity.requests += 1;
+        if let Some(number) = activity.idle.take() {
+            self.sockets.state().idle.remove(&number);
+        }
+        UnderWay { socket: self.clone(), may_close }
+    }
+
+    fn activity(&self) -> MutexGuard<'_, Activity> {
+        self.activity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn forget_stranger(&self, state: &mut State) {
         state.strangers.remove(&self.number);
         if let Some(of_network) = self.network.and_then(|network| state.networks.get_mut(&network)) {
@@ -191,9 +241,33 @@ impl Socket {
     }
 }
 
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut activity = self.socket.activity();
+        activity.requests -= 1;
+        if activity.requests > 0 || !self.may_close {
+            return;
+        }
+        let mut state = self.socket.sockets.state();
+        let number = state.next;
+        state.next += 1;
+        state.idle.insert(number, self.socket.spare.clone());
+        activity.idle = Some(number);
+        if state.idle.len() > self.socket.sockets.limits.idle_max
+            && let Some((_, spare)) = state.idle.pop_first()
+        {
+            spare.cancel();
+        }
+    }
+}
+
 impl Drop for Socket {
     fn drop(&mut self) {
+        let idle = self.activity().idle;
         let mut state = self.sockets.state();
+        if let Some(number) = idle {
+            state.idle.remove(&number);
+        }
         self.forget_stranger(&mut state);
         state.open -= 1;
         if let Some(network) = self.network
