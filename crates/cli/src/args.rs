@@ -188,7 +188,7 @@ pub(crate) struct SyncArgs {
     /// A hub as `litemesh serve` prints it, ssh://[USER@]HOST[:PORT]/PATH, or a SQLite file
     pub(crate) far: String,
 
-    /// Show the hub the token in this file [default: the variable LITEMESH_TOKEN, if it is set]
+    /// Show a hub the token in this file [default: the variable LITEMESH_TOKEN, if it is set]
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
 

@@ -399,3 +399,14 @@ fn the_hub_of_a_kept_demo_can_be_joined() {
     let (status, stderr) = demo.stop("-TERM");
     assert_eq!((status.code(), stderr.as_str()), (Some(0), ""));
 }
+
+/// Otherwise what fills a body of that size would never be taken, and its client would come again for ever.
+#[test]
+fn a_hub_has_room_for_one_body_of_the_largest() {
+    let files = Files::new();
+    let hub_file = files.database("hub.db");
+    let words = &["--max-bodies", "--max-body", "a third more"];
+    litemesh(&["serve", &hub_file, "--max-bodies", "40M"]).fails(2, words);
+    let hub = Hub::start(&hub_file, &["--max-bodies", "4M", "--max-body", "3M"]);
+    assert_eq!(hub.running.stats_at_stop()["refused_busy"], 0);
+}

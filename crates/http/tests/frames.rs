@@ -248,3 +248,19 @@ async fn a_post_whose_socket_was_closed_is_repeated() {
         }
     }
 }
+
+/// A request begins an answer, which must not be begun twice under one number.
+#[tokio::test]
+async fn a_request_whose_socket_was_closed_is_not_repeated() {
+    let server = RawServer::bind().await;
+    let (peer, mut reports) = RecordingPeer::new(CLIENT);
+    let http = support::http_client().no_proxy().build().unwrap();
+    let client = HttpClient::builder(server.url()).http(http).build();
+    peer.start(Arc::new(client.clone())).await;
+    let (_stream, _) = server.welcome(support::raw::LITEMESH_CONNECT).await;
+    let remote = reports.connect().await;
+    let asking = tokio::spawn(async move { client.sync(remote, SyncRequest::default()).await });
+    drop(server.expect("POST /api/sync").await);
+    assert!(soon(asking).await.unwrap().is_err());
+    reports.disconnect().await;
+}

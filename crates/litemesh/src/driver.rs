@@ -309,7 +309,9 @@ impl Driver {
                 }
                 Err(error) => {
                     // What can never be carried must be said; a lost connection says itself.
-                    if let TransportError::TooLarge { .. } | TransportError::Refused { .. } = error {
+                    if let TransportError::TooLarge { .. } | TransportError::Refused { .. } = error
+                        && !error.is_passing()
+                    {
                         let (peer, transport, message) = (Some(remote.site), Some(name), error.to_string());
                         let _ = events.send(Event::Error { peer, transport, message });
                     }

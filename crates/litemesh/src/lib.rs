@@ -40,8 +40,8 @@
 //! # What it does not do
 //!
 //! Unique indexes besides the primary key, and checked foreign keys, cannot hold on tables that several databases write at
-//! once: the engine refuses such tables and says why. Rows of one remote transaction can become visible in several steps
-//! where it is larger than a message.
+//! once: the engine refuses such tables and says why. A transaction of a remote becomes visible as a whole, whatever its size; but
+//! a catch-up of several messages can show what is left of an older one before a newer one that overwrote a part of it.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 #![forbid(unsafe_code)]
 

@@ -94,6 +94,11 @@ pub enum TransportError {
 }
 
 impl TransportError {
+    /// Whether the remote, or a proxy before it, has no room now: the same message may be taken later.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Refused { status: 429 | 502 | 503 | 504, .. })
+    }
+
     /// What is said of a message of `bytes` that no remote with a limit of `max` will take.
     pub fn too_large(message: &crate::PeerMessage, bytes: usize, max: usize) -> Self {
         use crate::PeerMessage::{Ack, Changes, Eose, Unknown};

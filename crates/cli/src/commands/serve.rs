@@ -89,6 +89,11 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     if database_file::replicated_tables(&args.file, &database.lock())?.is_empty() {
         warn_of_nothing_to_sync(&args.file);
     }
+    // Of which large bodies leave a quarter to smaller ones.
+    if args.max_bodies / 4 * 3 < args.max_body {
+        let advice = "give --max-bodies a third more than --max-body at least, better many times as much";
+        return Err(Failure::usage("--max-bodies has no room for one body of --max-body", advice));
+    }
     let limits = Limits {
         message_bytes_max: args.max_body,
         connections_max: args.max_connections as usize,

@@ -82,9 +82,10 @@ impl Shared {
             request.header(CONTENT_TYPE, "application/json")
         };
         let lost = |error: reqwest::Error| TransportError::Lost { reason: explain(&error) };
-        // A server may have closed the socket that waited, in the very moment in which it is used. Frames have numbers, and a
-        // repeat is none; JSON has no numbers.
-        let again = request.try_clone().filter(|_| link.remote.is_litemesh);
+        // A server may have closed the socket that waited, in the very moment in which it is used. Frames of an answer have
+        // numbers, and a repeat does nothing. A request begins a new answer, and JSON has no numbers.
+        let is_numbered = link.remote.is_litemesh && route == Route::Data;
+        let again = request.try_clone().filter(|_| is_numbered);
         let response = match (request.send().await, again) {
             (Err(error), Some(again)) if !error.is_timeout() && !error.is_connect() => again.send().await,
             (response, _) => response,

@@ -200,7 +200,7 @@ impl HttpServerBuilder {
 
     /// Bytes of request bodies, decompressed, that are held at once, of all clients; 512 MiB where nothing else is said. A body for
     /// which there is no room is answered with 503, and its client comes again. Bodies above 64 KiB leave the last quarter to
-    /// smaller ones.
+    /// smaller ones, so three quarters must hold one of `Limits::message_bytes_max`.
     ///
     /// What is decoded of a body stands beside it until the peer has taken it.
     pub fn bodies_bytes_max(mut self, bytes: usize) -> Self {

@@ -115,6 +115,8 @@ pub(super) struct Socket {
 struct Activity {
     /// Requests whose answers are not complete.
     requests: usize,
+    /// It has carried a request of somebody who would not try again.
+    is_kept: bool,
     /// Its number among the idle ones.
     idle: Option<u64>,
 }
@@ -122,8 +124,6 @@ struct Activity {
 /// A request that is under way on a socket, until its answer is complete.
 pub(super) struct UnderWay {
     socket: Arc<Socket>,
-    /// Whether who posts here tries again when the socket is closed meanwhile.
-    may_close: bool,
 }
 
 impl Sockets {
@@ -219,14 +219,15 @@ impl Socket {
         }
     }
 
-    /// A request begins. With `may_close` the socket may be closed once its answer is complete.
-    pub(super) fn begin(self: &Arc<Self>, may_close: bool) -> UnderWay {
+    /// A request begins. Where all of them may be tried again by who made them, the socket may be closed between two.
+    pub(super) fn begin(self: &Arc<Self>, is_tried_again: bool) -> UnderWay {
         let mut activity = self.activity();
         activity.requests += 1;
+        activity.is_kept |= !is_tried_again;
         if let Some(number) = activity.idle.take() {
             self.sockets.state().idle.remove(&number);
         }
-        UnderWay { socket: self.clone(), may_close }
+        UnderWay { socket: self.clone() }
     }
 
     fn activity(&self) -> MutexGuard<'_, Activity> {
@@ -245,7 +246,8 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         let mut activity = self.socket.activity();
         activity.requests -= 1;
-        if activity.requests > 0 || !self.may_close {
+        // Strangers have limits of their own, and push out nobody who is known.
+        if activity.requests > 0 || activity.is_kept || !self.socket.known.is_cancelled() {
             return;
         }
         let mut state = self.socket.sockets.state();
@@ -300,6 +302,39 @@ mod tests {
     fn sockets(sockets_max: usize, per_network_max: usize, strangers_max: usize) -> Arc<Sockets> {
         let limits = SocketLimits { sockets_max, per_network_max, strangers_max, ..SocketLimits::default() };
         Arc::new(Sockets::new(limits))
+    }
+
+    #[tokio::test]
+    async fn only_sockets_of_known_clients_that_try_again_fall_idle() {
+        let limits = SocketLimits { idle_max: 1, ..SocketLimits::default() };
+        let sockets = Arc::new(Sockets::new(limits));
+        let open = |is_known: bool| {
+            let socket = Arc::new(sockets.admit(address("127.0.0.1")).unwrap());
+            if is_known {
+                socket.become_known();
+            }
+            socket
+        };
+        let first = open(true);
+        drop(first.begin(true));
+        // A stranger, and one over which somebody else posts, too.
+        let (stranger, shared) = (open(false), open(true));
+        drop(stranger.begin(true));
+        drop(shared.begin(false));
+        drop(shared.begin(true));
+        assert!(!first.spare.is_cancelled());
+        // Used again it is the last that was used, and while it is used it is not idle.
+        let second = open(true);
+        let using = first.begin(true);
+        drop(second.begin(true));
+        assert!(!first.spare.is_cancelled() && !second.spare.is_cancelled());
+        drop(using);
+        assert!(!first.spare.is_cancelled() && second.spare.is_cancelled());
+        // One that is gone takes no place.
+        drop(first);
+        let third = open(true);
+        drop(third.begin(true));
+        assert!(!third.spare.is_cancelled() && sockets.state().idle.len() == 1);
     }
 
     fn address(text: &str) -> IpAddr {

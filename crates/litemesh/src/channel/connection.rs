@@ -11,14 +11,17 @@ use tracing::{debug, info};
 
 use super::{ChannelError, FRAMES_MAX, Link, Shared};
 
-/// How long the other end may take to introduce itself. A program at the other end of `ssh` may have to ask for a password.
+/// How long the other end may take to introduce itself: `ssh` may ask for a password first.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Pings that may be missing before a connection counts as dead.
 const SILENT_PINGS_MAX: u32 = 3;
 
-/// How long the other end may take to hear why it is not wanted.
+/// How long the other end may take to hear why it is not wanted, and we to hear why it closed the stream.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why a connection ends whose acceptor was dropped.
+const ABANDONED: &str = "nobody waits for this connection any more";
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -34,14 +37,15 @@ pub(super) enum Side {
     Dialler,
 }
 
-/// Runs a connection to its end. `connected` is called when it stands.
+/// Runs a connection to its end, or until nobody waits for it any more. `stood` is called when something came of it.
 pub(super) async fn run(
     shared: &Shared,
     peer: &dyn PeerCallbacks,
     read: impl AsyncRead + Send + Unpin,
     mut write: impl AsyncWrite + Send + Unpin,
     side: Side,
-    connected: impl FnOnce(),
+    abandoned: &CancellationToken,
+    stood: impl FnOnce(),
 ) -> ChannelError {
     let mut frames = FrameReader::new(read, peer.limits());
     let greeting = async {
@@ -50,12 +54,15 @@ pub(super) async fn run(
             Side::Dialler => Access::FULL,
         };
         let hello = Hello { version: v2::VERSION, site: peer.site(), access };
-        write_frame(&mut write, &v2::hello(&hello)).await?;
-        frames.next().await
+        let written = write_frame(&mut write, &v2::hello(&hello)).await;
+        // Who closes the stream at once may have said why.
+        frames.next(HELLO_TIMEOUT).await.map_err(|reason| written.err().unwrap_or(reason))
     };
     // Nothing is lost with a dropped branch: nobody was told of the connection yet.
     let greeted = tokio::select! {
+        biased;
         () = shared.stop.cancelled() => return ChannelError::Stopped,
+        () = abandoned.cancelled() => return ChannelError::Ended { reason: ABANDONED.to_owned() },
         greeted = tokio::time::timeout(HELLO_TIMEOUT, greeting) => greeted,
     };
     let no_peer = |reason: String| ChannelError::NoPeer { reason };
@@ -78,7 +85,7 @@ pub(super) async fn run(
     let link = Link { remote, frames: sender, closed: CancellationToken::new(), lost: CancellationToken::new() };
     // Before the peer hears of the connection, since it sends its request from within the call.
     shared.links().insert(remote.connection, link.clone());
-    let reason = exchange(shared, peer, &link, access, frames, (write, outbox), connected).await;
+    let reason = exchange(shared, peer, &link, access, frames, (write, outbox), (abandoned, stood)).await;
     link.lost.cancel();
     shared.links().remove(&remote.connection);
     reason
@@ -91,7 +98,7 @@ async fn exchange(
     access: Access,
     mut frames: FrameReader<impl AsyncRead + Send + Unpin>,
     (mut write, outbox): (impl AsyncWrite + Send + Unpin, mpsc::Receiver<Vec<u8>>),
-    connected: impl FnOnce(),
+    (abandoned, stood): (&CancellationToken, impl FnOnce()),
 ) -> ChannelError {
     let remote = link.remote;
     let ending = {
@@ -101,19 +108,24 @@ async fn exchange(
             if let Err(refusal) = peer.connect(remote, access).await {
                 return Ending::Refused(refusal.to_string());
             }
-            connected();
             info!(remote = %remote.site.fmt_short(), transport = shared.name, "connected");
-            receive_all(shared, peer, link, &mut frames).await
+            receive_all(shared, peer, link, &mut frames, abandoned, stood).await
         };
         tokio::pin!(writing, talking);
         tokio::select! {
             ending = &mut talking => ending,
             reason = &mut writing => {
-                // The callback under way is finished first, so that nothing is reported after the end.
-                link.lost.cancel();
-                match talking.await {
-                    Ending::Lost(_) => Ending::Lost(reason),
-                    other => other,
+                // What came before is heard still: it may say why the other end closed the stream.
+                match tokio::time::timeout(FAREWELL_TIMEOUT, &mut talking).await {
+                    Ok(ending) => ending,
+                    Err(_) => {
+                        // The callback under way is finished first, so that nothing is reported after the end.
+                        link.lost.cancel();
+                        match talking.await {
+                            Ending::Lost(_) => Ending::Lost(reason),
+                            other => other,
+                        }
+                    }
                 }
             }
         }
@@ -127,6 +139,10 @@ async fn exchange(
         }
         Ending::Closed => ChannelError::Ended { reason: "closed by this side".to_owned() },
         Ending::Stopped => ChannelError::Stopped,
+        Ending::Rejected(reason) => {
+            peer.disconnect(remote, reason.clone()).await;
+            ChannelError::Refused { reason }
+        }
         Ending::Lost(reason) => {
             debug!(remote = %remote.site.fmt_short(), reason, "disconnected");
             peer.disconnect(remote, reason.clone()).await;
@@ -142,6 +158,8 @@ enum Ending {
     /// By our own peer: it is told nothing more.
     Closed,
     Stopped,
+    /// By the other peer, before anything was exchanged.
+    Rejected(String),
     /// By the carrier or the other end.
     Lost(String),
 }
@@ -152,7 +170,10 @@ async fn receive_all(
     peer: &dyn PeerCallbacks,
     link: &Link,
     frames: &mut FrameReader<impl AsyncRead + Send + Unpin>,
+    abandoned: &CancellationToken,
+    stood: impl FnOnce(),
 ) -> Ending {
+    let mut stood = Some(stood);
     let silence_max = shared.ping_interval.saturating_mul(SILENT_PINGS_MAX);
     loop {
         // Losing a branch loses nothing but the connection, which has ended then.
@@ -161,16 +182,17 @@ async fn receive_all(
             () = link.closed.cancelled() => return Ending::Closed,
             () = shared.stop.cancelled() => return Ending::Stopped,
             () = link.lost.cancelled() => return Ending::Lost("the stream ended".to_owned()),
-            frame = tokio::time::timeout(silence_max, frames.next()) => frame,
+            () = abandoned.cancelled() => return Ending::Lost(ABANDONED.to_owned()),
+            frame = frames.next(silence_max) => frame,
         };
         let frame = match frame {
-            Ok(Ok(frame)) => frame,
-            Ok(Err(reason)) => return Ending::Lost(reason),
-            Err(_) => return Ending::Lost(format!("nothing came for {} s", silence_max.as_secs())),
+            Ok(frame) => frame,
+            Err(reason) => return Ending::Lost(reason),
         };
         let result = match decode(frame, peer.limits()).await {
             Ok(Frame::Sync(request)) => peer.sync(link.remote, request).await,
             Ok(Frame::Message(message)) => peer.receive(link.remote, message).await,
+            Ok(Frame::Error(reason)) if stood.is_some() => return Ending::Rejected(reason),
             Ok(Frame::Error(reason)) => return Ending::Lost(format!("the other end gave up: {reason}")),
             Ok(Frame::Hello(_) | Frame::Ping | Frame::Unknown) => Ok(()),
             Err(reason) => {
@@ -178,9 +200,15 @@ async fn receive_all(
                 Ok(())
             }
         };
-        // Of what else it refused the session has taken note.
-        if let Err(Refusal::UnknownRemote) = result {
-            return Ending::Closed;
+        match result {
+            Ok(()) => {
+                if let Some(stood) = stood.take() {
+                    stood();
+                }
+            }
+            Err(Refusal::UnknownRemote) => return Ending::Closed,
+            // The session has taken note of it.
+            Err(_) => {}
         }
     }
 }
@@ -235,8 +263,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Self { read, deframer: Deframer::new(limits), buffer: vec![0; READ_BYTES], pending: 0..0 }
     }
 
-    /// The next frame. An error is the end. Dropping the future loses nothing.
-    async fn next(&mut self) -> Result<Vec<u8>, String> {
+    /// The next frame; an error is the end, also where no byte comes for so long. Dropping the future loses nothing.
+    async fn next(&mut self, silence_max: Duration) -> Result<Vec<u8>, String> {
         loop {
             let mut bytes = &self.buffer[self.pending.clone()];
             let frame = self.deframer.feed(&mut bytes).map_err(|error| error.to_string())?;
@@ -244,10 +272,14 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if let Some(frame) = frame {
                 return Ok(frame);
             }
-            match self.read.read(&mut self.buffer).await {
+            let read = tokio::time::timeout(silence_max, self.read.read(&mut self.buffer)).await;
+            match read.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())) {
                 Ok(0) if self.deframer.is_between_frames() => return Err("the other end closed the stream".to_owned()),
                 Ok(0) => return Err("the stream ended inside of a frame".to_owned()),
                 Ok(bytes) => self.pending = 0..bytes,
+                Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                    return Err(format!("nothing came for {} s", silence_max.as_secs()));
+                }
                 Err(error) => return Err(format!("the stream cannot be read: {error}")),
             }
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use litemesh_proto::limits::RECONNECT_DELAY_MIN;
 use litemesh_proto::{BoxFuture, PeerCallbacks, backoff_from};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::connection::{self, Side};
@@ -43,6 +44,7 @@ pub(super) async fn run(shared: Arc<Shared>, peer: Arc<dyn PeerCallbacks>) {
     loop {
         // Nothing is lost with a dropped branch: a stream that nobody uses yet.
         let connected = tokio::select! {
+            biased;
             () = shared.stop.cancelled() => return,
             connected = (dial.0)() => connected,
         };
@@ -52,7 +54,8 @@ pub(super) async fn run(shared: Arc<Shared>, peer: Arc<dyn PeerCallbacks>) {
                     attempts = 0;
                     *shared.last_error() = None;
                 };
-                connection::run(&shared, &*peer, read, write, Side::Dialler, stood).await
+                let nobody = CancellationToken::new();
+                connection::run(&shared, &*peer, read, write, Side::Dialler, &nobody, stood).await
             }
             Err(error) => ChannelError::NoStream { reason: error.to_string() },
         };

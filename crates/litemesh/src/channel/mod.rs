@@ -7,19 +7,21 @@
 //! ```
 //! use litemesh::{Database, Event, Peer, channel};
 //!
-//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-//! let (here, there) = channel::pair();
-//! let mut peers = Vec::new();
-//! for end in [here, there] {
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let (near, far) = channel::pair();
+//! let database = || -> Result<Database, Box<dyn std::error::Error>> {
 //!     let db = Database::open_in_memory()?;
 //!     db.lock().connection().execute_batch("CREATE TABLE todo (id TEXT PRIMARY KEY NOT NULL, title TEXT)")?;
 //!     db.lock().replicate("todo")?;
-//!     peers.push(Peer::builder(db).transport(end).start().await?);
-//! }
-//! let mut events = peers[0].events();
+//!     Ok(db)
+//! };
+//! let _one = Peer::builder(database()?).transport(near).start().await?;
+//! let builder = Peer::builder(database()?).transport(far);
+//! let mut events = builder.events();
+//! let _other = builder.start().await?;
 //! while !matches!(events.recv().await?, Event::Eose { .. }) {}
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! # }).unwrap();
+//! # Ok(()) }
+//! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
 //! ```
 
 mod connection;
@@ -102,7 +104,7 @@ pub enum ChannelError {
         /// What was there instead.
         reason: String,
     },
-    /// Our own peer does not want the connection.
+    /// One of the two peers does not want the connection.
     #[error("{reason}")]
     Refused {
         /// Why, as a sentence.
@@ -129,8 +131,7 @@ pub fn pair() -> (Channel, Channel) {
             async move {
                 let (ours, theirs) = tokio::io::duplex(MEMORY_BYTES);
                 let (read, write) = tokio::io::split(theirs);
-                let serve = async move { drop(far.accept(read, write, Access::FULL).await) };
-                tokio::spawn(serve);
+                tokio::spawn(async move { far.accept(read, write, Access::FULL).await });
                 Ok(tokio::io::split(ours))
             }
         })
@@ -188,21 +189,23 @@ impl Channel {
         self.shared.last_error().clone()
     }
 
-    /// Serves one stream until it ends; gives why. Before the transport is started it waits for that. What is at the other end may
-    /// do as much as `access` says.
+    /// Serves one stream, in a task of its own, until it ends; gives why. Before the transport is started it waits for that. What is
+    /// at the other end may do as much as `access` says.
     ///
-    /// # Errors
-    ///
-    /// Always: every connection ends, and [`ChannelError`] says how.
+    /// Dropping the future ends the connection.
     pub async fn accept(
         &self,
-        read: impl AsyncRead + Send + Unpin,
-        write: impl AsyncWrite + Send + Unpin,
+        read: impl AsyncRead + Send + Unpin + 'static,
+        write: impl AsyncWrite + Send + Unpin + 'static,
         access: Access,
     ) -> ChannelError {
-        let Some(peer) = self.shared.started().await else { return ChannelError::Stopped };
-        let _running = self.shared.tasks.token();
-        connection::run(&self.shared, &*peer, read, write, Side::Listener(access), || {}).await
+        let (shared, abandoned) = (self.shared.clone(), CancellationToken::new());
+        let _guard = abandoned.clone().drop_guard();
+        let serving = self.shared.tasks.spawn(async move {
+            let Some(peer) = shared.started().await else { return ChannelError::Stopped };
+            connection::run(&shared, &*peer, read, write, Side::Listener(access), &abandoned, || {}).await
+        });
+        serving.await.unwrap_or_else(|error| ChannelError::Ended { reason: format!("internal error: {error}") })
     }
 }
 
@@ -256,16 +259,14 @@ impl Transport for Channel {
                 is_first = matches!(phase, Phase::Waiting);
                 if is_first {
                     *phase = Phase::Running(peer.clone());
+                    // In here, so that a stop comes before all of this or after it.
+                    if self.shared.dial.is_some() {
+                        self.shared.tasks.spawn(dial::run(self.shared.clone(), peer.clone()));
+                    }
                 }
                 is_first
             });
-            if !is_first {
-                return Err(TransportError::AlreadyStarted);
-            }
-            if self.shared.dial.is_some() {
-                self.shared.tasks.spawn(dial::run(self.shared.clone(), peer));
-            }
-            Ok(())
+            if is_first { Ok(()) } else { Err(TransportError::AlreadyStarted) }
         })
     }
 

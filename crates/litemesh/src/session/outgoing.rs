@@ -121,6 +121,13 @@ impl Outgoing {
 
     /// A sync request: begins again from what the remote says that it holds.
     pub(crate) fn restart(&mut self, request: SyncRequest, effects: &mut Vec<Effect>) {
+        // A carrier may repeat a request. Begun anew under the same number, the answer would say other things in messages that
+        // the remote takes for those that it has.
+        if let (Some(terms), Some(Order::Local { window, .. })) = (&request.terms, &self.order)
+            && terms.answer == window.answer()
+        {
+            return;
+        }
         // A page that is being read for the last request comes first: however often a remote asks, one is read at a time.
         self.generation += 1;
         self.is_behind = true;

@@ -19,7 +19,6 @@ use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::output::{Output, printable, thousands};
 use crate::shutdown::Shutdown;
-use unreached::Unreached;
 use way::Way;
 
 /// How often progress is looked at. Short beside a second, long beside what looking costs.
@@ -333,8 +332,7 @@ impl<'a> Run<'a> {
     fn explain_silence(&mut self) -> Result<(), Failure> {
         self.offline = None;
         let far = &self.args.far;
-        // Before the first dial has ended nothing is known yet but that.
-        let unreached = self.way.unreached().unwrap_or_else(Unreached::timed_out);
+        let unreached = self.way.unreached().unwrap_or_else(|| self.way.silence());
         if self.args.json {
             let mut line = json!({
                 "event": "unreachable", "url": far, "kind": unreached.kind, "reason": unreached.reason,
@@ -362,7 +360,7 @@ impl<'a> Run<'a> {
                 "sync again, it goes on from there; --timeout gives the hub more time",
             ),
             None => {
-                let unreached = self.way.unreached().unwrap_or_else(Unreached::timed_out);
+                let unreached = self.way.unreached().unwrap_or_else(|| self.way.silence());
                 unreached.failure(far, &format!(" within {seconds} s"))
             }
         }

@@ -22,11 +22,6 @@ pub(super) struct Unreached {
 }
 
 impl Unreached {
-    /// Before the first dial has ended.
-    pub(super) fn timed_out() -> Self {
-        Self::of_hub(&DialError::TimedOut)
-    }
-
     pub(super) fn of_hub(error: &DialError) -> Self {
         Self {
             reason: error.to_string(),

@@ -6,9 +6,9 @@ use std::pin::Pin;
 use std::process::Stdio;
 use std::task::{Context, Poll};
 
-use litemesh::channel::{self, Channel};
+use litemesh::channel::{self, Channel, ChannelError};
 use litemesh::{Peer, PeerBuilder};
-use litemesh_http::HttpClient;
+use litemesh_http::{DialError, HttpClient};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
@@ -82,6 +82,16 @@ impl Way {
         }
     }
 
+    /// Before the first dial has ended nothing is known yet but that.
+    pub(super) fn silence(&self) -> Unreached {
+        match self {
+            Self::Hub(_) => Unreached::of_hub(&DialError::TimedOut),
+            Self::Ssh(_) | Self::File { .. } => {
+                Unreached::of_stream(&ChannelError::NoPeer { reason: "it has said nothing yet".to_owned() })
+            }
+        }
+    }
+
     /// Ends what stands at the other end of it, where that is ours.
     pub(super) async fn stop(&self) {
         if let Self::File { peer, .. } = self {
@@ -142,7 +152,8 @@ impl SshTarget {
             command.arg("-p").arg(port.to_string());
         }
         command.arg("--").arg(&self.destination).arg(self.command());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        // It ends with its pipes. Killed while it asks for a password it would leave the terminal without echo.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(|error| std::io::Error::other(format!("{program}: {error}")))?;
         match (child.stdout.take(), child.stdin.take()) {
             (Some(output), Some(input)) => Ok((ProgramOutput { output, _program: child }, input)),
@@ -151,7 +162,7 @@ impl SshTarget {
     }
 }
 
-/// What a program writes. The program ends with it.
+/// What a program writes.
 struct ProgramOutput {
     output: ChildStdout,
     _program: Child,

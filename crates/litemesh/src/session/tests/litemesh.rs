@@ -309,3 +309,16 @@ fn versions_that_only_merges_took_are_told_now_and_then() {
     assert_eq!(progress.cursor, Some(cursor(&[(OWN, 1025)])));
     assert_eq!(progress.position.map(|position| position.version), Some(DbVersion::new(1025)));
 }
+
+/// A carrier may repeat a request: the answer under way goes on, and is not begun anew under its number.
+#[test]
+fn a_repeated_request_is_the_same_request() {
+    let mut session = session(true);
+    session.handle(asked(16));
+    session.handle(page(1, 1, 1, None));
+    assert!(session.handle(asked(16)).is_empty());
+    session.handle(Input::Sent);
+    let told = sent(&session.handle(page(1, 2, 2, Some(Cursor::new()))));
+    let [PeerMessage::Changes { progress: Some(progress), .. }] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!(progress.number, 2);
+}
