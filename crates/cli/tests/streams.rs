@@ -84,6 +84,10 @@ fn a_file_at_the_other_end_of_ssh_is_synced() {
     let missing = litemesh(&["sync", &a, &url, "--ssh", "/nowhere/ssh", "--once", "--timeout", "2"]);
     missing.fails(5, &["no peer reached", "/nowhere/ssh", "--ssh"]);
     litemesh(&["sync", &a, "ssh://host", "--once"]).fails(2, &["no path", "ssh://[USER@]HOST"]);
+    // What would have no effect is said.
+    for far in [url.as_str(), b.as_str()] {
+        litemesh(&["sync", &a, far, "--ca", "ca.pem", "--once"]).fails(2, &["--ca are for hubs", "b.db"]);
+    }
 }
 
 /// Any program can stand at the other end of `stdio`, and none can make it fail badly.

@@ -250,6 +250,8 @@ fn change(key: PackedKey, site: SiteId) -> Change {
 #[derive(Clone, Default)]
 struct Puppet {
     peer: Arc<std::sync::OnceLock<Arc<dyn PeerCallbacks>>>,
+    /// What every message is answered with.
+    refusal: Arc<std::sync::OnceLock<TransportError>>,
 }
 
 impl Transport for Puppet {
@@ -262,9 +264,12 @@ impl Transport for Puppet {
     fn sync(&self, _: Remote, _: SyncRequest) -> BoxFuture<'_, Result<(), TransportError>> {
         Box::pin(async { Ok(()) })
     }
-    /// Never taken.
+    /// Never taken, or refused.
     fn send(&self, _: Remote, _: PeerMessage) -> BoxFuture<'_, Result<(), TransportError>> {
-        Box::pin(std::future::pending())
+        match self.refusal.get().cloned() {
+            Some(refusal) => Box::pin(async { Err(refusal) }),
+            None => Box::pin(std::future::pending()),
+        }
     }
     fn close(&self, _: Remote) -> BoxFuture<'_, ()> {
         Box::pin(async {})
@@ -298,6 +303,37 @@ async fn b5_keys_that_are_none_are_refused() {
     };
     assert_eq!(count(&db), 1);
     peer.stop().await;
+}
+
+/// A remote that refuses a message for good is reported; one that has no room at the moment is only a lost connection.
+#[tokio::test]
+async fn only_what_stays_refused_is_an_error() {
+    for (status, is_error) in [(413, true), (403, true), (429, false), (502, false), (503, false), (504, false)] {
+        let puppet = Puppet::default();
+        let refusal = TransportError::Refused { status, reason: "no".to_owned() };
+        puppet.refusal.set(refusal).unwrap();
+        let builder = Peer::builder(database()).transport(puppet.clone());
+        let mut events = builder.events();
+        let peer = builder.start().await.unwrap();
+        let remote =
+            Remote { site: SiteId::from_bytes([5; 16]), connection: Remote::next_connection(), is_litemesh: false };
+        let callbacks = puppet.peer.get().unwrap();
+        callbacks.connect(remote, Access::FULL).await.unwrap();
+        callbacks.sync(remote, SyncRequest::default()).await.unwrap();
+        let mut has_error = false;
+        let ended = async {
+            loop {
+                match events.recv().await.unwrap() {
+                    Event::Error { .. } => has_error = true,
+                    Event::Disconnect { .. } => return,
+                    _ => {}
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, ended).await.unwrap();
+        assert_eq!(has_error, is_error, "{status}");
+        peer.stop().await;
+    }
 }
 
 /// B2, B17: a remote that takes nothing holds up nobody else.

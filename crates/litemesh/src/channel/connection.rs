@@ -37,7 +37,7 @@ pub(super) enum Side {
     Dialler,
 }
 
-/// Runs a connection to its end, or until nobody waits for it any more. `stood` is called when something came of it.
+/// Runs a connection to its end, or until nobody waits for it any more. `stood` is called when our peer took a first message.
 pub(super) async fn run(
     shared: &Shared,
     peer: &dyn PeerCallbacks,
@@ -194,10 +194,10 @@ async fn receive_all(
             Ok(Frame::Message(message)) => peer.receive(link.remote, message).await,
             Ok(Frame::Error(reason)) if stood.is_some() => return Ending::Rejected(reason),
             Ok(Frame::Error(reason)) => return Ending::Lost(format!("the other end gave up: {reason}")),
-            Ok(Frame::Hello(_) | Frame::Ping | Frame::Unknown) => Ok(()),
+            Ok(Frame::Hello(_) | Frame::Ping | Frame::Unknown) => continue,
             Err(reason) => {
                 peer.garbled(link.remote, reason).await;
-                Ok(())
+                continue;
             }
         };
         match result {

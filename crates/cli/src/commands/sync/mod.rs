@@ -213,7 +213,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Says what the hub lets us do, where that is not everything: what is written beyond it stays here.
+    /// Says what the other side lets us do, where that is not everything: what is written beyond it stays here.
     fn tell_limits(&mut self) -> Result<(), Failure> {
         let hub = self.round.as_ref().map(|round| round.hub);
         // The access is the hub's here: what it may not read is what we may not write there.
@@ -228,9 +228,9 @@ impl<'a> Run<'a> {
         let of = tables.map_or_else(String::new, |tables| format!(" of the tables {}", tables.join(", ")));
         let what = match access.may_write() {
             true => format!("only changes{of} are exchanged"),
-            false => format!("only changes{of} of the hub come here; what is written here is not sent"),
+            false => format!("only changes{of} come here; what is written here is not sent"),
         };
-        self.output.line(printable(&format!("with this token, {what}")))
+        self.output.line(printable(&format!("the other side allows no more: {what}")))
     }
 
     fn with_round(&mut self, change: impl FnOnce(&mut Round)) {

@@ -32,6 +32,11 @@ pub(super) enum Way {
 
 impl Way {
     pub(super) async fn find(args: &SyncArgs) -> Result<Self, Failure> {
+        let is_hub = args.far.contains("://") && !args.far.starts_with("ssh://");
+        if !is_hub && (args.token_file.is_some() || args.ca.is_some()) {
+            let advice = "leave them out; `ssh` has options of its own, see --ssh";
+            return Err(Failure::usage(format!("--token-file and --ca are for hubs, not for {}", args.far), advice));
+        }
         if args.far.starts_with("ssh://") {
             let target = SshTarget::parse(&args.far)?;
             let program = args.ssh.clone();
@@ -41,7 +46,7 @@ impl Way {
             });
             return Ok(Self::Ssh(near));
         }
-        if !args.far.contains("://") {
+        if !is_hub {
             return Self::file(Path::new(&args.far)).await;
         }
         let client = client(args)?;
