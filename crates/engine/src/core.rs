@@ -140,6 +140,8 @@ pub(crate) struct Core {
     /// The origin row written last: `(local version, ordinal, author's version)`.
     pub(crate) last_origin: Option<(i64, i64, i64)>,
     pub(crate) merge_equal_values: i64,
+    /// See [`crate::cursor::provisional_until`]; `None` before it is looked up in this transaction.
+    pub(crate) provisional_until: Option<i64>,
     /// Whether the temporary schema has triggers: they can be on any table, and no version tells when they change.
     pub(crate) has_temporary_triggers: bool,
     /// Tables between `crsql_begin_alter` and `crsql_commit_alter`, the innermost last.
@@ -193,6 +195,7 @@ impl Core {
             last_row: None,
             last_origin: None,
             merge_equal_values,
+            provisional_until: None,
             has_temporary_triggers: false,
             windows: Vec::new(),
             statements: HashMap::new(),
@@ -378,6 +381,7 @@ impl Core {
     pub(crate) fn refresh_for_merge(&mut self) -> rusqlite::Result<()> {
         const TRIGGERS: &str = "SELECT EXISTS (SELECT 1 FROM sqlite_temp_master WHERE type = 'trigger')";
         self.has_temporary_triggers = self.statement(TRIGGERS)?.query_integer(&[])? == Some(1);
+        self.provisional_until = None;
         self.refresh_config()
     }
 

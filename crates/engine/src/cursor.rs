@@ -139,6 +139,29 @@ fn store_cursor(core: &mut Core, cursor: &Cursor, sites_max: usize) -> rusqlite:
     Ok(())
 }
 
+/// Local versions up to this one may have an origin that is lower than the author's version, because a wire v1 peer sent what they
+/// stamp ([`MergeProgress::is_provisional`]). Zero where none has.
+pub(crate) fn provisional_until(core: &mut Core) -> rusqlite::Result<i64> {
+    if let Some(until) = core.provisional_until {
+        return Ok(until);
+    }
+    const UNTIL: &str = "SELECT value FROM litemesh_meta WHERE key = 'provisional_until'";
+    let until = if core.has_litemesh_tables { core.statement(UNTIL)?.query_integer(&[])? } else { None };
+    Ok(*core.provisional_until.insert(until.unwrap_or_default()))
+}
+
+/// What was stored up to `local` may have provisional origins.
+pub(crate) fn store_provisional(core: &mut Core, local: i64) -> rusqlite::Result<()> {
+    if !core.has_litemesh_tables || local <= provisional_until(core)? {
+        return Ok(());
+    }
+    const STORE: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('provisional_until', ?1)
+         ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    core.statement(STORE)?.run(&[local.into()])?;
+    core.provisional_until = Some(local);
+    Ok(())
+}
+
 /// Gives an origin of version zero, *unknown*, to merged cells that have none: CRSqlite itself merged them. They are sent
 /// to everybody, under a version that we hold completely.
 pub(crate) fn record_unknown_origins(core: &mut Core) -> rusqlite::Result<()> {

@@ -296,6 +296,9 @@ impl Engine {
             let last = merge_batch(&self.shared, &mut core, changes, &mut open)?;
             history::keep(&mut core, changes, &last)?;
             merged.add(last);
+            if let (true, Some((_, last))) = (progress.is_provisional, merged.local_versions) {
+                cursor::store_provisional(&mut core, last.get())?;
+            }
             let has_moved = cursor::store_progress(&mut core, progress)?;
             history::keep_progress(&mut core, progress)?;
             (merged, has_moved)

@@ -21,6 +21,7 @@ use litemesh_proto::{CausalLength, Change};
 
 use crate::alter::take_write_lock;
 use crate::core::Core;
+use crate::cursor::store_provisional;
 use crate::merge::{MergeProgress, Merged};
 use crate::replicate::in_savepoint;
 use crate::schema::{KEY_COLUMN, Table};
@@ -148,6 +149,8 @@ fn import(core: &mut Core, since: i64, until: i64) -> rusqlite::Result<()> {
             "UPDATE litemesh_origin SET version = iif(version = ?1, 0, -1 - version) WHERE version < 0";
         core.statement(SETTLE)?.run(&[PENDING_UNKNOWN.into()])?;
     }
+    // Peers of wire v1 wrote the log.
+    store_provisional(core, until)?;
     remember(core, IMPORTED_ROWS, newest)?;
     remember(core, IMPORTED_UNTIL, until)
 }

@@ -26,6 +26,9 @@ pub struct MergeProgress {
     /// The sender whose staged parts are merged before the batch, and the place up to which they must lead: together they
     /// are one transaction (see [`Engine::stage`](crate::Engine::stage)).
     pub completes: Option<(SiteId, Place)>,
+    /// Whether the versions of the changes may be provisional: a wire v1 peer passes on what it does not hold completely under
+    /// an earlier version of its author, and again under its own.
+    pub is_provisional: bool,
 }
 
 impl MergeProgress {
@@ -127,6 +130,12 @@ pub(crate) struct Author<'a> {
 impl<'a> Author<'a> {
     pub(crate) fn new(site: Option<&'a [u8]>, version: i64, is_fresh: bool) -> Self {
         Self { site, version, is_fresh, stamp: None }
+    }
+
+    /// The author's own version, where that is what the changes are numbered with. Those of `crsql_changes` have the local version
+    /// of whoever they were read from.
+    pub(crate) fn own_version(&self) -> Option<i64> {
+        self.is_fresh.then_some(self.version)
     }
 
     /// BUG-29: no remote may push our clock to its end.

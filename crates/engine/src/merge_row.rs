@@ -8,8 +8,10 @@ use litemesh_proto::{CausalLength, Change, ColVersion, Column, Value};
 use smallvec::SmallVec;
 
 use crate::core::{Core, Shared};
+use crate::cursor::provisional_until;
 use crate::error::MergeError;
 use crate::merge::{Author, Stamp, record_origin};
+use crate::read::origin;
 use crate::record::add_or_find_key;
 use crate::resolve::{Decision, Incoming, resolve, resolve_values};
 use crate::row_key::RowKey;
@@ -242,6 +244,10 @@ impl<'a> RowMerge<'a> {
             decision = match values {
                 // 5.3 step 3, the FIX: without a base row there is nothing to lose against.
                 None => Decision::Write,
+                Some(Ordering::Equal) if self.is_renumbered(core, table, held, author)? => {
+                    self.plan_stamp(of, change);
+                    return Ok(());
+                }
                 Some(Ordering::Equal) => {
                     resolve_values(Ordering::Equal, self.compare_sites(core, table, held, author)?)
                 }
@@ -249,11 +255,11 @@ impl<'a> RowMerge<'a> {
             };
         } else if let (Decision::Ignore, Of::Row, Some(held)) = (decision, of, held)
             && length == self.causal_length
-            && self.compare_sites(core, table, held, author)? == Some(Ordering::Greater)
+            && (self.is_renumbered(core, table, held, author)?
+                // MRG-12: equal sentinels agree on an author where equal values do.
+                || self.compare_sites(core, table, held, author)? == Some(Ordering::Greater))
         {
-            // MRG-12: equal sentinels agree on an author where equal values do.
-            self.plan.put_clock(Of::Row, length.get(), change.seq.get());
-            self.won += 1;
+            self.plan_stamp(of, change);
             return Ok(());
         }
         match (decision, of) {
@@ -272,6 +278,13 @@ impl<'a> RowMerge<'a> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// What is held stays, under another stamp.
+    fn plan_stamp(&mut self, of: Of, change: &Change) {
+        let col_version = if of == Of::Row { change.causal_length.get() } else { change.col_version.get() };
+        self.plan.put_clock(of, col_version, change.seq.get());
+        self.won += 1;
     }
 
     /// MRG-6, with its FIX: what is stored is the causal length.
@@ -442,17 +455,71 @@ impl<'a> RowMerge<'a> {
         held: &HeldClock,
         author: &Author<'_>,
     ) -> rusqlite::Result<Option<Ordering>> {
+        if !held.is_stored {
+            return Ok(Some(Ordering::Equal));
+        }
+        let Some(Stamp { ordinal, .. }) = self.stamp_of(core, table, held)? else { return Ok(None) };
+        let held = core.site_of(ordinal)?.map(|site| *site.as_bytes());
+        let incoming = author.site.unwrap_or_default();
+        Ok(Some(incoming.cmp(held.as_ref().map_or(&[][..], |site| &site[..]))))
+    }
+
+    /// The stamp of a clock that is stored, if it is of something that the table has.
+    fn stamp_of(&self, core: &Core, table: &Table, held: &HeldClock) -> rusqlite::Result<Option<Stamp>> {
         let name = match held.of {
-            _ if !held.is_stored => return Ok(Some(Ordering::Equal)),
             Of::Row => Column::ROW_NAME,
             Of::Cell(cell) => &table.cells[cell].name,
             Of::Gone => return Ok(None),
         };
-        let clock = table.statement(core.db, |s| &s.clock_ordinal, Table::sql_clock_ordinal)?;
-        let ordinal = clock.query_integer(&[self.key.unwrap_or_default().into(), name.into()])?.unwrap_or_default();
-        let held = core.site_of(ordinal)?.map(|site| *site.as_bytes());
-        let incoming = author.site.unwrap_or_default();
-        Ok(Some(incoming.cmp(held.as_ref().map_or(&[][..], |site| &site[..]))))
+        let clock = table.statement(core.db, |s| &s.clock_stamp, Table::sql_clock_stamp)?;
+        let binds = [self.key.unwrap_or_default().into(), name.into()];
+        let rows = clock.query(&binds)?;
+        Ok(Some(if rows.next()? {
+            Stamp { ordinal: rows.integer(0), local: rows.integer(1) }
+        } else {
+            Stamp { ordinal: 0, local: 0 }
+        }))
+    }
+
+    /// Whether a change that is held has come under a later version of its author than before. A wire v1 peer had sent it under
+    /// one that it held completely, and whoever holds that much is not sent it by us: so it is stamped anew, with the version
+    /// that it has.
+    #[inline]
+    fn is_renumbered(
+        &self,
+        core: &mut Core,
+        table: &Table,
+        held: &HeldClock,
+        author: &Author<'_>,
+    ) -> rusqlite::Result<bool> {
+        match author.own_version() {
+            Some(version) if provisional_until(core)? > 0 => self.is_numbered_below(core, table, held, author, version),
+            _ => Ok(false),
+        }
+    }
+
+    fn is_numbered_below(
+        &self,
+        core: &mut Core,
+        table: &Table,
+        held: &HeldClock,
+        author: &Author<'_>,
+        version: i64,
+    ) -> rusqlite::Result<bool> {
+        if !held.is_stored {
+            return Ok(false);
+        }
+        let Some(stamp) = self.stamp_of(core, table, held)? else { return Ok(false) };
+        if stamp.ordinal == 0 || stamp.local > provisional_until(core)? {
+            return Ok(false);
+        }
+        let site = core.site_of(stamp.ordinal)?;
+        if site.map(|site| *site.as_bytes()).as_ref().map(|site| &site[..]) != author.site {
+            return Ok(false);
+        }
+        // What is of no known version is sent to everybody as it is.
+        let known = origin(core, stamp.local, stamp.ordinal)?;
+        Ok(0 < known && known < version)
     }
 
     /// Writes the clocks that were planned.

@@ -490,7 +490,8 @@ impl Labels {
             Some(site) => {
                 let version = origin(core, local, ordinal)?;
                 let label = match version {
-                    0 => Label { version: held_version(core, site)?, is_unknown: true },
+                    // A receiver that goes by this cannot take it for covered, either.
+                    0 => Label { version: DbVersion::ZERO, is_unknown: true },
                     version => Label { version: DbVersion::new(version), is_unknown: false },
                 };
                 Some((site, label))
@@ -501,7 +502,8 @@ impl Labels {
     }
 }
 
-fn origin(core: &mut Core, local: i64, ordinal: i64) -> rusqlite::Result<i64> {
+/// The author's version of what is stored under a local one; zero where it is not known.
+pub(crate) fn origin(core: &mut Core, local: i64, ordinal: i64) -> rusqlite::Result<i64> {
     if !core.has_litemesh_tables {
         return Ok(0);
     }

@@ -69,7 +69,7 @@ pub(crate) struct Statements {
     pub(crate) add_key: Slot,
     pub(crate) row_clocks: Slot,
     pub(crate) row_state: Slot,
-    pub(crate) clock_ordinal: Slot,
+    pub(crate) clock_stamp: Slot,
     pub(crate) base_row: Slot,
     pub(crate) row_states: Slot,
     pub(crate) row_states_near: Slot,

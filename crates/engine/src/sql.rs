@@ -93,9 +93,9 @@ impl Table {
         format!("SELECT col_name, col_version, site_id, db_version FROM {} WHERE key = ?1", self.clock())
     }
 
-    /// Who wrote a cell: key, name.
-    pub(crate) fn sql_clock_ordinal(&self) -> String {
-        format!("SELECT site_id FROM {} WHERE key = ?1 AND col_name = ?2", self.clock())
+    /// Who wrote a cell, and its local version: key, name.
+    pub(crate) fn sql_clock_stamp(&self) -> String {
+        format!("SELECT site_id, db_version FROM {} WHERE key = ?1 AND col_name = ?2", self.clock())
     }
 
     /// The clocks of one row by its primary key: key, name, col_version. A sub-query rather than a

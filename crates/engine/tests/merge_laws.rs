@@ -380,6 +380,7 @@ impl<'a> Network<'a> {
             position: Some((from, page.position())),
             completes: after.map(|after| (from, after)),
             cursor: page.complete.unwrap_or_default(),
+            ..MergeProgress::default()
         };
         let merged = self.peers[receiver].engine.merge(&page.changes, &progress).unwrap();
         if let (Some(range), Some(back)) = (merged.local_versions, self.links.get_mut(&(receiver, sender))) {

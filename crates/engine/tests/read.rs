@@ -397,6 +397,44 @@ fn relayed_changes_carry_the_versions_of_their_authors() {
     assert_eq!(versions(&last), versions(&author));
 }
 
+/// Over wire v1 a change comes under an earlier version of its author first, where the sender does not hold the later one
+/// completely. Who holds that much must get it once its own version is known, or nobody would send it any more.
+#[test]
+fn what_comes_again_under_its_own_version_is_sent_to_who_lacks_it() {
+    let schemas = schemas();
+    let mut author = engine(&schemas);
+    let writes = "INSERT INTO items VALUES (1, 'x', 'y'); INSERT INTO items VALUES (2, 'x', 'y');
+         DELETE FROM items WHERE id = 2; UPDATE items SET a = 'z' WHERE id = 1";
+    author.connection().execute_batch(writes).unwrap();
+    let site = author.site().unwrap();
+    let under = |version: i64| -> Vec<Change> {
+        let version = DbVersion::new(version);
+        dump(&author).into_iter().map(|change| Change { db_version: version, ..change }).collect()
+    };
+    let provisional = MergeProgress { is_provisional: true, ..MergeProgress::default() };
+    for (is_provisional, expected) in [(true, under(4).len()), (false, 0)] {
+        let mut relay = engine(&schemas);
+        let first = if is_provisional { &provisional } else { &MergeProgress::default() };
+        relay.merge(&under(1), first).unwrap();
+        let filter = LocalFilter { covered: [(site, DbVersion::new(1))].into_iter().collect(), echoes: &[] };
+        assert_eq!(set(&read_all(&relay, &filter)), BTreeSet::new());
+        let place = LocalPlace::after(relay.db_version().unwrap());
+        let merged = relay.merge(&under(4), &MergeProgress::default()).unwrap();
+        assert_eq!(merged.won, expected, "only where a number can be provisional is it looked at");
+        let sent = read_pages(&relay, place.clone(), &filter, || ALL).concat();
+        assert_eq!(set(&sent), set(&if is_provisional { under(4) } else { Vec::new() }));
+        assert_same(&state(&relay, &schemas), &state(&author, &schemas), "relay");
+        // Under no other does it come again, and `crsql_changes` has local versions, which say nothing of the author's.
+        assert_eq!(relay.merge(&under(4), &provisional).unwrap().won, 0);
+        assert_eq!(relay.merge(&under(2), &provisional).unwrap().won, 0);
+        let version = relay.db_version().unwrap();
+        merge_by_sql(relay.connection(), &under(9));
+        assert_eq!(relay.db_version().unwrap(), version);
+        assert_origins_complete(&relay);
+    }
+    author.merge(&under(1), &provisional).unwrap();
+}
+
 /// CRSqlite keeps no origins. What it merged into a shared file is of unknown version, and nobody's cursor covers it.
 #[test]
 fn changes_of_unknown_origin_are_sent_to_everybody() {

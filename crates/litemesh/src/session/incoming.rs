@@ -185,12 +185,11 @@ impl Incoming {
         // A v1 peer's changes come without holes in its versions, so they say what it holds.
         let held: Cursor = changes.iter().map(|change| (change.site, change.db_version)).collect();
         let mut open = self.open.clone();
-        let progress = if self.is_frozen {
-            MergeProgress::default()
-        } else {
+        let mut progress = MergeProgress { is_provisional: true, ..MergeProgress::default() };
+        if !self.is_frozen {
             open.join(&held);
-            MergeProgress { cursor: self.v1_cursor(&held, &open, is_eose), ..MergeProgress::default() }
-        };
+            progress.cursor = self.v1_cursor(&held, &open, is_eose);
+        }
         let reached = open.clone();
         self.pending = Some(Pending { is_eose, open });
         effects.push(Effect::Merge { changes, progress, reached });
@@ -235,6 +234,7 @@ impl Incoming {
             cursor: progress.cursor.unwrap_or_default(),
             position: progress.position.map(|position| (key, position)),
             completes,
+            is_provisional: false,
         };
         effects.push(Effect::Merge { changes, progress, reached: Cursor::new() });
         held
