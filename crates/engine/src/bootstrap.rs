@@ -53,7 +53,7 @@ fn exists(db: Handle, table: &str) -> rusqlite::Result<bool> {
 
 fn is_complete(db: Handle) -> rusqlite::Result<bool> {
     let tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('crsql_tracked_peers',
-        'crsql_master', 'crsql_site_id', 'litemesh_origin', 'litemesh_cursor', 'litemesh_position', 'litemesh_staged',
+        'crsql_master', 'crsql_site_id', 'litemesh_origin', 'litemesh_cursor', 'litemesh_position', 'litemesh_stage',
         'litemesh_incarnation', 'litemesh_meta')";
     Ok(db.query_integer(tables, &[])? == Some(9)
         && db.query_integer("SELECT length(site_id) FROM crsql_site_id WHERE ordinal = 0", &[])? == Some(16))
@@ -106,8 +106,11 @@ pub(crate) fn create_tables(db: Handle) -> rusqlite::Result<()> {
          incarnation INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID, STRICT",
         "CREATE TABLE IF NOT EXISTS litemesh_incarnation (number INTEGER PRIMARY KEY NOT NULL,
          incarnation INTEGER NOT NULL UNIQUE, since INTEGER NOT NULL, written_since INTEGER) STRICT",
-        "CREATE TABLE IF NOT EXISTS litemesh_staged (site_id BLOB NOT NULL, number INTEGER NOT NULL, place BLOB NOT NULL,
+        "CREATE TABLE IF NOT EXISTS litemesh_stage (site_id BLOB NOT NULL, number INTEGER NOT NULL,
+         position INTEGER NOT NULL, incarnation INTEGER NOT NULL, place BLOB, count INTEGER NOT NULL,
          changes BLOB NOT NULL, PRIMARY KEY (site_id, number)) WITHOUT ROWID, STRICT",
+        // Of before whole messages were staged. Nobody counts on what it has.
+        "DROP TABLE IF EXISTS litemesh_staged",
         "CREATE TABLE IF NOT EXISTS litemesh_meta (key TEXT NOT NULL PRIMARY KEY, value ANY) WITHOUT ROWID, STRICT",
     ] {
         db.execute(sql)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, MutexGuard};
 
 use litemesh_proto::limits::{VERSION_JUMP_MAX, VERSION_MAX};
-use litemesh_proto::{Change, Changeset, Cursor, DbVersion, Place, Position, SiteId};
+use litemesh_proto::{Change, Changeset, Cursor, DbVersion, Position, SiteId};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
@@ -21,6 +21,7 @@ use crate::incarnation::{self, Claim};
 use crate::load::load_shared;
 use crate::merge::{MergeProgress, Merged, OpenChangeset, merge_batch};
 use crate::read::{LocalFilter, LocalPage, LocalPlace, PageLimits, SharedPage, SiteBounds, SitePlan};
+use crate::staged::{Reach, Staged};
 use crate::statement::Handle;
 use crate::{cursor, history, read, replicate, staged};
 
@@ -283,48 +284,42 @@ impl Engine {
         if changes.is_empty() && progress.is_empty() {
             return Ok(Merged::default());
         }
-        let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        let (merged, has_moved) = {
-            let mut core = self.shared.lock()?;
-            core.enlist()?;
-            heal(&mut core)?;
-            core.refresh_for_merge()?;
+        let (merged, has_moved) = self.in_merge(|shared, core| {
             let (mut merged, mut open) = (Merged::default(), OpenChangeset::default());
             if let Some((sender, until)) = &progress.completes {
-                merged = staged::merge_staged(&self.shared, &mut core, *sender, until, &mut open, history::keep)?;
+                merged = staged::merge_until(shared, core, *sender, until, &mut open, history::keep)?;
             }
-            let last = merge_batch(&self.shared, &mut core, changes, &mut open)?;
-            history::keep(&mut core, changes, &last)?;
+            let last = merge_batch(shared, core, changes, &mut open)?;
+            history::keep(core, changes, &last)?;
             merged.add(last);
             if let (true, Some((_, last))) = (progress.is_provisional, merged.local_versions) {
-                cursor::store_provisional(&mut core, last.get())?;
+                cursor::store_provisional(core, last.get())?;
             }
-            let has_moved = cursor::store_progress(&mut core, progress)?;
-            history::keep_progress(&mut core, progress)?;
-            (merged, has_moved)
-        };
-        transaction.commit()?;
+            let has_moved = cursor::store_progress(core, progress)?;
+            history::keep_progress(core, progress)?;
+            Ok((merged, has_moved))
+        })?;
         self.progress_count += u64::from(has_moved);
         Ok(merged)
     }
 
-    /// Keeps a part of a transaction that is too large for one message, until [`merge`](Self::merge) is told that it
-    /// [completes](MergeProgress::completes) it. Nobody sees the part before.
+    /// Keeps a message that is to be merged together with later ones, until [`merge`](Self::merge) is told that it
+    /// [completes](MergeProgress::completes) them. Nobody sees its changes before.
     ///
-    /// `until` is the place, in the sender's words, up to which the part leads, and `after` that where the part before it ended;
-    /// `None` begins a transaction, and what was staged of the sender before is forgotten. A part that is there already changes
-    /// nothing. All parts of one sender may take up to `bytes_max` bytes.
+    /// The message leads from `after` to `until`; what was staged of the sender after `after` is forgotten. The parts of one
+    /// transaction may take up to `bytes_max` bytes. Gives what is staged then.
     ///
     /// ```
-    /// use litemesh_engine::{Engine, MergeProgress};
+    /// use litemesh_engine::{Engine, MergeProgress, Reach};
     /// use litemesh_proto::{Change, Place, SiteId};
     ///
     /// # fn example(mut engine: Engine, sender: SiteId, begin: &[Change], end: &[Change]) -> Result<(), Box<dyn std::error::Error>> {
-    /// let place = Place([1].into());
-    /// engine.stage(sender, None, &place, begin, 1 << 30)?;
+    /// let after = engine.staged(sender)?.reach;
+    /// let until = Reach { place: Some(Place([1].into())), ..after.clone() };
+    /// engine.stage(sender, &after, &until, begin, 1 << 30)?;
     /// // Perhaps in another life of this process:
-    /// assert_eq!(engine.staged_until(sender)?, Some(place.clone()));
-    /// engine.merge(end, &MergeProgress { completes: Some((sender, place)), ..Default::default() })?;
+    /// assert_eq!(engine.staged(sender)?.reach, until);
+    /// engine.merge(end, &MergeProgress { completes: Some((sender, until)), ..Default::default() })?;
     /// # Ok(()) }
     /// ```
     ///
@@ -334,23 +329,81 @@ impl Engine {
     pub fn stage(
         &mut self,
         sender: SiteId,
-        after: Option<&Place>,
-        until: &Place,
+        after: &Reach,
+        until: &Reach,
         changes: &[Change],
         bytes_max: u64,
-    ) -> Result<(), StageError> {
+    ) -> Result<Staged, StageError> {
         let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        staged::stage(&mut *self.shared.lock()?, sender, after, until, changes, bytes_max)?;
-        Ok(transaction.commit()?)
+        let staged = staged::stage(&mut *self.shared.lock()?, sender, after, until, changes, bytes_max)?;
+        transaction.commit()?;
+        Ok(staged)
     }
 
-    /// The place up to which the [staged](Self::stage) parts of `sender` lead, if there are any.
+    /// What is [staged](Self::stage) of `sender`, and up to where it leads; where nothing is, up to where we are
+    /// [merged](Self::position).
     ///
     /// # Errors
     ///
     /// SQLite fails.
-    pub fn staged_until(&self, sender: SiteId) -> Result<Option<Place>, StorageError> {
-        Ok(staged::staged_until(&mut *self.core()?, sender)?)
+    pub fn staged(&self, sender: SiteId) -> Result<Staged, StorageError> {
+        Ok(staged::staged(&mut *self.core()?, sender)?)
+    }
+
+    /// Merges the whole transactions that are [staged](Self::stage) of `sender`, without waiting for what they wait for, and
+    /// forgets the rest. All in one transaction, with the position that they reach; where something among them is refused,
+    /// message by message, as far as that goes, and without the position.
+    ///
+    /// # Errors
+    ///
+    /// SQLite fails. What is not merged is staged as before.
+    pub fn merge_staged(&mut self, sender: SiteId) -> Result<Merged, MergeError> {
+        let boundaries = staged::boundaries(&mut *self.core()?, sender)?;
+        let Some((_, position)) = boundaries.last().copied() else { return Ok(Merged::default()) };
+        let progress = MergeProgress {
+            position: Some((sender, position)),
+            completes: Some((sender, Reach { position, place: None })),
+            ..MergeProgress::default()
+        };
+        match self.merge(&[], &progress) {
+            Err(error) if error.is_content() => self.merge_staged_apart(sender, &boundaries),
+            merged => merged,
+        }
+    }
+
+    fn merge_staged_apart(&mut self, sender: SiteId, boundaries: &[(i64, Position)]) -> Result<Merged, MergeError> {
+        let mut merged = Merged::default();
+        let mut first = 0;
+        for (end, _) in boundaries {
+            let numbers = (std::mem::replace(&mut first, *end), *end);
+            match self.in_merge(|shared, core| {
+                staged::merge_numbers(shared, core, sender, numbers, &mut OpenChangeset::default(), history::keep)
+            }) {
+                Ok(of_these) => merged.add(of_these),
+                // Who sent them hears of it with the message that was refused.
+                Err(error) if error.is_content() => tracing::warn!(%error, "staged changes are not merged"),
+                Err(error) => return Err(error),
+            }
+        }
+        self.in_merge(|_, core| Ok(staged::forget(core, sender)?))?;
+        Ok(merged)
+    }
+
+    /// Does a part of a merge in a transaction of its own.
+    fn in_merge<T>(
+        &mut self,
+        merge: impl FnOnce(&Shared, &mut Core) -> Result<T, MergeError>,
+    ) -> Result<T, MergeError> {
+        let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let merged = {
+            let mut core = self.shared.lock()?;
+            core.enlist()?;
+            heal(&mut core)?;
+            core.refresh_for_merge()?;
+            merge(&self.shared, &mut core)?
+        };
+        transaction.commit()?;
+        Ok(merged)
     }
 
     /// How many merges of this engine moved our cursor.

@@ -237,8 +237,8 @@ pub enum MergeError {
     AbsurdCount { index: usize, field: &'static str, value: i64, max: i64 },
     #[error("Invalid change at index {index}: table {table}: {source}")]
     Constraint { index: usize, table: String, source: rusqlite::Error },
-    /// The parts before are not here: somebody else staged another transaction, or they were forgotten.
-    #[error("the parts of the transaction that this message completes are not staged here")]
+    /// What came before is not here: it came over another connection meanwhile, or was forgotten.
+    #[error("the messages that this one completes are not staged here")]
     NotStaged,
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -251,13 +251,13 @@ impl MergeError {
     }
 }
 
-/// Why a part of a large transaction was not staged. Nothing was changed.
+/// Why a message was not staged. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs)] // the messages explain the fields
 pub enum StageError {
     /// To be asked for again, from what is staged.
-    #[error("the part of a transaction does not go on where the ones before it ended")]
+    #[error("the message does not go on where those before it ended")]
     Gap,
     #[error("a transaction of more than {max} bytes is not taken: {bytes} bytes have come")]
     TooLarge { bytes: u64, max: u64 },

@@ -48,7 +48,7 @@ pub(crate) fn fork(core: &mut Core, copied_at: Option<DbVersion>) -> rusqlite::R
         // Others were asked under the claim that we hold versions of the original which it has and we never had: they left
         // those out of what we have read of them.
         db.execute("DELETE FROM litemesh_position")?;
-        db.execute("DELETE FROM litemesh_staged")?;
+        db.execute("DELETE FROM litemesh_stage")?;
     }
     // What the file has forgotten was the former id's: of the new one there is nothing else anywhere.
     db.execute("DELETE FROM litemesh_meta WHERE key IN ('own_held_until', 'own_seen_until', 'parted_at')")?;

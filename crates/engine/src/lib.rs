@@ -70,3 +70,4 @@ pub use load::load;
 pub use merge::{MergeProgress, Merged};
 pub use read::{LocalFilter, LocalPage, LocalPlace, PageLimits, SharedPage, SiteBounds, SitePlan};
 pub use rusqlite;
+pub use staged::{Reach, Staged};

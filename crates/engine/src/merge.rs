@@ -10,11 +10,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use litemesh_proto::limits::{VERSION_JUMP_MAX, VERSION_MAX};
-use litemesh_proto::{Change, Cursor, DbVersion, Place, Position, SiteId};
+use litemesh_proto::{Change, Cursor, DbVersion, Position, SiteId};
 
 use crate::core::{Core, Shared};
 use crate::error::MergeError;
 use crate::merge_rows::MergeRows;
+use crate::staged::Reach;
 
 /// How far a batch brings this database; stored in the transaction that merges it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,9 +24,9 @@ pub struct MergeProgress {
     pub cursor: Cursor,
     /// The sender, and up to where we now hold everything that it has.
     pub position: Option<(SiteId, Position)>,
-    /// The sender whose staged parts are merged before the batch, and the place up to which they must lead: together they
-    /// are one transaction (see [`Engine::stage`](crate::Engine::stage)).
-    pub completes: Option<(SiteId, Place)>,
+    /// The sender whose staged messages are merged before the batch, and up to where they must lead: together they are one
+    /// transaction (see [`Engine::stage`](crate::Engine::stage)).
+    pub completes: Option<(SiteId, Reach)>,
     /// Whether the versions of the changes may be provisional: a wire v1 peer passes on what it does not hold completely under
     /// an earlier version of its author, and again under its own.
     pub is_provisional: bool,

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use fastrand::Rng;
 use litemesh_engine::proto::{CausalLength, Change, Column, Cursor, DbVersion, Place, SiteId};
 use litemesh_engine::rusqlite::Connection;
-use litemesh_engine::{Engine, LocalFilter, LocalPlace, MergeProgress, PageLimits};
+use litemesh_engine::{Engine, LocalFilter, LocalPlace, MergeProgress, PageLimits, Reach};
 use litemesh_testkit::{Model, Schema, State, Statement, schemas};
 use support::{
     ask, assert_origins_complete, assert_same, attach, create, dump, engine, execute, for_seeds, identity, merge,
@@ -353,9 +353,10 @@ impl<'a> Network<'a> {
     fn send_page(&mut self, sender: usize, receiver: usize, limits: PageLimits) -> bool {
         let from = self.peers[sender].site;
         let open = |receiver: &Peer| {
-            let position = receiver.engine.position(from).unwrap().version;
-            let staged = receiver.engine.staged_until(from).unwrap();
-            let place = staged.as_ref().and_then(LocalPlace::from_inside).filter(|place| place.position() >= position);
+            let staged = receiver.engine.staged(from).unwrap().reach;
+            let position = staged.position.version;
+            let place =
+                staged.place.as_ref().and_then(LocalPlace::from_inside).filter(|place| place.position() >= position);
             Link {
                 part: place.as_ref().and_then(LocalPlace::to_inside),
                 place: place.unwrap_or_else(|| LocalPlace::after(position)),
@@ -367,18 +368,22 @@ impl<'a> Network<'a> {
         let filter = LocalFilter { covered: link.covered.clone(), echoes: &link.echoes };
         let page = self.peers[sender].engine.read_local(&link.place, &filter, limits).unwrap();
         link.place = page.place.clone();
-        let after = link.part.take();
+        let part = link.part.take();
         link.part = page.place.to_inside();
         let engine = &mut self.peers[receiver].engine;
+        let is_staged = engine.staged(from).unwrap().messages > 0;
+        // Where a transaction is begun anew, what was staged of it is forgotten.
+        let after = Reach { place: part, ..engine.staged(from).unwrap().reach };
         if let Some(until) = &link.part {
             // A part of a version that is larger than a page: nobody may see it before the rest is here.
-            engine.stage(from, after.as_ref(), until, &page.changes, u64::MAX).unwrap();
+            let until = Reach { place: Some(until.clone()), ..after.clone() };
+            engine.stage(from, &after, &until, &page.changes, u64::MAX).unwrap();
             return false;
         }
         let is_complete = page.complete.is_some();
         let progress = MergeProgress {
             position: Some((from, page.position())),
-            completes: after.map(|after| (from, after)),
+            completes: is_staged.then_some((from, after)),
             cursor: page.complete.unwrap_or_default(),
             ..MergeProgress::default()
         };

@@ -1,10 +1,12 @@
-//! Transactions that come in parts: kept in the file, seen by nobody, merged at once.
+//! Messages that wait for others: kept in the file, seen by nobody, merged at once.
 
 mod support;
 
-use litemesh_engine::proto::{Change, Cursor, Incarnation, Place, Position, SiteId};
+use litemesh_engine::proto::{Change, Cursor, DbVersion, Incarnation, Place, Position, SiteId};
 use litemesh_engine::rusqlite::Connection;
-use litemesh_engine::{Engine, LocalFilter, LocalPlace, MergeError, MergeProgress, PageLimits, StageError};
+use litemesh_engine::{
+    Engine, LocalFilter, LocalPlace, MergeError, MergeProgress, PageLimits, Reach, StageError, Staged,
+};
 use support::{ask, dump};
 
 const SCHEMA: &str = "CREATE TABLE todo (id INTEGER PRIMARY KEY NOT NULL, title TEXT, done INT)";
@@ -21,15 +23,15 @@ fn engine() -> Engine {
     prepared(Engine::open_in_memory().unwrap())
 }
 
-/// An author with one transaction of this many rows, and its changes in parts of about `part` changes.
-fn author(rows: i64, part: usize) -> (Engine, Vec<Vec<Change>>) {
+/// An author with one transaction of this many rows, and its changes in parts of about `changes_max` changes.
+fn author(rows: i64, changes_max: usize) -> (Engine, Vec<Vec<Change>>) {
     let author = engine();
     let insert = format!(
         "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < {rows})
          INSERT INTO todo SELECT i, 'title ' || i, i % 2 FROM n"
     );
     author.connection().execute_batch(&insert).unwrap();
-    let limits = PageLimits { changes_max: part, bytes_max: usize::MAX, stretch: 1 };
+    let limits = PageLimits { changes_max, bytes_max: usize::MAX, stretch: 1 };
     let (mut place, mut parts) = (LocalPlace::default(), Vec::new());
     loop {
         let page = author.read_local(&place, &LocalFilter::default(), limits).unwrap();
@@ -41,20 +43,32 @@ fn author(rows: i64, part: usize) -> (Engine, Vec<Vec<Change>>) {
     }
 }
 
-fn place(number: usize) -> Place {
-    Place([u8::try_from(number).unwrap()].into())
+/// Inside of the first transaction, after this part.
+fn part(number: usize) -> Reach {
+    Reach { place: Some(Place([u8::try_from(number).unwrap()].into())), ..Reach::default() }
 }
 
-fn completes(number: usize) -> MergeProgress {
-    MergeProgress { completes: Some((SENDER, place(number))), ..MergeProgress::default() }
+/// After this version.
+fn whole(version: i64) -> Reach {
+    let position = Position { version: DbVersion::new(version), incarnation: Incarnation(u64::MAX) };
+    Reach { position, place: None }
+}
+
+fn completes(reach: Reach) -> MergeProgress {
+    MergeProgress { completes: Some((SENDER, reach)), ..MergeProgress::default() }
+}
+
+fn reach(engine: &Engine) -> Reach {
+    engine.staged(SENDER).unwrap().reach
 }
 
 /// Stages all parts but the last.
 fn stage(engine: &mut Engine, parts: &[Vec<Change>]) {
-    for (number, part) in parts[..parts.len() - 1].iter().enumerate() {
-        let after = number.checked_sub(1).map(place);
-        engine.stage(SENDER, after.as_ref(), &place(number), part, NO_LIMIT).unwrap();
-        assert_eq!(engine.staged_until(SENDER).unwrap(), Some(place(number)));
+    for (number, changes) in parts[..parts.len() - 1].iter().enumerate() {
+        let after = number.checked_sub(1).map_or(Reach::default(), part);
+        let staged = engine.stage(SENDER, &after, &part(number), changes, NO_LIMIT).unwrap();
+        assert_eq!(staged, engine.staged(SENDER).unwrap());
+        assert_eq!((staged.reach, staged.messages), (part(number), number as u64 + 1));
     }
 }
 
@@ -70,14 +84,14 @@ fn nothing_is_seen_before_the_last_part_and_then_everything_under_one_version() 
     stage(&mut engine, &parts);
     assert_eq!((count(engine.connection()), engine.db_version().unwrap().get()), (0, 0));
     let last = parts.len() - 2;
-    let merged = engine.merge(&parts[last + 1], &completes(last)).unwrap();
+    let merged = engine.merge(&parts[last + 1], &completes(part(last))).unwrap();
     assert_eq!(dump(&engine), dump(&author));
     assert_eq!(merged.won, parts.iter().map(Vec::len).sum::<usize>());
     // One transaction of the author is one of ours.
     let (first, end) = merged.local_versions.unwrap();
     assert_eq!(first, end);
     assert_eq!(ask::<i64>(engine.connection(), "SELECT count(DISTINCT db_version) FROM todo__crsql_clock"), 1);
-    assert_eq!(ask::<i64>(engine.connection(), "SELECT count(*) FROM litemesh_staged"), 0);
+    assert_eq!(ask::<i64>(engine.connection(), "SELECT count(*) FROM litemesh_stage"), 0);
     assert_eq!(engine.check().unwrap().count(), 0);
 }
 
@@ -89,47 +103,124 @@ fn parts_outlive_the_process_and_the_position_moves_with_the_last() {
     stage(&mut prepared(Engine::open(&file).unwrap()), &parts);
     let mut engine = Engine::open(&file).unwrap();
     let last = parts.len() - 2;
-    assert_eq!(engine.staged_until(SENDER).unwrap(), Some(place(last)));
+    assert_eq!(reach(&engine), part(last));
     assert_eq!(engine.position(SENDER).unwrap(), Position::default());
     let position = Position { version: author.db_version().unwrap(), incarnation: Incarnation(u64::MAX) };
     let cursor: Cursor = [(author.site().unwrap(), author.db_version().unwrap())].into_iter().collect();
-    let progress = MergeProgress { position: Some((SENDER, position)), cursor: cursor.clone(), ..completes(last) };
+    let progress =
+        MergeProgress { position: Some((SENDER, position)), cursor: cursor.clone(), ..completes(part(last)) };
     engine.merge(&parts[last + 1], &progress).unwrap();
     assert_eq!(engine.position(SENDER).unwrap(), position);
     assert_eq!(engine.cursor().unwrap().get(&author.site().unwrap()), author.db_version().unwrap());
     assert_eq!(dump(&engine), dump(&author));
 }
 
-/// Parts that come over two connections, or again, must make one whole chain or none.
+/// What comes over two connections, or again, must make one whole chain or none.
 #[test]
-fn a_part_goes_on_where_the_last_one_ended() {
+fn a_message_goes_on_where_another_ended() {
     let (_, parts) = author(50, 40);
     let mut engine = engine();
-    engine.stage(SENDER, None, &place(0), &parts[0], NO_LIMIT).unwrap();
-    // It came before.
-    engine.stage(SENDER, None, &place(0), &parts[0], NO_LIMIT).unwrap();
-    let gap = engine.stage(SENDER, Some(&place(7)), &place(8), &parts[1], NO_LIMIT);
+    let none = Reach::default();
+    engine.stage(SENDER, &none, &part(0), &parts[0], NO_LIMIT).unwrap();
+    // It comes again.
+    engine.stage(SENDER, &none, &part(0), &parts[0], NO_LIMIT).unwrap();
+    assert_eq!(engine.staged(SENDER).unwrap().messages, 1);
+    let gap = engine.stage(SENDER, &part(7), &part(8), &parts[1], NO_LIMIT);
+    assert!(matches!(gap, Err(StageError::Gap)), "{gap:?}");
+    let gap = engine.stage(SENDER, &whole(3), &part(8), &parts[1], NO_LIMIT);
     assert!(matches!(gap, Err(StageError::Gap)), "{gap:?}");
     // Of another sender there is nothing to go on from.
-    let other = engine.stage(SiteId::from_bytes([4; 16]), Some(&place(0)), &place(1), &parts[1], NO_LIMIT);
+    let other = engine.stage(SiteId::from_bytes([4; 16]), &part(0), &part(1), &parts[1], NO_LIMIT);
     assert!(matches!(other, Err(StageError::Gap)), "{other:?}");
-    // A transaction that begins takes the place of what was there.
-    engine.stage(SENDER, None, &place(9), &parts[0], NO_LIMIT).unwrap();
-    assert_eq!(engine.staged_until(SENDER).unwrap(), Some(place(9)));
-    assert_eq!(ask::<i64>(engine.connection(), "SELECT count(*) FROM litemesh_staged"), 1);
-    let lost = engine.merge(&parts[1], &completes(0));
+    engine.stage(SENDER, &part(0), &part(1), &parts[1], NO_LIMIT).unwrap();
+    // What begins anew takes the place of what was there.
+    engine.stage(SENDER, &none, &part(9), &parts[0], NO_LIMIT).unwrap();
+    assert_eq!((reach(&engine), engine.staged(SENDER).unwrap().messages), (part(9), 1));
+    let lost = engine.merge(&parts[1], &completes(part(0)));
     assert!(matches!(lost, Err(MergeError::NotStaged)), "{lost:?}");
     assert_eq!(count(engine.connection()), 0);
 }
 
+/// A limit of one transaction: what a catch-up keeps beside is limited by who stages it.
 #[test]
-fn what_a_sender_may_have_staged_is_bounded() {
+fn what_a_sender_may_have_staged_of_a_transaction_is_bounded() {
     let (_, parts) = author(50, 40);
     let mut engine = engine();
-    engine.stage(SENDER, None, &place(0), &parts[0], 2000).unwrap();
-    let refused = engine.stage(SENDER, Some(&place(0)), &place(1), &vec![parts[1].clone(); 20].concat(), 2000);
+    let many = vec![parts[0].clone(); 20].concat();
+    engine.stage(SENDER, &Reach::default(), &whole(1), &many, 2000).unwrap();
+    let inside = |number| Reach { position: whole(1).position, ..part(number) };
+    engine.stage(SENDER, &whole(1), &inside(0), &parts[0], 2000).unwrap();
+    let refused = engine.stage(SENDER, &inside(0), &inside(1), &many, 2000);
     assert!(matches!(refused, Err(StageError::TooLarge { max: 2000, .. })), "{refused:?}");
-    assert_eq!(engine.staged_until(SENDER).unwrap(), Some(place(0)));
+    assert_eq!(reach(&engine), inside(0));
+}
+
+/// Rows 1, 2 and 3, each of a transaction of its own.
+fn three_rows() -> (Engine, Vec<Vec<Change>>) {
+    let author = engine();
+    for row in 1..=3 {
+        author.connection().execute_batch(&format!("INSERT INTO todo VALUES ({row}, 'row', 0)")).unwrap();
+    }
+    let changes = dump(&author);
+    let rows = (1..=3).map(|row| changes.iter().filter(|c| c.db_version.get() == row).cloned().collect()).collect();
+    (author, rows)
+}
+
+#[test]
+fn whole_messages_are_staged_and_their_position_is_gone_on_from() {
+    let (author, rows) = three_rows();
+    let mut engine = engine();
+    engine.stage(SENDER, &Reach::default(), &whole(1), &rows[0], NO_LIMIT).unwrap();
+    let staged = engine.stage(SENDER, &whole(1), &whole(2), &rows[1], NO_LIMIT).unwrap();
+    let changes = (rows[0].len() + rows[1].len()) as u64;
+    let Staged { reach, messages, changes: held, bytes } = staged;
+    assert_eq!((reach, messages, held), (whole(2), 2, changes));
+    assert!(bytes > 20);
+    assert_eq!((count(engine.connection()), engine.position(SENDER).unwrap()), (0, Position::default()));
+    let progress = MergeProgress { position: Some((SENDER, whole(3).position)), ..completes(whole(2)) };
+    engine.merge(&rows[2], &progress).unwrap();
+    assert_eq!(dump(&engine), dump(&author));
+    // Three transactions of the author's, three versions, one commit.
+    assert_eq!(engine.staged(SENDER).unwrap(), Staged { reach: whole(3), ..Staged::default() });
+}
+
+/// What waits for something that does not come is brought out; of a transaction that is not complete, nothing.
+#[test]
+fn what_is_staged_can_be_merged_without_the_rest() {
+    let (_, rows) = three_rows();
+    let mut engine = engine();
+    engine.stage(SENDER, &Reach::default(), &whole(1), &rows[0], NO_LIMIT).unwrap();
+    engine.stage(SENDER, &whole(1), &whole(2), &rows[1], NO_LIMIT).unwrap();
+    let inside = Reach { position: whole(2).position, ..part(0) };
+    engine.stage(SENDER, &whole(2), &inside, &rows[2], NO_LIMIT).unwrap();
+    engine.merge_staged(SENDER).unwrap();
+    assert_eq!((count(engine.connection()), engine.staged(SENDER).unwrap().reach), (2, whole(2)));
+    // Nothing more is there.
+    assert_eq!(engine.merge_staged(SENDER).unwrap().won, 0);
+}
+
+/// One row that a table refuses must not hide the others. But then no position says that all is here.
+#[test]
+fn what_is_refused_among_what_is_staged_is_left_out() {
+    let (_, rows) = three_rows();
+    let mut engine = engine();
+    engine
+        .connection()
+        .execute_batch(
+            "CREATE TRIGGER no BEFORE INSERT ON todo WHEN new.id = 2
+        BEGIN SELECT raise(ABORT, 'not this one'); END",
+        )
+        .unwrap();
+    for (number, changes) in rows.iter().enumerate() {
+        let number = i64::try_from(number).unwrap();
+        let after = if number == 0 { Reach::default() } else { whole(number) };
+        engine.stage(SENDER, &after, &whole(number + 1), changes, NO_LIMIT).unwrap();
+    }
+    let refused = engine.merge(&[], &completes(whole(3)));
+    assert!(matches!(&refused, Err(error) if error.is_content()), "{refused:?}");
+    engine.merge_staged(SENDER).unwrap();
+    assert_eq!(ask::<String>(engine.connection(), "SELECT group_concat(id) FROM todo"), "1,3");
+    assert_eq!(engine.staged(SENDER).unwrap(), Staged::default());
 }
 
 /// A part whose table is not there: nothing of the transaction is merged, and it can be once the table is.
@@ -139,11 +230,11 @@ fn a_transaction_in_parts_fails_as_a_whole() {
     let mut engine = Engine::open_in_memory().unwrap();
     stage(&mut engine, &parts);
     let last = parts.len() - 2;
-    let refused = engine.merge(&parts[last + 1], &completes(last));
+    let refused = engine.merge(&parts[last + 1], &completes(part(last)));
     assert!(matches!(refused, Err(MergeError::UnknownTable { .. })), "{refused:?}");
     let mut engine = prepared(engine);
-    assert_eq!(engine.staged_until(SENDER).unwrap(), Some(place(last)));
-    engine.merge(&parts[last + 1], &completes(last)).unwrap();
+    assert_eq!(reach(&engine), part(last));
+    engine.merge(&parts[last + 1], &completes(part(last))).unwrap();
     assert_eq!(dump(&engine), dump(&author));
 }
 
@@ -155,7 +246,7 @@ fn an_older_file_gets_what_it_lacks() {
     drop(prepared(Engine::open(&file).unwrap()));
     let old = Connection::open(&file).unwrap();
     old.execute_batch(
-        "DROP TABLE litemesh_staged; DROP TABLE litemesh_position;
+        "ALTER TABLE litemesh_stage RENAME TO litemesh_staged; DROP TABLE litemesh_position;
          CREATE TABLE litemesh_position (site_id BLOB NOT NULL PRIMARY KEY, position INTEGER NOT NULL)
          WITHOUT ROWID, STRICT;
          INSERT INTO litemesh_position VALUES (x'03030303030303030303030303030303', 5)",
@@ -165,5 +256,5 @@ fn an_older_file_gets_what_it_lacks() {
     let engine = Engine::open(&file).unwrap();
     let position = engine.position(SENDER).unwrap();
     assert_eq!((position.version.get(), position.incarnation), (5, Incarnation::default()));
-    assert_eq!(engine.staged_until(SENDER).unwrap(), None);
+    assert_eq!(engine.staged(SENDER).unwrap(), Staged { reach: Reach { position, place: None }, ..Staged::default() });
 }

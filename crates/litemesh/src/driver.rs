@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
-use litemesh_engine::{Engine, PageLimits};
+use litemesh_engine::{Engine, PageLimits, Reach};
 use litemesh_proto::limits::{BATCH_BYTES_MAX, BATCH_CHANGES_MAX, BATCH_STRETCH};
 use litemesh_proto::{
-    Access, Change, Cursor, DbVersion, PeerMessage, Place, Refusal, Remote, SiteId, SyncRequest, Transport,
-    TransportError, Unverified,
+    Access, Change, Cursor, DbVersion, PeerMessage, Refusal, Remote, SiteId, SyncRequest, Transport, TransportError,
+    Unverified,
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -174,6 +174,7 @@ impl Driver {
                 }
                 Effect::Merge { changes, progress, reached } => self.spawn_merge(tasks, changes, progress, reached),
                 Effect::Stage { key, changes, after, until } => self.spawn_stage(tasks, key, changes, after, until),
+                Effect::MergeStaged { key } => self.spawn_merge_staged(tasks, key),
                 Effect::Wake(timer, delay) => {
                     spawn(tasks, async move {
                         tokio::time::sleep(delay).await;
@@ -250,20 +251,23 @@ impl Driver {
         });
     }
 
-    fn spawn_stage(
-        &self,
-        tasks: &mut JoinSet<Done>,
-        key: SiteId,
-        changes: Vec<Change>,
-        after: Option<Place>,
-        until: Place,
-    ) {
+    fn spawn_stage(&self, tasks: &mut JoinSet<Done>, key: SiteId, changes: Vec<Change>, after: Reach, until: Reach) {
         self.stats.changes_received.fetch_add(changes.len() as u64, Ordering::Relaxed);
         let (engine, bytes_max) = (self.common.engine.clone(), self.common.limits.staged_bytes_max);
-        let work = move |engine: &mut Engine| work::stage(engine, key, after.as_ref(), &until, &changes, bytes_max);
+        let work = move |engine: &mut Engine| work::stage(engine, key, &after, &until, &changes, bytes_max);
         spawn(tasks, async move {
             match engine.call(work).await {
                 Ok(result) => Done::Input(Input::Merged(result)),
+                Err(error) => Done::Failed(error.to_string()),
+            }
+        });
+    }
+
+    fn spawn_merge_staged(&self, tasks: &mut JoinSet<Done>, key: SiteId) {
+        let (engine, recent) = (self.common.engine.clone(), self.recent.clone());
+        spawn(tasks, async move {
+            match engine.call(move |engine: &mut Engine| work::merge_staged(engine, key, &recent)).await {
+                Ok(local_versions) => Done::Input(Input::StagedMerged(local_versions)),
                 Err(error) => Done::Failed(error.to_string()),
             }
         });

@@ -7,10 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use litemesh_engine::{Engine, MergeProgress, PageLimits, StorageError};
-use litemesh_proto::{
-    Access, Change, Cursor, Limits, PeerMessage, Place, Refusal, Remote, SiteId, SyncRequest, Unverified,
-};
+use litemesh_engine::{Engine, MergeProgress, PageLimits, Reach, StorageError};
+use litemesh_proto::{Access, Change, Cursor, Limits, PeerMessage, Refusal, Remote, SiteId, SyncRequest, Unverified};
 use tokio::sync::watch;
 
 use crate::PeerError;
@@ -117,7 +115,8 @@ pub struct Work {
 enum Kind {
     Open(SiteId),
     Merge { changes: Vec<Change>, progress: MergeProgress, reached: Cursor },
-    Stage { sender: SiteId, changes: Vec<Change>, after: Option<Place>, until: Place, bytes_max: u64 },
+    Stage { sender: SiteId, changes: Vec<Change>, after: Reach, until: Reach, bytes_max: u64 },
+    MergeStaged(SiteId),
     Read(ReadOrder),
 }
 
@@ -139,8 +138,9 @@ impl Work {
                 Input::Merged(work::merge(engine, &changes, &progress, &reached, &process.frontier, &recent))
             }
             Kind::Stage { sender, changes, after, until, bytes_max } => {
-                Input::Merged(work::stage(engine, sender, after.as_ref(), &until, &changes, bytes_max))
+                Input::Merged(work::stage(engine, sender, &after, &until, &changes, bytes_max))
             }
+            Kind::MergeStaged(sender) => Input::StagedMerged(work::merge_staged(engine, sender, &recent)),
             Kind::Read(ReadOrder { generation, what }) => {
                 let gate = Gate::new(Access::FULL);
                 let shared = Some((process.pages.as_ref(), beat));
@@ -164,6 +164,7 @@ impl std::fmt::Debug for Work {
                 write!(f, "merge {} changes, {}", changes.len(), Reached(progress))
             }
             Kind::Stage { changes, .. } => write!(f, "stage {} changes", changes.len()),
+            Kind::MergeStaged(_) => f.write_str("merge what is staged"),
             Kind::Read(_) => f.write_str("read"),
         }
     }
@@ -253,6 +254,7 @@ impl Session {
                 until,
                 bytes_max: self.staged_bytes_max,
             })),
+            Effect::MergeStaged { key } => Action::Work(self.work(Kind::MergeStaged(key))),
             Effect::Ask(request) => Action::Ask(request),
             Effect::Send(message) => Action::Send(message),
             Effect::EndAfter(delay, reason) => Action::EndAfter(delay, reason),

@@ -6,9 +6,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use litemesh_engine::{
-    Claim, Engine, LocalFilter, LocalPlace, MergeError, MergeProgress, PageLimits, StageError, StorageError,
+    Claim, Engine, LocalFilter, LocalPlace, MergeError, MergeProgress, PageLimits, Reach, StageError, StorageError,
 };
-use litemesh_proto::{Change, Cursor, DbVersion, Place, Position, SiteId};
+use litemesh_proto::{Change, Cursor, DbVersion, Position, SiteId};
 
 use crate::PeerError;
 use crate::session::access::Gate;
@@ -29,12 +29,7 @@ const RECENT_MAX: usize = 4;
 
 /// What we hold, and how far we are with this remote: to ask for the rest.
 pub(crate) fn open(engine: &Engine, remote: SiteId) -> Result<Input, StorageError> {
-    Ok(Input::Opened {
-        us: engine.site()?,
-        cursor: engine.cursor()?,
-        position: engine.position(remote)?,
-        staged: engine.staged_until(remote)?,
-    })
+    Ok(Input::Opened { us: engine.site()?, cursor: engine.cursor()?, staged: engine.staged(remote)? })
 }
 
 pub(crate) fn merge(
@@ -50,12 +45,8 @@ pub(crate) fn merge(
             tracing::debug!("merged");
             // Before anybody is told of the commit, or the others would look too early and never again.
             frontier.lock().unwrap_or_else(PoisonError::into_inner).join(reached);
-            let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
-            recent.extend(merged.local_versions);
-            while recent.len() > RECENT_MAX {
-                recent.pop_front();
-            }
-            Ok(MergeDone { local_versions: merged.local_versions })
+            add_recent(recent, merged.local_versions);
+            Ok(MergeDone { local_versions: merged.local_versions, staged: None })
         }
         Err(error) => {
             tracing::warn!(%error, "not merged");
@@ -69,16 +60,44 @@ pub(crate) fn merge(
     }
 }
 
-/// Keeps a part of a transaction that is too large for one message.
+/// Merges what is staged of a sender, without what it waits for. Gives the local versions that it took.
+pub(crate) fn merge_staged(
+    engine: &mut Engine,
+    sender: SiteId,
+    recent: &Mutex<VecDeque<(DbVersion, DbVersion)>>,
+) -> Option<(DbVersion, DbVersion)> {
+    match engine.merge_staged(sender) {
+        Ok(merged) => {
+            add_recent(recent, merged.local_versions);
+            merged.local_versions
+        }
+        // It is still there, and gone on with over the next connection.
+        Err(error) => {
+            tracing::warn!(%error, "what is staged is not merged");
+            None
+        }
+    }
+}
+
+fn add_recent(recent: &Mutex<VecDeque<(DbVersion, DbVersion)>>, versions: Option<(DbVersion, DbVersion)>) {
+    let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
+    recent.extend(versions);
+    while recent.len() > RECENT_MAX {
+        recent.pop_front();
+    }
+}
+
+/// Keeps a message that is merged together with later ones.
 pub(crate) fn stage(
     engine: &mut Engine,
     sender: SiteId,
-    after: Option<&Place>,
-    until: &Place,
+    after: &Reach,
+    until: &Reach,
     changes: &[Change],
     bytes_max: u64,
 ) -> Result<MergeDone, MergeFailure> {
-    engine.stage(sender, after, until, changes, bytes_max).map(|()| MergeDone::default()).map_err(|error| {
+    let staged = engine.stage(sender, after, until, changes, bytes_max);
+    staged.map(|staged| MergeDone { local_versions: None, staged: Some(staged) }).map_err(|error| {
         let fault = match error {
             StageError::Gap => Fault::Gap,
             StageError::TooLarge { .. } => Fault::Content,

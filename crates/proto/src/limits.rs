@@ -96,6 +96,14 @@ pub const BATCH_STRETCH: usize = 4;
 /// Silence on a live connection after which the server sends a ping (`wire-protocol.md` 5.3).
 pub const PING_INTERVAL: Duration = Duration::from_secs(30);
 
+/// Most bytes of messages that are staged until a catch-up is complete, as frames before compression: then what came is merged.
+///
+/// Like [`Limits::catch_up_changes_max`], for changes with large values.
+pub const CATCH_UP_BYTES_MAX: u64 = 256 << 20;
+
+/// Most messages that are staged until a catch-up is complete. Far above what comes of messages as full as ours are.
+pub const CATCH_UP_MESSAGES_MAX: u64 = 4096;
+
 /// First delay before a client dials again (`wire-protocol.md` 5.6).
 pub const RECONNECT_DELAY_MIN: Duration = Duration::from_secs(1);
 
@@ -124,6 +132,12 @@ pub struct Limits {
     pub change_value_bytes_max: usize,
     /// Most bytes of one transaction that are staged for a sender until its last part comes.
     pub staged_bytes_max: u64,
+    /// Most changes of a catch-up that are merged in one transaction.
+    ///
+    /// A catch-up becomes visible as a whole, so that nobody sees half of a transaction of which somebody has overwritten the
+    /// rest. While it is merged the application's own writes wait, at 400,000 changes a second a good second for this many; a
+    /// longer catch-up becomes visible in steps. Zero: message by message.
+    pub catch_up_changes_max: u64,
     /// Most connections that a server keeps open at once.
     pub connections_max: usize,
 }
@@ -134,6 +148,7 @@ impl Default for Limits {
             message_bytes_max: FRAME_BYTES_MAX,
             change_value_bytes_max: 16 << 20,
             staged_bytes_max: 4 << 30,
+            catch_up_changes_max: 500_000,
             connections_max: 1024,
         }
     }

@@ -19,9 +19,10 @@ pub struct Terms {
     pub answer: u32,
     /// How many messages the asker takes before it has acknowledged any of them.
     pub credit: u32,
-    /// How far the asker is in what the answerer has: where a broken catch-up goes on.
+    /// How far the asker is in what the answerer has, merged or staged: where a broken catch-up goes on.
     pub position: Position,
-    /// The place inside a transaction up to which the asker has staged its parts, as the answerer called it.
+    /// The place inside a transaction up to which the asker has staged its parts, as the answerer called it. The transaction is
+    /// the one after the position.
     pub staged: Option<Place>,
 }
 
@@ -58,6 +59,9 @@ pub struct Progress {
     pub number: u64,
     /// Whether the changes are whole transactions.
     pub part: Part,
+    /// Whether the sender held more than what is sent with this message. Until that has come, too, the receiver lets nobody see
+    /// these changes: what overwrote a part of one of these transactions may be among the rest.
+    pub more: bool,
     /// Everything up to here has now been sent.
     pub position: Option<Position>,
     /// The sender's cursor, where everything that it held has now been sent: at the end of catch-up, and with every live

@@ -374,7 +374,7 @@ impl Cluster {
             litemesh(&["doctor", file]).ok();
             litemesh(&["diff", hub, file]).ok();
             let staged: i64 =
-                open(file).query_one("SELECT count(*) FROM litemesh_staged", [], |row| row.get(0)).unwrap();
+                open(file).query_one("SELECT count(*) FROM litemesh_stage", [], |row| row.get(0)).unwrap();
             assert_eq!(staged, 0, "parts of transactions that are left in {file}");
         }
         for proxy in &self.proxies {

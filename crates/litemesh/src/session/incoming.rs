@@ -13,11 +13,14 @@
 
 use std::time::Duration;
 
-use litemesh_engine::MergeProgress;
-use litemesh_proto::limits::{ACK_DELAY, CREDIT_MAX, RECONNECT_DELAY_MAX, RECONNECT_DELAY_MIN, SILENCE_LOOK};
+use litemesh_engine::{MergeProgress, Reach, Staged};
+use litemesh_proto::limits::{
+    ACK_DELAY, CATCH_UP_BYTES_MAX, CATCH_UP_MESSAGES_MAX, CREDIT_MAX, RECONNECT_DELAY_MAX, RECONNECT_DELAY_MIN,
+    SILENCE_LOOK,
+};
 use litemesh_proto::{
-    Ack, Change, Cursor, DbVersion, Limits, Part, PeerMessage, Place, Position, Progress, Refusal, Remote, SiteId,
-    SyncRequest, Terms, Unverified,
+    Ack, Change, Cursor, DbVersion, Limits, Part, PeerMessage, Progress, Refusal, Remote, SiteId, SyncRequest, Terms,
+    Unverified,
 };
 
 use super::receipt::{Due, Receipt, Standing};
@@ -43,6 +46,8 @@ pub(crate) struct Incoming {
     holds_of_us: Cursor,
     /// The message whose merge is under way.
     pending: Option<Pending>,
+    /// Litemesh: what came of the remote, merged or staged.
+    staged: Staged,
     /// Litemesh: which messages of the answer came.
     receipt: Receipt,
     /// Litemesh: an acknowledgement is to be sent now.
@@ -53,9 +58,12 @@ pub(crate) struct Incoming {
     is_asking: bool,
 }
 
+#[derive(Default)]
 struct Pending {
     is_eose: bool,
     open: Cursor,
+    /// Litemesh: up to where the remote's changes are here when it is merged.
+    reach: Option<Reach>,
 }
 
 impl Incoming {
@@ -73,6 +81,7 @@ impl Incoming {
             us: remote.site,
             holds_of_us: Cursor::new(),
             pending: None,
+            staged: Staged::default(),
             receipt: Receipt::of_connection(remote.connection),
             is_ack_due: false,
             is_looking: false,
@@ -95,20 +104,15 @@ impl Incoming {
         }
     }
 
-    pub(crate) fn ask(
-        &mut self,
-        us: SiteId,
-        cursor: Cursor,
-        position: Position,
-        staged: Option<Place>,
-        effects: &mut Vec<Effect>,
-    ) {
+    pub(crate) fn ask(&mut self, us: SiteId, cursor: Cursor, staged: Staged, effects: &mut Vec<Effect>) {
         self.is_asking = false;
         self.us = us;
+        self.staged = staged;
         let terms = self.remote.is_litemesh.then(|| {
             self.is_frozen = self.is_end_due || self.outdated.is_some();
             self.is_ack_due = false;
-            Terms { answer: self.receipt.begin(), credit: CREDIT_MAX, position, staged }
+            let Reach { position, place } = self.staged.reach.clone();
+            Terms { answer: self.receipt.begin(), credit: CREDIT_MAX, position, staged: place }
         });
         let is_numbered = terms.is_some();
         effects.push(Effect::Ask(SyncRequest { cursor, terms }));
@@ -151,7 +155,7 @@ impl Incoming {
         }
         // A newer schema may have newer rules: nothing else is checked then.
         if message.schema_version() > self.schema_version {
-            self.is_frozen = true;
+            self.freeze(effects);
             if self.outdated != Some(message.schema_version()) {
                 self.outdated = Some(message.schema_version());
                 effects.push(Effect::Tell(Notice::Outdated(message.schema_version())));
@@ -191,7 +195,7 @@ impl Incoming {
             progress.cursor = self.v1_cursor(&held, &open, is_eose);
         }
         let reached = open.clone();
-        self.pending = Some(Pending { is_eose, open });
+        self.pending = Some(Pending { is_eose, open, reach: None });
         effects.push(Effect::Merge { changes, progress, reached });
         Some(held)
     }
@@ -206,11 +210,10 @@ impl Incoming {
         effects: &mut Vec<Effect>,
     ) -> Cursor {
         let held = progress.cursor.clone().unwrap_or_default();
-        let key = self.key;
         if self.is_frozen {
             match progress.part {
                 Part::Whole => {
-                    self.pending = Some(Pending { is_eose, open: Cursor::new() });
+                    self.pending = Some(Pending { is_eose, ..Pending::default() });
                     effects.push(Effect::Merge { changes, progress: MergeProgress::default(), reached: Cursor::new() });
                 }
                 // Staged, it would say that everything before it is here; merged, it would show half of a transaction.
@@ -221,23 +224,51 @@ impl Incoming {
             }
             return held;
         }
-        self.pending = Some(Pending { is_eose, open: Cursor::new() });
-        let completes = match progress.part {
-            Part::Whole => None,
-            Part::Last { after } => Some((key, after)),
-            Part::Piece { after, until } => {
-                effects.push(Effect::Stage { key, changes, after, until });
-                return held;
-            }
+        let Some((after, until)) = self.lead(&progress) else {
+            self.ask_again(effects);
+            effects.push(Effect::Reply(Ok(())));
+            return held;
         };
+        let (key, is_staged) = (self.key, self.staged.messages > 0);
+        let waits = until.place.is_some() || progress.more && self.has_room(changes.len());
+        self.pending = Some(Pending { is_eose, open: Cursor::new(), reach: Some(until.clone()) });
+        if waits {
+            effects.push(Effect::Stage { key, changes, after, until });
+            return held;
+        }
         let progress = MergeProgress {
             cursor: progress.cursor.unwrap_or_default(),
             position: progress.position.map(|position| (key, position)),
-            completes,
+            completes: is_staged.then_some((key, after)),
             is_provisional: false,
         };
         effects.push(Effect::Merge { changes, progress, reached: Cursor::new() });
         held
+    }
+
+    /// From where to where the next message leads; `None` where it does not go on from what is here.
+    fn lead(&self, progress: &Progress) -> Option<(Reach, Reach)> {
+        let here = &self.staged.reach;
+        let after = match &progress.part {
+            // What is here of a transaction that is begun anew is forgotten.
+            Part::Whole | Part::Piece { after: None, .. } => Reach { position: here.position, place: None },
+            Part::Piece { after, .. } if *after == here.place => here.clone(),
+            Part::Last { after } if Some(after) == here.place.as_ref() => here.clone(),
+            Part::Piece { .. } | Part::Last { .. } => return None,
+        };
+        let until = match &progress.part {
+            Part::Piece { until, .. } => Reach { position: after.position, place: Some(until.clone()) },
+            _ => Reach { position: progress.position.unwrap_or(after.position), place: None },
+        };
+        Some((after, until))
+    }
+
+    /// Whether a message may wait for the end of a catch-up.
+    fn has_room(&self, changes: usize) -> bool {
+        self.staged.changes.saturating_add(changes as u64) <= self.limits.catch_up_changes_max
+            && self.limits.catch_up_changes_max > 0
+            && self.staged.bytes < CATCH_UP_BYTES_MAX
+            && self.staged.messages < CATCH_UP_MESSAGES_MAX
     }
 
     /// What is complete once the message is merged.
@@ -255,8 +286,13 @@ impl Incoming {
     pub(crate) fn merged(&mut self, result: Result<MergeDone, MergeFailure>, effects: &mut Vec<Effect>) {
         let Some(pending) = self.pending.take() else { return };
         match result {
-            Ok(_) => {
+            Ok(MergeDone { staged, .. }) => {
                 self.open = pending.open;
+                match (staged, pending.reach) {
+                    (Some(staged), _) => self.staged = staged,
+                    (None, Some(reach)) => self.staged = Staged { reach, ..Staged::default() },
+                    (None, None) => {}
+                }
                 self.taken(!self.is_frozen, pending.is_eose, effects);
                 if pending.is_eose && !self.is_frozen {
                     self.eose = true;
@@ -297,6 +333,15 @@ impl Incoming {
         std::mem::take(&mut self.is_ack_due).then(|| self.receipt.acknowledge())
     }
 
+    /// Something was not taken. What is staged was to wait for what comes after it, which is not merged now as it came; it would
+    /// hide from everybody.
+    fn freeze(&mut self, effects: &mut Vec<Effect>) {
+        self.is_frozen = true;
+        if std::mem::take(&mut self.staged).messages > 0 {
+            effects.push(Effect::MergeStaged { key: self.key });
+        }
+    }
+
     pub(crate) fn garbled(&mut self, reason: &str, effects: &mut Vec<Effect>) {
         self.is_frozen = true;
         effects.push(Effect::Tell(Notice::Error(format!("unreadable message: {reason}"))));
@@ -305,6 +350,7 @@ impl Incoming {
 
     /// Bad changes heal when somebody changes a schema, not within seconds; until then the connection serves for the rest.
     fn refuse_content(&mut self, message: String, effects: &mut Vec<Effect>) {
+        self.freeze(effects);
         self.taken(false, false, effects);
         self.refuse(Refusal::Invalid(message), effects);
         self.end_after(RECONNECT_DELAY_MAX, "a message was refused", effects);
@@ -319,6 +365,7 @@ impl Incoming {
 
     /// The remote may not do that. Other rights take another connection, and over that one it is asked for again.
     pub(crate) fn forbid(&mut self, refusal: Refusal, effects: &mut Vec<Effect>) {
+        self.freeze(effects);
         self.taken(false, false, effects);
         self.refuse(refusal, effects);
     }

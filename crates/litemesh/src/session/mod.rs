@@ -15,10 +15,9 @@ mod window;
 use std::sync::Arc;
 use std::time::Duration;
 
-use litemesh_engine::{LocalPage, LocalPlace, MergeProgress, SiteBounds, SitePlan};
+use litemesh_engine::{LocalPage, LocalPlace, MergeProgress, Reach, SiteBounds, SitePlan, Staged};
 use litemesh_proto::{
-    Access, Change, Cursor, DbVersion, Limits, PeerMessage, Place, Position, Refusal, Remote, SiteId, SyncRequest,
-    Unverified,
+    Access, Change, Cursor, DbVersion, Limits, PeerMessage, Position, Refusal, Remote, SiteId, SyncRequest, Unverified,
 };
 
 use access::Gate;
@@ -29,15 +28,17 @@ use outgoing::Outgoing;
 #[derive(Debug)]
 pub(crate) enum Input {
     /// Who we are, what we hold, and how far we are with this remote: what [`Effect::Open`] asks for.
-    Opened { us: SiteId, cursor: Cursor, position: Position, staged: Option<Place> },
+    Opened { us: SiteId, cursor: Cursor, staged: Staged },
     /// The remote asks.
     Asked(SyncRequest),
     /// The remote sent a message.
     Received(Unverified),
     /// The remote sent something that could not be read.
     Garbled(String),
-    /// The merge that we ordered is done, or the part is staged.
+    /// The merge that we ordered is done, or the message is staged.
     Merged(Result<MergeDone, MergeFailure>),
+    /// What was staged is merged, by [`Effect::MergeStaged`]; these local versions were taken.
+    StagedMerged(Option<(DbVersion, DbVersion)>),
     /// The read that we ordered is done.
     Read(ReadDone),
     /// The message that we sent was taken.
@@ -66,6 +67,8 @@ pub(crate) enum Timer {
 pub(crate) struct MergeDone {
     /// The local versions that it took.
     pub(crate) local_versions: Option<(DbVersion, DbVersion)>,
+    /// What is staged of the remote, where it was a message to be staged.
+    pub(crate) staged: Option<Staged>,
 }
 
 /// A merge that failed. Nothing was applied.
@@ -82,7 +85,7 @@ pub(crate) enum Fault {
     Content,
     /// Our database.
     Database,
-    /// The parts before this one are not staged here.
+    /// The messages before this one are not staged here.
     Gap,
 }
 
@@ -146,8 +149,10 @@ pub(crate) enum Effect {
     ///
     /// `reached`: versions of a v1 remote that we then hold, the newest of each site perhaps in part.
     Merge { changes: Vec<Change>, progress: MergeProgress, reached: Cursor },
-    /// Stage a part of a transaction, then come back with [`Input::Merged`].
-    Stage { key: SiteId, changes: Vec<Change>, after: Option<Place>, until: Place },
+    /// Stage a message, then come back with [`Input::Merged`].
+    Stage { key: SiteId, changes: Vec<Change>, after: Reach, until: Reach },
+    /// Merge what is staged, then come back with [`Input::StagedMerged`].
+    MergeStaged { key: SiteId },
     /// Come back with [`Input::Woken`] after this long.
     Wake(Timer, Duration),
     /// Answer the remote's message.
@@ -193,9 +198,9 @@ impl Session {
     pub(crate) fn handle(&mut self, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         match input {
-            Input::Opened { us, cursor, position, staged } => {
+            Input::Opened { us, cursor, staged } => {
                 if self.gate.is_writer() {
-                    self.incoming.ask(us, cursor, position, staged, &mut effects);
+                    self.incoming.ask(us, cursor, staged, &mut effects);
                 }
                 if !self.gate.is_reader() {
                     // It will not ask, and has everything that it wants.
@@ -230,6 +235,11 @@ impl Session {
                     self.outgoing.add_echo(*range);
                 }
                 self.incoming.merged(result, &mut effects);
+            }
+            Input::StagedMerged(range) => {
+                if let Some(range) = range {
+                    self.outgoing.add_echo(range);
+                }
             }
             Input::Woken(Timer::Acknowledge) => self.incoming.woken(),
             Input::Woken(Timer::Silence) => self.outgoing.look(&mut effects),

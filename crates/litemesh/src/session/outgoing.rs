@@ -77,6 +77,8 @@ enum Order {
         window: Window,
         /// Up to where the parts lead that were sent of a transaction.
         part: Option<Place>,
+        /// The last message said that there is more.
+        owes_more: bool,
     },
     /// A wire v1 peer: site by site.
     Sites {
@@ -245,7 +247,7 @@ impl Outgoing {
     }
 
     fn take_local(&mut self, page: LocalPage, goes_on: bool, own: SiteId) {
-        let Some(Order::Local { place, covered, claimed, window, part }) = &mut self.order else { return };
+        let Some(Order::Local { place, covered, claimed, window, part, owes_more }) = &mut self.order else { return };
         if !goes_on {
             *part = None;
         }
@@ -260,17 +262,20 @@ impl Outgoing {
         self.is_behind |= !is_complete;
         let is_own_alone =
             news.len() == 1 && news.get(&own).get().saturating_sub(covered.get(&own).get()) < OWN_NEWS_EVERY;
-        if is_live && is_own_alone && news.contains(&own) && page.changes.is_empty() && part.is_none() {
+        let is_owed = is_complete && *owes_more;
+        if is_live && is_own_alone && news.contains(&own) && page.changes.is_empty() && part.is_none() && !is_owed {
             self.forget_echoes_until(position.version);
             return;
         }
         Arc::make_mut(covered).join(&news);
         let news = Some(news).filter(|news| !news.is_empty());
         let mut progress = |part: Part, cursor: Option<Cursor>| {
-            // Inside of a transaction nothing is reached yet.
+            // Inside of a transaction nothing is reached yet. And before all is there that we hold, what is acknowledged is merely
+            // staged.
             let position = (!matches!(part, Part::Piece { .. })).then_some(position);
-            let number = window.number(position.map(|position| position.version));
-            Progress { answer: window.answer(), number, part, position, cursor }
+            let number = window.number(position.filter(|_| is_complete).map(|position| position.version));
+            *owes_more = !is_complete;
+            Progress { answer: window.answer(), number, part, more: !is_complete, position, cursor }
         };
         let schema_version = self.schema_version;
         let mut queue = |changes, progress| {
@@ -289,7 +294,7 @@ impl Outgoing {
                 queue(page.changes, progress(Part::Last { after }, news.clone().filter(|_| is_live)));
             }
             (None, None) if !is_live && !is_empty => queue(page.changes, progress(Part::Whole, None)),
-            (None, None) if is_live && (!is_empty || news.is_some()) => {
+            (None, None) if is_live && (!is_empty || news.is_some() || is_owed) => {
                 queue(page.changes, progress(Part::Whole, news.clone()));
             }
             (None, None) => {}
@@ -391,5 +396,6 @@ fn local_order(covered: Cursor, terms: &Terms) -> Order {
     let part = inside.as_ref().and_then(LocalPlace::to_inside);
     let place = inside.unwrap_or_else(|| LocalPlace::after(position));
     let covered = Arc::new(covered);
-    Order::Local { place, covered, claimed: terms.position, window: Window::new(terms), part }
+    let (claimed, window) = (terms.position, Window::new(terms));
+    Order::Local { place, covered, claimed, window, part, owes_more: false }
 }

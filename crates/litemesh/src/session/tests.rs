@@ -4,7 +4,7 @@ mod access;
 mod litemesh;
 mod v1;
 
-use litemesh_engine::{LocalPage, LocalPlace, SitePlan};
+use litemesh_engine::{LocalPage, LocalPlace, Reach, SitePlan, Staged};
 use litemesh_proto::{
     Access, Ack, CausalLength, Change, ColVersion, Column, Cursor, DbVersion, Incarnation, Limits, PackedKey, Part,
     PeerMessage, Place, Position, Progress, Refusal, Remote, Rights, Seq, SiteId, SyncRequest, Terms, Unverified,
@@ -31,8 +31,7 @@ fn session(is_litemesh: bool) -> Session {
 fn opened(is_litemesh: bool, access: Access) -> (Session, Vec<Effect>) {
     let remote = Remote { site: REMOTE, connection: 0, is_litemesh };
     let mut session = Session::new(remote, access, 1, Limits::default());
-    let effects =
-        session.handle(Input::Opened { us: US, cursor: Cursor::new(), position: Position::default(), staged: None });
+    let effects = session.handle(Input::Opened { us: US, cursor: Cursor::new(), staged: Staged::default() });
     (session, effects)
 }
 
@@ -106,6 +105,12 @@ fn local_page(changes: Vec<Change>, place: LocalPlace, complete: Option<Cursor>)
 fn page(generation: u64, version: i64, position: i64, complete: Option<Cursor>) -> Input {
     let place = LocalPlace::after(DbVersion::new(position));
     Input::Read(ReadDone { generation, page: local_page(vec![change(OTHER, version)], place, complete) })
+}
+
+/// What is staged of the remote, up to here.
+fn staged(position: i64, part: Option<Place>, messages: u64) -> Staged {
+    let reach = Reach { position: at(position), place: part };
+    Staged { reach, messages, changes: messages, bytes: messages }
 }
 
 /// Takes a message that is merged or staged; gives the effects of its success.

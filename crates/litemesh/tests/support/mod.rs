@@ -52,6 +52,23 @@ impl Node {
         tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("no event: {what}"));
     }
 
+    /// How many changes came over the connection.
+    pub fn received(&self) -> u64 {
+        self.peer.status().first().map_or(0, |remote| remote.changes_received)
+    }
+
+    /// Waits until the first `count` messages of a connection came, whether they can be seen or not.
+    pub async fn wait_for_messages(&self, count: usize) {
+        let mut counts = std::collections::BTreeSet::new();
+        let wait = async {
+            while counts.len() <= count {
+                counts.insert(self.received());
+                tokio::task::yield_now().await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "messages that come: {counts:?}");
+    }
+
     /// Waits until the rows are these.
     pub async fn wait_for_rows(&mut self, rows: &[String]) {
         let wait = async {

@@ -95,7 +95,7 @@ fn sync() {
 fn eose_and_ack() {
     check(include_str!("../vectors/v2/eose_without_progress.hex"), &PeerMessage::Eose { progress: None });
     let progress =
-        Progress { answer: 3, number: 200, part: Part::Whole, position: Some(position()), cursor: Some(cursor()) };
+        Progress { answer: 3, number: 200, position: Some(position()), cursor: Some(cursor()), ..Progress::default() };
     check(include_str!("../vectors/v2/eose.hex"), &PeerMessage::Eose { progress: Some(progress) });
     let ack = Ack { answer: u32::MAX, number: u64::MAX, until: 16 };
     check(include_str!("../vectors/v2/ack.hex"), &PeerMessage::Ack(ack));
@@ -184,7 +184,7 @@ fn parts_of_a_transaction() {
     let with = |number, part, value| PeerMessage::Changes {
         changes: vec![change(Value::Integer(1), "v", Value::Integer(value), value)],
         schema_version: 4,
-        progress: Some(Progress { answer: 1, number, part, position: None, cursor: None }),
+        progress: Some(Progress { answer: 1, number, part, ..Progress::default() }),
     };
     let first = Part::Piece { after: None, until: place(b"1") };
     check(include_str!("../vectors/v2/first_part.hex"), &with(1, first, 0));
@@ -202,6 +202,23 @@ fn a_live_batch_with_position_and_cursor() {
         progress: Some(Progress { answer: 7, number: 300, ..progress }),
     };
     check(include_str!("../vectors/v2/live.hex"), &message);
+}
+
+/// What came before it in the catch-up, and it itself, become visible with what is still to come.
+#[test]
+fn a_batch_with_more_to_come() {
+    let message = PeerMessage::Changes {
+        changes: vec![change(Value::text("a1"), "title", Value::text("bread"), 0)],
+        schema_version: 4,
+        progress: Some(Progress {
+            answer: 7,
+            number: 2,
+            more: true,
+            position: Some(position()),
+            ..Progress::default()
+        }),
+    };
+    check(include_str!("../vectors/v2/more_to_come.hex"), &message);
 }
 
 /// Only read: another zstd may compress better. The second one is padded, since it would expand too far.

@@ -77,9 +77,8 @@ impl Simulation {
                 );
             }
         }
-        // Wire v1 cuts transactions, and between two pages of a catch-up lies a state in which what overwrote a part of one has
-        // not come yet (docs/protocol.md, "An answer").
-        let is_whole = !self.faults.small_pages;
+        // Wire v1 cuts transactions.
+        let is_whole = !(self.faults.small_pages && (self.faults.v1 || self.faults.originals));
         if is_whole && torn_groups(engine) > 0 {
             self.fail(&format!("{node} {when}"), "half of a transaction can be seen");
         }

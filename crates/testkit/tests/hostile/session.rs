@@ -74,7 +74,7 @@ impl Scene {
         engine.connection().execute_batch(SCHEMA).expect("the schema is right");
         let look = Look::at(&engine).unwrap();
         let remote = Remote { site: REMOTE, connection: 1, is_litemesh };
-        let limits = Limits { staged_bytes_max: 2000, ..Limits::default() };
+        let limits = Limits { staged_bytes_max: 2000, catch_up_changes_max: 100, ..Limits::default() };
         let process = Process::new(look, true);
         let (session, opening) = Session::new(remote, &process, &limits, PAGES);
         Self {
@@ -267,7 +267,7 @@ impl Scene {
         };
         let position = if bytes.arbitrary()? { Some(self.position(bytes)?) } else { None };
         let cursor = if bytes.arbitrary()? { Some(self.cursor(bytes)?) } else { None };
-        Ok(Some(Progress { answer, number, part, position, cursor }))
+        Ok(Some(Progress { answer, number, part, more: bytes.arbitrary()?, position, cursor }))
     }
 
     fn request(&mut self, bytes: &mut Unstructured<'_>) -> Result<SyncRequest> {

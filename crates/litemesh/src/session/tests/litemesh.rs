@@ -1,6 +1,6 @@
 //! With a Litemesh peer: numbered messages, acknowledgements, transactions in parts.
 
-use litemesh_proto::limits::CREDIT_MAX;
+use litemesh_proto::limits::{CATCH_UP_BYTES_MAX, CATCH_UP_MESSAGES_MAX, CREDIT_MAX};
 
 use super::*;
 
@@ -32,7 +32,7 @@ fn a_request_that_is_not_answered_is_made_again() {
     let mut session = session(true);
     let effects = session.handle(Input::Woken(Timer::Answer));
     assert!(matches!(effects.as_slice(), [Effect::Open { .. }]), "{effects:?}");
-    let opened = || Input::Opened { us: US, cursor: Cursor::new(), position: at(0), staged: None };
+    let opened = || Input::Opened { us: US, cursor: Cursor::new(), staged: staged(0, None, 0) };
     let effects = session.handle(opened());
     assert!(matches!(effects.as_slice(), [Effect::Ask(_), Effect::Wake(Timer::Answer, _)]), "{effects:?}");
     take(&mut session, changes(&[(OTHER, 1)], 1, Some(Progress { answer: 2, ..numbered(1) })));
@@ -53,8 +53,7 @@ fn what_is_missing_is_asked_for_again_over_the_same_connection() {
         let effects = session.handle(changes(&[(OTHER, 4)], 1, Some(numbered(number))));
         assert!(matches!(effects.as_slice(), [Effect::Reply(Ok(()))]), "{effects:?}");
     }
-    let effects =
-        session.handle(Input::Opened { us: US, cursor: Cursor::new(), position: at(5), staged: Some(place(1)) });
+    let effects = session.handle(Input::Opened { us: US, cursor: Cursor::new(), staged: staged(5, Some(place(1)), 1) });
     let [Effect::Ask(SyncRequest { terms: Some(terms), .. })] = effects.as_slice() else { panic!("{effects:?}") };
     assert_eq!(*terms, Terms { answer: 2, credit: CREDIT_MAX, position: at(5), staged: Some(place(1)) });
     // Of the first answer nothing counts any more.
@@ -83,18 +82,120 @@ fn a_transaction_in_parts_is_staged_and_merged_at_the_end() {
     let mut session = session(true);
     let first = Part::Piece { after: None, until: place(1) };
     let effects = session.handle(changes(&[(OTHER, 1)], 1, Some(Progress { part: first, ..numbered(1) })));
-    let [Effect::Stage { after: None, until, .. }] = effects.as_slice() else { panic!("{effects:?}") };
-    assert_eq!(*until, place(1));
-    session.handle(Input::Merged(Ok(MergeDone::default())));
+    let [Effect::Stage { after, until, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!(*after, Reach::default());
+    let inside = Reach { place: Some(place(1)), ..Reach::default() };
+    assert_eq!(*until, inside);
+    let one = Staged { reach: inside.clone(), messages: 1, ..Staged::default() };
+    session.handle(Input::Merged(Ok(MergeDone { staged: Some(one), ..MergeDone::default() })));
     let last = Progress { part: Part::Last { after: place(1) }, position: Some(at(9)), ..numbered(2) };
     let effects = session.handle(changes(&[(OTHER, 1)], 1, Some(last)));
     let [Effect::Merge { progress, .. }] = effects.as_slice() else { panic!("{effects:?}") };
-    assert_eq!(progress.completes, Some((REMOTE, place(1))));
+    assert_eq!(progress.completes, Some((REMOTE, inside)));
     assert_eq!(progress.position, Some((REMOTE, at(9))));
     // Somebody else staged another transaction meanwhile.
     let failure = MergeFailure { message: "not staged".to_owned(), fault: Fault::Gap };
     let effects = session.handle(Input::Merged(Err(failure)));
     assert!(matches!(effects.as_slice(), [Effect::Open { .. }, Effect::Reply(Ok(()))]), "{effects:?}");
+}
+
+/// A catch-up is seen when it is complete: what overwrote a part of a transaction may be in its last message.
+#[test]
+fn messages_wait_for_the_end_of_a_catch_up() {
+    let mut session = session(true);
+    let with_more =
+        |number: u64, position: i64| Progress { more: true, position: Some(at(position)), ..numbered(number) };
+    let mut after = Reach::default();
+    for number in 1..=2_u64 {
+        let position = 10 * number.cast_signed();
+        let effects = session.handle(changes(&[(OTHER, position)], 1, Some(with_more(number, position))));
+        let [Effect::Stage { after: from, until, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+        assert_eq!(*from, after);
+        after = staged(position, None, number).reach;
+        assert_eq!(*until, after);
+        let done = MergeDone { staged: Some(staged(position, None, number)), ..MergeDone::default() };
+        session.handle(Input::Merged(Ok(done)));
+    }
+    // What is staged is durable.
+    let effects = session.handle(Input::Woken(Timer::Acknowledge));
+    assert!(matches!(sent(&effects).as_slice(), [PeerMessage::Ack(Ack { number: 2, .. })]), "{effects:?}");
+    session.handle(Input::Sent);
+    let progress = Progress { position: Some(at(30)), cursor: Some(cursor(&[(OTHER, 9)])), ..numbered(3) };
+    let effects = session.handle(Input::Received(Unverified::new(PeerMessage::Eose { progress: Some(progress) })));
+    let [Effect::Merge { progress, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!(progress.completes, Some((REMOTE, after)));
+    assert_eq!((progress.position, &progress.cursor), (Some((REMOTE, at(30))), &cursor(&[(OTHER, 9)])));
+    session.handle(Input::Merged(Ok(MergeDone::default())));
+    // Nothing is staged any more.
+    let effects = session.handle(changes(&[(OTHER, 40)], 1, Some(Progress { position: Some(at(40)), ..numbered(4) })));
+    let [Effect::Merge { progress, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!(progress.completes, None);
+}
+
+/// The application's own writes wait for a merge, so one merge may not take any time.
+#[test]
+fn a_long_catch_up_is_merged_in_steps() {
+    let with_more = |number: u64| Progress { more: true, position: Some(at(1)), ..numbered(number) };
+    for (messages, amount, bytes) in
+        [(1, Limits::default().catch_up_changes_max, 0), (CATCH_UP_MESSAGES_MAX, 0, 0), (1, 0, CATCH_UP_BYTES_MAX)]
+    {
+        let mut session = session(true);
+        let staged = Staged { messages, changes: amount, bytes, ..staged(1, None, 0) };
+        let reach = staged.reach.clone();
+        session.handle(changes(&[(OTHER, 1)], 1, Some(with_more(1))));
+        session.handle(Input::Merged(Ok(MergeDone { staged: Some(staged), ..MergeDone::default() })));
+        let effects = session.handle(changes(&[(OTHER, 2)], 1, Some(with_more(2))));
+        let [Effect::Merge { progress, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+        assert_eq!(progress.completes, Some((REMOTE, reach)));
+        session.handle(Input::Merged(Ok(MergeDone::default())));
+        let effects = session.handle(changes(&[(OTHER, 3)], 1, Some(with_more(3))));
+        assert!(matches!(effects.as_slice(), [Effect::Stage { .. }]), "{effects:?}");
+    }
+}
+
+/// What came before something refused would be hidden until somebody mends that. It becomes visible instead.
+#[test]
+fn a_refusal_brings_out_what_is_staged() {
+    let newer = |number: u64| changes(&[(OTHER, 2)], 2, Some(numbered(number)));
+    let invalid = |number: u64| changes(&[(OTHER, -1)], 1, Some(numbered(number)));
+    for refused in [newer(2), invalid(2)] {
+        let mut session = session(true);
+        let progress = Progress { more: true, position: Some(at(1)), ..numbered(1) };
+        session.handle(changes(&[(OTHER, 1)], 1, Some(progress)));
+        let done = MergeDone { staged: Some(staged(1, None, 1)), ..MergeDone::default() };
+        session.handle(Input::Merged(Ok(done)));
+        let effects = session.handle(refused);
+        let is_merge = |effect: &&Effect| matches!(effect, Effect::MergeStaged { key: REMOTE });
+        assert_eq!(effects.iter().filter(is_merge).count(), 1, "{effects:?}");
+        let effects = session.handle(invalid(3));
+        assert_eq!(effects.iter().filter(is_merge).count(), 0, "{effects:?}");
+    }
+}
+
+/// Who was told that there is more waits for it, also where the rest turns out to be nothing.
+#[test]
+fn more_that_was_announced_is_ended() {
+    let mut session = session(true);
+    let generation = order(&session.handle(asked(16))).generation;
+    let own = |version: i64| cursor(&[(OWN, version)]);
+    let complete = |version: i64| {
+        let place = LocalPlace::after(DbVersion::new(version));
+        Input::Read(ReadDone { generation, page: local_page(vec![], place, Some(own(version))) })
+    };
+    assert!(matches!(sent(&session.handle(complete(1))).as_slice(), [PeerMessage::Eose { .. }]));
+    session.handle(Input::Sent);
+    session.handle(Input::Committed);
+    let first = sent(&session.handle(page(generation, 2, 2, None)));
+    assert!(first[0].progress().unwrap().more);
+    session.handle(Input::Sent);
+    let last = sent(&session.handle(complete(3)));
+    let [PeerMessage::Changes { changes, progress: Some(progress), .. }] = last.as_slice() else { panic!("{last:?}") };
+    assert!(changes.is_empty() && !progress.more);
+    // What is staged counts for the position once it is merged.
+    session.handle(acknowledged(2, 20));
+    assert_eq!(session.acknowledged(), Some(DbVersion::new(1)));
+    session.handle(acknowledged(3, 20));
+    assert_eq!(session.acknowledged(), Some(DbVersion::new(3)));
 }
 
 /// Staged parts say that everything before them is here; after a refusal that is not so.
@@ -127,7 +228,7 @@ fn an_upgrade_asks_again_over_the_same_connection() {
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Tell(Notice::Outdated(2)))), "{effects:?}");
     let effects = session.handle(Input::SchemaChanged(2));
     assert!(matches!(effects.as_slice(), [Effect::Open { .. }]), "{effects:?}");
-    session.handle(Input::Opened { us: US, cursor: Cursor::new(), position: Position::default(), staged: None });
+    session.handle(Input::Opened { us: US, cursor: Cursor::new(), staged: Staged::default() });
     let progress = Progress { answer: 2, cursor: Some(cursor(&[(OTHER, 9)])), ..numbered(1) };
     assert_eq!(merge(&mut session, changes(&[(REMOTE, 1)], 2, Some(progress))), cursor(&[(OTHER, 9)]));
 }
@@ -159,7 +260,6 @@ fn no_more_is_sent_than_the_remote_has_room_for() {
     assert!(matches!(effects.as_slice(), [Effect::Reply(Ok(()))]), "{effects:?}");
     let effects = session.handle(acknowledged(1, 2));
     assert_eq!(sent(&effects).len(), 1);
-    assert_eq!(session.acknowledged(), Some(DbVersion::new(1)));
     // What we acknowledge ourselves needs no room.
     session.handle(Input::Sent);
     session.handle(page(generation, 3, 3, None));

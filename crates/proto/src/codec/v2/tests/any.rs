@@ -113,8 +113,9 @@ fn part() -> impl Strategy<Value = Part> {
 }
 
 fn progress() -> impl Strategy<Value = Progress> {
-    (any::<u32>(), any::<u64>(), part(), option::of(position()), option::of(cursor()))
-        .prop_map(|(answer, number, part, position, cursor)| Progress { answer, number, part, position, cursor })
+    (any::<u32>(), any::<u64>(), part(), any::<bool>(), option::of(position()), option::of(cursor())).prop_map(
+        |(answer, number, part, more, position, cursor)| Progress { answer, number, part, more, position, cursor },
+    )
 }
 
 pub(super) fn message() -> impl Strategy<Value = PeerMessage> {
