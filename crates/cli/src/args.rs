@@ -313,7 +313,7 @@ pub(crate) struct DiffArgs {
 /// that the file itself is whole (`PRAGMA integrity_check`). Each finding says what can be done about it. The same list is
 /// there in SQL: SELECT * FROM crsql_check().
 ///
-/// Reads only, and the file may be in use, unless --repair is given: that mends what can be mended without a decision, in one
+/// Reads only, and the file may be in use, unless --repair or --merge-staged is given. --repair mends what can be mended without a decision, in one
 /// transaction. No row of a table is changed by it; rows and cells that were written past the triggers are sent to other
 /// copies as if they were written now.
 ///
@@ -334,6 +334,10 @@ pub(crate) struct DoctorArgs {
     /// With --repair: rows that are gone here although nobody was told are deleted at all other copies, too
     #[arg(long, requires = "repair")]
     pub(crate) bury: bool,
+
+    /// Merge what came of catch-ups that broke off and will not go on: what is there of them becomes visible without the rest
+    #[arg(long)]
+    pub(crate) merge_staged: bool,
 
     /// Show at most so many findings of each kind and table; all are counted
     #[arg(long, value_name = "N", default_value_t = 20)]

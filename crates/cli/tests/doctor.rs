@@ -2,6 +2,8 @@
 
 mod support;
 
+use litemesh::engine::proto::{Cursor, Position};
+use litemesh::engine::{Engine, Reach};
 use serde_json::{Value, json};
 use support::{Done, Files, litemesh, rows};
 
@@ -88,6 +90,30 @@ fn notes_are_no_faults() {
     past_triggers(&file, "INSERT INTO todo__crsql_pks (id) VALUES ('lost')");
     let text = litemesh(&["doctor", &file]).ok();
     assert!(text.contains("info     key-without-clocks in table todo") && text.contains("is sound"), "{text}");
+}
+
+/// What came of a catch-up whose sender is gone for good is not hidden for ever.
+#[test]
+fn what_is_staged_can_be_brought_out() {
+    let files = Files::new();
+    let (from, file) = (files.database("a.db"), files.database("b.db"));
+    litemesh(&["sql", &from, "INSERT INTO todo (id) VALUES ('a')"]).ok();
+    let sender = Engine::open(&from).unwrap();
+    let changes = sender.changes_since(&Cursor::new()).next().unwrap().unwrap().changes;
+    let site = sender.site().unwrap();
+    let position = Position { version: sender.db_version().unwrap(), ..Position::default() };
+    let mut engine = Engine::open(&file).unwrap();
+    engine.stage(site, &Reach::default(), &Reach { position, place: None }, &changes, u64::MAX).unwrap();
+    drop(engine);
+    let text = litemesh(&["doctor", &file, "--repair"]).ok();
+    for words in ["info     staged-changes", &site.to_string(), "--merge-staged", "is sound"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    assert_eq!(rows(&file, "SELECT id FROM todo"), json!([]));
+    let text = litemesh(&["doctor", &file, "--merge-staged"]).ok();
+    assert!(text.contains("repaired staged-changes: 1"), "{text}");
+    assert_eq!(rows(&file, "SELECT id FROM todo"), json!([{ "id": "a" }]));
+    assert_eq!(litemesh(&["doctor", &file]).ok(), format!("{file} is sound\n"));
 }
 
 #[test]

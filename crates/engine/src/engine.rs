@@ -350,6 +350,15 @@ impl Engine {
         Ok(staged::staged(&mut *self.core()?, sender)?)
     }
 
+    /// The senders of whom something is [staged](Self::stage).
+    ///
+    /// # Errors
+    ///
+    /// SQLite fails.
+    pub fn staged_senders(&self) -> Result<Vec<SiteId>, StorageError> {
+        Ok(staged::senders(&mut *self.core()?)?)
+    }
+
     /// Merges the whole transactions that are [staged](Self::stage) of `sender`, without waiting for what they wait for, and
     /// forgets the rest. All in one transaction, with the position that they reach; where something among them is refused,
     /// message by message, as far as that goes, and without the position.

@@ -69,6 +69,19 @@ pub(crate) fn staged(core: &mut Core, sender: SiteId) -> rusqlite::Result<Staged
     Ok(staged)
 }
 
+/// Of whom something is staged.
+pub(crate) fn senders(core: &mut Core) -> rusqlite::Result<Vec<SiteId>> {
+    let mut senders = Vec::new();
+    if core.has_litemesh_tables {
+        let statement = core.statement("SELECT DISTINCT site_id FROM litemesh_stage ORDER BY site_id")?;
+        let rows = statement.query(&[])?;
+        while rows.next()? {
+            senders.extend(SiteId::from_slice(rows.bytes(0)));
+        }
+    }
+    Ok(senders)
+}
+
 /// How many of the staged messages lead up to `reach`; `None` where there is no such place.
 fn count_until(core: &mut Core, sender: SiteId, reach: &Reach) -> rusqlite::Result<Option<i64>> {
     const FIND: &str = "SELECT number FROM litemesh_stage

@@ -40,8 +40,9 @@
 //! # What it does not do
 //!
 //! Unique indexes besides the primary key, and checked foreign keys, cannot hold on tables that several databases write at
-//! once: the engine refuses such tables and says why. A transaction of a remote becomes visible as a whole, whatever its size; but
-//! a catch-up of several messages can show what is left of an older one before a newer one that overwrote a part of it.
+//! once: the engine refuses such tables and says why. A transaction of a remote becomes visible as a whole, whatever its size, and
+//! so does a catch-up; but one that is longer than [`Limits::catch_up_changes_max`](proto::Limits::catch_up_changes_max) comes in steps,
+//! and between two of them, of a transaction that was overwritten in part since, the rest can be seen alone.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 #![forbid(unsafe_code)]
 

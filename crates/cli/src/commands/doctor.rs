@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use litemesh::engine::{Engine, Finding, FindingKind, Repair, Severity, StorageError};
+use litemesh::engine::{Engine, Finding, FindingKind, MergeError, Repair, Severity, StorageError};
 use litemesh::proto::Value;
 use litemesh::rusqlite::{self, Connection, OpenFlags};
 use serde::Serialize;
@@ -64,8 +64,9 @@ struct FindingReport {
 pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     let mut report = examine(&args.file, args.limit)?;
     // A damaged file is not written to: what is repaired could be in the damaged part.
-    if args.repair && report.integrity.is_empty() && !report.groups.is_empty() {
-        repair(&args.file, args.bury)?;
+    let is_repair = args.repair || args.merge_staged;
+    if is_repair && report.integrity.is_empty() && !report.groups.is_empty() {
+        repair(args)?;
         let left = examine(&args.file, args.limit)?;
         report = Report { repaired: difference(&report.groups, &left.groups), ..left };
     }
@@ -145,13 +146,23 @@ fn text(value: &Value) -> String {
     }
 }
 
-fn repair(file: &Path, bury: bool) -> Result<(), Failure> {
-    let database = database_file::open(file)?;
+fn repair(args: &DoctorArgs) -> Result<(), Failure> {
+    let database = database_file::open(&args.file)?;
     let mut engine = database.lock();
-    let storage = |StorageError(error): StorageError| Failure::sqlite(file, &error);
-    engine.repair().map_err(storage)?;
-    if bury {
+    let storage = |StorageError(error): StorageError| Failure::sqlite(&args.file, &error);
+    if args.repair {
+        engine.repair().map_err(storage)?;
+    }
+    if args.bury {
         engine.bury_missing_rows().map_err(storage)?;
+    }
+    if args.merge_staged {
+        for sender in engine.staged_senders().map_err(storage)? {
+            engine.merge_staged(sender).map_err(|error| match error {
+                MergeError::Storage(error) => storage(error),
+                error => Failure::database(format!("{}: {error}", args.file.display()), ""),
+            })?;
+        }
     }
     Ok(())
 }

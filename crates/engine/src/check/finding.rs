@@ -117,6 +117,8 @@ pub enum FindingKind {
     MissingOrigin,
     /// Merged clocks whose version at their author is not known.
     UnknownOrigin,
+    /// Changes of a catch-up that broke off, which wait for the rest of it.
+    StagedChanges,
     /// Origins of a site that is not there.
     OriginOfUnknownSite,
     /// A site id that has not 16 bytes.
@@ -243,6 +245,14 @@ impl FindingKind {
             ),
             Self::MissingOrigin => ("missing-origin", Warning, "5.6", Automatic("their origin is recorded as unknown")),
             Self::UnknownOrigin => ("unknown-origin", Info, "5.6", Repair::None),
+            Self::StagedChanges => (
+                "staged-changes",
+                Info,
+                "docs/storage.md",
+                ByHand(
+                    "the rest comes with the next connection; where there will be none, `litemesh doctor --merge-staged` merges what is there",
+                ),
+            ),
             Self::OriginOfUnknownSite => {
                 ("origin-of-unknown-site", Warning, "DSK-3", Automatic("the origins are removed"))
             }

@@ -93,6 +93,7 @@ fn global(core: &mut Core) -> rusqlite::Result<Vec<Finding>> {
     }
     if core.has_litemesh_tables {
         origins(db, &mut findings)?;
+        stage(db, &mut findings)?;
     }
     Ok(findings)
 }
@@ -116,6 +117,17 @@ fn origins(db: Handle, findings: &mut Vec<Finding>) -> rusqlite::Result<()> {
             rows.integer(1)
         );
         findings.push(Finding::new(FindingKind::UnknownOrigin, detail));
+    }
+    Ok(())
+}
+
+fn stage(db: Handle, findings: &mut Vec<Finding>) -> rusqlite::Result<()> {
+    let staged = db.prepare("SELECT lower(hex(site_id)), sum(count) FROM litemesh_stage GROUP BY site_id")?;
+    let rows = staged.query(&[])?;
+    while rows.next()? {
+        let (changes, from) = (rows.integer(1), rows.text(0));
+        let detail = format!("{changes} changes of a catch-up from {from} that broke off wait for the rest of it");
+        findings.push(Finding::new(FindingKind::StagedChanges, detail));
     }
     Ok(())
 }
