@@ -98,18 +98,19 @@ pub(crate) fn store_progress(core: &mut Core, progress: &MergeProgress) -> rusql
     }
     let has_moved = core.db.total_changes() != before;
     if let Some((sender, position)) = progress.position {
-        // Whole transactions have come: what is staged still was begun before, and will not be gone on with.
+        // What is staged still lies before it, or was to be gone on with from elsewhere.
         staged::forget(core, sender)?;
-        const POSITION: &str = "INSERT INTO litemesh_position (site_id, position, incarnation) VALUES (?1, ?2, ?3)
-             ON CONFLICT (site_id) DO UPDATE SET position = excluded.position, incarnation = excluded.incarnation";
-        let incarnation = position.incarnation.0.cast_signed();
-        core.statement(POSITION)?.run(&[
-            Bind::Blob(sender.as_bytes()),
-            position.version.get().into(),
-            incarnation.into(),
-        ])?;
+        store_position(core, sender, position)?;
     }
     Ok(has_moved)
+}
+
+/// Everything up to this position of `sender` is merged.
+pub(crate) fn store_position(core: &mut Core, sender: SiteId, position: Position) -> rusqlite::Result<()> {
+    const POSITION: &str = "INSERT INTO litemesh_position (site_id, position, incarnation) VALUES (?1, ?2, ?3)
+         ON CONFLICT (site_id) DO UPDATE SET position = excluded.position, incarnation = excluded.incarnation";
+    let incarnation = position.incarnation.0.cast_signed();
+    core.statement(POSITION)?.run(&[Bind::Blob(sender.as_bytes()), position.version.get().into(), incarnation.into()])
 }
 
 /// Stores claims. Sites beyond the limit are left out: we then claim less than we hold, and are sent some of it again.
@@ -163,7 +164,7 @@ pub(crate) fn store_provisional(core: &mut Core, local: i64) -> rusqlite::Result
 }
 
 /// Gives an origin of version zero, *unknown*, to merged cells that have none: CRSqlite itself merged them. They are sent
-/// to everybody, under a version that we hold completely.
+/// to everybody: to Litemesh peers under version zero, to others under a version that we hold completely.
 pub(crate) fn record_unknown_origins(core: &mut Core) -> rusqlite::Result<()> {
     const COMPLETE: &str = "SELECT value FROM litemesh_meta WHERE key = 'origins_complete_until'";
     let until = core.db_version()?;

@@ -25,6 +25,22 @@ use crate::staged::{Reach, Staged};
 use crate::statement::Handle;
 use crate::{cursor, history, read, replicate, staged};
 
+/// Merges staged messages; where they lie at the front of their chain, with the position that they reach.
+fn merge_group(
+    shared: &Shared,
+    core: &mut Core,
+    sender: SiteId,
+    numbers: (i64, i64),
+    position: Option<Position>,
+) -> Result<usize, MergeError> {
+    let merged = staged::merge_numbers(shared, core, sender, numbers, &mut OpenChangeset::default(), history::keep)?;
+    if let Some(position) = position {
+        staged::forget_before(core, sender, numbers.1)?;
+        cursor::store_position(core, sender, position)?;
+    }
+    Ok(merged.won)
+}
+
 /// One connection to a database whose tables can replicate.
 ///
 /// Ordinary SQL goes through [`connection`](Self::connection), with the SQL surface of CRSqlite loaded. Writes to replicated
@@ -347,7 +363,7 @@ impl Engine {
     ///
     /// SQLite fails.
     pub fn staged(&self, sender: SiteId) -> Result<Staged, StorageError> {
-        Ok(staged::staged(&mut *self.core()?, sender)?)
+        self.snapshot(|core| staged::staged(core, sender))
     }
 
     /// The senders of whom something is [staged](Self::stage).
@@ -359,43 +375,59 @@ impl Engine {
         Ok(staged::senders(&mut *self.core()?)?)
     }
 
-    /// Merges the whole transactions that are [staged](Self::stage) of `sender`, without waiting for what they wait for, and
-    /// forgets the rest. All in one transaction, with the position that they reach; where something among them is refused,
-    /// message by message, as far as that goes, and without the position.
+    /// Merges the whole transactions that are [staged](Self::stage) of `sender`, without waiting for what they wait for. All in one
+    /// transaction, with the position that they reach. Where something among them is refused: message by message, with the position
+    /// that lies before it; from there on everything stays staged, too, and comes to its place with the message that completes it.
+    /// Parts of a transaction that is not complete stay in any case.
+    ///
+    /// Gives how many changes won.
     ///
     /// # Errors
     ///
-    /// SQLite fails. What is not merged is staged as before.
-    pub fn merge_staged(&mut self, sender: SiteId) -> Result<Merged, MergeError> {
-        let boundaries = staged::boundaries(&mut *self.core()?, sender)?;
-        let Some((_, position)) = boundaries.last().copied() else { return Ok(Merged::default()) };
-        let progress = MergeProgress {
-            position: Some((sender, position)),
-            completes: Some((sender, Reach { position, place: None })),
-            ..MergeProgress::default()
-        };
-        match self.merge(&[], &progress) {
-            Err(error) if error.is_content() => self.merge_staged_apart(sender, &boundaries),
+    /// SQLite fails, or what is staged cannot be read.
+    pub fn merge_staged(&mut self, sender: SiteId) -> Result<usize, MergeError> {
+        let all = self.in_merge(|shared, core| {
+            let Some(&(end, position)) = staged::boundaries(core, sender)?.last() else { return Ok(0) };
+            merge_group(shared, core, sender, (0, end), Some(position))
+        });
+        match all {
+            Err(error) if error.is_content() => self.merge_staged_apart(sender),
             merged => merged,
         }
     }
 
-    fn merge_staged_apart(&mut self, sender: SiteId, boundaries: &[(i64, Position)]) -> Result<Merged, MergeError> {
-        let mut merged = Merged::default();
-        let mut first = 0;
-        for (end, _) in boundaries {
-            let numbers = (std::mem::replace(&mut first, *end), *end);
-            match self.in_merge(|shared, core| {
-                staged::merge_numbers(shared, core, sender, numbers, &mut OpenChangeset::default(), history::keep)
-            }) {
-                Ok(of_these) => merged.add(of_these),
-                // Who sent them hears of it with the message that was refused.
-                Err(error) if error.is_content() => tracing::warn!(%error, "staged changes are not merged"),
+    fn merge_staged_apart(&mut self, sender: SiteId) -> Result<usize, MergeError> {
+        // While nothing was refused, groups at the front go; after that they stay, and are gone through by their index.
+        let (mut won, mut index, mut is_refused) = (0, 0, false);
+        loop {
+            let merged = self.in_merge(|shared, core| {
+                let boundaries = staged::boundaries(core, sender)?;
+                let Some(&(end, position)) = boundaries.get(index) else { return Ok(None) };
+                let first = index.checked_sub(1).map_or(0, |before| boundaries[before].0);
+                merge_group(shared, core, sender, (first, end), (!is_refused).then_some(position)).map(Some)
+            });
+            match merged {
+                Ok(None) => return Ok(won),
+                Ok(Some(of_this)) => {
+                    won += of_this;
+                    index += usize::from(is_refused);
+                }
+                Err(error) if error.is_content() => {
+                    tracing::warn!(%error, "staged changes are refused");
+                    (is_refused, index) = (true, index + 1);
+                }
                 Err(error) => return Err(error),
             }
         }
-        self.in_merge(|_, core| Ok(staged::forget(core, sender)?))?;
-        Ok(merged)
+    }
+
+    /// Forgets what is [staged](Self::stage) of `sender`; no position covers it, so it is sent again.
+    ///
+    /// # Errors
+    ///
+    /// SQLite fails.
+    pub fn forget_staged(&mut self, sender: SiteId) -> Result<(), StorageError> {
+        Ok(staged::forget(&mut *self.shared.lock()?, sender)?)
     }
 
     /// Does a part of a merge in a transaction of its own.

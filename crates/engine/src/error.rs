@@ -240,6 +240,9 @@ pub enum MergeError {
     /// What came before is not here: it came over another connection meanwhile, or was forgotten.
     #[error("the messages that this one completes are not staged here")]
     NotStaged,
+    /// A staged message is damaged. To be [forgotten](crate::Engine::forget_staged), and asked for again.
+    #[error("a staged message cannot be read: {reason}")]
+    StagedUnreadable { reason: String },
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
@@ -247,7 +250,7 @@ pub enum MergeError {
 impl MergeError {
     /// Whether the change itself is at fault: sending it again will fail again.
     pub fn is_content(&self) -> bool {
-        !matches!(self, Self::Storage(_) | Self::NotStaged)
+        !matches!(self, Self::Storage(_) | Self::NotStaged | Self::StagedUnreadable { .. })
     }
 }
 

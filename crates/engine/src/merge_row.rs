@@ -425,9 +425,8 @@ impl<'a> RowMerge<'a> {
         while rows.next()? {
             let (ordinal, local) = (rows.integer(2), rows.integer(3));
             if ordinal != 0 && rows.bytes(0) != Column::ROW_NAME.as_bytes() {
-                const ORIGIN: &str = "SELECT version FROM litemesh_origin WHERE local_version = ?1 AND site = ?2";
-                let version = core.statement(ORIGIN)?.query_integer(&[local.into(), ordinal.into()])?;
-                record_origin(core, stamp.local, ordinal, version.unwrap_or_default())?;
+                let version = origin(core, local, ordinal)?;
+                record_origin(core, stamp.local, ordinal, version)?;
             }
         }
         drop(rows);
@@ -510,7 +509,7 @@ impl<'a> RowMerge<'a> {
             return Ok(false);
         }
         let Some(stamp) = self.stamp_of(core, table, held)? else { return Ok(false) };
-        if stamp.ordinal == 0 || stamp.local > provisional_until(core)? {
+        if stamp.ordinal == 0 {
             return Ok(false);
         }
         let site = core.site_of(stamp.ordinal)?;

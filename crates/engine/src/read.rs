@@ -92,6 +92,8 @@ pub struct LocalPage {
     pub place: LocalPlace,
     /// Of which life of this database the place is.
     pub incarnation: Incarnation,
+    /// Whether versions of the changes may be provisional: see [`MergeProgress::is_provisional`](crate::MergeProgress::is_provisional).
+    pub is_provisional: bool,
     /// Our cursor, where this page brings its reader to everything that we hold.
     pub complete: Option<Cursor>,
 }
@@ -132,7 +134,7 @@ impl SharedPage {
     /// What such a reader is sent of it: the same as if it had been read for this reader alone, but that of our cursor only
     /// what it is not known to hold is there.
     pub fn for_reader(&self, after: DbVersion, covered: &Cursor, echoes: &[(DbVersion, DbVersion)]) -> LocalPage {
-        let LocalPage { changes, place, incarnation, complete } = &self.page;
+        let LocalPage { changes, place, incarnation, is_provisional, complete } = &self.page;
         let mut wanted = Vec::new();
         let mut start = 0;
         for VersionEnd { version, end } in &self.versions {
@@ -144,7 +146,8 @@ impl SharedPage {
             start = *end;
         }
         let complete = complete.as_ref().map(|cursor| cursor.beyond(covered));
-        LocalPage { changes: wanted, place: place.clone(), incarnation: *incarnation, complete }
+        let (place, incarnation, is_provisional) = (place.clone(), *incarnation, *is_provisional);
+        LocalPage { changes: wanted, place, incarnation, is_provisional, complete }
     }
 }
 
@@ -217,6 +220,9 @@ fn read_noting(
     let until = core.db_version()?;
     let mut page = PageBuilder::new(limits);
     page.incarnation = incarnation::newest(core)?;
+    // Another process may have merged since.
+    core.provisional_until = None;
+    page.is_provisional = place.version < crate::cursor::provisional_until(core)?;
     let mut at = place.clone();
     if at.inside.is_none() {
         at.version = first_wanted(core, at.version, filter)?.min(until);
@@ -462,7 +468,7 @@ fn open_scans(core: &Core, at: &LocalPlace, until: i64) -> rusqlite::Result<Vec<
 #[derive(Clone, Copy)]
 struct Label {
     version: DbVersion,
-    /// Merged by somebody who kept no origin: the version is one that we hold completely, and covers nothing.
+    /// Merged by somebody who kept no origin: the version is zero, which no cursor is compared with.
     is_unknown: bool,
 }
 
@@ -526,8 +532,9 @@ struct PageBuilder {
     bytes: usize,
     scanned: usize,
     limits: PageLimits,
-    /// Of a page in local order.
+    /// Of a page in local order, as the next one.
     incarnation: Incarnation,
+    is_provisional: bool,
     /// Of the row being taken, what is sent.
     wanted: Vec<(RunClock, SiteId, DbVersion)>,
     /// Space to pack a key in.
@@ -542,13 +549,15 @@ impl PageBuilder {
             scanned: 0,
             limits,
             incarnation: Incarnation::default(),
+            is_provisional: false,
             wanted: Vec::new(),
             scratch: Vec::new(),
         }
     }
 
     fn ends_at(self, place: LocalPlace, complete: Option<Cursor>) -> LocalPage {
-        LocalPage { changes: self.changes, place, incarnation: self.incarnation, complete }
+        let Self { changes, incarnation, is_provisional, .. } = self;
+        LocalPage { changes, place, incarnation, is_provisional, complete }
     }
 
     /// Whether the limits, so many times, are reached.

@@ -10,7 +10,7 @@ use litemesh_proto::{Change, DbVersion, Incarnation, Place, Position, SiteId};
 
 use crate::core::{Core, Shared};
 use crate::cursor;
-use crate::error::{MergeError, StageError, StorageError};
+use crate::error::{MergeError, StageError};
 use crate::merge::{Merged, OpenChangeset, merge_batch};
 use crate::statement::Bind;
 
@@ -143,7 +143,13 @@ pub(crate) fn stage(
 
 /// Forgets what is staged of `sender`.
 pub(crate) fn forget(core: &mut Core, sender: SiteId) -> rusqlite::Result<()> {
-    core.statement("DELETE FROM litemesh_stage WHERE site_id = ?1")?.run(&[Bind::Blob(sender.as_bytes())])
+    forget_before(core, sender, i64::MAX)
+}
+
+/// Forgets the staged messages below this number.
+pub(crate) fn forget_before(core: &mut Core, sender: SiteId, number: i64) -> rusqlite::Result<()> {
+    const FORGET: &str = "DELETE FROM litemesh_stage WHERE site_id = ?1 AND number < ?2";
+    core.statement(FORGET)?.run(&[Bind::Blob(sender.as_bytes()), number.into()])
 }
 
 /// Merges what is staged of `sender` up to `until`, and forgets all of it. What follows may go on with the changeset in which it
@@ -162,7 +168,7 @@ pub(crate) fn merge_until(
     Ok(merged)
 }
 
-/// Merges the messages of these numbers.
+/// Merges the messages of these numbers, as far as they are there: those at the front of a chain may be merged already.
 pub(crate) fn merge_numbers(
     shared: &Shared,
     core: &mut Core,
@@ -173,7 +179,7 @@ pub(crate) fn merge_numbers(
 ) -> Result<Merged, MergeError> {
     let mut merged = Merged::default();
     for number in first..end {
-        let changes = read_message(core, sender, number)?;
+        let Some(changes) = read_message(core, sender, number)? else { continue };
         let of_this = merge_batch(shared, core, &changes, open)?;
         keep(core, &changes, &of_this)?;
         merged.add(of_this);
@@ -199,15 +205,15 @@ pub(crate) fn boundaries(core: &mut Core, sender: SiteId) -> rusqlite::Result<Ve
     Ok(boundaries)
 }
 
-fn read_message(core: &mut Core, sender: SiteId, number: i64) -> Result<Vec<Change>, StorageError> {
+fn read_message(core: &mut Core, sender: SiteId, number: i64) -> Result<Option<Vec<Change>>, MergeError> {
     const MESSAGE: &str = "SELECT changes FROM litemesh_stage WHERE site_id = ?1 AND number = ?2";
     let statement = core.statement(MESSAGE)?;
     let binds = [Bind::Blob(sender.as_bytes()), number.into()];
     let rows = statement.query(&binds)?;
-    // Written by us: where it cannot be read the file is damaged, or a later version of ours wrote it.
-    let unreadable = |what: String| StorageError(crate::error::to_sql(format!("a staged message {what}")));
     if !rows.next()? {
-        return Err(unreadable("is missing".to_owned()));
+        return Ok(None);
     }
-    v2::decode_changes(rows.bytes(0)).map_err(|error| unreadable(format!("cannot be read: {error}")))
+    // Written by us: where it cannot be read the file is damaged, or a later version of ours wrote it.
+    let changes = v2::decode_changes(rows.bytes(0));
+    changes.map(Some).map_err(|error| MergeError::StagedUnreadable { reason: error.to_string() })
 }

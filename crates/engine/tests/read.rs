@@ -418,6 +418,9 @@ fn what_comes_again_under_its_own_version_is_sent_to_who_lacks_it() {
         relay.merge(&under(1), first).unwrap();
         let filter = LocalFilter { covered: [(site, DbVersion::new(1))].into_iter().collect(), echoes: &[] };
         assert_eq!(set(&read_all(&relay, &filter)), BTreeSet::new());
+        // Who reads it here is to look, too.
+        let page = relay.read_local(&LocalPlace::default(), &LocalFilter::default(), ALL).unwrap();
+        assert_eq!(page.is_provisional, is_provisional);
         let place = LocalPlace::after(relay.db_version().unwrap());
         let merged = relay.merge(&under(4), &MergeProgress::default()).unwrap();
         assert_eq!(merged.won, expected, "only where a number can be provisional is it looked at");

@@ -184,7 +184,7 @@ fn whole_messages_are_staged_and_their_position_is_gone_on_from() {
     assert_eq!(engine.staged(SENDER).unwrap(), Staged { reach: whole(3), ..Staged::default() });
 }
 
-/// What waits for something that does not come is brought out; of a transaction that is not complete, nothing.
+/// What waits for something that does not come is brought out; a transaction that is not complete goes on to wait.
 #[test]
 fn what_is_staged_can_be_merged_without_the_rest() {
     let (_, rows) = three_rows();
@@ -193,24 +193,24 @@ fn what_is_staged_can_be_merged_without_the_rest() {
     engine.stage(SENDER, &whole(1), &whole(2), &rows[1], NO_LIMIT).unwrap();
     let inside = Reach { position: whole(2).position, ..part(0) };
     engine.stage(SENDER, &whole(2), &inside, &rows[2], NO_LIMIT).unwrap();
-    engine.merge_staged(SENDER).unwrap();
-    assert_eq!((count(engine.connection()), engine.staged(SENDER).unwrap().reach), (2, whole(2)));
-    // Nothing more is there.
-    assert_eq!(engine.merge_staged(SENDER).unwrap().won, 0);
+    assert_eq!(engine.merge_staged(SENDER).unwrap(), rows[0].len() + rows[1].len());
+    assert_eq!((count(engine.connection()), engine.position(SENDER).unwrap()), (2, whole(2).position));
+    assert_eq!((reach(&engine), engine.staged(SENDER).unwrap().messages), (inside.clone(), 1));
+    assert_eq!(engine.merge_staged(SENDER).unwrap(), 0);
+    let progress = MergeProgress { position: Some((SENDER, whole(3).position)), ..completes(inside) };
+    engine.merge(&[], &progress).unwrap();
+    assert_eq!((count(engine.connection()), reach(&engine)), (3, whole(3)));
 }
 
-/// One row that a table refuses must not hide the others. But then no position says that all is here.
+/// One row that a table refuses must not hide the others. No position passes it, and it is not forgotten, either: its sender may be
+/// gone for good.
 #[test]
-fn what_is_refused_among_what_is_staged_is_left_out() {
-    let (_, rows) = three_rows();
+fn what_is_refused_among_what_is_staged_stays() {
+    let (author, rows) = three_rows();
     let mut engine = engine();
-    engine
-        .connection()
-        .execute_batch(
-            "CREATE TRIGGER no BEFORE INSERT ON todo WHEN new.id = 2
-        BEGIN SELECT raise(ABORT, 'not this one'); END",
-        )
-        .unwrap();
+    let refuse =
+        "CREATE TRIGGER no BEFORE INSERT ON todo WHEN new.id = 2 BEGIN SELECT raise(ABORT, 'not this one'); END";
+    engine.connection().execute_batch(refuse).unwrap();
     for (number, changes) in rows.iter().enumerate() {
         let number = i64::try_from(number).unwrap();
         let after = if number == 0 { Reach::default() } else { whole(number) };
@@ -218,8 +218,29 @@ fn what_is_refused_among_what_is_staged_is_left_out() {
     }
     let refused = engine.merge(&[], &completes(whole(3)));
     assert!(matches!(&refused, Err(error) if error.is_content()), "{refused:?}");
-    engine.merge_staged(SENDER).unwrap();
-    assert_eq!(ask::<String>(engine.connection(), "SELECT group_concat(id) FROM todo"), "1,3");
+    for _ in 0..2 {
+        engine.merge_staged(SENDER).unwrap();
+        assert_eq!(ask::<String>(engine.connection(), "SELECT group_concat(id) FROM todo"), "1,3");
+        assert_eq!((engine.position(SENDER).unwrap(), reach(&engine)), (whole(1).position, whole(3)));
+        assert_eq!(engine.staged(SENDER).unwrap().messages, 2);
+    }
+    engine.connection().execute_batch("DROP TRIGGER no").unwrap();
+    let progress = MergeProgress { position: Some((SENDER, whole(3).position)), ..completes(whole(3)) };
+    engine.merge(&[], &progress).unwrap();
+    assert_eq!(ask::<String>(engine.connection(), "SELECT group_concat(id) FROM todo"), "1,2,3");
+    assert_eq!(dump(&author).len(), dump(&engine).len());
+}
+
+/// No position covers it, so whoever finds it damaged forgets it and asks again.
+#[test]
+fn a_damaged_message_is_said_to_be_one() {
+    let (_, rows) = three_rows();
+    let mut engine = engine();
+    engine.stage(SENDER, &Reach::default(), &whole(1), &rows[0], NO_LIMIT).unwrap();
+    engine.connection().execute_batch("UPDATE litemesh_stage SET changes = x'00'").unwrap();
+    let damaged = engine.merge(&[], &completes(whole(1)));
+    assert!(matches!(&damaged, Err(error @ MergeError::StagedUnreadable { .. }) if !error.is_content()), "{damaged:?}");
+    engine.forget_staged(SENDER).unwrap();
     assert_eq!(engine.staged(SENDER).unwrap(), Staged::default());
 }
 

@@ -22,7 +22,7 @@ use crate::event::Event;
 use crate::session::access::Gate;
 use crate::session::{Effect, Input, Notice, ReadDone, ReadOrder, Session};
 use crate::shared_pages::SharedPages;
-use crate::work::{self, Frontier, Recent};
+use crate::work::{self, Frontier, Recent, Stuck};
 use crate::{PeerError, RemoteStatus};
 
 /// Inputs that wait for one session. A transport has one message of a connection under way, so this is never long.
@@ -44,6 +44,7 @@ pub(crate) struct Common {
     pub(crate) engine: EngineThread,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) frontier: Frontier,
+    pub(crate) stuck: Stuck,
     pub(crate) limits: litemesh_proto::Limits,
     pub(crate) beats: watch::Receiver<Beat>,
     pub(crate) pages: Arc<SharedPages>,
@@ -111,7 +112,7 @@ impl Driver {
             Session::new(self.remote, self.access.clone(), last.schema_version, self.common.limits.clone());
         let mut tasks: JoinSet<Done> = JoinSet::new();
         let mut reply: Option<Reply> = None;
-        self.spawn_opening(&mut tasks, session.key());
+        self.spawn_opening(&mut tasks, session.key(), Some(self.common.stuck.clone()));
         loop {
             // Losing a branch loses nothing: inputs stay in their channels, tasks in their set.
             let input = tokio::select! {
@@ -164,7 +165,7 @@ impl Driver {
     fn carry_out(&self, effects: Vec<Effect>, tasks: &mut JoinSet<Done>, reply: &mut Option<Reply>, beat: u64) {
         for effect in effects {
             match effect {
-                Effect::Open { key } => self.spawn_opening(tasks, key),
+                Effect::Open { key } => self.spawn_opening(tasks, key, None),
                 Effect::Ask(request) => self.spawn_ask(tasks, request),
                 Effect::EndAfter(delay, reason) => {
                     spawn(tasks, async move {
@@ -172,7 +173,9 @@ impl Driver {
                         Done::Failed(reason)
                     });
                 }
-                Effect::Merge { changes, progress, reached } => self.spawn_merge(tasks, changes, progress, reached),
+                Effect::Merge { changes, progress, reached, echoes } => {
+                    self.spawn_merge(tasks, changes, progress, reached, echoes);
+                }
                 Effect::Stage { key, changes, after, until } => self.spawn_stage(tasks, key, changes, after, until),
                 Effect::MergeStaged { key } => self.spawn_merge_staged(tasks, key),
                 Effect::Wake(timer, delay) => {
@@ -206,10 +209,10 @@ impl Driver {
     }
 
     /// Reads what we hold, to ask for the rest.
-    fn spawn_opening(&self, tasks: &mut JoinSet<Done>, key: SiteId) {
+    fn spawn_opening(&self, tasks: &mut JoinSet<Done>, key: SiteId, stuck: Option<Stuck>) {
         let engine = self.common.engine.clone();
         spawn(tasks, async move {
-            match flatten(engine.call(move |engine: &mut Engine| work::open(engine, key)).await) {
+            match flatten(engine.call(move |engine: &mut Engine| work::open(engine, key, stuck.as_ref())).await) {
                 Ok(opened) => Done::Input(opened),
                 Err(error) => Done::Failed(error.to_string()),
             }
@@ -233,6 +236,7 @@ impl Driver {
         changes: Vec<Change>,
         progress: litemesh_engine::MergeProgress,
         reached: Cursor,
+        echoes: bool,
     ) {
         self.stats.changes_received.fetch_add(changes.len() as u64, Ordering::Relaxed);
         let (engine, frontier, recent) =
@@ -241,7 +245,7 @@ impl Driver {
         let work = move |engine: &mut Engine| {
             // The work is done on the engine's thread, where no span would be known.
             let _entered = span.entered();
-            work::merge(engine, &changes, &progress, &reached, &frontier, &recent)
+            work::merge(engine, &changes, &progress, &reached, echoes, &frontier, &recent)
         };
         spawn(tasks, async move {
             match engine.call(work).await {
@@ -264,10 +268,10 @@ impl Driver {
     }
 
     fn spawn_merge_staged(&self, tasks: &mut JoinSet<Done>, key: SiteId) {
-        let (engine, recent) = (self.common.engine.clone(), self.recent.clone());
+        let engine = self.common.engine.clone();
         spawn(tasks, async move {
-            match engine.call(move |engine: &mut Engine| work::merge_staged(engine, key, &recent)).await {
-                Ok(local_versions) => Done::Input(Input::StagedMerged(local_versions)),
+            match engine.call(move |engine: &mut Engine| work::merge_staged(engine, key)).await {
+                Ok(()) => Done::Input(Input::StagedMerged),
                 Err(error) => Done::Failed(error.to_string()),
             }
         });

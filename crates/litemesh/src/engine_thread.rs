@@ -16,7 +16,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use crate::event::Event;
 use crate::{PeerError, StartError};
 
-/// Commands that wait for the engine. Each session has at most three under way.
+/// Commands that wait for the engine. Each session has at most four under way.
 const COMMANDS_MAX: usize = 256;
 
 /// Changesets after which origins are pruned, and how many are looked at then.

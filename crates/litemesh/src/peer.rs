@@ -183,6 +183,7 @@ impl PeerBuilder {
             engine,
             events: self.events,
             frontier: Arc::default(),
+            stuck: Arc::default(),
             limits: self.limits,
             pages: Arc::new(SharedPages::new(beats.clone())),
             beats,

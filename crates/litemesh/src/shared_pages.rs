@@ -40,6 +40,17 @@ struct State {
     kept: VecDeque<Kept>,
     /// Where the last pages ended.
     ends: VecDeque<DbVersion>,
+    /// How many pages were read, shared or not.
+    reads: u64,
+}
+
+/// How new a page must be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    /// Everything that was announced by this beat must be there.
+    pub(crate) beat: u64,
+    /// No page may follow one that was read later: a cell that was written between the two would be in neither.
+    pub(crate) read_at: u64,
 }
 
 #[derive(Debug)]
@@ -48,6 +59,8 @@ struct Kept {
     bytes_max: usize,
     /// The beat after which it was read: everything that was announced with it is there.
     beat: u64,
+    /// The number of its read.
+    read_at: u64,
     page: SharedPage,
 }
 
@@ -62,7 +75,12 @@ impl SharedPages {
         Self { beats, state: Mutex::default() }
     }
 
-    /// What a session is sent after `place`, if it can be shared, with everything that was announced by the beat `wanted`.
+    /// Counts a read that is not shared. Gives its number.
+    pub(crate) fn count_read(&self) -> u64 {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).count_read()
+    }
+
+    /// What a session is sent after `place`, if it can be shared, and the number of its read.
     ///
     /// It may lack what was committed since, of which there is a next beat.
     pub(crate) fn read(
@@ -72,8 +90,8 @@ impl SharedPages {
         covered: &Cursor,
         echoes: &[(DbVersion, DbVersion)],
         limits: PageLimits,
-        wanted: u64,
-    ) -> Result<Option<LocalPage>, StorageError> {
+        wanted: Wanted,
+    ) -> Result<Option<(LocalPage, u64)>, StorageError> {
         let beat = *self.beats.borrow();
         let after = place.position();
         let is_near = beat.announced.db_version.get().saturating_sub(after.get()) <= VERSIONS_MAX;
@@ -81,18 +99,22 @@ impl SharedPages {
             return Ok(None);
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let serves = |kept: &&Kept| kept.serves(after) && kept.bytes_max == limits.bytes_max && kept.beat >= wanted;
+        let serves = |kept: &&Kept| {
+            let is_new = kept.beat >= wanted.beat && kept.read_at >= wanted.read_at;
+            is_new && kept.serves(after) && kept.bytes_max == limits.bytes_max
+        };
         if let Some(kept) = state.kept.iter().find(serves) {
-            return Ok(Some(kept.page.for_reader(after, covered, echoes)));
+            return Ok(Some((kept.page.for_reader(after, covered, echoes), kept.read_at)));
         }
         for start in [state.start(after), after] {
+            let read_at = state.count_read();
             let Some(page) = engine.read_shared(&LocalPlace::after(start), limits)? else { return Ok(None) };
-            let kept = Kept { after: start, bytes_max: limits.bytes_max, beat: beat.number, page };
+            let kept = Kept { after: start, bytes_max: limits.bytes_max, beat: beat.number, read_at, page };
             // A page that began early may be full before it comes to who needs it.
             if kept.serves(after) {
                 let wanted = kept.page.for_reader(after, covered, echoes);
                 state.keep(kept);
-                return Ok(Some(wanted));
+                return Ok(Some((wanted, read_at)));
             }
         }
         Ok(None)
@@ -100,6 +122,11 @@ impl SharedPages {
 }
 
 impl State {
+    fn count_read(&mut self) -> u64 {
+        self.reads += 1;
+        self.reads
+    }
+
     /// Where a page for a session at `after` begins.
     fn start(&self, after: DbVersion) -> DbVersion {
         let not_far = |end: &&DbVersion| after.get().saturating_sub(end.get()) <= VERSIONS_BACK_MAX;

@@ -17,12 +17,13 @@ use crate::engine_thread::{Announced, look};
 use crate::session::access::Gate;
 use crate::session::{self, Effect, Input, Notice, ReadDone, ReadOrder};
 use crate::shared_pages::SharedPages;
-use crate::work::{self, Frontier, Recent};
+use crate::work::{self, Frontier, Recent, Stuck};
 
 /// What the sessions of one running peer share. Gone when it ends.
 #[derive(Clone)]
 pub struct Process {
     frontier: Frontier,
+    stuck: Stuck,
     beats: Arc<watch::Sender<Beat>>,
     pages: Arc<SharedPages>,
 }
@@ -36,7 +37,7 @@ impl Process {
             beats.send_modify(|beat| beat.sessions = usize::MAX);
         }
         let pages = Arc::new(SharedPages::new(beats.subscribe()));
-        Self { frontier: Frontier::default(), beats: Arc::new(beats), pages }
+        Self { frontier: Frontier::default(), stuck: Stuck::default(), beats: Arc::new(beats), pages }
     }
 
     /// The database changed; [`Event::Announced`] tells a session of it.
@@ -113,8 +114,8 @@ pub struct Work {
 
 #[derive(Debug)]
 enum Kind {
-    Open(SiteId),
-    Merge { changes: Vec<Change>, progress: MergeProgress, reached: Cursor },
+    Open { remote: SiteId, is_first: bool },
+    Merge { changes: Vec<Change>, progress: MergeProgress, reached: Cursor, echoes: bool },
     Stage { sender: SiteId, changes: Vec<Change>, after: Reach, until: Reach, bytes_max: u64 },
     MergeStaged(SiteId),
     Read(ReadOrder),
@@ -133,14 +134,17 @@ impl Work {
     pub fn run(self, engine: &mut Engine) -> Result<Done, PeerError> {
         let Self { kind, process, recent, limits, beat } = self;
         Ok(Done(match kind {
-            Kind::Open(remote) => work::open(engine, remote)?,
-            Kind::Merge { changes, progress, reached } => {
-                Input::Merged(work::merge(engine, &changes, &progress, &reached, &process.frontier, &recent))
+            Kind::Open { remote, is_first } => work::open(engine, remote, is_first.then_some(&process.stuck))?,
+            Kind::Merge { changes, progress, reached, echoes } => {
+                Input::Merged(work::merge(engine, &changes, &progress, &reached, echoes, &process.frontier, &recent))
             }
             Kind::Stage { sender, changes, after, until, bytes_max } => {
                 Input::Merged(work::stage(engine, sender, &after, &until, &changes, bytes_max))
             }
-            Kind::MergeStaged(sender) => Input::StagedMerged(work::merge_staged(engine, sender, &recent)),
+            Kind::MergeStaged(sender) => {
+                work::merge_staged(engine, sender);
+                Input::StagedMerged
+            }
             Kind::Read(ReadOrder { generation, what }) => {
                 let gate = Gate::new(Access::FULL);
                 let shared = Some((process.pages.as_ref(), beat));
@@ -152,14 +156,14 @@ impl Work {
 
     /// Whether it writes.
     pub fn is_merge(&self) -> bool {
-        matches!(self.kind, Kind::Merge { .. })
+        matches!(self.kind, Kind::Merge { .. } | Kind::MergeStaged(_))
     }
 }
 
 impl std::fmt::Debug for Work {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.kind {
-            Kind::Open(remote) => write!(f, "open {}", remote.fmt_short()),
+            Kind::Open { remote, .. } => write!(f, "open {}", remote.fmt_short()),
             Kind::Merge { changes, progress, .. } => {
                 write!(f, "merge {} changes, {}", changes.len(), Reached(progress))
             }
@@ -206,7 +210,7 @@ impl Session {
             staged_bytes_max: limits.staged_bytes_max,
             last,
         };
-        let opening = session.work(Kind::Open(remote.site));
+        let opening = session.work(Kind::Open { remote: remote.site, is_first: true });
         (session, opening)
     }
 
@@ -245,7 +249,7 @@ impl Session {
 
     fn action(&self, effect: Effect) -> Action {
         match effect {
-            Effect::Open { key } => Action::Work(self.work(Kind::Open(key))),
+            Effect::Open { key } => Action::Work(self.work(Kind::Open { remote: key, is_first: false })),
             Effect::Wake(timer, delay) => Action::Wake(Timer(timer), delay),
             Effect::Stage { key, changes, after, until } => Action::Work(self.work(Kind::Stage {
                 sender: key,
@@ -259,8 +263,8 @@ impl Session {
             Effect::Send(message) => Action::Send(message),
             Effect::EndAfter(delay, reason) => Action::EndAfter(delay, reason),
             Effect::Reply(result) => Action::Reply(result),
-            Effect::Merge { changes, progress, reached } => {
-                Action::Work(self.work(Kind::Merge { changes, progress, reached }))
+            Effect::Merge { changes, progress, reached, echoes } => {
+                Action::Work(self.work(Kind::Merge { changes, progress, reached, echoes }))
             }
             Effect::Read(order) => Action::Work(self.work(Kind::Read(order))),
             Effect::Tell(notice) => Action::Tell(match notice {

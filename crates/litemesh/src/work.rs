@@ -2,18 +2,19 @@
 //!
 //! Both drivers come here, the one of tokio and the one of simulations, so that what is simulated is what runs.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use litemesh_engine::{
-    Claim, Engine, LocalFilter, LocalPlace, MergeError, MergeProgress, PageLimits, Reach, StageError, StorageError,
+    Claim, Engine, LocalFilter, LocalPlace, MergeError, MergeProgress, PageLimits, Reach, StageError, Staged,
+    StorageError,
 };
 use litemesh_proto::{Change, Cursor, DbVersion, Position, SiteId};
 
 use crate::PeerError;
 use crate::session::access::Gate;
 use crate::session::{Fault, Input, MergeDone, MergeFailure, Page, ReadWhat};
-use crate::shared_pages::SharedPages;
+use crate::shared_pages::{SharedPages, Wanted};
 
 /// Versions of v1 remotes that this peer holds, the newest perhaps in part: what may be passed on to other v1 remotes.
 pub(crate) type Frontier = Arc<Mutex<Cursor>>;
@@ -27,16 +28,43 @@ pub(crate) type Recent = Arc<Mutex<VecDeque<(DbVersion, DbVersion)>>>;
 /// Merges that the session may not have heard of yet: one is under way at a time.
 const RECENT_MAX: usize = 4;
 
-/// What we hold, and how far we are with this remote: to ask for the rest.
-pub(crate) fn open(engine: &Engine, remote: SiteId) -> Result<Input, StorageError> {
-    Ok(Input::Opened { us: engine.site()?, cursor: engine.cursor()?, staged: engine.staged(remote)? })
+/// How many connections to a remote in a row have brought nothing on to what is staged of it, and where that led.
+pub(crate) type Stuck = Arc<Mutex<HashMap<SiteId, (Reach, u32)>>>;
+
+/// Connections after which it is not waited for the rest any more. Something in it cannot be carried, and would hide what came
+/// before it for as long.
+const STUCK_MAX: u32 = 8;
+
+/// What we hold, and how far we are with this remote: to ask for the rest. `stuck`: with the first request over a connection.
+pub(crate) fn open(engine: &mut Engine, remote: SiteId, stuck: Option<&Stuck>) -> Result<Input, StorageError> {
+    let mut staged = engine.staged(remote)?;
+    if stuck.is_some_and(|stuck| is_stuck(stuck, remote, &staged)) {
+        tracing::warn!(%remote, "a catch-up does not go on: what came of it is merged without the rest");
+        merge_staged(engine, remote);
+        staged = engine.staged(remote)?;
+    }
+    Ok(Input::Opened { us: engine.site()?, cursor: engine.cursor()?, staged })
 }
 
+fn is_stuck(stuck: &Stuck, remote: SiteId, staged: &Staged) -> bool {
+    let mut stuck = stuck.lock().unwrap_or_else(PoisonError::into_inner);
+    if staged.messages == 0 {
+        stuck.remove(&remote);
+        return false;
+    }
+    let (reach, connections) = stuck.entry(remote).or_default();
+    *connections = if *reach == staged.reach { *connections + 1 } else { 0 };
+    reach.clone_from(&staged.reach);
+    *connections == STUCK_MAX
+}
+
+/// `echoes`: all of it came over this connection, so that the remote need not be sent it back.
 pub(crate) fn merge(
     engine: &mut Engine,
     changes: &[Change],
     progress: &MergeProgress,
     reached: &Cursor,
+    echoes: bool,
     frontier: &Mutex<Cursor>,
     recent: &Mutex<VecDeque<(DbVersion, DbVersion)>>,
 ) -> Result<MergeDone, MergeFailure> {
@@ -45,13 +73,17 @@ pub(crate) fn merge(
             tracing::debug!("merged");
             // Before anybody is told of the commit, or the others would look too early and never again.
             frontier.lock().unwrap_or_else(PoisonError::into_inner).join(reached);
-            add_recent(recent, merged.local_versions);
-            Ok(MergeDone { local_versions: merged.local_versions, staged: None })
+            let local_versions = merged.local_versions.filter(|_| echoes);
+            add_recent(recent, local_versions);
+            Ok(MergeDone { local_versions, staged: None })
         }
         Err(error) => {
             tracing::warn!(%error, "not merged");
+            if let Some((sender, _)) = &progress.completes {
+                forget_unreadable(engine, *sender, &error);
+            }
             let fault = match &error {
-                MergeError::NotStaged => Fault::Gap,
+                MergeError::NotStaged | MergeError::StagedUnreadable { .. } => Fault::Gap,
                 error if error.is_content() => Fault::Content,
                 _ => Fault::Database,
             };
@@ -60,22 +92,21 @@ pub(crate) fn merge(
     }
 }
 
-/// Merges what is staged of a sender, without what it waits for. Gives the local versions that it took.
-pub(crate) fn merge_staged(
-    engine: &mut Engine,
-    sender: SiteId,
-    recent: &Mutex<VecDeque<(DbVersion, DbVersion)>>,
-) -> Option<(DbVersion, DbVersion)> {
-    match engine.merge_staged(sender) {
-        Ok(merged) => {
-            add_recent(recent, merged.local_versions);
-            merged.local_versions
-        }
-        // It is still there, and gone on with over the next connection.
-        Err(error) => {
-            tracing::warn!(%error, "what is staged is not merged");
-            None
-        }
+/// Merges what is staged of a sender, without what it waits for.
+///
+/// What it takes is not kept from the remote, as what a message of this connection brought is: the remote may have lost it since.
+pub(crate) fn merge_staged(engine: &mut Engine, sender: SiteId) {
+    // It is still there, and gone on with over the next connection.
+    if let Err(error) = engine.merge_staged(sender) {
+        tracing::warn!(%error, "what is staged is not merged");
+        forget_unreadable(engine, sender, &error);
+    }
+}
+
+/// A chain that cannot be read would never be merged.
+fn forget_unreadable(engine: &mut Engine, sender: SiteId, error: &MergeError) {
+    if let (MergeError::StagedUnreadable { .. }, Err(error)) = (error, engine.forget_staged(sender)) {
+        tracing::warn!(%error, "what is staged is not forgotten");
     }
 }
 
@@ -119,24 +150,29 @@ pub(crate) fn read(
 ) -> Result<Page, PeerError> {
     let recent = recent.lock().unwrap_or_else(PoisonError::into_inner).clone();
     match what {
-        ReadWhat::Local { place, covered, claimed, mut echoes } => {
+        ReadWhat::Local { place, covered, claimed, mut echoes, read_at } => {
             echoes.extend(recent);
             let own = engine.site()?;
             let covered = gate.believe(own, covered);
             let parted = heed(engine, claimed, covered.get(&own), gate)?;
             let (place, goes_on) = parted.map_or((place, true), |common| (LocalPlace::after(common), false));
             let page = match shared {
-                Some((pages, wanted)) => pages.read(engine, &place, &covered, &echoes, limits, wanted)?,
+                Some((pages, wanted)) => {
+                    let wanted = Wanted { beat: wanted, read_at };
+                    pages.read(engine, &place, &covered, &echoes, limits, wanted)?
+                }
                 None => None,
             };
-            let page = match page {
+            let (page, read_at) = match page {
                 Some(page) => page,
                 None => {
                     let filter = LocalFilter { covered: Arc::unwrap_or_clone(covered), echoes: &echoes };
-                    engine.read_local(&place, &filter, limits)?
+                    // Before the read: what is committed meanwhile may be in the page.
+                    let read_at = shared.map_or(0, |(pages, _)| pages.count_read());
+                    (engine.read_local(&place, &filter, limits)?, read_at)
                 }
             };
-            Ok(Page::Local { page, goes_on, own })
+            Ok(Page::Local { page, goes_on, own, read_at })
         }
         ReadWhat::PlanSites(mut bounds) => {
             bounds.echoes.extend(recent);
@@ -189,4 +225,30 @@ fn heed(engine: &mut Engine, position: Position, seen: DbVersion, gate: &Gate) -
         tracing::warn!(%seen, "a remote holds later versions of this database than the file does");
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A flaky line is waited for; one over which nothing more comes at all is not.
+    #[test]
+    fn who_brings_nothing_on_is_not_waited_for() {
+        let (stuck, remote) = (Stuck::default(), SiteId::from_bytes([7; 16]));
+        let staged = |version: i64, messages: u64| {
+            let position = Position { version: DbVersion::new(version), ..Position::default() };
+            Staged { reach: Reach { position, place: None }, messages, ..Staged::default() }
+        };
+        for _ in 0..STUCK_MAX {
+            assert!(!is_stuck(&stuck, remote, &staged(1, 1)));
+        }
+        assert!(is_stuck(&stuck, remote, &staged(1, 1)));
+        assert!(!is_stuck(&stuck, remote, &staged(2, 2)));
+        for _ in 1..STUCK_MAX {
+            assert!(!is_stuck(&stuck, remote, &staged(2, 2)));
+        }
+        assert!(is_stuck(&stuck, remote, &staged(2, 2)));
+        assert!(!is_stuck(&stuck, remote, &staged(2, 0)));
+        assert!(stuck.lock().unwrap().is_empty());
+    }
 }

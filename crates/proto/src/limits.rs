@@ -132,7 +132,7 @@ pub struct Limits {
     pub change_value_bytes_max: usize,
     /// Most bytes of one transaction that are staged for a sender until its last part comes.
     pub staged_bytes_max: u64,
-    /// Most changes of a catch-up that are merged in one transaction.
+    /// Changes of a catch-up that wait for each other; with the message that would be more, all are merged, in one transaction.
     ///
     /// A catch-up becomes visible as a whole, so that nobody sees half of a transaction of which somebody has overwritten the
     /// rest. While it is merged the application's own writes wait, at 400,000 changes a second a good second for this many; a

@@ -62,6 +62,9 @@ pub struct Progress {
     /// Whether the sender held more than what is sent with this message. Until that has come, too, the receiver lets nobody see
     /// these changes: what overwrote a part of one of these transactions may be among the rest.
     pub more: bool,
+    /// Whether versions of the changes may be provisional: earlier than their authors gave them, since they came to the sender over wire
+    /// v1. Then they come again under their own.
+    pub provisional: bool,
     /// Everything up to here has now been sent.
     pub position: Option<Position>,
     /// The sender's cursor, where everything that it held has now been sent: at the end of catch-up, and with every live
@@ -94,7 +97,7 @@ fn verify_version(what: &'static str, version: DbVersion) -> Result<(), VerifyEr
 
 /// Whether the changes of a message are whole transactions of the sender, or a part of one that is too large for a message.
 ///
-/// A part is staged; when the last one has come, all are merged at once.
+/// A part is staged; once the last one is there, all are merged at once.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Part {
     /// Whole transactions.

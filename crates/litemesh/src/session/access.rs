@@ -195,9 +195,10 @@ mod tests {
             let changes = vec![change("a"), change("c"), change("A")];
             let (place, incarnation) = (LocalPlace::after(DbVersion::new(8)), Incarnation(1));
             Page::Local {
-                page: LocalPage { changes, place, incarnation, complete: Some(cursor()) },
+                page: LocalPage { changes, place, incarnation, is_provisional: false, complete: Some(cursor()) },
                 goes_on: true,
                 own: SITE,
+                read_at: 0,
             }
         };
         let narrowed = |tables: Option<&[&str]>| {

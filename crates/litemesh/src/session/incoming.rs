@@ -48,6 +48,8 @@ pub(crate) struct Incoming {
     pending: Option<Pending>,
     /// Litemesh: what came of the remote, merged or staged.
     staged: Staged,
+    /// Litemesh: some of what is staged was there before we asked.
+    has_old_chain: bool,
     /// Litemesh: which messages of the answer came.
     receipt: Receipt,
     /// Litemesh: an acknowledgement is to be sent now.
@@ -82,6 +84,7 @@ impl Incoming {
             holds_of_us: Cursor::new(),
             pending: None,
             staged: Staged::default(),
+            has_old_chain: false,
             receipt: Receipt::of_connection(remote.connection),
             is_ack_due: false,
             is_looking: false,
@@ -107,6 +110,7 @@ impl Incoming {
     pub(crate) fn ask(&mut self, us: SiteId, cursor: Cursor, staged: Staged, effects: &mut Vec<Effect>) {
         self.is_asking = false;
         self.us = us;
+        self.has_old_chain = staged.messages > 0;
         self.staged = staged;
         let terms = self.remote.is_litemesh.then(|| {
             self.is_frozen = self.is_end_due || self.outdated.is_some();
@@ -116,7 +120,13 @@ impl Incoming {
         });
         let is_numbered = terms.is_some();
         effects.push(Effect::Ask(SyncRequest { cursor, terms }));
-        if is_numbered && !std::mem::replace(&mut self.is_looking, true) {
+        if is_numbered {
+            self.set_look(effects);
+        }
+    }
+
+    fn set_look(&mut self, effects: &mut Vec<Effect>) {
+        if !std::mem::replace(&mut self.is_looking, true) {
             effects.push(Effect::Wake(Timer::Answer, SILENCE_LOOK));
         }
     }
@@ -124,7 +134,10 @@ impl Incoming {
     /// Looks whether the request was answered, or a carrier lost it.
     pub(crate) fn look(&mut self, effects: &mut Vec<Effect>) {
         self.is_looking = false;
-        if self.receipt.is_unanswered() {
+        if self.pending.is_some() {
+            // The first message of the answer is being taken.
+            self.set_look(effects);
+        } else if self.receipt.is_unanswered() {
             self.ask_again(effects);
         }
     }
@@ -196,7 +209,7 @@ impl Incoming {
         }
         let reached = open.clone();
         self.pending = Some(Pending { is_eose, open, reach: None });
-        effects.push(Effect::Merge { changes, progress, reached });
+        effects.push(Effect::Merge { changes, progress, reached, echoes: true });
         Some(held)
     }
 
@@ -214,7 +227,8 @@ impl Incoming {
             match progress.part {
                 Part::Whole => {
                     self.pending = Some(Pending { is_eose, ..Pending::default() });
-                    effects.push(Effect::Merge { changes, progress: MergeProgress::default(), reached: Cursor::new() });
+                    let (progress, reached) = (MergeProgress::default(), Cursor::new());
+                    effects.push(Effect::Merge { changes, progress, reached, echoes: true });
                 }
                 // Staged, it would say that everything before it is here; merged, it would show half of a transaction.
                 Part::Piece { .. } | Part::Last { .. } => {
@@ -240,9 +254,11 @@ impl Incoming {
             cursor: progress.cursor.unwrap_or_default(),
             position: progress.position.map(|position| (key, position)),
             completes: is_staged.then_some((key, after)),
-            is_provisional: false,
+            is_provisional: progress.provisional,
         };
-        effects.push(Effect::Merge { changes, progress, reached: Cursor::new() });
+        // What an earlier connection brought the remote may have lost since, and asks for.
+        let echoes = !(is_staged && self.has_old_chain);
+        effects.push(Effect::Merge { changes, progress, reached: Cursor::new(), echoes });
         held
     }
 
@@ -290,7 +306,10 @@ impl Incoming {
                 self.open = pending.open;
                 match (staged, pending.reach) {
                     (Some(staged), _) => self.staged = staged,
-                    (None, Some(reach)) => self.staged = Staged { reach, ..Staged::default() },
+                    (None, Some(reach)) => {
+                        self.staged = Staged { reach, ..Staged::default() };
+                        self.has_old_chain = false;
+                    }
                     (None, None) => {}
                 }
                 self.taken(!self.is_frozen, pending.is_eose, effects);
@@ -343,7 +362,7 @@ impl Incoming {
     }
 
     pub(crate) fn garbled(&mut self, reason: &str, effects: &mut Vec<Effect>) {
-        self.is_frozen = true;
+        self.freeze(effects);
         effects.push(Effect::Tell(Notice::Error(format!("unreadable message: {reason}"))));
         self.end_after(RECONNECT_DELAY_MIN, "a message could not be read", effects);
     }

@@ -37,8 +37,8 @@ pub(crate) enum Input {
     Garbled(String),
     /// The merge that we ordered is done, or the message is staged.
     Merged(Result<MergeDone, MergeFailure>),
-    /// What was staged is merged, by [`Effect::MergeStaged`]; these local versions were taken.
-    StagedMerged(Option<(DbVersion, DbVersion)>),
+    /// What was staged is merged, by [`Effect::MergeStaged`].
+    StagedMerged,
     /// The read that we ordered is done.
     Read(ReadDone),
     /// The message that we sent was taken.
@@ -104,6 +104,8 @@ pub(crate) enum ReadWhat {
         /// How far in our versions the remote says that it is, before the first page.
         claimed: Position,
         echoes: Vec<(DbVersion, DbVersion)>,
+        /// What the last page said of when it was read.
+        read_at: u64,
     },
     /// A new plan and its first page. The driver fills in what we hold.
     PlanSites(SiteBounds),
@@ -125,6 +127,8 @@ pub(crate) enum Page {
         goes_on: bool,
         /// Our own site.
         own: SiteId,
+        /// When it was read, by [`SharedPages`](crate::shared_pages::SharedPages): no earlier page may follow.
+        read_at: u64,
     },
     Sites {
         plan: SitePlan,
@@ -147,8 +151,9 @@ pub(crate) enum Effect {
     EndAfter(Duration, String),
     /// Merge, then come back with [`Input::Merged`].
     ///
-    /// `reached`: versions of a v1 remote that we then hold, the newest of each site perhaps in part.
-    Merge { changes: Vec<Change>, progress: MergeProgress, reached: Cursor },
+    /// `reached`: versions of a v1 remote that we then hold, the newest of each site perhaps in part. `echoes`: all of it came over
+    /// this connection, and so is not sent back over it.
+    Merge { changes: Vec<Change>, progress: MergeProgress, reached: Cursor, echoes: bool },
     /// Stage a message, then come back with [`Input::Merged`].
     Stage { key: SiteId, changes: Vec<Change>, after: Reach, until: Reach },
     /// Merge what is staged, then come back with [`Input::StagedMerged`].
@@ -236,11 +241,7 @@ impl Session {
                 }
                 self.incoming.merged(result, &mut effects);
             }
-            Input::StagedMerged(range) => {
-                if let Some(range) = range {
-                    self.outgoing.add_echo(range);
-                }
-            }
+            Input::StagedMerged => {}
             Input::Woken(Timer::Acknowledge) => self.incoming.woken(),
             Input::Woken(Timer::Silence) => self.outgoing.look(&mut effects),
             Input::Woken(Timer::Answer) => self.incoming.look(&mut effects),

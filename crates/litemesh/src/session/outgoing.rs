@@ -79,6 +79,8 @@ enum Order {
         part: Option<Place>,
         /// The last message said that there is more.
         owes_more: bool,
+        /// When the last page was read.
+        read_at: u64,
     },
     /// A wire v1 peer: site by site.
     Sites {
@@ -240,14 +242,17 @@ impl Outgoing {
             return;
         }
         match done.page {
-            Page::Local { page, goes_on, own } => self.take_local(page, goes_on, own),
+            Page::Local { page, goes_on, own, read_at } => self.take_local(page, goes_on, own, read_at),
             Page::Sites { plan, changes, more, planned } => self.take_sites(plan, changes, more, planned),
         }
         self.pump(effects);
     }
 
-    fn take_local(&mut self, page: LocalPage, goes_on: bool, own: SiteId) {
-        let Some(Order::Local { place, covered, claimed, window, part, owes_more }) = &mut self.order else { return };
+    fn take_local(&mut self, page: LocalPage, goes_on: bool, own: SiteId, now: u64) {
+        let Some(Order::Local { place, covered, claimed, window, part, owes_more, read_at }) = &mut self.order else {
+            return;
+        };
+        *read_at = now;
         if !goes_on {
             *part = None;
         }
@@ -257,6 +262,7 @@ impl Outgoing {
         *claimed = Position::default();
         let is_live = self.eose != Eose::Ahead;
         let is_complete = page.complete.is_some();
+        let provisional = page.is_provisional && !page.changes.is_empty();
         // The remote takes over our cursor where it then holds everything that we hold, and learns each entry once.
         let news = page.complete.map(|cursor| cursor.beyond(covered)).unwrap_or_default();
         self.is_behind |= !is_complete;
@@ -275,7 +281,8 @@ impl Outgoing {
             let position = (!matches!(part, Part::Piece { .. })).then_some(position);
             let number = window.number(position.filter(|_| is_complete).map(|position| position.version));
             *owes_more = !is_complete;
-            Progress { answer: window.answer(), number, part, more: !is_complete, position, cursor }
+            let (answer, more) = (window.answer(), !is_complete);
+            Progress { answer, number, part, more, provisional, position, cursor }
         };
         let schema_version = self.schema_version;
         let mut queue = |changes, progress| {
@@ -358,8 +365,9 @@ impl Outgoing {
         let echoes = Vec::from(self.echoes.clone());
         let what = match &self.order {
             None => return,
-            Some(Order::Local { place, covered, claimed, .. }) => {
-                ReadWhat::Local { place: place.clone(), covered: covered.clone(), claimed: *claimed, echoes }
+            Some(Order::Local { place, covered, claimed, read_at, .. }) => {
+                let (place, covered) = (place.clone(), covered.clone());
+                ReadWhat::Local { place, covered, claimed: *claimed, echoes, read_at: *read_at }
             }
             Some(Order::Sites { plan: Some((plan, ..)), .. }) => ReadWhat::Sites(plan.clone()),
             Some(Order::Sites { sent, since_local, is_first, .. }) => ReadWhat::PlanSites(SiteBounds {
@@ -397,5 +405,5 @@ fn local_order(covered: Cursor, terms: &Terms) -> Order {
     let place = inside.unwrap_or_else(|| LocalPlace::after(position));
     let covered = Arc::new(covered);
     let (claimed, window) = (terms.position, Window::new(terms));
-    Order::Local { place, covered, claimed, window, part, owes_more: false }
+    Order::Local { place, covered, claimed, window, part, owes_more: false, read_at: 0 }
 }

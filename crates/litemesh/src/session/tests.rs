@@ -99,7 +99,8 @@ fn sent(effects: &[Effect]) -> Vec<PeerMessage> {
 }
 
 fn local_page(changes: Vec<Change>, place: LocalPlace, complete: Option<Cursor>) -> Page {
-    Page::Local { page: LocalPage { changes, place, incarnation: Incarnation(7), complete }, goes_on: true, own: OWN }
+    let page = LocalPage { changes, place, incarnation: Incarnation(7), is_provisional: false, complete };
+    Page::Local { page, goes_on: true, own: OWN, read_at: 0 }
 }
 
 fn page(generation: u64, version: i64, position: i64, complete: Option<Cursor>) -> Input {

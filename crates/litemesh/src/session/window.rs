@@ -21,7 +21,7 @@ pub(crate) struct Window {
     /// Messages that are not acknowledged, by number: what the receiver holds of us then. Never more than [`UNTOLD_MAX`] and
     /// those that wait to be sent.
     on_their_way: VecDeque<(u64, Option<DbVersion>)>,
-    /// What the receiver holds of us, durably.
+    /// What the receiver holds of us, as far as it acknowledged that in this answer. What it asks after may merely be staged there.
     position: DbVersion,
     /// What was acknowledged when [`look`](Self::look) was called last.
     at_last_look: Option<u64>,
@@ -29,12 +29,7 @@ pub(crate) struct Window {
 
 impl Window {
     pub(crate) fn new(terms: &Terms) -> Self {
-        Self {
-            answer: terms.answer,
-            allowed: u64::from(terms.credit.min(CREDIT_MAX)),
-            position: terms.position.version,
-            ..Self::default()
-        }
+        Self { answer: terms.answer, allowed: u64::from(terms.credit.min(CREDIT_MAX)), ..Self::default() }
     }
 
     pub(crate) fn answer(&self) -> u32 {

@@ -20,7 +20,7 @@ use super::options::Lossy;
 use super::{Event, Simulation};
 
 /// Work that one session may have under way: its opening, a merge and a read (`engine_thread`, `COMMANDS_MAX`).
-const JOBS_MAX: usize = 3;
+const JOBS_MAX: usize = 4;
 
 /// How long a link may be silent before its ends give it up.
 pub(super) const SILENCE_MAX: Duration = PING_INTERVAL.saturating_mul(3);

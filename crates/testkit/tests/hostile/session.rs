@@ -28,7 +28,7 @@ const REMOTE: SiteId = SiteId::from_bytes([0x4e; 16]);
 const PAGES: PageLimits = PageLimits { changes_max: 3, bytes_max: 600, stretch: 1 };
 
 /// Works that a session may have under way: its opening, a merge and a read.
-const JOBS_MAX: usize = 3;
+const JOBS_MAX: usize = 4;
 
 /// Timers that a session may have set: one of each kind.
 const TIMERS_MAX: usize = 3;
@@ -267,7 +267,15 @@ impl Scene {
         };
         let position = if bytes.arbitrary()? { Some(self.position(bytes)?) } else { None };
         let cursor = if bytes.arbitrary()? { Some(self.cursor(bytes)?) } else { None };
-        Ok(Some(Progress { answer, number, part, more: bytes.arbitrary()?, position, cursor }))
+        Ok(Some(Progress {
+            answer,
+            number,
+            part,
+            more: bytes.arbitrary()?,
+            provisional: bytes.arbitrary()?,
+            position,
+            cursor,
+        }))
     }
 
     fn request(&mut self, bytes: &mut Unstructured<'_>) -> Result<SyncRequest> {

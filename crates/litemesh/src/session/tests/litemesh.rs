@@ -132,6 +132,38 @@ fn messages_wait_for_the_end_of_a_catch_up() {
     assert_eq!(progress.completes, None);
 }
 
+/// What an earlier connection brought the remote may have lost since: a file that was restored gets it back.
+#[test]
+fn what_was_staged_before_is_no_echo() {
+    for is_old in [true, false] {
+        let mut session = session(true);
+        if is_old {
+            session.handle(Input::Woken(Timer::Answer));
+            session.handle(Input::Opened { us: US, cursor: Cursor::new(), staged: staged(3, None, 1) });
+        }
+        let numbered = |number| Progress { answer: if is_old { 2 } else { 1 }, ..numbered(number) };
+        let eose =
+            |number| PeerMessage::Eose { progress: Some(Progress { position: Some(at(5)), ..numbered(number) }) };
+        let effects = session.handle(Input::Received(Unverified::new(eose(1))));
+        let [Effect::Merge { progress, echoes, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+        assert_eq!((progress.completes.is_some(), *echoes), (is_old, !is_old));
+        session.handle(Input::Merged(Ok(MergeDone::default())));
+        let effects = session.handle(Input::Received(Unverified::new(eose(2))));
+        assert!(matches!(effects.as_slice(), [Effect::Merge { echoes: true, .. }]), "{effects:?}");
+    }
+}
+
+/// The first message of an answer may take long to be merged, and is an answer.
+#[test]
+fn who_is_being_answered_does_not_ask_again() {
+    let mut session = session(true);
+    session.handle(changes(&[(OTHER, 1)], 1, Some(numbered(1))));
+    let effects = session.handle(Input::Woken(Timer::Answer));
+    assert!(matches!(effects.as_slice(), [Effect::Wake(Timer::Answer, _)]), "{effects:?}");
+    session.handle(Input::Merged(Ok(MergeDone::default())));
+    assert!(session.handle(Input::Woken(Timer::Answer)).is_empty());
+}
+
 /// The application's own writes wait for a merge, so one merge may not take any time.
 #[test]
 fn a_long_catch_up_is_merged_in_steps() {

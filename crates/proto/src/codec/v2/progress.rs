@@ -51,6 +51,7 @@ const FIRST_PIECE: u8 = 8;
 const LATER_PIECE: u8 = 16;
 const LAST_PIECE: u8 = 24;
 const MORE: u8 = 32;
+const PROVISIONAL: u8 = 64;
 
 /// Flags, answer, number, places of a part, position, cursor.
 pub(super) fn write_progress(out: &mut Writer, progress: Option<&Progress>) {
@@ -70,7 +71,8 @@ pub(super) fn write_progress(out: &mut Writer, progress: Option<&Progress>) {
             | part
             | flag(progress.position.is_some(), HAS_POSITION)
             | flag(progress.cursor.is_some(), HAS_CURSOR)
-            | flag(progress.more, MORE),
+            | flag(progress.more, MORE)
+            | flag(progress.provisional, PROVISIONAL),
     );
     out.unsigned(u64::from(progress.answer));
     out.unsigned(progress.number);
@@ -88,7 +90,9 @@ pub(super) fn read_progress(from: &mut Reader<'_>) -> Result<Option<Progress>, D
     if flags == 0 {
         return Ok(None);
     }
-    if flags & HAS_PROGRESS == 0 || flags & !(HAS_PROGRESS | HAS_POSITION | HAS_CURSOR | PARTS | MORE) != 0 {
+    if flags & HAS_PROGRESS == 0
+        || flags & !(HAS_PROGRESS | HAS_POSITION | HAS_CURSOR | PARTS | MORE | PROVISIONAL) != 0
+    {
         return Err(DecodeError::UnknownFlags { what: "progress", flags });
     }
     let (answer, number) = (from.unsigned32()?, from.unsigned()?);
@@ -103,6 +107,7 @@ pub(super) fn read_progress(from: &mut Reader<'_>) -> Result<Option<Progress>, D
         number,
         part,
         more: flags & MORE != 0,
+        provisional: flags & PROVISIONAL != 0,
         position: if flags & HAS_POSITION == 0 { None } else { Some(read_position(from)?) },
         cursor: if flags & HAS_CURSOR == 0 { None } else { Some(read_cursor(from)?) },
     }))

@@ -113,8 +113,17 @@ fn part() -> impl Strategy<Value = Part> {
 }
 
 fn progress() -> impl Strategy<Value = Progress> {
-    (any::<u32>(), any::<u64>(), part(), any::<bool>(), option::of(position()), option::of(cursor())).prop_map(
-        |(answer, number, part, more, position, cursor)| Progress { answer, number, part, more, position, cursor },
+    let flags = any::<(bool, bool)>();
+    (any::<u32>(), any::<u64>(), part(), flags, option::of(position()), option::of(cursor())).prop_map(
+        |(answer, number, part, (more, provisional), position, cursor)| Progress {
+            answer,
+            number,
+            part,
+            more,
+            provisional,
+            position,
+            cursor,
+        },
     )
 }
 
