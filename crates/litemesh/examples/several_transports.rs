@@ -1,25 +1,20 @@
-//! One peer, two transports at once: a client over HTTP, another over a stream of bytes. What one of them writes reaches
+//! One peer, two transports at once: a client over HTTP, another over a channel. What one of them writes reaches
 //! the other through the peer in the middle.
 //!
 //! ```text
 //! http: connected
-//! stream: connected
-//! from the HTTP client, at the other end of the stream: buy milk
-//! from the other end of the stream, at the HTTP client: write docs
+//! memory: connected
+//! from the HTTP client, at the other end of the channel: buy milk
+//! from the other end of the channel, at the HTTP client: write docs
 //! ```
 //!
 //! `cargo run -p litemesh --example several_transports`
 
-// The transport that the example `custom_transport` makes. Any other would do.
-#[path = "custom_transport/stream_transport.rs"]
-mod stream_transport;
-
 use std::error::Error;
 use std::time::Duration;
 
-use litemesh::{Database, Event, Events, Peer};
+use litemesh::{Database, Event, Events, Peer, channel};
 use litemesh_http::{HttpClient, HttpServer};
-use stream_transport::StreamTransport;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -28,11 +23,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::main]
 pub(crate) async fn main() -> Result<(), Box<dyn Error>> {
-    let (near, far) = tokio::io::duplex(64 * 1024);
+    // In memory; `ssh`, pipes and Unix sockets do as well.
+    let (near, far) = channel::pair();
     let http = HttpServer::new();
 
     // The peer in the middle.
-    let builder = Peer::builder(todo_list()?).transport(http.clone()).transport(StreamTransport::new(near));
+    let builder = Peer::builder(todo_list()?).transport(http.clone()).transport(near);
     let mut events = builder.events();
     let middle = builder.start().await?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -43,7 +39,7 @@ pub(crate) async fn main() -> Result<(), Box<dyn Error>> {
     // The two others, elsewhere other programs.
     let (db_1, db_2) = (todo_list()?, todo_list()?);
     let builder_1 = Peer::builder(db_1.clone()).transport(HttpClient::new(url));
-    let builder_2 = Peer::builder(db_2.clone()).transport(StreamTransport::new(far));
+    let builder_2 = Peer::builder(db_2.clone()).transport(far);
     let (mut events_1, mut events_2) = (builder_1.events(), builder_2.events());
     let (peer_1, peer_2) = (builder_1.start().await?, builder_2.start().await?);
 
@@ -64,7 +60,7 @@ pub(crate) async fn main() -> Result<(), Box<dyn Error>> {
 
     db_2.lock().connection().execute("INSERT INTO todo VALUES ('b', 'write docs')", [])?;
     let title = tokio::time::timeout(PATIENCE, title_of("b", &db_1, &mut events_1)).await??;
-    println!("from the other end of the stream, at the HTTP client: {title}");
+    println!("from the other end of the channel, at the HTTP client: {title}");
 
     peer_1.stop().await;
     peer_2.stop().await;

@@ -33,7 +33,7 @@ impl PeerBuilder {
     /// Adds a transport. A peer uses all of its transports at once.
     ///
     /// Any type that keeps the contract of [`Transport`] will do. Here two peers in one process talk through channels; the
-    /// example `custom_transport` carries the bytes of wire v1 over a stream.
+    /// example `custom_transport` goes over Unix sockets, and docs/transports.md says what a transport owes a peer.
     ///
     /// ```
     /// use std::sync::{Arc, Mutex, PoisonError};

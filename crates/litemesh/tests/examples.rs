@@ -1,6 +1,5 @@
 //! Runs every example to its end. They are compiled into this one program, so that they are linked once for the tests.
-// Two examples share a file.
-#![allow(clippy::duplicate_mod)]
+#![allow(dead_code)] // what other tests use of them
 
 macro_rules! examples {
     ($($name:ident = $path:literal)*) => {$(
@@ -22,7 +21,7 @@ macro_rules! examples {
 examples! {
     basic_peer = "../examples/basic_peer.rs"
     custom_http_client = "../examples/custom_http_client.rs"
-    custom_transport = "../examples/custom_transport/main.rs"
+    custom_transport = "../examples/custom_transport.rs"
     events = "../examples/events.rs"
     low_level_flow = "../examples/low_level_flow.rs"
     manual_check = "../examples/manual_check.rs"

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use litemesh_testkit::proxy::{Ending, Line, Proxy, Way};
 
 use crate::application::{Order, Reader, SCHEMA, WRITER_COMMITS_MAX, Writer, open};
 use crate::process::Process;
-use crate::proxy::{Ending, Line, Proxy, Way};
 use crate::support::{Files, PATIENCE, litemesh};
 
 /// Peers of the hub.

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use litemesh::engine::Engine;
 use litemesh::rusqlite::Connection;
+use litemesh_testkit::proxy::{Ending, Line, Proxy, Way};
 
 use crate::application::{SCHEMA, open};
 use crate::cluster::{comes_true, until};
 use crate::process::Process;
-use crate::proxy::{Ending, Line, Proxy, Way};
 use crate::support::{Files, litemesh};
 
 /// How long a cut is waited for after all data has come: acknowledgements go later.

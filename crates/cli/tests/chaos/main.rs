@@ -10,7 +10,6 @@ mod application;
 mod cluster;
 mod line;
 mod process;
-mod proxy;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -18,7 +17,7 @@ use std::time::Instant;
 
 use cluster::{Cluster, Count};
 use litemesh_testkit::for_seed_numbers;
-use proxy::Way;
+use litemesh_testkit::proxy::Way;
 
 /// Fewer bytes than the heads of HTTP, an introduction and a transaction take.
 const POSITIONS_MIN: usize = 400;

@@ -103,7 +103,7 @@ async fn exchange(
     let remote = link.remote;
     let ending = {
         // What the peer sends from within `connect` is written meanwhile.
-        let writing = write_all(&mut write, outbox, shared.ping_interval);
+        let writing = write_all(&mut write, outbox, shared.ping_interval());
         let talking = async {
             if let Err(refusal) = peer.connect(remote, access).await {
                 return Ending::Refused(refusal.to_string());
@@ -174,7 +174,7 @@ async fn receive_all(
     stood: impl FnOnce(),
 ) -> Ending {
     let mut stood = Some(stood);
-    let silence_max = shared.ping_interval.saturating_mul(SILENT_PINGS_MAX);
+    let silence_max = shared.ping_interval().saturating_mul(SILENT_PINGS_MAX);
     loop {
         // Losing a branch loses nothing but the connection, which has ended then.
         let frame = tokio::select! {

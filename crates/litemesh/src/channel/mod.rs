@@ -61,7 +61,7 @@ pub struct Channel {
 struct Shared {
     name: &'static str,
     dial: Option<Dial>,
-    ping_interval: Duration,
+    ping_interval: Mutex<Duration>,
     phase: watch::Sender<Phase>,
     /// Why the last dial came to nothing, or its connection ended.
     last_error: Mutex<Option<ChannelError>>,
@@ -148,7 +148,7 @@ impl Default for Channel {
 impl Channel {
     /// A channel that takes the streams that it is given.
     pub fn new() -> Self {
-        Self::with("channel", None, PING_INTERVAL)
+        Self::with("channel", None)
     }
 
     /// A channel that makes its own streams: `connect` is called at the start, and again after each end, with delays that grow to half
@@ -167,14 +167,14 @@ impl Channel {
         W: AsyncWrite + Send + Unpin + 'static,
         F: Future<Output = io::Result<(R, W)>> + Send + 'static,
     {
-        Self::with(name, Some(Dial::new(connect)), PING_INTERVAL)
+        Self::with(name, Some(Dial::new(connect)))
     }
 
-    fn with(name: &'static str, dial: Option<Dial>, ping_interval: Duration) -> Self {
+    fn with(name: &'static str, dial: Option<Dial>) -> Self {
         let shared = Shared {
             name,
             dial,
-            ping_interval,
+            ping_interval: Mutex::new(PING_INTERVAL),
             phase: watch::Sender::new(Phase::Waiting),
             last_error: Mutex::default(),
             links: Mutex::default(),
@@ -182,6 +182,13 @@ impl Channel {
             stop: CancellationToken::new(),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// How often something is said over each connection from now on where nothing else is; 30 s where nothing else is said. A connection
+    /// over which nothing came for three times as long has ended.
+    pub fn ping_interval(self, interval: Duration) -> Self {
+        *self.shared.ping_interval.lock().unwrap_or_else(PoisonError::into_inner) = interval;
+        self
     }
 
     /// Why there was no connection when a dial last failed, or how the last one ended; `None` while one stands.
@@ -210,6 +217,10 @@ impl Channel {
 }
 
 impl Shared {
+    fn ping_interval(&self) -> Duration {
+        *self.ping_interval.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn links(&self) -> MutexGuard<'_, HashMap<u64, Link>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }

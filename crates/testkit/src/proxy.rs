@@ -1,4 +1,4 @@
-//! A TCP proxy between a peer and its hub, which does to their connections what networks do.
+//! A TCP proxy between two peers, which does to their connections what networks do.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// A direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub enum Way {
     /// From the peer to the hub.
     Up,
     /// From the hub to the peer.
@@ -31,7 +31,7 @@ pub(crate) enum Way {
 
 /// How a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub enum Ending {
     /// In order, after everything that was passed on.
     Close,
     /// By a reset, which may overtake what was passed on before.
@@ -40,7 +40,8 @@ pub(crate) enum Ending {
 
 /// What the line does with what comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Line {
+pub enum Line {
+    /// It passes everything on.
     Clear,
     /// Connections are reset as they come.
     Down,
@@ -49,10 +50,12 @@ pub(crate) enum Line {
     /// Connections with smaller numbers are half-open: what comes is swallowed, and nobody hears of any end, until they are
     /// ended here.
     Silent {
+        /// The first number that is let through.
         below: u64,
     },
     /// At most so many bytes a second.
     Slow {
+        /// In each direction.
         bytes_per_second: usize,
     },
     /// Every piece is held back for so long.
@@ -100,17 +103,24 @@ struct Shared {
 }
 
 /// A proxy. Its connections end when it is dropped.
-pub(crate) struct Proxy {
+pub struct Proxy {
     address: SocketAddr,
     shared: Arc<Shared>,
     runtime: Option<Runtime>,
 }
 
 impl Proxy {
-    pub(crate) fn start() -> Self {
+    /// A proxy that leads nowhere yet.
+    pub fn start() -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        // Without waiting: this may be called from within another runtime.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
+        let listener = {
+            let _entered = runtime.enter();
+            TcpListener::from_std(listener).unwrap()
+        };
         let state = State { line: Line::Clear, hub: None, ended_below: 0, ended: None, ending: Ending::Close };
         let shared = Arc::new(Shared {
             state: watch::Sender::new(state),
@@ -124,17 +134,23 @@ impl Proxy {
         Self { address, shared, runtime: Some(runtime) }
     }
 
-    pub(crate) fn url(&self) -> String {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where it listens, for HTTP.
+    pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// Where the hub is now, if it is anywhere.
-    pub(crate) fn lead_to(&self, hub: Option<SocketAddr>) {
+    pub fn lead_to(&self, hub: Option<SocketAddr>) {
         self.shared.state.send_modify(|state| state.hub = hub);
     }
 
     /// Changes the line. What it swallowed would be missing, so connections end with its silence.
-    pub(crate) fn set_line(&self, line: Line) {
+    pub fn set_line(&self, line: Line) {
         let next = self.shared.connections.load(Ordering::SeqCst);
         self.shared.state.send_modify(|state| {
             if let Line::Silent { below } = state.line {
@@ -146,32 +162,33 @@ impl Proxy {
     }
 
     /// Makes the connections that stand half-open, and lets new ones through.
-    pub(crate) fn silence_those_that_stand(&self) {
+    pub fn silence_those_that_stand(&self) {
         self.set_line(Line::Silent { below: self.connections() });
     }
 
-    pub(crate) fn end_all(&self, ending: Ending) {
+    /// Ends all connections that stand.
+    pub fn end_all(&self, ending: Ending) {
         self.shared.end_all(ending);
     }
 
     /// Ends the newest connection: mostly the one that posts.
-    pub(crate) fn end_newest(&self, ending: Ending) {
+    pub fn end_newest(&self, ending: Ending) {
         let newest = self.connections().checked_sub(1);
         self.shared.state.send_modify(|state| (state.ended, state.ending) = (newest, ending));
     }
 
     /// Ends all connections once so many bytes more have gone in this direction, over however many connections.
-    pub(crate) fn cut_after(&self, way: Way, bytes: usize, ending: Ending) {
+    pub fn cut_after(&self, way: Way, bytes: usize, ending: Ending) {
         *self.shared.cut() = Some(Cut { way, bytes, ending });
     }
 
     /// Takes back a cut. Tells whether it had not been made yet.
-    pub(crate) fn leave_whole(&self) -> bool {
+    pub fn leave_whole(&self) -> bool {
         self.shared.cut().take().is_some()
     }
 
-    /// Waits until so many bytes more have gone in this direction, `patience` at most. Tells whether they have.
-    pub(crate) fn wait_for_bytes(&self, way: Way, bytes: u64, patience: Duration) -> bool {
+    /// Waits until so many bytes more have gone in this direction, `patience` at most. Tells whether they have. Blocks the thread.
+    pub fn wait_for_bytes(&self, way: Way, bytes: u64, patience: Duration) -> bool {
         let mut count = self.shared.counter(way).subscribe();
         let until = *count.borrow() + bytes;
         self.block_on(patience, async move { count.wait_for(|count| *count >= until).await.is_ok() })
@@ -182,16 +199,18 @@ impl Proxy {
         runtime.block_on(async { tokio::time::timeout(patience, wait).await.unwrap_or(false) })
     }
 
-    pub(crate) fn cuts(&self) -> u64 {
+    /// How many [cuts](Self::cut_after) were made.
+    pub fn cuts(&self) -> u64 {
         *self.shared.cuts.borrow()
     }
 
-    pub(crate) fn connections(&self) -> u64 {
+    /// How many connections were accepted.
+    pub fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
     /// Bytes that went through.
-    pub(crate) fn bytes(&self, way: Way) -> u64 {
+    pub fn bytes(&self, way: Way) -> u64 {
         *self.shared.counter(way).borrow()
     }
 }
