@@ -100,9 +100,9 @@ pub(crate) async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (one, other) = (todo_list()?, todo_list()?);
     one.lock().connection().execute_batch("INSERT INTO todo VALUES ('a', 'buy milk')")?;
     let listening = Peer::builder(one).transport(UnixSockets::listen(path.clone())?).start().await?;
-    let builder = Peer::builder(other.clone()).transport(UnixSockets::dial(path));
-    let mut events = builder.events();
-    let dialling = builder.start().await?;
+    let transport = UnixSockets::dial(path).ping_interval(Duration::from_secs(10));
+    let builder = Peer::builder(other.clone()).transport(transport);
+    let (mut events, dialling) = (builder.events(), builder.start().await?);
     let caught_up = async { while !matches!(events.recv().await, Ok(Event::Eose { .. }) | Err(_)) {} };
     tokio::time::timeout(Duration::from_secs(30), caught_up).await?;
     let title: String = other.lock().connection().query_one("SELECT title FROM todo", [], |row| row.get(0))?;

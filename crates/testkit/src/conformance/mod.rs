@@ -48,13 +48,15 @@ pub trait Kind: Sync {
     fn dial(&self, address: SocketAddr) -> Arc<dyn Transport>;
 }
 
+type Check = for<'a> fn(&'a dyn Kind) -> BoxFuture<'a, ()>;
+
 /// Puts a kind of transport through all checks. Prints the name of each.
 ///
 /// # Panics
 ///
 /// It fails one of them: after the name of the check stands what was wrong.
 pub async fn check(kind: &dyn Kind) {
-    let checks: [(&str, for<'a> fn(&'a dyn Kind) -> BoxFuture<'a, ()>); 14] = [
+    let checks: [(&str, Check); 14] = [
         ("both ends know who the other is, and ask", |kind| Box::pin(checks::introduces(kind))),
         ("messages of any size come whole and in order", |kind| Box::pin(checks::carries(kind))),
         ("the next message waits until the last was taken", |kind| Box::pin(checks::waits(kind))),
