@@ -33,9 +33,9 @@ fn merge_group(
     numbers: (i64, i64),
     position: Option<Position>,
 ) -> Result<usize, MergeError> {
-    let merged = staged::merge_numbers(shared, core, sender, numbers, &mut OpenChangeset::default(), history::keep)?;
+    let (forgets, mut open) = (position.is_some(), OpenChangeset::default());
+    let merged = staged::merge_numbers(shared, core, sender, numbers, forgets, &mut open, history::keep)?;
     if let Some(position) = position {
-        staged::forget_before(core, sender, numbers.1)?;
         cursor::store_position(core, sender, position)?;
     }
     Ok(merged.won)

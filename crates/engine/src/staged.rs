@@ -163,23 +163,28 @@ pub(crate) fn merge_until(
     keep: impl Fn(&mut Core, &[Change], &Merged) -> rusqlite::Result<()>,
 ) -> Result<Merged, MergeError> {
     let Some(count) = count_until(core, sender, until)? else { return Err(MergeError::NotStaged) };
-    let merged = merge_numbers(shared, core, sender, (0, count), open, keep)?;
+    let merged = merge_numbers(shared, core, sender, (0, count), true, open, keep)?;
     forget(core, sender)?;
     Ok(merged)
 }
 
-/// Merges the messages of these numbers, as far as they are there: those at the front of a chain may be merged already.
+/// Merges the messages of these numbers, as far as they are there: those at the front of a chain may be merged already. `forgets`:
+/// each before it is merged, so that what is merged takes its room in the file.
 pub(crate) fn merge_numbers(
     shared: &Shared,
     core: &mut Core,
     sender: SiteId,
     (first, end): (i64, i64),
+    forgets: bool,
     open: &mut OpenChangeset,
     keep: impl Fn(&mut Core, &[Change], &Merged) -> rusqlite::Result<()>,
 ) -> Result<Merged, MergeError> {
     let mut merged = Merged::default();
     for number in first..end {
         let Some(changes) = read_message(core, sender, number)? else { continue };
+        if forgets {
+            forget_before(core, sender, number + 1)?;
+        }
         let of_this = merge_batch(shared, core, &changes, open)?;
         keep(core, &changes, &of_this)?;
         merged.add(of_this);

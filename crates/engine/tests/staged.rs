@@ -95,6 +95,20 @@ fn nothing_is_seen_before_the_last_part_and_then_everything_under_one_version() 
     assert_eq!(engine.check().unwrap().count(), 0);
 }
 
+/// A large catch-up would leave the file larger by what was staged: what is merged takes its room.
+#[test]
+fn what_was_staged_leaves_no_hole_in_the_file() {
+    let (_, parts) = author(5000, 500);
+    let mut engine = engine();
+    stage(&mut engine, &parts);
+    let staged = engine.staged(SENDER).unwrap().bytes.cast_signed();
+    let last = parts.len() - 2;
+    engine.merge(&parts[last + 1], &completes(part(last))).unwrap();
+    let free: i64 =
+        ask(engine.connection(), "SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size");
+    assert!(free < staged / 4, "{free} bytes of {staged} are free");
+}
+
 #[test]
 fn parts_outlive_the_process_and_the_position_moves_with_the_last() {
     let folder = tempfile::tempdir().unwrap();
