@@ -22,7 +22,7 @@ use crate::event::Event;
 use crate::session::access::Gate;
 use crate::session::{Effect, Input, Notice, ReadDone, ReadOrder, Session};
 use crate::shared_pages::SharedPages;
-use crate::work::{self, Frontier, Recent, Stuck};
+use crate::work::{self, Frontier, Owner, Owners, Recent, Stuck};
 use crate::{PeerError, RemoteStatus};
 
 /// Inputs that wait for one session. A transport has one message of a connection under way, so this is never long.
@@ -45,6 +45,7 @@ pub(crate) struct Common {
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) frontier: Frontier,
     pub(crate) stuck: Stuck,
+    pub(crate) owners: Owners,
     pub(crate) limits: litemesh_proto::Limits,
     pub(crate) beats: watch::Receiver<Beat>,
     pub(crate) pages: Arc<SharedPages>,
@@ -80,6 +81,7 @@ pub(crate) struct Driver {
     pub(crate) common: Arc<Common>,
     pub(crate) stats: Arc<Stats>,
     pub(crate) recent: Recent,
+    pub(crate) owner: Owner,
 }
 
 impl Driver {
@@ -210,9 +212,10 @@ impl Driver {
 
     /// Reads what we hold, to ask for the rest.
     fn spawn_opening(&self, tasks: &mut JoinSet<Done>, key: SiteId, stuck: Option<Stuck>) {
-        let engine = self.common.engine.clone();
+        let (engine, owner) = (self.common.engine.clone(), self.owner.clone());
         spawn(tasks, async move {
-            match flatten(engine.call(move |engine: &mut Engine| work::open(engine, key, stuck.as_ref())).await) {
+            let open = move |engine: &mut Engine| work::open(engine, key, &owner, stuck.as_ref());
+            match flatten(engine.call(open).await) {
                 Ok(opened) => Done::Input(opened),
                 Err(error) => Done::Failed(error.to_string()),
             }
@@ -241,11 +244,12 @@ impl Driver {
         self.stats.changes_received.fetch_add(changes.len() as u64, Ordering::Relaxed);
         let (engine, frontier, recent) =
             (self.common.engine.clone(), self.common.frontier.clone(), self.recent.clone());
+        let owner = self.owner.clone();
         let span = tracing::debug_span!("merge", remote = %self.remote.site.fmt_short(), changes = changes.len());
         let work = move |engine: &mut Engine| {
             // The work is done on the engine's thread, where no span would be known.
             let _entered = span.entered();
-            work::merge(engine, &changes, &progress, &reached, echoes, &frontier, &recent)
+            work::merge(engine, &changes, &progress, &reached, &owner, echoes, (&frontier, &recent))
         };
         spawn(tasks, async move {
             match engine.call(work).await {
@@ -258,7 +262,8 @@ impl Driver {
     fn spawn_stage(&self, tasks: &mut JoinSet<Done>, key: SiteId, changes: Vec<Change>, after: Reach, until: Reach) {
         self.stats.changes_received.fetch_add(changes.len() as u64, Ordering::Relaxed);
         let (engine, bytes_max) = (self.common.engine.clone(), self.common.limits.staged_bytes_max);
-        let work = move |engine: &mut Engine| work::stage(engine, key, &after, &until, &changes, bytes_max);
+        let owner = self.owner.clone();
+        let work = move |engine: &mut Engine| work::stage(engine, &owner, key, &after, &until, &changes, bytes_max);
         spawn(tasks, async move {
             match engine.call(work).await {
                 Ok(result) => Done::Input(Input::Merged(result)),

@@ -18,6 +18,7 @@ use crate::event::{EVENTS_KEPT, Events};
 use crate::session::access::check_remote;
 use crate::shared_pages::SharedPages;
 use crate::watch::FileWatch;
+use crate::work::{Owner, Owners};
 use crate::{Database, Event, PeerError, StartError, beat};
 
 /// Builds a [`Peer`].
@@ -184,6 +185,7 @@ impl PeerBuilder {
             events: self.events,
             frontier: Arc::default(),
             stuck: Arc::default(),
+            owners: Owners::default(),
             limits: self.limits,
             pages: Arc::new(SharedPages::new(beats.clone())),
             beats,
@@ -438,6 +440,7 @@ impl Inner {
             common: self.common.clone(),
             stats: stats.clone(),
             recent: Arc::default(),
+            owner: Owner::new(&self.common.owners),
         };
         let running = Running { remote, access, transport_index: index, transport: name, inbox, stats };
         let peer = Arc::downgrade(&self);

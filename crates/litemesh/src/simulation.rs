@@ -17,13 +17,14 @@ use crate::engine_thread::{Announced, look};
 use crate::session::access::Gate;
 use crate::session::{self, Effect, Input, Notice, ReadDone, ReadOrder};
 use crate::shared_pages::SharedPages;
-use crate::work::{self, Frontier, Recent, Stuck};
+use crate::work::{self, Frontier, Owner, Owners, Recent, Stuck};
 
 /// What the sessions of one running peer share. Gone when it ends.
 #[derive(Clone)]
 pub struct Process {
     frontier: Frontier,
     stuck: Stuck,
+    owners: Owners,
     beats: Arc<watch::Sender<Beat>>,
     pages: Arc<SharedPages>,
 }
@@ -37,7 +38,13 @@ impl Process {
             beats.send_modify(|beat| beat.sessions = usize::MAX);
         }
         let pages = Arc::new(SharedPages::new(beats.subscribe()));
-        Self { frontier: Frontier::default(), stuck: Stuck::default(), beats: Arc::new(beats), pages }
+        Self {
+            frontier: Frontier::default(),
+            stuck: Stuck::default(),
+            owners: Owners::default(),
+            beats: Arc::new(beats),
+            pages,
+        }
     }
 
     /// The database changed; [`Event::Announced`] tells a session of it.
@@ -108,6 +115,7 @@ pub struct Work {
     kind: Kind,
     process: Process,
     recent: Recent,
+    owner: Owner,
     limits: PageLimits,
     beat: u64,
 }
@@ -132,14 +140,15 @@ impl Work {
     ///
     /// The session ends for this reason.
     pub fn run(self, engine: &mut Engine) -> Result<Done, PeerError> {
-        let Self { kind, process, recent, limits, beat } = self;
+        let Self { kind, process, recent, owner, limits, beat } = self;
         Ok(Done(match kind {
-            Kind::Open { remote, is_first } => work::open(engine, remote, is_first.then_some(&process.stuck))?,
+            Kind::Open { remote, is_first } => work::open(engine, remote, &owner, is_first.then_some(&process.stuck))?,
             Kind::Merge { changes, progress, reached, echoes } => {
-                Input::Merged(work::merge(engine, &changes, &progress, &reached, echoes, &process.frontier, &recent))
+                let shared = (&*process.frontier, &*recent);
+                Input::Merged(work::merge(engine, &changes, &progress, &reached, &owner, echoes, shared))
             }
             Kind::Stage { sender, changes, after, until, bytes_max } => {
-                Input::Merged(work::stage(engine, sender, &after, &until, &changes, bytes_max))
+                Input::Merged(work::stage(engine, &owner, sender, &after, &until, &changes, bytes_max))
             }
             Kind::MergeStaged(sender) => {
                 work::merge_staged(engine, sender);
@@ -192,6 +201,7 @@ pub struct Session {
     session: session::Session,
     process: Process,
     recent: Recent,
+    owner: Owner,
     limits: PageLimits,
     staged_bytes_max: u64,
     last: Beat,
@@ -206,6 +216,7 @@ impl Session {
             session: session::Session::new(remote, Access::FULL, last.announced.schema_version, limits.clone()),
             process: process.clone(),
             recent: Arc::default(),
+            owner: Owner::new(&process.owners),
             limits: pages,
             staged_bytes_max: limits.staged_bytes_max,
             last,
@@ -282,6 +293,7 @@ impl Session {
             kind,
             process: self.process.clone(),
             recent: self.recent.clone(),
+            owner: self.owner.clone(),
             limits: self.limits,
             beat: self.last.number,
         }

@@ -3,7 +3,7 @@
 //! Both drivers come here, the one of tokio and the one of simulations, so that what is simulated is what runs.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use litemesh_engine::{
     Claim, Engine, LocalFilter, LocalPlace, MergeError, MergeProgress, PageLimits, Reach, StageError, Staged,
@@ -28,6 +28,47 @@ pub(crate) type Recent = Arc<Mutex<VecDeque<(DbVersion, DbVersion)>>>;
 /// Merges that the session may not have heard of yet: one is under way at a time.
 const RECENT_MAX: usize = 4;
 
+/// Which session of this process stages what comes of a remote.
+///
+/// A remote that is reachable two ways has two. Each is sent what one of *its* pages says; a chain of messages of both could lack what
+/// was written between two pages, and be completed by the session that does not know of it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Owners(Arc<Mutex<HashMap<SiteId, Weak<()>>>>);
+
+/// One session, among the owners.
+#[derive(Clone, Debug)]
+pub(crate) struct Owner {
+    owners: Owners,
+    /// Gone with the session.
+    token: Arc<()>,
+}
+
+impl Owner {
+    pub(crate) fn new(owners: &Owners) -> Self {
+        Self { owners: owners.clone(), token: Arc::default() }
+    }
+
+    /// Takes the chain of a remote, unless another session that still lives has it.
+    fn claim(&self, remote: SiteId) -> bool {
+        let mut owners = self.owners.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match owners.get(&remote).and_then(Weak::upgrade) {
+            Some(owner) if !Arc::ptr_eq(&owner, &self.token) => false,
+            _ => {
+                owners.insert(remote, Arc::downgrade(&self.token));
+                true
+            }
+        }
+    }
+
+    /// Gives it back: nothing is staged any more.
+    fn release(&self, remote: SiteId) {
+        let mut owners = self.owners.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if owners.get(&remote).and_then(Weak::upgrade).is_some_and(|owner| Arc::ptr_eq(&owner, &self.token)) {
+            owners.remove(&remote);
+        }
+    }
+}
+
 /// How many connections to a remote in a row have brought nothing on to what is staged of it, and where that led.
 pub(crate) type Stuck = Arc<Mutex<HashMap<SiteId, (Reach, u32)>>>;
 
@@ -36,12 +77,23 @@ pub(crate) type Stuck = Arc<Mutex<HashMap<SiteId, (Reach, u32)>>>;
 const STUCK_MAX: u32 = 8;
 
 /// What we hold, and how far we are with this remote: to ask for the rest. `stuck`: with the first request over a connection.
-pub(crate) fn open(engine: &mut Engine, remote: SiteId, stuck: Option<&Stuck>) -> Result<Input, StorageError> {
+pub(crate) fn open(
+    engine: &mut Engine,
+    remote: SiteId,
+    owner: &Owner,
+    stuck: Option<&Stuck>,
+) -> Result<Input, StorageError> {
+    if !owner.claim(remote) {
+        return Ok(Input::Busy);
+    }
     let mut staged = engine.staged(remote)?;
     if stuck.is_some_and(|stuck| is_stuck(stuck, remote, &staged)) {
         tracing::warn!(%remote, "a catch-up does not go on: what came of it is merged without the rest");
         merge_staged(engine, remote);
         staged = engine.staged(remote)?;
+    }
+    if staged.messages == 0 {
+        owner.release(remote);
     }
     Ok(Input::Opened { us: engine.site()?, cursor: engine.cursor()?, staged })
 }
@@ -64,13 +116,21 @@ pub(crate) fn merge(
     changes: &[Change],
     progress: &MergeProgress,
     reached: &Cursor,
+    owner: &Owner,
     echoes: bool,
-    frontier: &Mutex<Cursor>,
-    recent: &Mutex<VecDeque<(DbVersion, DbVersion)>>,
+    (frontier, recent): (&Mutex<Cursor>, &Mutex<VecDeque<(DbVersion, DbVersion)>>),
 ) -> Result<MergeDone, MergeFailure> {
+    if let Some((sender, _)) = &progress.completes
+        && !owner.claim(*sender)
+    {
+        return Err(gap());
+    }
     match engine.merge(changes, progress) {
         Ok(merged) => {
             tracing::debug!("merged");
+            if let Some((sender, _)) = &progress.position {
+                owner.release(*sender);
+            }
             // Before anybody is told of the commit, or the others would look too early and never again.
             frontier.lock().unwrap_or_else(PoisonError::into_inner).join(reached);
             let local_versions = merged.local_versions.filter(|_| echoes);
@@ -118,15 +178,24 @@ fn add_recent(recent: &Mutex<VecDeque<(DbVersion, DbVersion)>>, versions: Option
     }
 }
 
+/// The messages before this one are another session's.
+fn gap() -> MergeFailure {
+    MergeFailure { message: "another connection to the remote is being caught up".to_owned(), fault: Fault::Gap }
+}
+
 /// Keeps a message that is merged together with later ones.
 pub(crate) fn stage(
     engine: &mut Engine,
+    owner: &Owner,
     sender: SiteId,
     after: &Reach,
     until: &Reach,
     changes: &[Change],
     bytes_max: u64,
 ) -> Result<MergeDone, MergeFailure> {
+    if !owner.claim(sender) {
+        return Err(gap());
+    }
     let staged = engine.stage(sender, after, until, changes, bytes_max);
     staged.map(|staged| MergeDone { local_versions: None, staged: Some(staged) }).map_err(|error| {
         let fault = match error {

@@ -43,6 +43,10 @@ pub const ACK_DELAY: Duration = Duration::from_millis(100);
 /// connection is given up: a message or its acknowledgement was lost, or the remote hangs.
 pub const SILENCE_LOOK: Duration = Duration::from_secs(60);
 
+/// How often a session looks whether another one of the same remote is still being caught up, over another transport. It asks for
+/// nothing meanwhile: what comes over both would come twice.
+pub const STAND_BY: Duration = Duration::from_secs(2);
+
 /// Most tables that one access may list. Such a list goes with the introduction of a connection, and each change is looked
 /// up in it; who needs more means all of them.
 pub const ACCESS_TABLES_MAX: usize = 256;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use litemesh_engine::{MergeProgress, Reach, Staged};
 use litemesh_proto::limits::{
     ACK_DELAY, CATCH_UP_BYTES_MAX, CATCH_UP_MESSAGES_MAX, CREDIT_MAX, RECONNECT_DELAY_MAX, RECONNECT_DELAY_MIN,
-    SILENCE_LOOK,
+    SILENCE_LOOK, STAND_BY,
 };
 use litemesh_proto::{
     Ack, Change, Cursor, DbVersion, Limits, Part, PeerMessage, Progress, Refusal, Remote, SiteId, SyncRequest, Terms,
@@ -58,6 +58,8 @@ pub(crate) struct Incoming {
     is_looking: bool,
     /// Litemesh: we are about to ask again; what comes meanwhile belongs to the last answer.
     is_asking: bool,
+    /// Another session of the remote is being caught up.
+    is_standing_by: bool,
 }
 
 #[derive(Default)]
@@ -89,6 +91,7 @@ impl Incoming {
             is_ack_due: false,
             is_looking: false,
             is_asking: true,
+            is_standing_by: false,
         }
     }
 
@@ -128,6 +131,19 @@ impl Incoming {
     fn set_look(&mut self, effects: &mut Vec<Effect>) {
         if !std::mem::replace(&mut self.is_looking, true) {
             effects.push(Effect::Wake(Timer::Answer, SILENCE_LOOK));
+        }
+    }
+
+    /// Another session of the remote has what comes.
+    pub(crate) fn stand_by(&mut self, effects: &mut Vec<Effect>) {
+        (self.is_asking, self.is_standing_by) = (true, true);
+        effects.push(Effect::Wake(Timer::StandBy, STAND_BY));
+    }
+
+    /// Tries again to ask.
+    pub(crate) fn end_stand_by(&mut self, effects: &mut Vec<Effect>) {
+        if std::mem::take(&mut self.is_standing_by) {
+            effects.push(Effect::Open { key: self.key });
         }
     }
 

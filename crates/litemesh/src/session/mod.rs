@@ -29,6 +29,8 @@ use outgoing::Outgoing;
 pub(crate) enum Input {
     /// Who we are, what we hold, and how far we are with this remote: what [`Effect::Open`] asks for.
     Opened { us: SiteId, cursor: Cursor, staged: Staged },
+    /// Another session of the same remote is being caught up: we ask when it has ended or is done.
+    Busy,
     /// The remote asks.
     Asked(SyncRequest),
     /// The remote sent a message.
@@ -60,6 +62,8 @@ pub(crate) enum Timer {
     Silence,
     /// To see whether what was asked is answered.
     Answer,
+    /// To see whether another session of the remote is still being caught up.
+    StandBy,
 }
 
 /// A merge that succeeded.
@@ -212,6 +216,7 @@ impl Session {
                     effects.push(Effect::Tell(Notice::Served));
                 }
             }
+            Input::Busy => self.incoming.stand_by(&mut effects),
             Input::Asked(request) => {
                 if let Some(request) = self.gate.heed(request) {
                     self.incoming.remote_asked(&request.cursor);
@@ -244,6 +249,7 @@ impl Session {
             Input::StagedMerged => {}
             Input::Woken(Timer::Acknowledge) => self.incoming.woken(),
             Input::Woken(Timer::Silence) => self.outgoing.look(&mut effects),
+            Input::Woken(Timer::StandBy) => self.incoming.end_stand_by(&mut effects),
             Input::Woken(Timer::Answer) => self.incoming.look(&mut effects),
             Input::Read(mut done) => {
                 self.gate.narrow(&mut done.page);

@@ -153,6 +153,25 @@ fn what_was_staged_before_is_no_echo() {
     }
 }
 
+/// Two connections to one remote are not caught up at once: what one of them staged the other would complete.
+#[test]
+fn another_session_of_the_remote_is_waited_for() {
+    let mut session = session(true);
+    let failure = MergeFailure { message: "another".to_owned(), fault: Fault::Gap };
+    session.handle(changes(&[(OTHER, 1)], 1, Some(Progress { more: true, position: Some(at(1)), ..numbered(1) })));
+    let effects = session.handle(Input::Merged(Err(failure)));
+    assert!(matches!(effects.as_slice(), [Effect::Open { .. }, Effect::Reply(Ok(()))]), "{effects:?}");
+    let effects = session.handle(Input::Busy);
+    assert!(matches!(effects.as_slice(), [Effect::Wake(Timer::StandBy, _)]), "{effects:?}");
+    // What still comes is of an answer that nobody waits for.
+    let effects = session.handle(changes(&[(OTHER, 2)], 1, Some(numbered(2))));
+    assert!(matches!(effects.as_slice(), [Effect::Reply(Ok(()))]), "{effects:?}");
+    let effects = session.handle(Input::Woken(Timer::StandBy));
+    assert!(matches!(effects.as_slice(), [Effect::Open { .. }]), "{effects:?}");
+    let effects = session.handle(Input::Opened { us: US, cursor: Cursor::new(), staged: staged(0, None, 0) });
+    assert!(matches!(effects.as_slice(), [Effect::Ask(_), ..]), "{effects:?}");
+}
+
 /// The first message of an answer may take long to be merged, and is an answer.
 #[test]
 fn who_is_being_answered_does_not_ask_again() {
