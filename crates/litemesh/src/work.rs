@@ -23,7 +23,10 @@ pub(crate) type Frontier = Arc<Mutex<Cursor>>;
 ///
 /// The session hears of a merge only after others may have heard of its commit; a read that came in between would send the
 /// remote its own changes back.
-pub(crate) type Recent = Arc<Mutex<VecDeque<(DbVersion, DbVersion)>>>;
+pub(crate) type Recent = Arc<Mutex<Ranges>>;
+
+/// Ranges of local versions.
+pub(crate) type Ranges = VecDeque<(DbVersion, DbVersion)>;
 
 /// Merges that the session may not have heard of yet: one is under way at a time.
 const RECENT_MAX: usize = 4;
@@ -118,7 +121,7 @@ pub(crate) fn merge(
     reached: &Cursor,
     owner: &Owner,
     echoes: bool,
-    (frontier, recent): (&Mutex<Cursor>, &Mutex<VecDeque<(DbVersion, DbVersion)>>),
+    (frontier, recent): (&Mutex<Cursor>, &Mutex<Ranges>),
 ) -> Result<MergeDone, MergeFailure> {
     if let Some((sender, _)) = &progress.completes
         && !owner.claim(*sender)
@@ -170,7 +173,7 @@ fn forget_unreadable(engine: &mut Engine, sender: SiteId, error: &MergeError) {
     }
 }
 
-fn add_recent(recent: &Mutex<VecDeque<(DbVersion, DbVersion)>>, versions: Option<(DbVersion, DbVersion)>) {
+fn add_recent(recent: &Mutex<Ranges>, versions: Option<(DbVersion, DbVersion)>) {
     let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
     recent.extend(versions);
     while recent.len() > RECENT_MAX {
@@ -212,7 +215,7 @@ pub(crate) fn read(
     engine: &mut Engine,
     what: ReadWhat,
     gate: &Gate,
-    recent: &Mutex<VecDeque<(DbVersion, DbVersion)>>,
+    recent: &Mutex<Ranges>,
     frontier: &Mutex<Cursor>,
     limits: PageLimits,
     shared: Option<(&SharedPages, u64)>,
