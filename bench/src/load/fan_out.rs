@@ -26,6 +26,9 @@ pub struct Arguments {
     rate: f64,
     #[arg(long, default_value_t = 20)]
     seconds: u64,
+    /// Seconds of writes before that are not measured: stalled readers have used up what the hub sends ahead to them then.
+    #[arg(long, default_value_t = 3)]
+    warm_up: u64,
     /// Readers that take nothing.
     #[arg(long, default_value_t = 0)]
     stalled: usize,
@@ -58,10 +61,14 @@ pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
     tokio::time::sleep(Duration::from_secs(if arguments.stalled > 0 { 5 } else { 1 })).await;
     let memory_at_start = hub.memory_kib()?;
 
+    let writing = Duration::from_secs(arguments.warm_up + arguments.seconds);
+    herd.write(arguments.writers, arguments.rate, writing);
+    tokio::time::sleep(Duration::from_secs(arguments.warm_up)).await;
+    herd.seen.measure_from_now();
+
     let messages_before = herd.seen.messages.load(Relaxed);
     let acks_before = herd.seen.acks.load(Relaxed);
     let (started, cpu_before, own_cpu_before) = (Instant::now(), hub.cpu_seconds()?, hub::cpu_seconds("self")?);
-    herd.write(arguments.writers, arguments.rate, Duration::from_secs(arguments.seconds));
     tokio::time::sleep(Duration::from_secs(arguments.seconds)).await;
     let took = started.elapsed().as_secs_f64();
     let (cpu, own_cpu) = (hub.cpu_seconds()? - cpu_before, hub::cpu_seconds("self")? - own_cpu_before);
@@ -71,7 +78,7 @@ pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
     loop {
         writes = herd.seen.writes.load(Relaxed);
         wanted = writes * (herd.peers.len() as u64 - 1);
-        let is_due = writes as f64 >= (arguments.rate * arguments.seconds as f64).floor();
+        let is_due = writes as f64 >= (arguments.rate * writing.as_secs_f64()).floor();
         let is_there = is_due && herd.seen.timed_changes.load(Relaxed) >= wanted;
         if is_there || drain.elapsed() > Duration::from_secs(60) {
             break;
@@ -102,6 +109,7 @@ pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
         "faults": seen.faults.load(Relaxed),
         "disconnects": seen.disconnects.load(Relaxed),
         "propagation_ms": seen.quantiles(),
+        "p99_ms_by_second": seen.p99_by_second(),
         "drained_after_ms": drained.as_millis(),
         "converged": converged,
         "empty_messages": seen.empty_messages.load(Relaxed),

@@ -1,13 +1,17 @@
 //! What all light peers together have seen: counters, and how long transactions took.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
 /// One bucket for each half millisecond; the last holds all that took longer.
 const BUCKETS: usize = 60_000;
+
+/// One bucket for each millisecond of a second; the last holds all that took longer.
+const SECOND_BUCKETS: usize = 2000;
+const SECONDS_MAX: usize = 120;
 
 pub struct Seen {
     pub in_sync: AtomicU64,
@@ -25,7 +29,11 @@ pub struct Seen {
     pub posts: AtomicU64,
     /// Numbers that were missing, and what could not be read.
     pub faults: AtomicU64,
+    /// What comes before is not measured.
+    measured_from: OnceLock<Instant>,
     took: Vec<AtomicU64>,
+    /// The same by the second in which they came, in milliseconds.
+    by_second: Vec<[AtomicU64; SECOND_BUCKETS]>,
     connected_at: Mutex<Vec<Instant>>,
 }
 
@@ -43,18 +51,45 @@ impl Default for Seen {
             writes: AtomicU64::new(0),
             posts: AtomicU64::new(0),
             faults: AtomicU64::new(0),
+            measured_from: OnceLock::new(),
             took: (0..BUCKETS).map(|_| AtomicU64::new(0)).collect(),
+            by_second: (0..SECONDS_MAX).map(|_| std::array::from_fn(|_| AtomicU64::new(0))).collect(),
             connected_at: Mutex::default(),
         }
     }
 }
 
 impl Seen {
+    pub fn measure_from_now(&self) {
+        self.measured_from.get_or_init(Instant::now);
+    }
+
     /// A change came so many nanoseconds after it was to be written.
     pub fn note(&self, nanos: u64) {
+        self.timed_changes.fetch_add(1, Relaxed);
+        let Some(from) = self.measured_from.get() else { return };
         let bucket = usize::try_from(nanos / 500_000).unwrap_or(BUCKETS).min(BUCKETS - 1);
         self.took[bucket].fetch_add(1, Relaxed);
-        self.timed_changes.fetch_add(1, Relaxed);
+        let second = usize::try_from(from.elapsed().as_secs()).unwrap_or(SECONDS_MAX);
+        if let Some(buckets) = self.by_second.get(second) {
+            let bucket = usize::try_from(nanos / 1_000_000).unwrap_or(SECOND_BUCKETS).min(SECOND_BUCKETS - 1);
+            buckets[bucket].fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Milliseconds within which 99 in a hundred came, of those that came in each second.
+    pub fn p99_by_second(&self) -> Vec<usize> {
+        let seconds = self.by_second.iter().map(|buckets| {
+            let counts = buckets.each_ref().map(|bucket| bucket.load(Relaxed));
+            let wanted = (counts.iter().sum::<u64>() as f64 * 0.99).ceil() as u64;
+            let mut sum = 0;
+            let bucket = counts.iter().position(|count| {
+                sum += count;
+                sum >= wanted
+            });
+            bucket.filter(|_| wanted > 0).map(|bucket| bucket + 1)
+        });
+        seconds.map_while(|p99| p99).collect()
     }
 
     pub fn note_connect(&self) {

@@ -19,6 +19,7 @@ use tracing::Instrument;
 use crate::beat::Beat;
 use crate::engine_thread::EngineThread;
 use crate::event::Event;
+use crate::lanes::Lane;
 use crate::session::access::Gate;
 use crate::session::{Effect, Input, Notice, ReadDone, ReadOrder, Session};
 use crate::shared_pages::SharedPages;
@@ -27,6 +28,9 @@ use crate::{PeerError, RemoteStatus};
 
 /// Inputs that wait for one session. A transport has one message of a connection under way, so this is never long.
 pub(crate) const INBOX_MAX: usize = 8;
+
+/// Merging more changes than these does not go before what others wait for.
+const BULK_CHANGES_MIN: usize = 1000;
 
 /// What a transport brings to a session. Boxed where it waits: a channel has room for 32 from the start.
 pub(crate) enum Inbound {
@@ -244,7 +248,7 @@ impl Driver {
         self.stats.changes_received.fetch_add(changes.len() as u64, Ordering::Relaxed);
         let (engine, frontier, recent) =
             (self.common.engine.clone(), self.common.frontier.clone(), self.recent.clone());
-        let owner = self.owner.clone();
+        let (owner, lane) = (self.owner.clone(), lane_of_merge(changes.len()));
         let span = tracing::debug_span!("merge", remote = %self.remote.site.fmt_short(), changes = changes.len());
         let work = move |engine: &mut Engine| {
             // The work is done on the engine's thread, where no span would be known.
@@ -252,7 +256,7 @@ impl Driver {
             work::merge(engine, &changes, &progress, &reached, &owner, echoes, (&frontier, &recent))
         };
         spawn(tasks, async move {
-            match engine.call(work).await {
+            match engine.call_in(lane, work).await {
                 Ok(result) => Done::Input(Input::Merged(result)),
                 Err(error) => Done::Failed(error.to_string()),
             }
@@ -262,10 +266,10 @@ impl Driver {
     fn spawn_stage(&self, tasks: &mut JoinSet<Done>, key: SiteId, changes: Vec<Change>, after: Reach, until: Reach) {
         self.stats.changes_received.fetch_add(changes.len() as u64, Ordering::Relaxed);
         let (engine, bytes_max) = (self.common.engine.clone(), self.common.limits.staged_bytes_max);
-        let owner = self.owner.clone();
+        let (owner, lane) = (self.owner.clone(), lane_of_merge(changes.len()));
         let work = move |engine: &mut Engine| work::stage(engine, &owner, key, &after, &until, &changes, bytes_max);
         spawn(tasks, async move {
-            match engine.call(work).await {
+            match engine.call_in(lane, work).await {
                 Ok(result) => Done::Input(Input::Merged(result)),
                 Err(error) => Done::Failed(error.to_string()),
             }
@@ -275,7 +279,8 @@ impl Driver {
     fn spawn_merge_staged(&self, tasks: &mut JoinSet<Done>, key: SiteId) {
         let engine = self.common.engine.clone();
         spawn(tasks, async move {
-            match engine.call(move |engine: &mut Engine| work::merge_staged(engine, key)).await {
+            let work = move |engine: &mut Engine| work::merge_staged(engine, key);
+            match engine.call_in(Lane::Bulk, work).await {
                 Ok(()) => Done::Input(Input::StagedMerged),
                 Err(error) => Done::Failed(error.to_string()),
             }
@@ -290,12 +295,14 @@ impl Driver {
         let (remote, events, name) = (self.remote, self.common.events.clone(), self.transport_name.clone());
         let limits = PageLimits { changes_max: BATCH_CHANGES_MAX, bytes_max, stretch: BATCH_STRETCH };
         let gate = Gate::new(self.access.clone());
+        let is_far = order.what.is_far(self.common.engine.announced().borrow().db_version);
+        let lane = if is_far { Lane::Bulk } else { Lane::Live };
         spawn(tasks, async move {
             let generation = order.generation;
             let work = move |engine: &mut Engine| {
                 work::read(engine, order.what, &gate, &recent, &frontier, limits, Some((pages.as_ref(), beat)))
             };
-            match flatten(engine.call(work).await) {
+            match flatten(engine.call_in(lane, work).await) {
                 Ok(page) => Done::Input(Input::Read(ReadDone { generation, page })),
                 Err(error) => {
                     if let PeerError::Rewritten { .. } = error {
@@ -333,6 +340,10 @@ impl Driver {
             }
         });
     }
+}
+
+fn lane_of_merge(changes: usize) -> Lane {
+    if changes > BULK_CHANGES_MIN { Lane::Bulk } else { Lane::Live }
 }
 
 /// Spawns a task that works for the session, and says so in what it logs.

@@ -1,19 +1,21 @@
 //! One named thread owns the peer's connection: a SQLite write never runs inside an async task.
 //!
-//! Commands are closures with a reply. After each of them, and whenever somebody says that the database may have changed,
-//! the thread looks whether it did, tells the application, and wakes the sessions. Nothing else announces changes, so local
-//! writes, merges and writes of other processes are all announced in the same way, once.
+//! Commands are closures with a reply, and come in two [lanes](crate::lanes). After each of them, and whenever somebody says that
+//! the database may have changed, the thread looks whether it did, tells the application, and wakes the sessions. Nothing else
+//! announces changes, so local writes, merges and writes of other processes are all announced in the same way, once.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use litemesh_engine::{Engine, StorageError};
 use litemesh_proto::{DbVersion, SiteId};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::event::Event;
+use crate::lanes::{Command, Lane, Lanes};
 use crate::{PeerError, StartError};
 
 /// Commands that wait for the engine. Each session has at most four under way.
@@ -22,8 +24,6 @@ const COMMANDS_MAX: usize = 256;
 /// Changesets after which origins are pruned, and how many are looked at then.
 const PRUNE_EVERY: i64 = 4096;
 const PRUNE_ROWS: usize = 512;
-
-type Command = Box<dyn FnOnce(&mut Engine) + Send>;
 
 /// The state of the database as last announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,9 +64,9 @@ impl Waker {
         let Some(commands) = self.commands.upgrade() else { return false };
         if !self.check_is_queued.swap(true, Ordering::AcqRel) {
             let queued = self.check_is_queued.clone();
-            let check: Command = Box::new(move |_| queued.store(false, Ordering::Release));
+            let check = Box::new(move |_: &mut Engine| queued.store(false, Ordering::Release));
             // A full queue is as good: the thread looks after every command.
-            if commands.try_send(check).is_err() {
+            if commands.try_send(Command { lane: Lane::Live, work: check }).is_err() {
                 self.check_is_queued.store(false, Ordering::Release);
             }
         }
@@ -97,25 +97,36 @@ impl EngineThread {
         self.announced.clone()
     }
 
-    /// Runs `work` on the thread. Waits for a place in the queue.
+    /// Runs `work` on the thread, before all that is bulk. Waits for a place in the queue.
     pub(crate) async fn call<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Engine) -> T + Send + 'static,
     ) -> Result<T, PeerError> {
+        self.call_in(Lane::Live, work).await
+    }
+
+    /// Runs `work` on the thread, when it is its lane's turn.
+    pub(crate) async fn call_in<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        work: impl FnOnce(&mut Engine) -> T + Send + 'static,
+    ) -> Result<T, PeerError> {
         let place = self.commands.reserve().await.map_err(|_| PeerError::Stopped)?;
-        self.call_at(place, work).await
+        self.call_at(place, lane, work).await
     }
 
     async fn call_at<T: Send + 'static>(
         &self,
         place: mpsc::Permit<'_, Command>,
+        lane: Lane,
         work: impl FnOnce(&mut Engine) -> T + Send + 'static,
     ) -> Result<T, PeerError> {
         let (reply, mut answer) = oneshot::channel();
-        place.send(Box::new(move |engine| {
+        let work = Box::new(move |engine: &mut Engine| {
             // The caller may have given up; what was done stays done.
             let _ = reply.send(work(engine));
-        }));
+        });
+        place.send(Command { lane, work });
         // A command that finds the thread gone stays in the queue, as its reply does.
         tokio::select! {
             biased;
@@ -154,16 +165,18 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    fn run(mut self, commands: mpsc::Receiver<Command>) {
         let mut failed = false;
-        while let Some(command) = commands.blocking_recv() {
+        let mut lanes = Lanes::new(commands);
+        while let Some((lane, work)) = lanes.next() {
+            let began = Instant::now();
             // Also after what the last command did: whoever waits for this one learns that the thread has ended.
             if self.is_forked() {
                 return;
             }
             // A panic is a bug, but not a reason to leave a peer that dials and never syncs again: whoever waits for the
             // command learns that it failed, and the engine's state is only a cache of the database.
-            if catch_unwind(AssertUnwindSafe(|| command(&mut self.engine))).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| work(&mut self.engine))).is_err() {
                 let message = "internal error in the engine thread, please report it".to_owned();
                 let _ = self.events.send(Event::Error { peer: None, transport: None, message });
             }
@@ -177,6 +190,7 @@ impl Worker {
                 }
                 Err(_) => {}
             }
+            lanes.took(lane, began.elapsed());
         }
     }
 
@@ -234,6 +248,6 @@ mod tests {
         Engine::open(&file).unwrap().fork(None).unwrap();
         assert!(matches!(thread.call(|_| ()).await, Err(PeerError::Stopped)));
         thread.commands.closed().await;
-        assert!(matches!(thread.call_at(place, |_| ()).await, Err(PeerError::Stopped)));
+        assert!(matches!(thread.call_at(place, Lane::Live, |_| ()).await, Err(PeerError::Stopped)));
     }
 }

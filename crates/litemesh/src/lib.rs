@@ -53,6 +53,7 @@ mod driver;
 mod engine_thread;
 mod error;
 mod event;
+mod lanes;
 mod peer;
 mod session;
 mod shared_pages;

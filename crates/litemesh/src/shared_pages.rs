@@ -70,6 +70,11 @@ impl Kept {
     }
 }
 
+/// Whether little is to be read after this version of ours, in a database at `version`.
+pub(crate) fn is_near(after: DbVersion, version: DbVersion) -> bool {
+    version.get().saturating_sub(after.get()) <= VERSIONS_MAX
+}
+
 impl SharedPages {
     pub(crate) fn new(beats: watch::Receiver<Beat>) -> Self {
         Self { beats, state: Mutex::default() }
@@ -94,8 +99,8 @@ impl SharedPages {
     ) -> Result<Option<(LocalPage, u64)>, StorageError> {
         let beat = *self.beats.borrow();
         let after = place.position();
-        let is_near = beat.announced.db_version.get().saturating_sub(after.get()) <= VERSIONS_MAX;
-        if beat.sessions < SESSIONS_MIN || !is_near || place.to_inside().is_some() {
+        let is_near = is_near(after, beat.announced.db_version) && place.to_inside().is_none();
+        if beat.sessions < SESSIONS_MIN || !is_near {
             return Ok(None);
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -20,6 +20,7 @@ use litemesh_proto::{
     Access, Change, Cursor, DbVersion, Limits, PeerMessage, Position, Refusal, Remote, SiteId, SyncRequest, Unverified,
 };
 
+use crate::shared_pages::is_near;
 use access::Gate;
 use incoming::Incoming;
 use outgoing::Outgoing;
@@ -114,6 +115,17 @@ pub(crate) enum ReadWhat {
     /// A new plan and its first page. The driver fills in what we hold.
     PlanSites(SiteBounds),
     Sites(SitePlan),
+}
+
+impl ReadWhat {
+    /// Whether it is a piece of a catch-up, where our database is at `version`: a full page that is read for this remote alone.
+    pub(crate) fn is_far(&self, version: DbVersion) -> bool {
+        match self {
+            Self::Local { place, .. } => place.to_inside().is_some() || !is_near(place.position(), version),
+            Self::PlanSites(bounds) => bounds.inclusive || !is_near(bounds.since_local, version),
+            Self::Sites(_) => true,
+        }
+    }
 }
 
 /// What was read.
