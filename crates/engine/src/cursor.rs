@@ -9,7 +9,8 @@ use crate::schema::Table;
 use crate::staged;
 use crate::statement::Bind;
 
-/// The cursor: `litemesh_cursor` and our own version. Everything that we wrote we hold, unless the file has forgotten it.
+/// The cursor: `litemesh_cursor` and our own version. Everything that we wrote we hold, unless the file has forgotten it. Versions
+/// that merges took claim nothing: what others hold of us there was written before the file was restored from a backup.
 pub(crate) fn read_cursor(core: &mut Core) -> rusqlite::Result<Cursor> {
     let _held = core.hold_state()?;
     let version = core.version()?;
@@ -23,11 +24,39 @@ pub(crate) fn read_cursor(core: &mut Core) -> rusqlite::Result<Cursor> {
             }
         }
     }
+    let version = own_written(core, version)?;
     let held = own_held(core)?.map_or(version, |held| held.min(version));
     if held > DbVersion::ZERO {
         cursor.advance(core.site, held);
     }
     Ok(cursor)
+}
+
+/// Up to where we may have written something, in a database at `version`.
+fn own_written(core: &mut Core, version: DbVersion) -> rusqlite::Result<DbVersion> {
+    if !core.has_litemesh_tables {
+        return Ok(version);
+    }
+    const WRITTEN: &str = "SELECT value FROM litemesh_meta WHERE key = 'merged_after'
+         AND (SELECT value FROM litemesh_meta WHERE key = 'merged_until') = ?1";
+    Ok(core.statement(WRITTEN)?.query_integer(&[version.get().into()])?.map_or(version, DbVersion::new))
+}
+
+/// Notes that a merge took these versions.
+pub(crate) fn record_merged(core: &mut Core, versions: Option<(DbVersion, DbVersion)>) -> rusqlite::Result<()> {
+    let Some((first, last)) = versions.filter(|_| core.has_litemesh_tables) else { return Ok(()) };
+    const GO_ON: &str = "UPDATE litemesh_meta SET value = ?2 WHERE key = 'merged_until' AND value = ?1 - 1";
+    const BEGIN: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('merged_after', ?1), ('merged_until', ?2)
+         ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    let written = core.written.filter(|written| *written >= first.get());
+    if written.is_none() {
+        core.statement(GO_ON)?.run(&[first.get().into(), last.get().into()])?;
+        if core.db.changes() > 0 {
+            return Ok(());
+        }
+    }
+    let after = written.unwrap_or(first.get() - 1);
+    core.statement(BEGIN)?.run(&[after.into(), last.get().into()])
 }
 
 /// Up to where we hold what we wrote ourselves, where the file has forgotten some of it.
@@ -93,8 +122,13 @@ pub(crate) fn store_progress(core: &mut Core, progress: &MergeProgress) -> rusql
     let before = core.db.total_changes();
     store_cursor(core, &progress.cursor, CURSOR_SITES_MAX)?;
     let own = progress.cursor.get(&core.site.clone());
-    if own > DbVersion::ZERO && own_held(core)?.is_some() {
-        store_own(core, own)?;
+    if own > DbVersion::ZERO && core.has_litemesh_tables {
+        const CAME_BACK: &str = "UPDATE litemesh_meta SET value = ?1 WHERE key = 'merged_after' AND value < ?1
+             AND ?1 <= (SELECT value FROM litemesh_meta WHERE key = 'merged_until')";
+        core.statement(CAME_BACK)?.run(&[own.get().into()])?;
+        if own_held(core)?.is_some() {
+            store_own(core, own)?;
+        }
     }
     let has_moved = core.db.total_changes() != before;
     if let Some((sender, position)) = progress.position {

@@ -35,6 +35,7 @@ fn merge_group(
 ) -> Result<usize, MergeError> {
     let (forgets, mut open) = (position.is_some(), OpenChangeset::default());
     let merged = staged::merge_numbers(shared, core, sender, numbers, forgets, &mut open, history::keep)?;
+    cursor::record_merged(core, merged.local_versions)?;
     if let Some(position) = position {
         cursor::store_position(core, sender, position)?;
     }
@@ -311,6 +312,7 @@ impl Engine {
             if let (true, Some((_, last))) = (progress.is_provisional, merged.local_versions) {
                 cursor::store_provisional(core, last.get())?;
             }
+            cursor::record_merged(core, merged.local_versions)?;
             let has_moved = cursor::store_progress(core, progress)?;
             history::keep_progress(core, progress)?;
             Ok((merged, has_moved))

@@ -51,7 +51,10 @@ pub(crate) fn fork(core: &mut Core, copied_at: Option<DbVersion>) -> rusqlite::R
         db.execute("DELETE FROM litemesh_stage")?;
     }
     // What the file has forgotten was the former id's: of the new one there is nothing else anywhere.
-    db.execute("DELETE FROM litemesh_meta WHERE key IN ('own_held_until', 'own_seen_until', 'parted_at')")?;
+    db.execute(
+        "DELETE FROM litemesh_meta
+         WHERE key IN ('own_held_until', 'own_seen_until', 'parted_at', 'merged_after', 'merged_until')",
+    )?;
     // We hold all that the original had, in its own order of versions, too: an exchange with it begins after that.
     for upsert in [
         "INSERT INTO litemesh_cursor (site_id, version) VALUES (?1, ?2)

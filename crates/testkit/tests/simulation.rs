@@ -52,6 +52,14 @@ fn transactions_are_seen_whole_whatever_fails() {
     Simulation::new(5_001_081, &options).run();
 }
 
+/// The engine does first what many wait for.
+#[test]
+fn peers_converge_in_whatever_order_the_engine_works() {
+    check(&Options { faults: USUAL, lanes: true, ..Options::default() }, 6_000_001, 50);
+    let faults = Faults { v1: false, originals: false, ..Faults::ALL };
+    check(&Options { faults, lanes: true, ..Options::default() }, 7_000_001, 50);
+}
+
 /// A transport that loses or reorders notices it, and ends the connection.
 #[test]
 fn peers_converge_over_carriers_that_lose_and_reorder() {

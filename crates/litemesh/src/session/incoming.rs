@@ -39,6 +39,8 @@ pub(crate) struct Incoming {
     /// The newest schema that the remote was seen to have, where it is newer than ours.
     outdated: Option<i64>,
     eose: bool,
+    /// v1: requests of ours whose answer has not ended.
+    unanswered: u32,
     /// v1: the newest version of each site that came, perhaps in part.
     open: Cursor,
     /// v1: our own site, and up to where the remote said that it holds what it wrote.
@@ -81,6 +83,7 @@ impl Incoming {
             is_end_due: false,
             outdated: None,
             eose: false,
+            unanswered: 0,
             open: Cursor::new(),
             us: remote.site,
             holds_of_us: Cursor::new(),
@@ -122,6 +125,7 @@ impl Incoming {
             Terms { answer: self.receipt.begin(), credit: CREDIT_MAX, position, staged: place }
         });
         let is_numbered = terms.is_some();
+        self.unanswered += u32::from(!is_numbered);
         effects.push(Effect::Ask(SyncRequest { cursor, terms }));
         if is_numbered {
             self.set_look(effects);
@@ -214,6 +218,11 @@ impl Incoming {
                 return None;
             };
             return Some(self.take_numbered(changes, progress, is_eose, effects));
+        }
+        // One that came again ends nothing: live changes follow the answer, and the last may be there in part.
+        if is_eose && self.unanswered == 0 {
+            effects.push(Effect::Reply(Ok(())));
+            return None;
         }
         // A v1 peer's changes come without holes in its versions, so they say what it holds.
         let held: Cursor = changes.iter().map(|change| (change.site, change.db_version)).collect();
@@ -329,6 +338,7 @@ impl Incoming {
                     (None, None) => {}
                 }
                 self.taken(!self.is_frozen, pending.is_eose, effects);
+                self.unanswered = self.unanswered.saturating_sub(u32::from(pending.is_eose));
                 if pending.is_eose && !self.is_frozen {
                     self.eose = true;
                     effects.push(Effect::Tell(Notice::Eose));

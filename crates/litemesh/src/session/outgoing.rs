@@ -26,12 +26,12 @@ const QUEUE_MAX: usize = 1;
 /// this many the oldest is forgotten, which costs a repeat and no more.
 const ECHOES_MAX: usize = 256;
 
-/// Own versions after which a remote that is up to date is told of them, where nothing was written here in them.
+/// Versions of ours after which a remote that is up to date is told of them, where nothing in them is for it.
 ///
 /// Each merge takes a version of ours. Told at once, each of a hub's N peers would answer every transaction with that news, and
 /// the hub pass it on to all others: N² messages for one. Told never, a remote that comes back would have us look at all that was
 /// merged since.
-const OWN_NEWS_EVERY: i64 = 1024;
+const POSITION_NEWS_EVERY: i64 = 1024;
 
 pub(crate) struct Outgoing {
     remote: Remote,
@@ -79,6 +79,8 @@ enum Order {
         part: Option<Place>,
         /// The last message said that there is more.
         owes_more: bool,
+        /// Where the last page ended of which the remote was told.
+        told: DbVersion,
         /// When the last page was read.
         read_at: u64,
     },
@@ -249,7 +251,8 @@ impl Outgoing {
     }
 
     fn take_local(&mut self, page: LocalPage, goes_on: bool, own: SiteId, now: u64) {
-        let Some(Order::Local { place, covered, claimed, window, part, owes_more, read_at }) = &mut self.order else {
+        let Some(Order::Local { place, covered, claimed, window, part, owes_more, told, read_at }) = &mut self.order
+        else {
             return;
         };
         *read_at = now;
@@ -266,13 +269,14 @@ impl Outgoing {
         // The remote takes over our cursor where it then holds everything that we hold, and learns each entry once.
         let news = page.complete.map(|cursor| cursor.beyond(covered)).unwrap_or_default();
         self.is_behind |= !is_complete;
-        let is_own_alone =
-            news.len() == 1 && news.get(&own).get().saturating_sub(covered.get(&own).get()) < OWN_NEWS_EVERY;
+        let has_news = news.len() > usize::from(news.contains(&own));
         let is_owed = is_complete && *owes_more;
-        if is_live && is_own_alone && news.contains(&own) && page.changes.is_empty() && part.is_none() && !is_owed {
+        let is_far = is_complete && position.version.get().saturating_sub(told.get()) >= POSITION_NEWS_EVERY;
+        if is_live && page.changes.is_empty() && part.is_none() && !has_news && !is_owed && !is_far {
             self.forget_echoes_until(position.version);
             return;
         }
+        *told = position.version;
         Arc::make_mut(covered).join(&news);
         let news = Some(news).filter(|news| !news.is_empty());
         let mut progress = |part: Part, cursor: Option<Cursor>| {
@@ -301,7 +305,7 @@ impl Outgoing {
                 queue(page.changes, progress(Part::Last { after }, news.clone().filter(|_| is_live)));
             }
             (None, None) if !is_live && !is_empty => queue(page.changes, progress(Part::Whole, None)),
-            (None, None) if is_live && (!is_empty || news.is_some() || is_owed) => {
+            (None, None) if is_live => {
                 queue(page.changes, progress(Part::Whole, news.clone()));
             }
             (None, None) => {}
@@ -405,5 +409,5 @@ fn local_order(covered: Cursor, terms: &Terms) -> Order {
     let place = inside.unwrap_or_else(|| LocalPlace::after(position));
     let covered = Arc::new(covered);
     let (claimed, window) = (terms.position, Window::new(terms));
-    Order::Local { place, covered, claimed, window, part, owes_more: false, read_at: 0 }
+    Order::Local { place, covered, claimed, window, part, owes_more: false, told: position, read_at: 0 }
 }

@@ -411,7 +411,10 @@ impl Simulation {
 
     fn queue(&mut self, node: usize, job: Job) {
         let running = self.nodes[node].running.as_mut().expect("a peer that runs");
-        running.jobs.push_back(job);
+        let place = running.jobs.len();
+        // The first may be under way.
+        let place = if self.options.lanes { self.rng.usize(place.min(1)..=place) } else { place };
+        running.jobs.insert(place, job);
         if running.jobs.len() == 1 {
             self.work_soon(node);
         }

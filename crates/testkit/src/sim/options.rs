@@ -144,6 +144,9 @@ pub struct Options {
     pub restored_write_at_once: bool,
     /// Peers with the rules of the original may be joined to two of ours.
     pub original_cycles: bool,
+    /// What sessions let the engine do is done in any order, as by lanes (`litemesh`, `lanes.rs`): what one orders that has ended
+    /// may be done long after the next one has begun.
+    pub lanes: bool,
 }
 
 impl Default for Options {
@@ -156,6 +159,7 @@ impl Default for Options {
             lossy: Lossy::No,
             restored_write_at_once: false,
             original_cycles: false,
+            lanes: false,
         }
     }
 }

@@ -19,6 +19,9 @@ fn v1_cursor_stays_behind_the_newest_version() {
     let moved = merge(&mut session, changes(&[(REMOTE, 8), (REMOTE, 9)], 1));
     assert_eq!(moved, cursor(&[(REMOTE, 8)]));
     assert_eq!(merge(&mut session, eose()), cursor(&[(OTHER, 3), (REMOTE, 9)]));
+    // The same end again, in the middle of what is live.
+    assert_eq!(merge(&mut session, changes(&[(REMOTE, 10)], 1)), cursor(&[(REMOTE, 9)]));
+    assert!(matches!(session.handle(eose()).as_slice(), [Effect::Reply(Ok(()))]));
 }
 
 /// What the remote holds of us came back with its answer, as far as it was not overwritten: then we hold it, too.
