@@ -60,6 +60,9 @@ pub(crate) struct Incoming {
     is_looking: bool,
     /// Litemesh: we are about to ask again; what comes meanwhile belongs to the last answer.
     is_asking: bool,
+    /// Litemesh: the same, as soon as the message under way is merged. Counted as one of the next answer, it would stand for one that
+    /// never came.
+    is_opening_due: bool,
     /// Another session of the remote is being caught up.
     is_standing_by: bool,
 }
@@ -94,6 +97,7 @@ impl Incoming {
             is_ack_due: false,
             is_looking: false,
             is_asking: true,
+            is_opening_due: false,
             is_standing_by: false,
         }
     }
@@ -114,6 +118,10 @@ impl Incoming {
     }
 
     pub(crate) fn ask(&mut self, us: SiteId, cursor: Cursor, staged: Staged, effects: &mut Vec<Effect>) {
+        if self.pending.is_some() {
+            (self.is_asking, self.is_opening_due) = (true, true);
+            return;
+        }
         self.is_asking = false;
         self.us = us;
         self.has_old_chain = staged.messages > 0;
@@ -326,6 +334,9 @@ impl Incoming {
 
     pub(crate) fn merged(&mut self, result: Result<MergeDone, MergeFailure>, effects: &mut Vec<Effect>) {
         let Some(pending) = self.pending.take() else { return };
+        if std::mem::take(&mut self.is_opening_due) {
+            effects.push(Effect::Open { key: self.key });
+        }
         match result {
             Ok(MergeDone { staged, .. }) => {
                 self.open = pending.open;

@@ -284,6 +284,24 @@ fn an_upgrade_asks_again_over_the_same_connection() {
     assert_eq!(merge(&mut session, changes(&[(REMOTE, 1)], 2, Some(progress))), cursor(&[(OTHER, 9)]));
 }
 
+/// It would be taken for the first of the next answer, which then would be missing.
+#[test]
+fn what_is_being_merged_is_no_part_of_the_next_answer() {
+    let opening = || Input::Opened { us: US, cursor: Cursor::new(), staged: Staged::default() };
+    let mut session = session(true);
+    session.handle(changes(&[(REMOTE, 1)], 2, Some(numbered(1))));
+    let eose = PeerMessage::Eose { progress: Some(numbered(2)) };
+    let effects = session.handle(Input::Received(Unverified::new(eose)));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Merge { .. })), "{effects:?}");
+    session.handle(Input::SchemaChanged(2));
+    assert!(session.handle(opening()).is_empty(), "not before the merge is done");
+    let effects = session.handle(Input::Merged(Ok(MergeDone::default())));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Open { .. })), "{effects:?}");
+    assert!(matches!(session.handle(opening()).as_slice(), [Effect::Ask(_), ..]));
+    let progress = Progress { answer: 2, cursor: Some(cursor(&[(OTHER, 9)])), ..numbered(1) };
+    assert_eq!(merge(&mut session, changes(&[(REMOTE, 1)], 2, Some(progress))), cursor(&[(OTHER, 9)]));
+}
+
 /// One message is sent, one waits, one page is read: that is all that a slow remote can hold.
 #[test]
 fn a_slow_remote_holds_two_pages() {
