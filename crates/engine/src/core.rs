@@ -111,8 +111,6 @@ pub(crate) struct Core {
     pub(crate) opened_at: i64,
     /// Whether that includes the first version that the application wrote.
     is_writing_recorded: bool,
-    /// What the application wrote in the running transaction, or its triggers while it merged, was stored under this version.
-    pub(crate) written: Option<i64>,
     /// What the running transaction will commit as, once it has written a clock (VER-3, VER-6).
     pending: Option<i64>,
     /// What `crsql_next_db_version()` promised: the transaction's next version is at least that (FN-3).
@@ -175,7 +173,6 @@ impl Core {
             site,
             flags,
             committed: None,
-            written: None,
             pending: None,
             promised: 0,
             is_pending_doubtful: false,
@@ -273,7 +270,6 @@ impl Core {
         if ended != Ended::No {
             // Other connections may write from here on.
             self.last_row = None;
-            self.written = None;
         }
         match ended {
             Ended::No => {}
@@ -503,8 +499,12 @@ impl Core {
             incarnation::record_written(self, next)?;
             self.is_writing_recorded = true;
         }
-        self.written = Some(next);
         Ok(next)
+    }
+
+    /// The version of the database before the running transaction.
+    pub(crate) fn committed_version(&self) -> i64 {
+        self.committed.unwrap_or_default()
     }
 
     /// The version that the running transaction has used so far, to be [given back](Self::give_back) by what fails.

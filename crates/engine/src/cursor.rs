@@ -42,21 +42,19 @@ fn own_written(core: &mut Core, version: DbVersion) -> rusqlite::Result<DbVersio
     Ok(core.statement(WRITTEN)?.query_integer(&[version.get().into()])?.map_or(version, DbVersion::new))
 }
 
-/// Notes that a merge took these versions.
+/// Notes that the merge of the running transaction took these versions, and those between them and what was stored before. What
+/// triggers of the application write meanwhile has no clocks (DSK-8).
 pub(crate) fn record_merged(core: &mut Core, versions: Option<(DbVersion, DbVersion)>) -> rusqlite::Result<()> {
-    let Some((first, last)) = versions.filter(|_| core.has_litemesh_tables) else { return Ok(()) };
-    const GO_ON: &str = "UPDATE litemesh_meta SET value = ?2 WHERE key = 'merged_until' AND value = ?1 - 1";
+    let Some((_, last)) = versions.filter(|_| core.has_litemesh_tables) else { return Ok(()) };
+    const GO_ON: &str = "UPDATE litemesh_meta SET value = ?2 WHERE key = 'merged_until' AND value = ?1";
     const BEGIN: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('merged_after', ?1), ('merged_until', ?2)
          ON CONFLICT (key) DO UPDATE SET value = excluded.value";
-    let written = core.written.filter(|written| *written >= first.get());
-    if written.is_none() {
-        core.statement(GO_ON)?.run(&[first.get().into(), last.get().into()])?;
-        if core.db.changes() > 0 {
-            return Ok(());
-        }
+    let versions = [core.committed_version().into(), last.get().into()];
+    core.statement(GO_ON)?.run(&versions)?;
+    if core.db.changes() > 0 {
+        return Ok(());
     }
-    let after = written.unwrap_or(first.get() - 1);
-    core.statement(BEGIN)?.run(&[after.into(), last.get().into()])
+    core.statement(BEGIN)?.run(&versions)
 }
 
 /// Up to where we hold what we wrote ourselves, where the file has forgotten some of it.

@@ -213,6 +213,33 @@ fn a_file_that_was_restored_and_only_merged_into_tells_again_what_it_merged() {
     assert_eq!(judge(&hub, same, 9), rewritten(3));
 }
 
+/// What was written under these versions in another life, somebody else may hold.
+#[test]
+fn versions_that_only_merges_took_are_not_claimed() {
+    let folder = tempfile::tempdir().unwrap();
+    let author = open(&folder.path().join("author.db"));
+    write(&author, 12);
+    let changesets: Vec<_> = author.changes_since(&Cursor::new()).map(Result::unwrap).collect();
+    let mut engine = open(&folder.path().join("a.db"));
+    let site = engine.site().unwrap();
+    let merge = |engine: &mut Engine, number: usize, own: i64| {
+        let cursor = Cursor::from_iter([(site, DbVersion::new(own))]);
+        let progress = MergeProgress { cursor, ..MergeProgress::default() };
+        engine.merge(&changesets[number].changes, &progress).unwrap();
+        (engine.db_version().unwrap().get(), engine.cursor().unwrap().get(&site).get())
+    };
+    assert_eq!(merge(&mut engine, 0, 0), (1, 0));
+    engine.connection().execute_batch("INSERT INTO todo VALUES (100, 'x')").unwrap();
+    assert_eq!(engine.cursor().unwrap().get(&site).get(), 2);
+    assert_eq!(merge(&mut engine, 3, 0), (4, 2));
+    assert_eq!(merge(&mut engine, 4, 0), (5, 2));
+    // Somebody who holds more of us brought it back.
+    assert_eq!(merge(&mut engine, 5, 4), (6, 4));
+    engine.connection().execute_batch("INSERT INTO todo VALUES (101, 'x')").unwrap();
+    assert_eq!(engine.cursor().unwrap().get(&site).get(), 7);
+    assert_eq!(merge(&mut engine, 9, 0), (10, 7));
+}
+
 #[test]
 fn a_copy_that_is_a_site_of_its_own_begins_anew() {
     let folder = tempfile::tempdir().unwrap();

@@ -50,6 +50,9 @@ fn transactions_are_seen_whole_whatever_fails() {
     check(&options, 5_000_001, 150);
     // What two connections of one remote staged was one chain, and each completed what the other had read at another time.
     Simulation::new(5_001_081, &options).run();
+    // What came after a message that could not be read was merged without it.
+    Simulation::new(5_000_426, &options).run();
+    Simulation::new(5_000_590, &options).run();
 }
 
 /// The engine does first what many wait for.

@@ -36,6 +36,9 @@ pub(crate) struct Incoming {
     is_frozen: bool,
     /// The connection is to be ended.
     is_end_due: bool,
+    /// Litemesh: nothing more is taken over this connection, which ends soon: without what could not be read, the rest of a catch-up
+    /// would show half of a transaction. What is staged stays.
+    is_deaf: bool,
     /// The newest schema that the remote was seen to have, where it is newer than ours.
     outdated: Option<i64>,
     eose: bool,
@@ -84,6 +87,7 @@ impl Incoming {
             limits,
             is_frozen: false,
             is_end_due: false,
+            is_deaf: false,
             outdated: None,
             eose: false,
             unanswered: 0,
@@ -256,6 +260,11 @@ impl Incoming {
         effects: &mut Vec<Effect>,
     ) -> Cursor {
         let held = progress.cursor.clone().unwrap_or_default();
+        if self.is_deaf {
+            self.taken(false, false, effects);
+            effects.push(Effect::Reply(Ok(())));
+            return held;
+        }
         if self.is_frozen {
             match progress.part {
                 Part::Whole => {
@@ -399,7 +408,7 @@ impl Incoming {
     }
 
     pub(crate) fn garbled(&mut self, reason: &str, effects: &mut Vec<Effect>) {
-        self.freeze(effects);
+        (self.is_frozen, self.is_deaf) = (true, self.remote.is_litemesh);
         effects.push(Effect::Tell(Notice::Error(format!("unreadable message: {reason}"))));
         self.end_after(RECONNECT_DELAY_MIN, "a message could not be read", effects);
     }
