@@ -66,7 +66,7 @@ fn what_is_missing_is_asked_for_again_over_the_same_connection() {
 fn the_end_of_an_answer_is_acknowledged_at_once_and_the_rest_by_a_timer() {
     let mut session = session(true);
     let effects = take(&mut session, changes(&[(OTHER, 1)], 1, Some(numbered(1))));
-    assert!(matches!(effects.as_slice(), [Effect::Reply(Ok(()))]), "{effects:?}");
+    assert!(matches!(effects.as_slice(), [Effect::Wake(Timer::Acknowledge, _), Effect::Reply(Ok(()))]), "{effects:?}");
     let effects = session.handle(Input::Woken(Timer::Acknowledge));
     let until = 1 + u64::from(CREDIT_MAX);
     assert_eq!(sent(&effects), [PeerMessage::Ack(Ack { answer: 1, number: 1, until })]);
