@@ -259,11 +259,16 @@ pub(crate) fn read(
             if engine.forgotten_until()?.is_some_and(|forgotten| forgotten <= seen) {
                 bounds.until.advance(site, engine.db_version()?);
             }
-            bounds.until.join(&frontier.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut reached = bounds.until.clone();
+            reached.join(&frontier.lock().unwrap_or_else(PoisonError::into_inner));
+            // The end of an answer says that the newest versions in it are complete, so what may be here in part goes under others.
+            if !bounds.inclusive {
+                bounds.until.clone_from(&reached);
+            }
             let version = engine.db_version()?;
             let mut plan = engine.plan_sites(&bounds)?;
             let (changes, more) = engine.read_sites(&mut plan, limits)?;
-            Ok(Page::Sites { plan, changes, more, planned: Some((bounds.until, version)) })
+            Ok(Page::Sites { plan, changes, more, planned: Some((reached, version)) })
         }
         ReadWhat::Sites(mut plan) => {
             let (changes, more) = engine.read_sites(&mut plan, limits)?;

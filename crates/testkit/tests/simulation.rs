@@ -62,6 +62,8 @@ fn peers_converge_in_whatever_order_the_engine_works() {
     check(&mixed, 6_000_001, 50);
     // A v1 answer's end that came again, in the middle of a transaction, was taken for the end of that.
     Simulation::new(6_000_410, &mixed).run();
+    // The end of a v1 answer said that a version was complete of which only a part had come, live.
+    Simulation::new(6_000_965, &mixed).run();
     let faults = Faults { v1: false, originals: false, ..Faults::ALL };
     let litemesh = Options { faults, lanes: true, ..Options::default() };
     check(&litemesh, 7_000_001, 50);
