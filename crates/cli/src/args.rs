@@ -313,7 +313,7 @@ pub(crate) struct DiffArgs {
 /// that the file itself is whole (`PRAGMA integrity_check`). Each finding says what can be done about it. The same list is
 /// there in SQL: SELECT * FROM crsql_check().
 ///
-/// Reads only, and the file may be in use, unless --repair or --merge-staged is given. --repair mends what can be mended without a decision, in one
+/// Reads only, and the file may be in use, unless --repair, --merge-staged or --forget-staged is given. --repair mends what can be mended without a decision, in one
 /// transaction. No row of a table is changed by it; rows and cells that were written past the triggers are sent to other
 /// copies as if they were written now.
 ///
@@ -338,6 +338,10 @@ pub(crate) struct DoctorArgs {
     /// Merge what came of catch-ups that broke off and will not go on: what is there of them becomes visible without the rest
     #[arg(long)]
     pub(crate) merge_staged: bool,
+
+    /// Forget what came of catch-ups that broke off and is not merged; a sender that comes back after all sends it again
+    #[arg(long)]
+    pub(crate) forget_staged: bool,
 
     /// Show at most so many findings of each kind and table; all are counted
     #[arg(long, value_name = "N", default_value_t = 20)]

@@ -2,7 +2,7 @@
 
 mod support;
 
-use litemesh::engine::proto::{Cursor, Position};
+use litemesh::engine::proto::{Cursor, Place, Position};
 use litemesh::engine::{Engine, Reach};
 use serde_json::{Value, json};
 use support::{Done, Files, litemesh, rows};
@@ -103,7 +103,11 @@ fn what_is_staged_can_be_brought_out() {
     let site = sender.site().unwrap();
     let position = Position { version: sender.db_version().unwrap(), ..Position::default() };
     let mut engine = Engine::open(&file).unwrap();
-    engine.stage(site, &Reach::default(), &Reach { position, place: None }, &changes, u64::MAX).unwrap();
+    let whole = Reach { position, place: None };
+    engine.stage(site, &Reach::default(), &whole, &changes, u64::MAX).unwrap();
+    // And of another transaction a part.
+    let part = Reach { place: Some(Place([1].into())), ..whole.clone() };
+    engine.stage(site, &whole, &part, &changes, u64::MAX).unwrap();
     drop(engine);
     let text = litemesh(&["doctor", &file, "--repair"]).ok();
     for words in ["info     staged-changes", &site.to_string(), "--merge-staged", "is sound"] {
@@ -111,8 +115,12 @@ fn what_is_staged_can_be_brought_out() {
     }
     assert_eq!(rows(&file, "SELECT id FROM todo"), json!([]));
     let text = litemesh(&["doctor", &file, "--merge-staged"]).ok();
+    assert!(text.contains("info     staged-changes"), "the part stays: {text}");
+    assert_eq!(rows(&file, "SELECT id FROM todo"), json!([{ "id": "a" }]));
+    let text = litemesh(&["doctor", &file, "--forget-staged"]).ok();
     assert!(text.contains("repaired staged-changes: 1"), "{text}");
     assert_eq!(rows(&file, "SELECT id FROM todo"), json!([{ "id": "a" }]));
+    assert_eq!(Engine::open(&file).unwrap().position(site).unwrap(), position, "sent again from where it was merged");
     assert_eq!(litemesh(&["doctor", &file]).ok(), format!("{file} is sound\n"));
 }
 

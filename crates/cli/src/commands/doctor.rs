@@ -64,7 +64,7 @@ struct FindingReport {
 pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     let mut report = examine(&args.file, args.limit)?;
     // A damaged file is not written to: what is repaired could be in the damaged part.
-    let is_repair = args.repair || args.merge_staged;
+    let is_repair = args.repair || args.merge_staged || args.forget_staged;
     if is_repair && report.integrity.is_empty() && !report.groups.is_empty() {
         repair(args)?;
         let left = examine(&args.file, args.limit)?;
@@ -156,12 +156,15 @@ fn repair(args: &DoctorArgs) -> Result<(), Failure> {
     if args.bury {
         engine.bury_missing_rows().map_err(storage)?;
     }
-    if args.merge_staged {
-        for sender in engine.staged_senders().map_err(storage)? {
+    for sender in engine.staged_senders().map_err(storage)? {
+        if args.merge_staged {
             engine.merge_staged(sender).map_err(|error| match error {
                 MergeError::Storage(error) => storage(error),
                 error => Failure::database(format!("{}: {error}", args.file.display()), ""),
             })?;
+        }
+        if args.forget_staged {
+            engine.forget_staged(sender).map_err(storage)?;
         }
     }
     Ok(())

@@ -250,7 +250,7 @@ impl FindingKind {
                 Info,
                 "docs/storage.md",
                 ByHand(
-                    "the rest comes with the next connection; where there will be none, `litemesh doctor --merge-staged` merges what is there",
+                    "the rest comes with the next connection; where there will be none, `litemesh doctor --merge-staged` merges what is there, and `--forget-staged` forgets it",
                 ),
             ),
             Self::OriginOfUnknownSite => {
