@@ -33,7 +33,7 @@ pub(crate) fn read_cursor(core: &mut Core) -> rusqlite::Result<Cursor> {
 }
 
 /// Up to where we may have written something, in a database at `version`.
-fn own_written(core: &mut Core, version: DbVersion) -> rusqlite::Result<DbVersion> {
+pub(crate) fn own_written(core: &mut Core, version: DbVersion) -> rusqlite::Result<DbVersion> {
     if !core.has_litemesh_tables {
         return Ok(version);
     }

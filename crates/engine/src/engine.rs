@@ -220,7 +220,8 @@ impl Engine {
         let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         {
             let mut core = self.shared.lock()?;
-            cursor::record_forgotten(&mut core, known, version)?;
+            let held = cursor::own_written(&mut core, DbVersion::new(known))?;
+            cursor::record_forgotten(&mut core, held.get(), version)?;
             // These versions are left out in this life; in another one, perhaps that of a copy, something lies there.
             core.record_incarnation(known + 1)?;
             core.raise_floor_to(version.get())?;

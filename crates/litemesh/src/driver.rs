@@ -21,7 +21,7 @@ use crate::engine_thread::EngineThread;
 use crate::event::Event;
 use crate::lanes::Lane;
 use crate::session::access::Gate;
-use crate::session::{Effect, Input, Notice, ReadDone, ReadOrder, Session};
+use crate::session::{Effect, Input, Notice, ReadDone, ReadOrder, Room, Session};
 use crate::shared_pages::SharedPages;
 use crate::work::{self, Frontier, Owner, Owners, Recent, Stuck};
 use crate::{PeerError, RemoteStatus};
@@ -51,6 +51,7 @@ pub(crate) struct Common {
     pub(crate) stuck: Stuck,
     pub(crate) owners: Owners,
     pub(crate) limits: litemesh_proto::Limits,
+    pub(crate) room: Room,
     pub(crate) beats: watch::Receiver<Beat>,
     pub(crate) pages: Arc<SharedPages>,
     /// Sessions that the last beat made read.
@@ -114,8 +115,8 @@ impl Driver {
         let mut beats = self.common.beats.clone();
         let mut beat = beats.borrow_and_update().number;
         let mut last = *self.common.engine.announced().borrow();
-        let mut session =
-            Session::new(self.remote, self.access.clone(), last.schema_version, self.common.limits.clone());
+        let (limits, room) = (self.common.limits.clone(), self.common.room.clone());
+        let mut session = Session::new(self.remote, self.access.clone(), last.schema_version, limits, room);
         let mut tasks: JoinSet<Done> = JoinSet::new();
         let mut reply: Option<Reply> = None;
         self.spawn_opening(&mut tasks, session.key(), Some(self.common.stuck.clone()));
@@ -248,7 +249,8 @@ impl Driver {
         self.stats.changes_received.fetch_add(changes.len() as u64, Ordering::Relaxed);
         let (engine, frontier, recent) =
             (self.common.engine.clone(), self.common.frontier.clone(), self.recent.clone());
-        let (owner, lane) = (self.owner.clone(), lane_of_merge(changes.len()));
+        let owner = self.owner.clone();
+        let lane = if progress.completes.is_some() { Lane::Bulk } else { lane_of_merge(changes.len()) };
         let span = tracing::debug_span!("merge", remote = %self.remote.site.fmt_short(), changes = changes.len());
         let work = move |engine: &mut Engine| {
             // The work is done on the engine's thread, where no span would be known.
@@ -302,7 +304,7 @@ impl Driver {
             let work = move |engine: &mut Engine| {
                 work::read(engine, order.what, &gate, &recent, &frontier, limits, Some((pages.as_ref(), beat)))
             };
-            match flatten(engine.call_in(lane, work).await) {
+            match flatten(engine.call_while_awaited(lane, work).await) {
                 Ok(page) => Done::Input(Input::Read(ReadDone { generation, page })),
                 Err(error) => {
                     if let PeerError::Rewritten { .. } = error {

@@ -12,13 +12,13 @@ use std::time::Instant;
 
 use litemesh_engine::{Engine, StorageError};
 use litemesh_proto::{DbVersion, SiteId};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 
 use crate::event::Event;
-use crate::lanes::{Command, Lane, Lanes};
+use crate::lanes::{Command, Lane, Lanes, Work};
 use crate::{PeerError, StartError};
 
-/// Commands that wait for the engine. Each session has at most four under way.
+/// Commands of one lane that wait for the engine. Each session has at most four under way.
 const COMMANDS_MAX: usize = 256;
 
 /// Changesets after which origins are pruned, and how many are looked at then.
@@ -47,6 +47,8 @@ impl Announced {
 #[derive(Clone)]
 pub(crate) struct EngineThread {
     commands: mpsc::Sender<Command>,
+    live: Arc<Semaphore>,
+    bulk: Arc<Semaphore>,
     check_is_queued: Arc<AtomicBool>,
     announced: watch::Receiver<Announced>,
 }
@@ -66,7 +68,7 @@ impl Waker {
             let queued = self.check_is_queued.clone();
             let check = Box::new(move |_: &mut Engine| queued.store(false, Ordering::Release));
             // A full queue is as good: the thread looks after every command.
-            if commands.try_send(Command { lane: Lane::Live, work: check }).is_err() {
+            if commands.try_send(Command { lane: Lane::Live, work: check, _place: None }).is_err() {
                 self.check_is_queued.store(false, Ordering::Release);
             }
         }
@@ -76,7 +78,8 @@ impl Waker {
 
 impl EngineThread {
     pub(crate) fn spawn(engine: Engine, events: broadcast::Sender<Event>) -> Result<Self, StartError> {
-        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        // Places are what commands wait for; the channel has room for all, and for a look.
+        let (commands, receiver) = mpsc::channel(2 * COMMANDS_MAX + 1);
         let (sender, announced) = watch::channel(look(&engine).map_err(PeerError::from)?);
         let site = engine.site().map_err(PeerError::from)?;
         let worker =
@@ -85,7 +88,8 @@ impl EngineThread {
             .name("litemesh-engine".to_owned())
             .spawn(move || worker.run(receiver))
             .map_err(StartError::Thread)?;
-        Ok(Self { commands, check_is_queued: Arc::default(), announced })
+        let [live, bulk] = [0; 2].map(|_| Arc::new(Semaphore::new(COMMANDS_MAX)));
+        Ok(Self { commands, live, bulk, check_is_queued: Arc::default(), announced })
     }
 
     pub(crate) fn waker(&self) -> Waker {
@@ -105,28 +109,43 @@ impl EngineThread {
         self.call_in(Lane::Live, work).await
     }
 
-    /// Runs `work` on the thread, when it is its lane's turn.
+    /// Runs `work` on the thread, when it is its lane's turn. It is done also where the caller gives up meanwhile.
     pub(crate) async fn call_in<T: Send + 'static>(
         &self,
         lane: Lane,
         work: impl FnOnce(&mut Engine) -> T + Send + 'static,
     ) -> Result<T, PeerError> {
-        let place = self.commands.reserve().await.map_err(|_| PeerError::Stopped)?;
-        self.call_at(place, lane, work).await
+        let (reply, answer) = oneshot::channel();
+        let work = Box::new(move |engine: &mut Engine| drop(reply.send(work(engine))));
+        self.order(lane, work, answer).await
     }
 
-    async fn call_at<T: Send + 'static>(
+    /// The same, for what nobody else has anything of: it is not done once the caller has given up.
+    pub(crate) async fn call_while_awaited<T: Send + 'static>(
         &self,
-        place: mpsc::Permit<'_, Command>,
         lane: Lane,
         work: impl FnOnce(&mut Engine) -> T + Send + 'static,
     ) -> Result<T, PeerError> {
-        let (reply, mut answer) = oneshot::channel();
+        let (reply, answer) = oneshot::channel();
         let work = Box::new(move |engine: &mut Engine| {
-            // The caller may have given up; what was done stays done.
-            let _ = reply.send(work(engine));
+            if !reply.is_closed() {
+                drop(reply.send(work(engine)));
+            }
         });
-        place.send(Command { lane, work });
+        self.order(lane, work, answer).await
+    }
+
+    async fn order<T>(&self, lane: Lane, work: Work, answer: oneshot::Receiver<T>) -> Result<T, PeerError> {
+        let places = match lane {
+            Lane::Live => &self.live,
+            Lane::Bulk => &self.bulk,
+        };
+        let _place = Some(places.clone().acquire_owned().await.map_err(|_| PeerError::Stopped)?);
+        self.commands.send(Command { lane, work, _place }).await.map_err(|_| PeerError::Stopped)?;
+        self.answer(answer).await
+    }
+
+    async fn answer<T>(&self, mut answer: oneshot::Receiver<T>) -> Result<T, PeerError> {
         // A command that finds the thread gone stays in the queue, as its reply does.
         tokio::select! {
             biased;
@@ -243,11 +262,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.db");
         let thread = EngineThread::spawn(Engine::open(&file).unwrap(), broadcast::channel(1).0).unwrap();
-        let place = thread.commands.reserve().await.unwrap();
+        let place = thread.commands.clone().reserve_owned().await.unwrap();
         // It ends when somebody gives its database another id.
         Engine::open(&file).unwrap().fork(None).unwrap();
         assert!(matches!(thread.call(|_| ()).await, Err(PeerError::Stopped)));
         thread.commands.closed().await;
-        assert!(matches!(thread.call_at(place, Lane::Live, |_| ()).await, Err(PeerError::Stopped)));
+        assert!(matches!(thread.call(|_| ()).await, Err(PeerError::Stopped)));
+        // A command that had its place before.
+        let (reply, answer) = oneshot::channel();
+        let work: Work = Box::new(move |_| reply.send(()).unwrap());
+        place.send(Command { lane: Lane::Live, work, _place: None });
+        assert!(matches!(thread.answer(answer).await, Err(PeerError::Stopped)));
     }
 }

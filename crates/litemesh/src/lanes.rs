@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use litemesh_engine::Engine;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 /// While live work waits, catch-ups get one part of the time and it gets so many.
 const LIVE_SHARE: u32 = 3;
@@ -24,15 +24,15 @@ pub(crate) enum Lane {
 pub(crate) struct Command {
     pub(crate) lane: Lane,
     pub(crate) work: Work,
+    /// Its place among those of its lane, given back when it is its turn. What is not waited for has none.
+    pub(crate) _place: Option<OwnedSemaphorePermit>,
 }
 
-/// The commands in the order in which they are carried out.
-///
-/// Whoever waits for a command has no other of the same kind under way, so what waits here is bounded by the sessions.
+/// The commands in the order in which they are carried out. As many as have places wait here.
 pub(crate) struct Lanes {
     commands: mpsc::Receiver<Command>,
-    live: VecDeque<Work>,
-    bulk: VecDeque<Work>,
+    live: VecDeque<Command>,
+    bulk: VecDeque<Command>,
     /// What live work took since bulk work had its turn, and what that took then.
     live_took: Duration,
     bulk_took: Duration,
@@ -55,17 +55,17 @@ impl Lanes {
         }
         let is_bulk_due = self.live_took > self.bulk_took * LIVE_SHARE;
         if (self.live.is_empty() || is_bulk_due)
-            && let Some(work) = self.bulk.pop_front()
+            && let Some(command) = self.bulk.pop_front()
         {
-            return Some((Lane::Bulk, work));
+            return Some((Lane::Bulk, command.work));
         }
-        self.live.pop_front().map(|work| (Lane::Live, work))
+        self.live.pop_front().map(|command| (Lane::Live, command.work))
     }
 
-    fn queue(&mut self, Command { lane, work }: Command) {
-        match lane {
-            Lane::Live => self.live.push_back(work),
-            Lane::Bulk => self.bulk.push_back(work),
+    fn queue(&mut self, command: Command) {
+        match command.lane {
+            Lane::Live => self.live.push_back(command),
+            Lane::Bulk => self.bulk.push_back(command),
         }
     }
 
@@ -97,7 +97,7 @@ mod tests {
         let (sender, commands) = mpsc::channel(33);
         let send = |lane: Lane, count: usize| {
             for _ in 0..count {
-                let command = Command { lane, work: Box::new(|_| ()) };
+                let command = Command { lane, work: Box::new(|_| ()), _place: None };
                 assert!(sender.try_send(command).is_ok());
             }
         };

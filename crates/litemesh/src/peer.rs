@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::driver::{Common, Driver, INBOX_MAX, Inbound, Stats};
 use crate::engine_thread::EngineThread;
 use crate::event::{EVENTS_KEPT, Events};
+use crate::session::Room;
 use crate::session::access::check_remote;
 use crate::shared_pages::SharedPages;
 use crate::watch::FileWatch;
@@ -187,6 +188,7 @@ impl PeerBuilder {
             stuck: Arc::default(),
             owners: Owners::default(),
             limits: self.limits,
+            room: Room::default(),
             pages: Arc::new(SharedPages::new(beats.clone())),
             beats,
             readers,

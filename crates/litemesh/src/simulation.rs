@@ -213,7 +213,13 @@ impl Session {
         let last = *process.beats.borrow();
         let session = Self {
             remote,
-            session: session::Session::new(remote, Access::FULL, last.announced.schema_version, limits.clone()),
+            session: session::Session::new(
+                remote,
+                Access::FULL,
+                last.announced.schema_version,
+                limits.clone(),
+                session::Room::default(),
+            ),
             process: process.clone(),
             recent: Arc::default(),
             owner: Owner::new(&process.owners),

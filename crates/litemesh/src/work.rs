@@ -9,6 +9,7 @@ use litemesh_engine::{
     Claim, Engine, LocalFilter, LocalPlace, MergeError, MergeProgress, PageLimits, Reach, StageError, Staged,
     StorageError,
 };
+use litemesh_proto::limits::CURSOR_SITES_MAX;
 use litemesh_proto::{Change, Cursor, DbVersion, Position, SiteId};
 
 use crate::PeerError;
@@ -135,7 +136,7 @@ pub(crate) fn merge(
                 owner.release(*sender);
             }
             // Before anybody is told of the commit, or the others would look too early and never again.
-            frontier.lock().unwrap_or_else(PoisonError::into_inner).join(reached);
+            frontier.lock().unwrap_or_else(PoisonError::into_inner).join_within(reached, CURSOR_SITES_MAX);
             let local_versions = merged.local_versions.filter(|_| echoes);
             add_recent(recent, local_versions);
             Ok(MergeDone { local_versions, staged: None })
@@ -255,20 +256,21 @@ pub(crate) fn read(
                 heed(engine, Position::default(), seen, gate)?;
             }
             bounds.until = engine.cursor()?;
-            // What this file has forgotten of us need not be sent to who holds it, and what was written since lies above.
-            if engine.forgotten_until()?.is_some_and(|forgotten| forgotten <= seen) {
+            // Nothing that we wrote lies above our version; what this file has forgotten of it need not be sent to who holds it.
+            if engine.forgotten_until()?.is_none_or(|forgotten| forgotten <= seen) {
                 bounds.until.advance(site, engine.db_version()?);
             }
-            let mut reached = bounds.until.clone();
-            reached.join(&frontier.lock().unwrap_or_else(PoisonError::into_inner));
-            // The end of an answer says that the newest versions in it are complete, so what may be here in part goes under others.
-            if !bounds.inclusive {
-                bounds.until.clone_from(&reached);
+            let frontier = frontier.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if bounds.inclusive {
+                // The end of an answer says that the newest versions in it are complete. What may be here in part follows at once.
+                bounds.follows = frontier;
+            } else {
+                bounds.until.join(&frontier);
             }
             let version = engine.db_version()?;
             let mut plan = engine.plan_sites(&bounds)?;
             let (changes, more) = engine.read_sites(&mut plan, limits)?;
-            Ok(Page::Sites { plan, changes, more, planned: Some((reached, version)) })
+            Ok(Page::Sites { plan, changes, more, planned: Some((bounds.until, version)) })
         }
         ReadWhat::Sites(mut plan) => {
             let (changes, more) = engine.read_sites(&mut plan, limits)?;

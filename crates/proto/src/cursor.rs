@@ -79,6 +79,15 @@ impl<S: Ord + Clone> Cursor<S> {
         moved
     }
 
+    /// [Joins](Self::join) another cursor, of whose sites that are new here no more than make `sites_max` in all.
+    pub fn join_within(&mut self, other: &Self, sites_max: usize) {
+        for (site, version) in &other.versions {
+            if self.versions.len() < sites_max || self.versions.contains_key(site) {
+                self.advance(site.clone(), *version);
+            }
+        }
+    }
+
     /// The entries of `self` that `other` does not cover: what is news to its holder.
     #[must_use]
     pub fn beyond(&self, other: &Self) -> Self {

@@ -24,6 +24,10 @@ pub const NAME_BYTES_MAX: usize = 2048;
 /// of sites that nobody has heard of can make us store; a longer cursor of ours would be refused by everybody.
 pub const CURSOR_SITES_MAX: usize = 1_000_000;
 
+/// Most sites that all remotes of a peer together may claim to hold something of, at about 30 bytes each. A peer keeps that while they
+/// are connected, so as to leave out what they have; of further sites it keeps nothing, and sends what they have.
+pub const CLAIMED_SITES_MAX: usize = 16 * CURSOR_SITES_MAX;
+
 /// Longest place inside a transaction, in bytes: a version, a number and the name of a table, or what another
 /// implementation makes of it.
 pub const PLACE_BYTES_MAX: usize = NAME_BYTES_MAX + 64;

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use litemesh_engine::{MergeProgress, Reach, Staged};
 use litemesh_proto::limits::{
-    ACK_DELAY, CATCH_UP_BYTES_MAX, CATCH_UP_MESSAGES_MAX, CREDIT_MAX, RECONNECT_DELAY_MAX, RECONNECT_DELAY_MIN,
-    SILENCE_LOOK, STAND_BY,
+    ACK_DELAY, CATCH_UP_BYTES_MAX, CATCH_UP_MESSAGES_MAX, CREDIT_MAX, CURSOR_SITES_MAX, RECONNECT_DELAY_MAX,
+    RECONNECT_DELAY_MIN, SILENCE_LOOK, STAND_BY,
 };
 use litemesh_proto::{
     Ack, Change, Cursor, DbVersion, Limits, Part, PeerMessage, Progress, Refusal, Remote, SiteId, SyncRequest, Terms,
@@ -198,6 +198,11 @@ impl Incoming {
                 return None;
             }
         }
+        if self.is_deaf {
+            self.taken(false, false, effects);
+            effects.push(Effect::Reply(Ok(())));
+            return None;
+        }
         // A newer schema may have newer rules: nothing else is checked then.
         if message.schema_version() > self.schema_version {
             self.freeze(effects);
@@ -241,7 +246,7 @@ impl Incoming {
         let mut open = self.open.clone();
         let mut progress = MergeProgress { is_provisional: true, ..MergeProgress::default() };
         if !self.is_frozen {
-            open.join(&held);
+            open.join_within(&held, CURSOR_SITES_MAX);
             progress.cursor = self.v1_cursor(&held, &open, is_eose);
         }
         let reached = open.clone();
@@ -260,11 +265,6 @@ impl Incoming {
         effects: &mut Vec<Effect>,
     ) -> Cursor {
         let held = progress.cursor.clone().unwrap_or_default();
-        if self.is_deaf {
-            self.taken(false, false, effects);
-            effects.push(Effect::Reply(Ok(())));
-            return held;
-        }
         if self.is_frozen {
             match progress.part {
                 Part::Whole => {
@@ -408,8 +408,12 @@ impl Incoming {
     }
 
     pub(crate) fn garbled(&mut self, reason: &str, effects: &mut Vec<Effect>) {
-        (self.is_frozen, self.is_deaf) = (true, self.remote.is_litemesh);
         effects.push(Effect::Tell(Notice::Error(format!("unreadable message: {reason}"))));
+        self.is_frozen = true;
+        if self.remote.is_litemesh && !std::mem::replace(&mut self.is_deaf, true) {
+            // Soon, also where the end is due later already.
+            self.is_end_due = false;
+        }
         self.end_after(RECONNECT_DELAY_MIN, "a message could not be read", effects);
     }
 

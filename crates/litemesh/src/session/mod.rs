@@ -5,6 +5,7 @@
 //! `driver` feeds inputs and carries out effects; so can a simulation.
 
 pub(crate) mod access;
+mod claims;
 pub(crate) mod incoming;
 pub(crate) mod outgoing;
 mod receipt;
@@ -22,6 +23,7 @@ use litemesh_proto::{
 
 use crate::shared_pages::is_near;
 use access::Gate;
+pub(crate) use claims::Room;
 use incoming::Incoming;
 use outgoing::Outgoing;
 
@@ -204,10 +206,11 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(remote: Remote, access: Access, schema_version: i64, limits: Limits) -> Self {
+    /// `room`: for what the remotes of this peer claim.
+    pub(crate) fn new(remote: Remote, access: Access, schema_version: i64, limits: Limits, room: Room) -> Self {
         let gate = Gate::new(access);
         let incoming = Incoming::new(remote, gate.position_key(remote.site), schema_version, limits);
-        Self { gate, incoming, outgoing: Outgoing::new(remote, schema_version) }
+        Self { gate, incoming, outgoing: Outgoing::new(remote, schema_version, room) }
     }
 
     /// Under which id our position in what the remote has is kept.

@@ -16,6 +16,7 @@ use litemesh_proto::{
     Ack, Change, Cursor, DbVersion, Part, PeerMessage, Place, Position, Progress, Remote, SiteId, SyncRequest, Terms,
 };
 
+use super::claims::{Claims, Room};
 use super::window::Window;
 use super::{Effect, Notice, Page, ReadDone, ReadOrder, ReadWhat, Timer};
 
@@ -35,6 +36,8 @@ const POSITION_NEWS_EVERY: i64 = 1024;
 
 pub(crate) struct Outgoing {
     remote: Remote,
+    /// What is kept of what the remote says that it holds.
+    claims: Claims,
     schema_version: i64,
     /// Counts requests; a page read for an older one is dropped.
     generation: u64,
@@ -95,9 +98,10 @@ enum Order {
 }
 
 impl Outgoing {
-    pub(crate) fn new(remote: Remote, schema_version: i64) -> Self {
+    pub(crate) fn new(remote: Remote, schema_version: i64, room: Room) -> Self {
         Self {
             remote,
+            claims: Claims::new(room),
             schema_version,
             generation: 0,
             order: None,
@@ -139,9 +143,10 @@ impl Outgoing {
         self.is_behind = true;
         self.queue.clear();
         self.eose = Eose::Ahead;
+        let claimed = self.claims.begin(request.cursor);
         self.order = Some(match request.terms {
-            Some(terms) if self.remote.is_litemesh => local_order(request.cursor, &terms),
-            _ => Order::Sites { sent: request.cursor, since_local: DbVersion::ZERO, plan: None, is_first: true },
+            Some(terms) if self.remote.is_litemesh => local_order(claimed, &terms),
+            _ => Order::Sites { sent: claimed, since_local: DbVersion::ZERO, plan: None, is_first: true },
         });
         effects.push(Effect::Tell(Notice::Sync));
         self.pump(effects);
@@ -155,8 +160,8 @@ impl Outgoing {
     /// The remote said by a message of its own that it holds this much.
     pub(crate) fn remote_holds(&mut self, cursor: &Cursor) {
         match &mut self.order {
-            Some(Order::Local { covered, .. }) => drop(Arc::make_mut(covered).join(cursor)),
-            Some(Order::Sites { sent, .. }) => drop(sent.join(cursor)),
+            Some(Order::Local { covered, .. }) => self.claims.add(Arc::make_mut(covered), cursor),
+            Some(Order::Sites { sent, .. }) => self.claims.add(sent, cursor),
             None => {}
         }
     }
@@ -333,10 +338,9 @@ impl Outgoing {
         } else {
             sent.join(&until);
             *since_local = version;
-            *is_first = false;
             reached = Some(version);
-            // What was committed since this plan was made woke reads that only went on with it.
-            self.is_behind |= is_continued;
+            // What was committed since this plan was made woke reads that only went on with it; and what an answer leaves out follows.
+            self.is_behind |= std::mem::take(is_first) || is_continued;
         }
         if !changes.is_empty() {
             let schema_version = self.schema_version;
@@ -379,6 +383,7 @@ impl Outgoing {
                 inclusive: *is_first,
                 since_local: *since_local,
                 until: Cursor::new(),
+                follows: Cursor::new(),
                 echoes,
             }),
         };

@@ -12,7 +12,7 @@ use litemesh_proto::{
 };
 
 use super::{
-    Effect, Fault, Input, MergeDone, MergeFailure, Notice, Page, ReadDone, ReadOrder, ReadWhat, Session, Timer,
+    Effect, Fault, Input, MergeDone, MergeFailure, Notice, Page, ReadDone, ReadOrder, ReadWhat, Room, Session, Timer,
 };
 
 const US: SiteId = SiteId::from_bytes([1; 16]);
@@ -30,7 +30,7 @@ fn session(is_litemesh: bool) -> Session {
 
 fn opened(is_litemesh: bool, access: Access) -> (Session, Vec<Effect>) {
     let remote = Remote { site: REMOTE, connection: 0, is_litemesh };
-    let mut session = Session::new(remote, access, 1, Limits::default());
+    let mut session = Session::new(remote, access, 1, Limits::default(), Room::default());
     let effects = session.handle(Input::Opened { us: US, cursor: Cursor::new(), staged: Staged::default() });
     (session, effects)
 }
