@@ -14,7 +14,7 @@ use litemesh_proto::{Change, Cursor, DbVersion, Position, SiteId};
 
 use crate::PeerError;
 use crate::session::access::Gate;
-use crate::session::{Fault, Input, MergeDone, MergeFailure, Page, ReadWhat};
+use crate::session::{Fault, Input, MergeDone, MergeFailure, Page, Planned, ReadWhat};
 use crate::shared_pages::{SharedPages, Wanted};
 
 /// Versions of v1 remotes that this peer holds, the newest perhaps in part: what may be passed on to other v1 remotes.
@@ -260,17 +260,19 @@ pub(crate) fn read(
             if engine.forgotten_until()?.is_none_or(|forgotten| forgotten <= seen) {
                 bounds.until.advance(site, engine.db_version()?);
             }
+            // The end of an answer says that the newest versions in it are complete. What may be here in part goes under others before
+            // that, since it may have beaten what is sent, and again under its own number afterwards.
             let frontier = frontier.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let mut follows = Cursor::new();
             if bounds.inclusive {
-                // The end of an answer says that the newest versions in it are complete. What may be here in part follows at once.
-                bounds.follows = frontier;
+                follows = frontier.beyond(&bounds.until);
             } else {
                 bounds.until.join(&frontier);
             }
             let version = engine.db_version()?;
             let mut plan = engine.plan_sites(&bounds)?;
             let (changes, more) = engine.read_sites(&mut plan, limits)?;
-            Ok(Page::Sites { plan, changes, more, planned: Some((bounds.until, version)) })
+            Ok(Page::Sites { plan, changes, more, planned: Some(Planned { until: bounds.until, follows, version }) })
         }
         ReadWhat::Sites(mut plan) => {
             let (changes, more) = engine.read_sites(&mut plan, limits)?;

@@ -45,6 +45,10 @@ async fn hub_forwards_between_v1_peers() {
     for leaf in &leaves {
         connect(&hub.transport, &leaf.transport, Link::V1).await.unwrap();
     }
+    // An answer that is given later would bring what came live under two numbers.
+    for leaf in &mut leaves {
+        leaf.wait("eose", |event| matches!(event, Event::Eose { .. })).await;
+    }
     for (n, leaf) in leaves.iter().enumerate() {
         leaf.execute(&format!("INSERT INTO todo VALUES ('leaf{n}', 'x', {n})"));
     }

@@ -50,8 +50,6 @@ pub struct SiteBounds {
     pub since_local: DbVersion,
     /// Versions up to which we hold everything, or are about to: nothing above is sent.
     pub until: Cursor,
-    /// Versions up to which everything follows under its own number, with the next plan.
-    pub follows: Cursor,
     /// Local versions that came from the receiver itself, as ranges.
     pub echoes: Vec<(DbVersion, DbVersion)>,
 }
@@ -92,9 +90,8 @@ pub(crate) fn plan_sites(core: &mut Core, bounds: &SiteBounds) -> rusqlite::Resu
         };
         add(from.max(1), until.get(), None);
         // After what goes under its own number: the receiver's cursor reaches `until` with the first of these.
-        let under_others = until.max(bounds.follows.get(site));
-        if merged.highest > under_others.get() {
-            add(under_others.get().saturating_add(1), i64::MAX, Some(until));
+        if merged.highest > until.get() {
+            add(until.get().saturating_add(1), i64::MAX, Some(until));
         }
         if merged.has_unknown {
             add(0, 0, Some(until));

@@ -137,6 +137,17 @@ pub(crate) struct ReadDone {
     pub(crate) page: Page,
 }
 
+/// What a plan for a v1 remote comes to.
+#[derive(Clone, Debug)]
+pub(crate) struct Planned {
+    /// Up to where it reaches.
+    pub(crate) until: Cursor,
+    /// What is above that, and may be here in part: under its own number it follows with the next plan, whatever the remote claims.
+    pub(crate) follows: Cursor,
+    /// Our version when it was made.
+    pub(crate) version: DbVersion,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) enum Page {
     Local {
@@ -152,8 +163,8 @@ pub(crate) enum Page {
         plan: SitePlan,
         changes: Vec<Change>,
         more: bool,
-        /// For a new plan: up to where it reaches, and our version when it was made.
-        planned: Option<(Cursor, DbVersion)>,
+        /// For a new plan.
+        planned: Option<Planned>,
     },
 }
 

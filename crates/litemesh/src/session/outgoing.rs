@@ -18,7 +18,7 @@ use litemesh_proto::{
 
 use super::claims::{Claims, Room};
 use super::window::Window;
-use super::{Effect, Notice, Page, ReadDone, ReadOrder, ReadWhat, Timer};
+use super::{Effect, Notice, Page, Planned, ReadDone, ReadOrder, ReadWhat, Timer};
 
 /// Messages that wait behind the one being sent: one, so that reading and sending overlap.
 const QUEUE_MAX: usize = 1;
@@ -92,7 +92,7 @@ enum Order {
         sent: Cursor,
         since_local: DbVersion,
         /// The plan under way, and what is reached when it is done.
-        plan: Option<(SitePlan, Cursor, DbVersion)>,
+        plan: Option<(SitePlan, Planned)>,
         is_first: bool,
     },
 }
@@ -323,24 +323,30 @@ impl Outgoing {
         self.forget_echoes_until(position.version);
     }
 
-    fn take_sites(&mut self, plan: SitePlan, changes: Vec<Change>, more: bool, planned: Option<(Cursor, DbVersion)>) {
+    fn take_sites(&mut self, plan: SitePlan, changes: Vec<Change>, more: bool, planned: Option<Planned>) {
         let Some(Order::Sites { sent, since_local, plan: current, is_first }) = &mut self.order else { return };
         let is_continued = planned.is_none();
-        let (until, version) = match (planned, current.take()) {
-            (Some(planned), _) => planned,
-            (None, Some((_, until, version))) => (until, version),
-            (None, None) => return,
-        };
+        let before = current.take().map(|(_, planned)| planned);
+        let Some(planned) = planned.or(before) else { return };
         let mut reached = None;
         if more {
-            *current = Some((plan, until, version));
+            *current = Some((plan, planned));
             self.is_behind = true;
         } else {
+            let Planned { until, follows, version } = planned;
             sent.join(&until);
+            if !follows.is_empty() {
+                let lower = |site, version: DbVersion| {
+                    if follows.contains(site) { version.min(until.get(site)) } else { version }
+                };
+                *sent = sent.iter().map(|(site, version)| (*site, lower(site, version))).collect();
+            }
             *since_local = version;
+            *is_first = false;
             reached = Some(version);
-            // What was committed since this plan was made woke reads that only went on with it; and what an answer leaves out follows.
-            self.is_behind |= std::mem::take(is_first) || is_continued;
+            // What was committed since this plan was made woke reads that only went on with it; and what an answer brought under
+            // other numbers follows.
+            self.is_behind |= is_continued || !follows.is_empty();
         }
         if !changes.is_empty() {
             let schema_version = self.schema_version;
@@ -383,7 +389,6 @@ impl Outgoing {
                 inclusive: *is_first,
                 since_local: *since_local,
                 until: Cursor::new(),
-                follows: Cursor::new(),
                 echoes,
             }),
         };

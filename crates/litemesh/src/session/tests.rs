@@ -12,7 +12,8 @@ use litemesh_proto::{
 };
 
 use super::{
-    Effect, Fault, Input, MergeDone, MergeFailure, Notice, Page, ReadDone, ReadOrder, ReadWhat, Room, Session, Timer,
+    Effect, Fault, Input, MergeDone, MergeFailure, Notice, Page, Planned, ReadDone, ReadOrder, ReadWhat, Room, Session,
+    Timer,
 };
 
 const US: SiteId = SiteId::from_bytes([1; 16]);

@@ -85,7 +85,7 @@ fn a_commit_while_a_plan_is_read_is_planned_afterwards() {
         let page = Page::Sites { plan: SitePlan::default(), changes, more, planned };
         Input::Read(ReadDone { generation: order.generation, page })
     };
-    let planned = Some((cursor(&[(OTHER, 1)]), DbVersion::new(1)));
+    let planned = Some(Planned { until: cursor(&[(OTHER, 1)]), follows: Cursor::new(), version: DbVersion::new(1) });
     // The commit comes between two pages: while the second waits to be sent, a third is not read.
     let next = order(&session.handle(page(&order(&asked), true, planned)));
     session.handle(page(&next, true, None));
@@ -98,4 +98,18 @@ fn a_commit_while_a_plan_is_read_is_planned_afterwards() {
         assert!(!effects.is_empty(), "the commit is forgotten");
     }
     assert!(matches!(order(&effects).what, ReadWhat::PlanSites(_)));
+}
+
+/// The end of an answer completes nothing that may be here in part: that follows under its own number, also to who claims it.
+#[test]
+fn what_came_live_follows_an_answer_under_its_own_number() {
+    let mut session = session(false);
+    let request = SyncRequest { cursor: cursor(&[(OTHER, 5), (REMOTE, 2)]), terms: None };
+    let generation = order(&session.handle(Input::Asked(request))).generation;
+    let follows = cursor(&[(OTHER, 5)]);
+    let planned = Planned { until: cursor(&[(OTHER, 4)]), follows, version: DbVersion::new(1) };
+    let page = Page::Sites { plan: SitePlan::default(), changes: vec![], more: false, planned: Some(planned) };
+    let next = order(&session.handle(Input::Read(ReadDone { generation, page })));
+    let ReadWhat::PlanSites(bounds) = next.what else { panic!("{next:?}") };
+    assert_eq!((bounds.inclusive, bounds.sent), (false, cursor(&[(OTHER, 4), (REMOTE, 2)])));
 }
