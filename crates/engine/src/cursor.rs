@@ -75,9 +75,9 @@ pub(crate) fn forgotten_until(core: &mut Core) -> rusqlite::Result<Option<DbVers
     Ok(core.statement(SEEN)?.query_integer(&[])?.map(DbVersion::new))
 }
 
-/// Notes that somebody holds versions of ours up to `seen`, which this file has forgotten. Until they came back, we claim no more
-/// of ourselves than is here, or they would be taken for held.
-pub(crate) fn record_forgotten(core: &mut Core, held: i64, seen: DbVersion) -> rusqlite::Result<()> {
+/// Notes that others know another life of this file, in which they hold what we wrote up to `written`. Where that is more than what
+/// is `held`, it is forgotten here: until it came back, we claim no more of ourselves than is here, or it would be taken for held.
+pub(crate) fn record_forgotten(core: &mut Core, held: DbVersion, written: DbVersion) -> rusqlite::Result<()> {
     const HELD: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('own_held_until', ?1)
          ON CONFLICT (key) DO UPDATE SET value = min(value, excluded.value)";
     const SEEN: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('own_seen_until', ?1)
@@ -85,9 +85,12 @@ pub(crate) fn record_forgotten(core: &mut Core, held: i64, seen: DbVersion) -> r
     const PARTED: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('parted_at', ?1)
          ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";
     let version = core.db_version()?;
-    core.statement(HELD)?.run(&[held.min(version).into()])?;
     core.statement(PARTED)?.run(&[version.into()])?;
-    core.statement(SEEN)?.run(&[seen.get().into()])
+    if written > held {
+        core.statement(HELD)?.run(&[held.get().min(version).into()])?;
+        core.statement(SEEN)?.run(&[written.get().into()])?;
+    }
+    Ok(())
 }
 
 /// Everything that we ever wrote up to `version` is here, as far as anybody knows.

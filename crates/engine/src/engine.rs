@@ -207,43 +207,46 @@ impl Engine {
     /// Makes every later version lie above `version`, which somebody has seen of this database. Says whether it was news.
     ///
     /// A file that was restored from a backup gives its last versions out again; peers that saw the first use would never
-    /// take the second. What lies in between is claimed to be held only when it has come back. Bounded like every version of a remote: what is absurdly far above is ignored.
+    /// take the second. `written`: up to where somebody holds what was written here. What the file lacks of that is claimed to be held
+    /// only when it has come back. Bounded like every version of a remote: what is absurdly far above is ignored.
     ///
     /// # Errors
     ///
     /// SQLite fails.
-    pub fn raise_version(&mut self, version: DbVersion) -> Result<bool, StorageError> {
-        let known = self.db_version()?.get();
-        if version.get() <= known || version.get() > known.saturating_add(VERSION_JUMP_MAX).min(VERSION_MAX) {
+    pub fn raise_version(&mut self, version: DbVersion, written: DbVersion) -> Result<bool, StorageError> {
+        let known = self.db_version()?;
+        let most = known.get().saturating_add(VERSION_JUMP_MAX).min(VERSION_MAX);
+        if version <= known || version.get() > most {
             return Ok(false);
         }
         let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         {
             let mut core = self.shared.lock()?;
-            let held = cursor::own_written(&mut core, DbVersion::new(known))?;
-            cursor::record_forgotten(&mut core, held.get(), version)?;
+            let held = cursor::own_written(&mut core, known)?;
+            cursor::record_forgotten(&mut core, held, written)?;
             // These versions are left out in this life; in another one, perhaps that of a copy, something lies there.
-            core.record_incarnation(known + 1)?;
+            core.record_incarnation(known.get() + 1)?;
+            cursor::record_merged(&mut core, Some((known.next(), version)))?;
             core.raise_floor_to(version.get())?;
         }
         transaction.commit()?;
         Ok(true)
     }
 
-    /// Notes that others hold what this database wrote after `common` and up to `seen` in another life ([`Claim::Parted`]): it
-    /// claims no more of itself until that came back, also where what it merged has taken as many versions. Later versions lie
-    /// above.
+    /// Notes that others hold what this database stored after `common` and up to `seen` in another life ([`Claim::Parted`]): of what
+    /// was `written` there it claims no more until that came back, also where what it merged has taken as many versions. Later versions
+    /// lie above.
     ///
     /// # Errors
     ///
     /// SQLite fails.
-    pub fn part(&mut self, common: DbVersion, seen: DbVersion) -> Result<(), StorageError> {
-        self.raise_version(seen)?;
+    pub fn part(&mut self, common: DbVersion, seen: DbVersion, written: DbVersion) -> Result<(), StorageError> {
+        self.raise_version(seen, written)?;
         if seen > self.db_version()? {
             // Further than any version may jump: nobody wrote that.
             return Ok(());
         }
-        self.in_transaction(|core| cursor::record_forgotten(core, common.get(), seen))
+        self.in_transaction(|core| cursor::record_forgotten(core, common, written))
     }
 
     /// The highest version of this database that it has forgotten and that did not come back yet: others hold what was written

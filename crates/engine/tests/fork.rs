@@ -200,7 +200,7 @@ fn a_fork_has_forgotten_nothing() {
     let folder = Folder::new();
     let mut engine = folder.create("a.db");
     write(&engine, "INSERT INTO foo VALUES ('a', 1, 1)");
-    assert!(engine.raise_version(DbVersion::new(9)).unwrap());
+    assert!(engine.raise_version(DbVersion::new(9), DbVersion::new(9)).unwrap());
     write(&engine, "INSERT INTO foo VALUES ('b', 1, 1)");
     let forked = engine.fork(Some(DbVersion::ZERO)).unwrap();
     assert_eq!(engine.forgotten_until().unwrap(), None);

@@ -151,7 +151,7 @@ fn a_file_that_was_restored_and_written_to_is_told_by_what_others_hold_of_it() {
     drop(restored);
     copy(&file, &backup);
     restored = open(&backup);
-    assert!(restored.raise_version(DbVersion::new(7)).unwrap());
+    assert!(restored.raise_version(DbVersion::new(7), DbVersion::new(7)).unwrap());
     assert_eq!(restored.forgotten_until().unwrap(), Some(DbVersion::new(7)));
     assert_eq!(judge(&restored, Position::default(), 9), Claim::Ahead(DbVersion::new(9)));
     write(&restored, 1);
@@ -169,12 +169,12 @@ fn who_parted_claims_of_itself_what_both_lives_have() {
     let mut engine = open(&folder.path().join("a.db"));
     write(&engine, 9);
     let own = |engine: &Engine| engine.cursor().unwrap().get(&engine.site().unwrap());
-    engine.part(DbVersion::new(4), DbVersion::new(7)).unwrap();
+    engine.part(DbVersion::new(4), DbVersion::new(7), DbVersion::new(7)).unwrap();
     assert_eq!((own(&engine), engine.db_version().unwrap()), (DbVersion::new(4), DbVersion::new(9)));
-    engine.part(DbVersion::new(2), DbVersion::new(12)).unwrap();
+    engine.part(DbVersion::new(2), DbVersion::new(12), DbVersion::new(12)).unwrap();
     assert_eq!((own(&engine), engine.db_version().unwrap()), (DbVersion::new(2), DbVersion::new(12)));
     // A claim that nobody can have made in earnest changes nothing.
-    engine.part(DbVersion::ZERO, DbVersion::new(i64::MAX)).unwrap();
+    engine.part(DbVersion::ZERO, DbVersion::new(i64::MAX), DbVersion::new(i64::MAX)).unwrap();
     assert_eq!((own(&engine), engine.forgotten_until().unwrap()), (DbVersion::new(2), Some(DbVersion::new(12))));
     let cursor = [(engine.site().unwrap(), DbVersion::new(12))].into_iter().collect();
     engine.merge(&[], &MergeProgress { cursor, ..MergeProgress::default() }).unwrap();
@@ -207,7 +207,7 @@ fn a_file_that_was_restored_and_only_merged_into_tells_again_what_it_merged() {
     assert_eq!(judge(&hub, before, 3), Claim::Held);
     // From here on the application writes there, too, but above all that the remote has seen.
     let mut hub = hub;
-    assert!(hub.raise_version(DbVersion::new(8)).unwrap());
+    assert!(hub.raise_version(DbVersion::new(8), DbVersion::new(8)).unwrap());
     write(&hub, 1);
     assert_eq!(judge(&hub, same, 8), parted(3, 8));
     assert_eq!(judge(&hub, same, 9), rewritten(3));

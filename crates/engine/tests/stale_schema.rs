@@ -161,7 +161,7 @@ fn writing_survives_a_table_that_leaves_or_comes() {
     interleave_all("a local write", |engine| done(run(engine, "INSERT OR REPLACE INTO tag VALUES ('b', 'new')")));
     interleave_all("raise_version", |engine| {
         let version = engine.db_version()?.get() + 10;
-        done(engine.raise_version(DbVersion::new(version)))
+        done(engine.raise_version(DbVersion::new(version), DbVersion::new(version)))
     });
     interleave_all("prune_origins", |engine| done(engine.prune_origins(DbVersion::ZERO, 100)));
 }

@@ -281,14 +281,19 @@ pub(crate) fn read(
     }
 }
 
-/// Heeds what a remote says that it has seen of us. Gives the version after which it is to be read to, where that is not where
+/// Heeds what a remote says that it has seen of us: how far it has read us, and up to where it holds what we have written. Gives the version after which it is to be read to, where that is not where
 /// it says.
 ///
 /// # Errors
 ///
 /// It has seen another life of this database, and would not take what was written in this one.
-fn heed(engine: &mut Engine, position: Position, seen: DbVersion, gate: &Gate) -> Result<Option<DbVersion>, PeerError> {
-    let seen = match engine.judge(position, seen)? {
+fn heed(
+    engine: &mut Engine,
+    position: Position,
+    written: DbVersion,
+    gate: &Gate,
+) -> Result<Option<DbVersion>, PeerError> {
+    let seen = match engine.judge(position, written)? {
         Claim::Held => return Ok(None),
         // Who may not write must not move our clock, either: it is read to from where we are.
         Claim::Ahead(_) if !gate.is_writer() => return Ok(Some(engine.db_version()?)),
@@ -296,13 +301,13 @@ fn heed(engine: &mut Engine, position: Position, seen: DbVersion, gate: &Gate) -
         Claim::Parted { common, .. } if !gate.is_writer() => return Ok(Some(common)),
         Claim::Parted { common, seen } => {
             tracing::warn!(%seen, "a remote holds versions of this database that the file has forgotten");
-            engine.part(common, seen)?;
+            engine.part(common, seen, written)?;
             return Ok(Some(common));
         }
         Claim::Rewritten { common } => return Err(PeerError::Rewritten { common }),
     };
     // What is stored from now on must not hide below it.
-    if engine.raise_version(seen)? {
+    if engine.raise_version(seen, written)? {
         tracing::warn!(%seen, "a remote holds later versions of this database than the file does");
     }
     Ok(None)

@@ -63,6 +63,8 @@ fn peers_converge_in_whatever_order_the_engine_works() {
     Simulation::new(6_000_410, &mixed).run();
     // The end of a v1 answer said that a version was complete of which only a part had come, live.
     Simulation::new(6_000_965, &mixed).run();
+    // An answer left out what had come live, and with it what had beaten the rest.
+    Simulation::new(6_000_291, &mixed).run();
     let faults = Faults { v1: false, originals: false, ..Faults::ALL };
     let litemesh = Options { faults, lanes: true, ..Options::default() };
     check(&litemesh, 7_000_001, 50);
@@ -84,7 +86,8 @@ fn a_restored_peer_gets_back_what_others_have() {
     check(&options, 3_000_001, 100);
     for seed in [
         3_000_051, // a restored peer that others refuse has to be forked
-        3_000_413, // the newest version that came live went out once, under another number
+        3_000_413, // what others hold of a restored file was waited for up to a version that only its merges had taken
+        3_000_054, // an answer left out what had come live, and with it what had beaten the rest
     ] {
         Simulation::new(seed, &options).run();
     }
