@@ -1,6 +1,6 @@
 //! What this database holds of every site, how far we have read each sender, and the upkeep of origins.
 
-use litemesh_proto::limits::CURSOR_SITES_MAX;
+use litemesh_proto::limits::{CURSOR_SITES_MAX, VERSION_MAX};
 use litemesh_proto::{Cursor, DbVersion, Incarnation, Position, SiteId};
 
 use crate::core::Core;
@@ -66,40 +66,82 @@ fn own_held(core: &mut Core) -> rusqlite::Result<Option<DbVersion>> {
     Ok(core.statement(HELD)?.query_integer(&[])?.map(DbVersion::new))
 }
 
-/// Up to where somebody holds what the file has forgotten of us, until all of it came back.
+/// Up to where somebody holds what the file has forgotten of us, until all of it came back. The highest version of all where nobody
+/// says up to where.
 pub(crate) fn forgotten_until(core: &mut Core) -> rusqlite::Result<Option<DbVersion>> {
-    if !core.has_litemesh_tables {
+    if own_held(core)?.is_none() {
         return Ok(None);
     }
-    const SEEN: &str = "SELECT value FROM litemesh_meta WHERE key = 'own_seen_until'";
-    Ok(core.statement(SEEN)?.query_integer(&[])?.map(DbVersion::new))
+    const SEEN: &str = "SELECT value FROM litemesh_meta WHERE key = 'own_seen_until'
+         AND NOT EXISTS (SELECT 1 FROM litemesh_meta WHERE key BETWEEN 'own_doubted_by:' AND 'own_doubted_by:g')";
+    let seen = core.statement(SEEN)?.query_integer(&[])?;
+    Ok(Some(DbVersion::new(seen.unwrap_or(VERSION_MAX))))
 }
 
-/// Notes that others know another life of this file, in which they hold what we wrote up to `written`. Where that is more than what
-/// is `held`, it is forgotten here: until it came back, we claim no more of ourselves than is here, or it would be taken for held.
-pub(crate) fn record_forgotten(core: &mut Core, held: DbVersion, written: DbVersion) -> rusqlite::Result<()> {
+/// What a remote shows to know of another life of this file.
+#[derive(Clone, Copy, Debug)]
+pub struct Witness {
+    /// Who: under the id under which our position in it is kept.
+    pub remote: SiteId,
+    /// Up to where it has read us.
+    pub seen: DbVersion,
+    /// Up to where its cursor says that it holds what we wrote. Who may see some tables only has none.
+    pub written: DbVersion,
+}
+
+/// Notes that others know another life of this file. Until what they hold of us came back, we claim no more of ourselves than what is
+/// `held`, or it would be taken for held: until somebody's answer reaches what the witness says was written, or where it does not say,
+/// until its own answer ends. Where that has ended already, `is_answered`, everything is here.
+pub(crate) fn record_forgotten(
+    core: &mut Core,
+    held: DbVersion,
+    witness: Witness,
+    is_answered: bool,
+) -> rusqlite::Result<()> {
     const HELD: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('own_held_until', ?1)
          ON CONFLICT (key) DO UPDATE SET value = min(value, excluded.value)";
     const SEEN: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('own_seen_until', ?1)
          ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";
+    const DOUBT: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('own_doubted_by:' || lower(hex(?1)), 1)
+         ON CONFLICT (key) DO NOTHING";
     const PARTED: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('parted_at', ?1)
          ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";
     let version = core.db_version()?;
     core.statement(PARTED)?.run(&[version.into()])?;
-    if written > held {
-        core.statement(HELD)?.run(&[held.get().min(version).into()])?;
-        core.statement(SEEN)?.run(&[written.get().into()])?;
+    if is_answered {
+        return Ok(());
     }
-    Ok(())
+    let held = held.get().min(version);
+    core.statement(HELD)?.run(&[held.into()])?;
+    if witness.written.get() > held {
+        core.statement(SEEN)?.run(&[witness.written.get().into()])
+    } else {
+        core.statement(DOUBT)?.run(&[Bind::Blob(witness.remote.as_bytes())])
+    }
+}
+
+/// The answer of this remote came to its end.
+fn store_end_of_answer(core: &mut Core, remote: SiteId) -> rusqlite::Result<()> {
+    const ENDS: &str = "DELETE FROM litemesh_meta WHERE key = 'own_doubted_by:' || lower(hex(?1))";
+    core.statement(ENDS)?.run(&[Bind::Blob(remote.as_bytes())])?;
+    forget_forgotten(core)
+}
+
+/// Nothing is missing any more where nobody says so.
+fn forget_forgotten(core: &mut Core) -> rusqlite::Result<()> {
+    const FORGET: &str =
+        "DELETE FROM litemesh_meta WHERE key = 'own_held_until' AND NOT EXISTS (SELECT 1 FROM litemesh_meta
+         WHERE key = 'own_seen_until' OR key BETWEEN 'own_doubted_by:' AND 'own_doubted_by:g')";
+    core.statement(FORGET)?.run(&[])
 }
 
 /// Everything that we ever wrote up to `version` is here, as far as anybody knows.
 fn store_own(core: &mut Core, version: DbVersion) -> rusqlite::Result<()> {
     const MOVE: &str = "UPDATE litemesh_meta SET value = max(value, ?1) WHERE key = 'own_held_until'";
-    const FORGET: &str = "DELETE FROM litemesh_meta WHERE key IN ('own_held_until', 'own_seen_until')
-         AND (SELECT value FROM litemesh_meta WHERE key = 'own_seen_until') <= ?1";
+    const FORGET: &str = "DELETE FROM litemesh_meta WHERE key = 'own_seen_until' AND value <= ?1";
     core.statement(MOVE)?.run(&[version.get().into()])?;
-    core.statement(FORGET)?.run(&[version.get().into()])
+    core.statement(FORGET)?.run(&[version.get().into()])?;
+    forget_forgotten(core)
 }
 
 /// The position reached in what `sender` has, zero where nothing was merged from it yet.
@@ -130,6 +172,11 @@ pub(crate) fn store_progress(core: &mut Core, progress: &MergeProgress) -> rusql
         if own_held(core)?.is_some() {
             store_own(core, own)?;
         }
+    }
+    if let (true, Some((sender, _))) = (progress.ends_answer, progress.position)
+        && own_held(core)?.is_some()
+    {
+        store_end_of_answer(core, sender)?;
     }
     let has_moved = core.db.total_changes() != before;
     if let Some((sender, position)) = progress.position {

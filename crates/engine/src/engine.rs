@@ -1,6 +1,6 @@
 //! [`Engine`]: the native way in.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::{Arc, MutexGuard};
 
@@ -14,6 +14,7 @@ use crate::bootstrap::refuse_what_is_not_ours;
 use crate::check::repair::{self, Repaired};
 use crate::check::{Checker, Finding};
 use crate::core::{Core, Shared};
+use crate::cursor::Witness;
 use crate::error::{AlterError, MergeError, OpenError, ReplicateError, StageError, StorageError};
 use crate::fork::{self, Forked};
 use crate::heal::heal;
@@ -69,7 +70,12 @@ pub struct Engine {
     connection: Connection,
     shared: Arc<Shared>,
     progress_count: u64,
+    /// Remotes whose answers have ended since this file was opened: what they held of it is here.
+    answered: HashSet<SiteId>,
 }
+
+/// Remotes that are remembered so; then it begins anew.
+const ANSWERED_MAX: usize = 65_536;
 
 impl Engine {
     /// Opens a file with the settings that sync wants: WAL, `synchronous=NORMAL`, a cache of 8 MiB, a busy timeout of 10 s.
@@ -105,7 +111,7 @@ impl Engine {
     pub fn attach(connection: Connection) -> Result<Self, OpenError> {
         connection.busy_timeout(BUSY_TIMEOUT)?;
         let (shared, found) = load_shared(&connection).inspect_err(|_| leave_as_it_is(&connection))?;
-        let engine = Self { connection, shared, progress_count: 0 };
+        let engine = Self { connection, shared, progress_count: 0, answered: HashSet::new() };
         if found.has_litemesh_tables && !engine.connection.is_readonly(rusqlite::MAIN_DB)? {
             let mut core = engine.core()?;
             core.refresh()?;
@@ -204,16 +210,17 @@ impl Engine {
         Ok(value)
     }
 
-    /// Makes every later version lie above `version`, which somebody has seen of this database. Says whether it was news.
+    /// Makes every later version lie above what a remote has seen of this database. Says whether it was news.
     ///
     /// A file that was restored from a backup gives its last versions out again; peers that saw the first use would never
-    /// take the second. `written`: up to where somebody holds what was written here. What the file lacks of that is claimed to be held
-    /// only when it has come back. Bounded like every version of a remote: what is absurdly far above is ignored.
+    /// take the second. What it lacks of what it wrote is claimed to be held only when it has come back. Bounded like every version of
+    /// a remote: what is absurdly far above is ignored.
     ///
     /// # Errors
     ///
     /// SQLite fails.
-    pub fn raise_version(&mut self, version: DbVersion, written: DbVersion) -> Result<bool, StorageError> {
+    pub fn raise_version(&mut self, witness: Witness) -> Result<bool, StorageError> {
+        let (version, is_answered) = (witness.seen, self.answered.contains(&witness.remote));
         let known = self.db_version()?;
         let most = known.get().saturating_add(VERSION_JUMP_MAX).min(VERSION_MAX);
         if version <= known || version.get() > most {
@@ -223,7 +230,7 @@ impl Engine {
         {
             let mut core = self.shared.lock()?;
             let held = cursor::own_written(&mut core, known)?;
-            cursor::record_forgotten(&mut core, held, written)?;
+            cursor::record_forgotten(&mut core, held, witness, is_answered)?;
             // These versions are left out in this life; in another one, perhaps that of a copy, something lies there.
             core.record_incarnation(known.get() + 1)?;
             cursor::record_merged(&mut core, Some((known.next(), version)))?;
@@ -233,20 +240,20 @@ impl Engine {
         Ok(true)
     }
 
-    /// Notes that others hold what this database stored after `common` and up to `seen` in another life ([`Claim::Parted`]): of what
-    /// was `written` there it claims no more until that came back, also where what it merged has taken as many versions. Later versions
-    /// lie above.
+    /// Notes that a remote has seen what this database stored after `common` in another life ([`Claim::Parted`]): of what was written
+    /// there it claims no more until that came back, also where what it merged has taken as many versions. Later versions lie above.
     ///
     /// # Errors
     ///
     /// SQLite fails.
-    pub fn part(&mut self, common: DbVersion, seen: DbVersion, written: DbVersion) -> Result<(), StorageError> {
-        self.raise_version(seen, written)?;
-        if seen > self.db_version()? {
+    pub fn part(&mut self, common: DbVersion, witness: Witness) -> Result<(), StorageError> {
+        self.raise_version(witness)?;
+        if witness.seen > self.db_version()? {
             // Further than any version may jump: nobody wrote that.
             return Ok(());
         }
-        self.in_transaction(|core| cursor::record_forgotten(core, common, written))
+        let is_answered = self.answered.contains(&witness.remote);
+        self.in_transaction(|core| cursor::record_forgotten(core, common, witness, is_answered))
     }
 
     /// The highest version of this database that it has forgotten and that did not come back yet: others hold what was written
@@ -322,6 +329,12 @@ impl Engine {
             Ok((merged, has_moved))
         })?;
         self.progress_count += u64::from(has_moved);
+        if let (true, Some((sender, _))) = (progress.ends_answer, progress.position) {
+            if self.answered.len() >= ANSWERED_MAX {
+                self.answered.clear();
+            }
+            self.answered.insert(sender);
+        }
         Ok(merged)
     }
 

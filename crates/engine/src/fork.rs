@@ -53,7 +53,8 @@ pub(crate) fn fork(core: &mut Core, copied_at: Option<DbVersion>) -> rusqlite::R
     // What the file has forgotten was the former id's: of the new one there is nothing else anywhere.
     db.execute(
         "DELETE FROM litemesh_meta
-         WHERE key IN ('own_held_until', 'own_seen_until', 'parted_at', 'merged_after', 'merged_until')",
+         WHERE key IN ('own_held_until', 'own_seen_until', 'parted_at', 'merged_after', 'merged_until')
+         OR key BETWEEN 'own_doubted_by:' AND 'own_doubted_by:g'",
     )?;
     // We hold all that the original had, in its own order of versions, too: an exchange with it begins after that.
     for upsert in [

@@ -61,6 +61,7 @@ mod unpack_table;
 mod unpassed;
 
 pub use check::{Finding, FindingKind, Repair, Repaired, Severity};
+pub use cursor::Witness;
 pub use engine::{Changesets, Engine, Findings};
 pub use error::{AlterError, MergeError, MigrateError, OpenError, ReplicateError, StageError, StorageError};
 pub use fork::Forked;

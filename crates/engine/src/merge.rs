@@ -30,6 +30,8 @@ pub struct MergeProgress {
     /// Whether the versions of the changes may be provisional: a wire v1 peer passes on what it does not hold completely under
     /// an earlier version of its author, and again under its own.
     pub is_provisional: bool,
+    /// Whether the batch ends the sender's answer to what we asked it: everything that it held then is here.
+    pub ends_answer: bool,
 }
 
 impl MergeProgress {

@@ -5,7 +5,7 @@ mod support;
 use std::path::Path;
 
 use litemesh_engine::proto::{Change, DbVersion, SiteId};
-use litemesh_engine::{Engine, LocalFilter, LocalPlace, MergeProgress, PageLimits};
+use litemesh_engine::{Engine, LocalFilter, LocalPlace, MergeProgress, PageLimits, Witness};
 use litemesh_testkit::{Statement, schemas};
 use support::{ask, assert_origins_complete, assert_same, dump, execute, for_seeds, select_changes, state};
 
@@ -200,7 +200,15 @@ fn a_fork_has_forgotten_nothing() {
     let folder = Folder::new();
     let mut engine = folder.create("a.db");
     write(&engine, "INSERT INTO foo VALUES ('a', 1, 1)");
-    assert!(engine.raise_version(DbVersion::new(9), DbVersion::new(9)).unwrap());
+    assert!(
+        engine
+            .raise_version(Witness {
+                remote: SiteId::from_bytes([7; 16]),
+                seen: DbVersion::new(9),
+                written: DbVersion::new(9)
+            })
+            .unwrap()
+    );
     write(&engine, "INSERT INTO foo VALUES ('b', 1, 1)");
     let forked = engine.fork(Some(DbVersion::ZERO)).unwrap();
     assert_eq!(engine.forgotten_until().unwrap(), None);

@@ -4,8 +4,8 @@ mod support;
 
 use std::path::Path;
 
-use litemesh_engine::proto::{Cursor, DbVersion, Incarnation, Position};
-use litemesh_engine::{Claim, Engine, LocalFilter, LocalPlace, MergeProgress, PageLimits};
+use litemesh_engine::proto::{Cursor, DbVersion, Incarnation, Position, SiteId};
+use litemesh_engine::{Claim, Engine, LocalFilter, LocalPlace, MergeProgress, PageLimits, Witness};
 
 const SCHEMA: &str = "CREATE TABLE todo (id INTEGER PRIMARY KEY NOT NULL, title TEXT)";
 
@@ -16,6 +16,11 @@ fn open(file: &Path) -> Engine {
         engine.replicate("todo").unwrap();
     }
     engine
+}
+
+/// A remote that holds everything up to this version, written or merged.
+fn witness(version: DbVersion) -> Witness {
+    Witness { remote: SiteId::from_bytes([7; 16]), seen: version, written: version }
 }
 
 /// Writes so many transactions.
@@ -151,7 +156,7 @@ fn a_file_that_was_restored_and_written_to_is_told_by_what_others_hold_of_it() {
     drop(restored);
     copy(&file, &backup);
     restored = open(&backup);
-    assert!(restored.raise_version(DbVersion::new(7), DbVersion::new(7)).unwrap());
+    assert!(restored.raise_version(witness(DbVersion::new(7))).unwrap());
     assert_eq!(restored.forgotten_until().unwrap(), Some(DbVersion::new(7)));
     assert_eq!(judge(&restored, Position::default(), 9), Claim::Ahead(DbVersion::new(9)));
     write(&restored, 1);
@@ -169,16 +174,43 @@ fn who_parted_claims_of_itself_what_both_lives_have() {
     let mut engine = open(&folder.path().join("a.db"));
     write(&engine, 9);
     let own = |engine: &Engine| engine.cursor().unwrap().get(&engine.site().unwrap());
-    engine.part(DbVersion::new(4), DbVersion::new(7), DbVersion::new(7)).unwrap();
+    engine.part(DbVersion::new(4), witness(DbVersion::new(7))).unwrap();
     assert_eq!((own(&engine), engine.db_version().unwrap()), (DbVersion::new(4), DbVersion::new(9)));
-    engine.part(DbVersion::new(2), DbVersion::new(12), DbVersion::new(12)).unwrap();
+    engine.part(DbVersion::new(2), witness(DbVersion::new(12))).unwrap();
     assert_eq!((own(&engine), engine.db_version().unwrap()), (DbVersion::new(2), DbVersion::new(12)));
     // A claim that nobody can have made in earnest changes nothing.
-    engine.part(DbVersion::ZERO, DbVersion::new(i64::MAX), DbVersion::new(i64::MAX)).unwrap();
+    engine.part(DbVersion::ZERO, witness(DbVersion::new(i64::MAX))).unwrap();
     assert_eq!((own(&engine), engine.forgotten_until().unwrap()), (DbVersion::new(2), Some(DbVersion::new(12))));
     let cursor = [(engine.site().unwrap(), DbVersion::new(12))].into_iter().collect();
     engine.merge(&[], &MergeProgress { cursor, ..MergeProgress::default() }).unwrap();
     assert_eq!((own(&engine), engine.forgotten_until().unwrap()), (DbVersion::new(12), None));
+}
+
+/// Who may see some tables only, or was caught up in part, holds what was written here and has no cursor that says so.
+#[test]
+fn where_a_remote_does_not_say_what_was_written_its_answer_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut engine = open(&folder.path().join("a.db"));
+    write(&engine, 6);
+    let own = |engine: &Engine| engine.cursor().unwrap().get(&engine.site().unwrap()).get();
+    let remote = SiteId::from_bytes([7; 16]);
+    let witness = Witness { remote, seen: DbVersion::new(10), written: DbVersion::ZERO };
+    assert!(engine.raise_version(witness).unwrap());
+    write(&engine, 1);
+    assert_eq!((own(&engine), engine.db_version().unwrap().get()), (6, 11));
+    // Somebody else's answer says nothing of that, and neither does a message that ends none.
+    let merged = |engine: &mut Engine, sender: SiteId, ends_answer: bool| {
+        let position = Some((sender, Position { version: DbVersion::new(3), ..Position::default() }));
+        engine.merge(&[], &MergeProgress { position, ends_answer, ..MergeProgress::default() }).unwrap();
+        own(engine)
+    };
+    assert_eq!(merged(&mut engine, SiteId::from_bytes([8; 16]), true), 6);
+    assert_eq!(merged(&mut engine, remote, false), 6);
+    assert_eq!(merged(&mut engine, remote, true), 11);
+    assert_eq!(engine.forgotten_until().unwrap(), None);
+    // What it shows from now on is here already.
+    engine.part(DbVersion::new(4), witness).unwrap();
+    assert_eq!(own(&engine), 11);
 }
 
 /// A hub, which writes nothing of its own: what it took after it was restored is told again, and no more is needed.
@@ -207,7 +239,7 @@ fn a_file_that_was_restored_and_only_merged_into_tells_again_what_it_merged() {
     assert_eq!(judge(&hub, before, 3), Claim::Held);
     // From here on the application writes there, too, but above all that the remote has seen.
     let mut hub = hub;
-    assert!(hub.raise_version(DbVersion::new(8), DbVersion::new(8)).unwrap());
+    assert!(hub.raise_version(witness(DbVersion::new(8))).unwrap());
     write(&hub, 1);
     assert_eq!(judge(&hub, same, 8), parted(3, 8));
     assert_eq!(judge(&hub, same, 9), rewritten(3));

@@ -9,10 +9,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use litemesh_engine::proto::{Change, Cursor, DbVersion};
+use litemesh_engine::proto::{Change, Cursor, DbVersion, SiteId};
 use litemesh_engine::rusqlite::trace::{TraceEvent, TraceEventCodes};
 use litemesh_engine::rusqlite::{self, Connection};
-use litemesh_engine::{Engine, LocalFilter, LocalPlace, MergeProgress, PageLimits, SiteBounds};
+use litemesh_engine::{Engine, LocalFilter, LocalPlace, MergeProgress, PageLimits, SiteBounds, Witness};
 use support::ask;
 
 const SCHEMA: &str = "CREATE TABLE todo (id TEXT PRIMARY KEY NOT NULL, title TEXT);
@@ -161,7 +161,11 @@ fn writing_survives_a_table_that_leaves_or_comes() {
     interleave_all("a local write", |engine| done(run(engine, "INSERT OR REPLACE INTO tag VALUES ('b', 'new')")));
     interleave_all("raise_version", |engine| {
         let version = engine.db_version()?.get() + 10;
-        done(engine.raise_version(DbVersion::new(version), DbVersion::new(version)))
+        done(engine.raise_version(Witness {
+            remote: SiteId::from_bytes([7; 16]),
+            seen: DbVersion::new(version),
+            written: DbVersion::new(version),
+        }))
     });
     interleave_all("prune_origins", |engine| done(engine.prune_origins(DbVersion::ZERO, 100)));
 }

@@ -302,7 +302,15 @@ impl Driver {
         spawn(tasks, async move {
             let generation = order.generation;
             let work = move |engine: &mut Engine| {
-                work::read(engine, order.what, &gate, &recent, &frontier, limits, Some((pages.as_ref(), beat)))
+                work::read(
+                    engine,
+                    order.what,
+                    (remote.site, &gate),
+                    &recent,
+                    &frontier,
+                    limits,
+                    Some((pages.as_ref(), beat)),
+                )
             };
             match flatten(engine.call_while_awaited(lane, work).await) {
                 Ok(page) => Done::Input(Input::Read(ReadDone { generation, page })),

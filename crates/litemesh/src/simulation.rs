@@ -126,7 +126,7 @@ enum Kind {
     Merge { changes: Vec<Change>, progress: MergeProgress, reached: Cursor, echoes: bool },
     Stage { sender: SiteId, changes: Vec<Change>, after: Reach, until: Reach, bytes_max: u64 },
     MergeStaged(SiteId),
-    Read(ReadOrder),
+    Read(SiteId, ReadOrder),
 }
 
 /// Work that is done.
@@ -154,10 +154,10 @@ impl Work {
                 work::merge_staged(engine, sender);
                 Input::StagedMerged
             }
-            Kind::Read(ReadOrder { generation, what }) => {
+            Kind::Read(remote, ReadOrder { generation, what }) => {
                 let gate = Gate::new(Access::FULL);
                 let shared = Some((process.pages.as_ref(), beat));
-                let page = work::read(engine, what, &gate, &recent, &process.frontier, limits, shared)?;
+                let page = work::read(engine, what, (remote, &gate), &recent, &process.frontier, limits, shared)?;
                 Input::Read(ReadDone { generation, page })
             }
         }))
@@ -178,7 +178,7 @@ impl std::fmt::Debug for Work {
             }
             Kind::Stage { changes, .. } => write!(f, "stage {} changes", changes.len()),
             Kind::MergeStaged(_) => f.write_str("merge what is staged"),
-            Kind::Read(_) => f.write_str("read"),
+            Kind::Read(..) => f.write_str("read"),
         }
     }
 }
@@ -283,7 +283,7 @@ impl Session {
             Effect::Merge { changes, progress, reached, echoes } => {
                 Action::Work(self.work(Kind::Merge { changes, progress, reached, echoes }))
             }
-            Effect::Read(order) => Action::Work(self.work(Kind::Read(order))),
+            Effect::Read(order) => Action::Work(self.work(Kind::Read(self.remote.site, order))),
             Effect::Tell(notice) => Action::Tell(match notice {
                 Notice::Sync => "sync".to_owned(),
                 Notice::Eose => "eose".to_owned(),

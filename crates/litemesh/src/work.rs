@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use litemesh_engine::{
     Claim, Engine, LocalFilter, LocalPlace, MergeError, MergeProgress, PageLimits, Reach, StageError, Staged,
-    StorageError,
+    StorageError, Witness,
 };
 use litemesh_proto::limits::CURSOR_SITES_MAX;
 use litemesh_proto::{Change, Cursor, DbVersion, Position, SiteId};
@@ -215,7 +215,7 @@ pub(crate) fn stage(
 pub(crate) fn read(
     engine: &mut Engine,
     what: ReadWhat,
-    gate: &Gate,
+    (remote, gate): (SiteId, &Gate),
     recent: &Mutex<Ranges>,
     frontier: &Mutex<Cursor>,
     limits: PageLimits,
@@ -227,7 +227,7 @@ pub(crate) fn read(
             echoes.extend(recent);
             let own = engine.site()?;
             let covered = gate.believe(own, covered);
-            let parted = heed(engine, claimed, covered.get(&own), gate)?;
+            let parted = heed(engine, remote, claimed, covered.get(&own), gate)?;
             let (place, goes_on) = parted.map_or((place, true), |common| (LocalPlace::after(common), false));
             let page = match shared {
                 Some((pages, wanted)) => {
@@ -253,7 +253,7 @@ pub(crate) fn read(
             let site = engine.site()?;
             let seen = bounds.sent.get(&site);
             if gate.is_writer() {
-                heed(engine, Position::default(), seen, gate)?;
+                heed(engine, remote, Position::default(), seen, gate)?;
             }
             bounds.until = engine.cursor()?;
             // Nothing that we wrote lies above our version; what this file has forgotten of it need not be sent to who holds it.
@@ -289,6 +289,7 @@ pub(crate) fn read(
 /// It has seen another life of this database, and would not take what was written in this one.
 fn heed(
     engine: &mut Engine,
+    remote: SiteId,
     position: Position,
     written: DbVersion,
     gate: &Gate,
@@ -301,13 +302,13 @@ fn heed(
         Claim::Parted { common, .. } if !gate.is_writer() => return Ok(Some(common)),
         Claim::Parted { common, seen } => {
             tracing::warn!(%seen, "a remote holds versions of this database that the file has forgotten");
-            engine.part(common, seen, written)?;
+            engine.part(common, Witness { remote: gate.position_key(remote), seen, written })?;
             return Ok(Some(common));
         }
         Claim::Rewritten { common } => return Err(PeerError::Rewritten { common }),
     };
     // What is stored from now on must not hide below it.
-    if engine.raise_version(seen, written)? {
+    if engine.raise_version(Witness { remote: gate.position_key(remote), seen, written })? {
         tracing::warn!(%seen, "a remote holds later versions of this database than the file does");
     }
     Ok(None)

@@ -122,7 +122,7 @@ impl Incoming {
     }
 
     pub(crate) fn ask(&mut self, us: SiteId, cursor: Cursor, staged: Staged, effects: &mut Vec<Effect>) {
-        if self.pending.is_some() {
+        if self.pending.is_some() && self.remote.is_litemesh {
             (self.is_asking, self.is_opening_due) = (true, true);
             return;
         }
@@ -297,6 +297,7 @@ impl Incoming {
             position: progress.position.map(|position| (key, position)),
             completes: is_staged.then_some((key, after)),
             is_provisional: progress.provisional,
+            ends_answer: is_eose,
         };
         // What an earlier connection brought the remote may have lost since, and asks for.
         let echoes = !(is_staged && self.has_old_chain);
