@@ -154,6 +154,15 @@ impl EngineThread {
         }
     }
 
+    /// Waits until everything that was ordered before is done, also what nobody waits for any more: a merge of a session that was
+    /// stopped must not come after what the application does next, a fork as it may be.
+    pub(crate) async fn finish(&self) {
+        for lane in [Lane::Live, Lane::Bulk] {
+            // An error means that the thread has ended, and does nothing more.
+            let _ = self.call_in(lane, |_| ()).await;
+        }
+    }
+
     /// Looks at the database now. When this resolves, everything committed before is announced.
     pub(crate) async fn check(&self) -> Result<(), PeerError> {
         // The first command is followed by the look, the second is answered after it.
@@ -255,6 +264,30 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What was ordered by who has given up is done before the end.
+    #[tokio::test]
+    async fn to_finish_is_to_have_done_everything() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = Engine::open(folder.path().join("a.db")).unwrap();
+        let thread = EngineThread::spawn(engine, broadcast::channel(1).0).unwrap();
+        let (go, may_go) = std::sync::mpsc::channel::<()>();
+        let done = Arc::new(AtomicBool::new(false));
+        let is_done = done.clone();
+        let ordered = thread.call_in(Lane::Bulk, move |_| {
+            may_go.recv().unwrap();
+            is_done.store(true, Ordering::SeqCst);
+        });
+        // It is ordered when this is over, and given up.
+        assert!(tokio::time::timeout(std::time::Duration::ZERO, ordered).await.is_err());
+        let finish = tokio::spawn({
+            let thread = thread.clone();
+            async move { thread.finish().await }
+        });
+        go.send(()).unwrap();
+        finish.await.unwrap();
+        assert!(done.load(Ordering::SeqCst));
+    }
 
     /// Whoever asks while the thread ends is answered.
     #[tokio::test]

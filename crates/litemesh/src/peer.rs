@@ -382,7 +382,7 @@ impl Peer {
     }
 }
 
-/// Owns what runs, and ends it in order: transports, then sessions, then the watch. Also where the engine ends by itself.
+/// Owns what runs, and ends it in order: transports, then sessions, then the watch, then what sessions had ordered of the engine. Also where the engine ends by itself.
 async fn supervise(inner: Arc<Inner>, watch: FileWatch, beating: JoinHandle<()>, stopped: watch::Sender<bool>) {
     let mut announced = inner.common.engine.announced();
     // Losing a branch loses nothing: what is announced is of no interest here.
@@ -404,6 +404,7 @@ async fn supervise(inner: Arc<Inner>, watch: FileWatch, beating: JoinHandle<()>,
     // Aborted or not, it has ended.
     let _ = beating.await;
     drop(watch);
+    inner.common.engine.finish().await;
     stopped.send_replace(true);
 }
 
