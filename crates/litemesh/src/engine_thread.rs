@@ -271,7 +271,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let engine = Engine::open(folder.path().join("a.db")).unwrap();
         let thread = EngineThread::spawn(engine, broadcast::channel(1).0).unwrap();
-        let (go, may_go) = std::sync::mpsc::channel::<()>();
+        let (go, may_go) = std::sync::mpsc::sync_channel::<()>(1);
         let done = Arc::new(AtomicBool::new(false));
         let is_done = done.clone();
         let ordered = thread.call_in(Lane::Bulk, move |_| {
