@@ -21,7 +21,7 @@ use crate::engine_thread::EngineThread;
 use crate::event::Event;
 use crate::lanes::Lane;
 use crate::session::access::Gate;
-use crate::session::{Effect, Input, Notice, ReadDone, ReadOrder, Room, Session};
+use crate::session::{Effect, Input, Notice, ReadDone, ReadOrder, Room, Session, Timer};
 use crate::shared_pages::SharedPages;
 use crate::work::{self, Frontier, Owner, Owners, Recent, Stuck};
 use crate::{PeerError, RemoteStatus};
@@ -185,6 +185,8 @@ impl Driver {
                 }
                 Effect::Stage { key, changes, after, until } => self.spawn_stage(tasks, key, changes, after, until),
                 Effect::MergeStaged { key } => self.spawn_merge_staged(tasks, key),
+                // Of one who is away an answer may take days.
+                Effect::Wake(Timer::Silence | Timer::Answer, _) if self.transport.keeps_messages() => {}
                 Effect::Wake(timer, delay) => {
                     spawn(tasks, async move {
                         tokio::time::sleep(delay).await;

@@ -131,7 +131,8 @@ pub enum PeerMessage {
     },
     /// End of stored events: the answer to one sync request is complete.
     Eose {
-        /// See [`Progress`]. `None` from and to an original peer.
+        /// See [`Progress`]. `None` from and to an original peer. Where it carries none itself, a transport that keeps messages makes
+        /// one up when everything that is kept has come; [`Progress::more`] then says that this proves nothing.
         progress: Option<Progress>,
     },
     /// Everything up to this message of an answer is durable here. Between Litemesh peers only.
@@ -210,6 +211,23 @@ impl Unverified {
             }
             PeerMessage::Ack(_) | PeerMessage::Unknown => None,
         }
+    }
+
+    /// Where the message says that it stands in an answer.
+    pub fn progress(&self) -> Option<&Progress> {
+        self.message.progress()
+    }
+
+    /// The message at another place: for a transport that keeps the order itself, over the restarts of both peers, in which numbers
+    /// begin anew.
+    #[must_use]
+    pub fn numbered(mut self, answer: u32, number: u64) -> Self {
+        if let PeerMessage::Changes { progress: Some(progress), .. } | PeerMessage::Eose { progress: Some(progress) } =
+            &mut self.message
+        {
+            (progress.answer, progress.number) = (answer, number);
+        }
+        self
     }
 
     /// The table of each change, as the stranger wrote it.

@@ -18,7 +18,9 @@
 //!    call, and even before [`start`](Transport::start), has resolved. [`stop`](Transport::stop) can come at any time, also
 //!    to a transport that was never started, because another one of the peer could not be.
 //! 6. A transport keeps no protocol state: no retries of content, no cursors, no filters. It dials again by itself.
-//! 7. A transport finds out who the remote is and what it may do; the peer enforces it. Whatever it reports as a message of a
+//! 7. A carrier may keep messages for a remote that is away, for days. Its connections stand whether or not somebody listens, and
+//!    nobody waits for answers within any time: see [`Transport::keeps_messages`].
+//! 8. A transport finds out who the remote is and what it may do; the peer enforces it. Whatever it reports as a message of a
 //!    connection comes from whom that access was given to.
 //!
 //! # Futures
@@ -68,6 +70,12 @@ pub trait Transport: Send + Sync + 'static {
     /// Ends all connections and all tasks. After it resolves nothing is reported any more. A transport that was never
     /// started has nothing to end, and is not started afterwards.
     fn stop(&self) -> BoxFuture<'_, ()>;
+
+    /// Whether the carrier keeps messages for a remote that is away. Then silence says nothing: a request is not repeated because
+    /// nobody answered it, and a connection not ended because nobody acknowledged what was sent.
+    fn keeps_messages(&self) -> bool {
+        false
+    }
 
     /// About how many bytes of JSON one message to this remote may take.
     fn message_bytes_max(&self, _remote: Remote) -> usize {

@@ -243,11 +243,13 @@ impl Incoming {
         }
         // A v1 peer's changes come without holes in its versions, so they say what it holds.
         let held: Cursor = changes.iter().map(|change| (change.site, change.db_version)).collect();
+        // An end that the carrier made up is the end of what it keeps: the other half of a transaction may not be written yet.
+        let is_complete = is_eose && !progress.is_some_and(|progress| progress.more);
         let mut open = self.open.clone();
         let mut progress = MergeProgress { is_provisional: true, ..MergeProgress::default() };
         if !self.is_frozen {
             open.join_within(&held, CURSOR_SITES_MAX);
-            progress.cursor = self.v1_cursor(&held, &open, is_eose);
+            progress.cursor = self.v1_cursor(&held, &open, is_complete);
         }
         let reached = open.clone();
         self.pending = Some(Pending { is_eose, open, reach: None });
@@ -331,8 +333,8 @@ impl Incoming {
     }
 
     /// What is complete once the message is merged.
-    fn v1_cursor(&self, held: &Cursor, open: &Cursor, is_eose: bool) -> Cursor {
-        if is_eose {
+    fn v1_cursor(&self, held: &Cursor, open: &Cursor, is_complete: bool) -> Cursor {
+        if is_complete {
             // Also what it holds of us, though this file may have forgotten it: what is left of that has come now.
             let mut cursor = open.clone();
             let of_us = self.holds_of_us.iter().filter(|(site, _)| **site == self.us);
