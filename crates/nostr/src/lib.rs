@@ -1,0 +1,30 @@
+//! Nostr transport of Litemesh, wire compatible with that of the original `@app/sync`: the parts of it that do no I/O.
+//!
+//! Two peers that share no network talk through relays, which store what one says until the other asks for it. Relays learn
+//! who writes when and how much, and nothing else: all content is encrypted between the two pairing keys.
+//!
+//! - [`ConversationKey`] encrypts and decrypts (`wire-protocol.md` 7.6).
+//!
+//! ```
+//! use litemesh_nostr::ConversationKey;
+//! use litemesh_nostr::nostr::Keys;
+//!
+//! let (alice, bob) = (Keys::generate(), Keys::generate());
+//!
+//! let at_alice = ConversationKey::derive(alice.secret_key(), &bob.public_key())?;
+//! let payload = at_alice.encrypt(b"a secret")?;
+//!
+//! let at_bob = ConversationKey::derive(bob.secret_key(), &alice.public_key())?;
+//! assert_eq!(at_bob.decrypt(&payload)?, b"a secret");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+#![forbid(unsafe_code)]
+
+mod nip44v3;
+
+pub use nip44v3::{
+    Base64Error, ConversationKey, DecryptError, EncryptError, KeyError, PAYLOAD_CHARS_MAX, PLAINTEXT_BYTES_MAX,
+};
+/// Keys, events and filters. Its version is part of this crate's.
+pub use nostr;
