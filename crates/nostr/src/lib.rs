@@ -1,9 +1,11 @@
 //! Nostr transport of Litemesh, wire compatible with that of the original `@app/sync`: the parts of it that do no I/O.
 //!
 //! Two peers that share no network talk through relays, which store what one says until the other asks for it. Relays learn
-//! who writes when and how much, and nothing else: all content is encrypted between the two pairing keys.
+//! who writes when and how much, and nothing else: all content is encrypted between the two pairing keys. Numbers below
+//! are sections of `wire-protocol.md`.
 //!
-//! - [`ConversationKey`] encrypts and decrypts (`wire-protocol.md` 7.6).
+//! - [`ConnectionString`] is what one of them shows and the other enters, once, to be paired (7.5).
+//! - [`ConversationKey`] encrypts and decrypts (7.6).
 //!
 //! ```
 //! use litemesh_nostr::ConversationKey;
@@ -21,8 +23,10 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 #![forbid(unsafe_code)]
 
+mod connection_string;
 mod nip44v3;
 
+pub use connection_string::{CONNECTION_STRING_VALIDITY, ConnectionString, ConnectionStringError, GenerateError};
 pub use nip44v3::{
     Base64Error, ConversationKey, DecryptError, EncryptError, KeyError, PAYLOAD_CHARS_MAX, PLAINTEXT_BYTES_MAX,
 };
