@@ -10,7 +10,7 @@
 mod decode;
 mod encode;
 
-pub use decode::{Envelope, deserialize_changes, deserialize_cursor};
+pub use decode::{Envelope, deserialize_changes, deserialize_cursor, deserialize_message};
 pub use encode::{connect, connect_with, data, error, ping, serialize_changes, serialize_cursor, sync};
 
 /// The newest wire version that we speak. A Litemesh peer announces it when it connects.

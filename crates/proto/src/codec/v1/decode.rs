@@ -182,6 +182,29 @@ pub fn deserialize_changes(bytes: &[u8]) -> Result<Unverified, DecodeError> {
     Ok(Unverified { message, invalid })
 }
 
+/// Reads one message without its envelope: `{"type":"changes",…}`, its keys in any order (`wire-protocol.md` 1.4).
+///
+/// What carries messages without the envelope of 5.1 reads them with this, as the Nostr transport does.
+///
+/// # Errors
+///
+/// Not JSON, the key `__proto__`, `null`, or `changes` without an array of objects. A change that breaks a rule is no error
+/// yet: see [`Unverified::verify`].
+///
+/// ```
+/// use litemesh_proto::codec::v1;
+/// use litemesh_proto::{Limits, PeerMessage};
+///
+/// let message = v1::deserialize_message(br#"{"type":"changes","schemaVersion":49,"data":[]}"#)?;
+/// let expected = PeerMessage::Changes { changes: Vec::new(), schema_version: 49, progress: None };
+/// assert_eq!(message.verify(&Limits::default())?, expected);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn deserialize_message(bytes: &[u8]) -> Result<Unverified, DecodeError> {
+    refuse_proto_key(bytes)?;
+    read_message(from_json(bytes)?)
+}
+
 fn read_cursor(raw: &RawValue) -> Result<Cursor, DecodeError> {
     let wrong = DecodeError::Shape { what: "cursor.peers", expected: "an object of site ids and versions" };
     let Some(peers) = field(raw, "peers").and_then(not_null) else { return Err(wrong) };
