@@ -5,6 +5,7 @@
 //! are sections of `wire-protocol.md`.
 //!
 //! - [`ConnectionString`] is what one of them shows and the other enters, once, to be paired (7.5).
+//! - [`Batch`] cuts pending changes into messages that an original peer takes (7.4).
 //! - [`ConversationKey`] encrypts and decrypts (7.6).
 //!
 //! ```
@@ -23,9 +24,11 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 #![forbid(unsafe_code)]
 
+mod batch;
 mod connection_string;
 mod nip44v3;
 
+pub use batch::{BATCH_SIZE_MAX, Batch, GATHER_DELAY, QUEUED_CHANGES_MAX};
 pub use connection_string::{CONNECTION_STRING_VALIDITY, ConnectionString, ConnectionStringError, GenerateError};
 pub use nip44v3::{
     Base64Error, ConversationKey, DecryptError, EncryptError, KeyError, PAYLOAD_CHARS_MAX, PLAINTEXT_BYTES_MAX,
