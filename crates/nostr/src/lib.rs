@@ -1,10 +1,12 @@
 //! Nostr transport of Litemesh, wire compatible with that of the original `@app/sync`: the parts of it that do no I/O.
 //!
-//! Two peers that share no network talk through relays, which store what one says until the other asks for it. Relays learn
-//! who writes when and how much, and nothing else: all content is encrypted between the two pairing keys. Numbers below
-//! are sections of `wire-protocol.md`.
+//! Two peers that share no network talk through relays, which store what one says until the other asks for it. Relays see
+//! keys, stream ids, times and sizes, and no content: it is encrypted between the two pairing keys. Numbers below are
+//! sections of `wire-protocol.md`.
 //!
 //! - [`ConnectionString`] is what one of them shows and the other enters, once, to be paired (7.5).
+//! - [`Pairing`] makes the events of two paired peers and reads them: CONNECT, with which they are paired, CURSOR, with which
+//!   one asks for a stream, and CHANGES, the stream (7.1). [`filter`] has what relays are asked for.
 //! - [`Batch`] cuts pending changes into messages that an original peer takes (7.4).
 //! - [`ConversationKey`] encrypts and decrypts (7.6).
 //!
@@ -25,13 +27,24 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod changes;
 mod connection_string;
+mod content;
+mod error;
+pub mod filter;
 mod nip44v3;
+mod pairing;
+mod stream_id;
 
 pub use batch::{BATCH_SIZE_MAX, Batch, GATHER_DELAY, QUEUED_CHANGES_MAX};
+pub use changes::{CHANGES_LIFETIME, ChainHead, ChangesTags, FRAMES_BYTES_MAX, Incoming, Outgoing, ReceivedChanges};
 pub use connection_string::{CONNECTION_STRING_VALIDITY, ConnectionString, ConnectionStringError, GenerateError};
+pub use content::{Announcement, ConnectReply, ConnectRequest, CursorContent, CursorTerms, DEVICE_INFO_BYTES_MAX};
+pub use error::{BuildError, ReadError};
 pub use nip44v3::{
     Base64Error, ConversationKey, DecryptError, EncryptError, KeyError, PAYLOAD_CHARS_MAX, PLAINTEXT_BYTES_MAX,
 };
 /// Keys, events and filters. Its version is part of this crate's.
 pub use nostr;
+pub use pairing::{CHANGES_KIND, CONNECT_KIND, CURSOR_KIND, Pairing};
+pub use stream_id::{ParseStreamIdError, StreamId};
