@@ -7,6 +7,7 @@ use std::fmt;
 
 use litemesh_proto::codec::v1;
 use litemesh_proto::{Cursor, SiteId};
+use nostr::EventId;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use subtle::ConstantTimeEq;
@@ -80,6 +81,16 @@ pub struct CursorTerms {
     /// A request in the bytes of wire v2. In JSON it is base64, with the standard alphabet and padded.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "base64_text")]
     pub sync: Option<Vec<u8>>,
+    /// The last event of the stream whose message it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ack: Option<EventId>,
+}
+
+impl CursorTerms {
+    /// Whether who says this speaks our wire version, and asks in it.
+    pub fn speaks_ours(&self) -> bool {
+        self.version >= v1::LITEMESH_VERSION && self.sync.is_some()
+    }
 }
 
 impl ConnectRequest {

@@ -150,6 +150,15 @@ impl PeerMessage {
         }
     }
 
+    /// The author and the version of each change.
+    pub fn versions(&self) -> impl Iterator<Item = (SiteId, DbVersion)> {
+        let changes = match self {
+            Self::Changes { changes, .. } => changes.as_slice(),
+            Self::Eose { .. } | Self::Ack(_) | Self::Unknown => &[],
+        };
+        changes.iter().map(|change| (change.site, change.db_version))
+    }
+
     /// How many changes the message carries.
     pub fn change_count(&self) -> usize {
         match self {
@@ -228,6 +237,11 @@ impl Unverified {
             (progress.answer, progress.number) = (answer, number);
         }
         self
+    }
+
+    /// The author and the version of each change, as the stranger wrote them.
+    pub fn versions(&self) -> impl Iterator<Item = (SiteId, DbVersion)> {
+        self.message.versions()
     }
 
     /// The table of each change, as the stranger wrote it.

@@ -255,7 +255,7 @@ fn what_litemesh_peers_say_to_each_other_comes_back() {
 
     let stream_id = StreamId::from_bytes([7; 16]);
     for sync in [None, Some(vec![2, 0, 255])] {
-        let litemesh = Some(CursorTerms { version: 2, sync });
+        let litemesh = Some(CursorTerms { version: 2, sync, ack: None });
         let content =
             CursorContent { peer_id: BOB_SITE, stream_id: stream_id.clone(), cursor: Cursor::new(), litemesh };
         assert_eq!(at_alice.read_cursor(&at_bob.cursor(&content, now).unwrap(), BOB_SITE).unwrap(), content);

@@ -1,0 +1,258 @@
+//! Pairing: two devices meet at a relay by a string that one shows and the other is given (`wire-protocol.md` 7.5).
+
+use std::time::Duration;
+
+use litemesh_proto::SiteId;
+use nostr::{Event, Keys, RelayUrl, Timestamp};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::relays::{Heard, Relays};
+use crate::store::Pairing;
+use crate::{
+    Announcement, CONNECTION_STRING_VALIDITY, ConnectReply, ConnectRequest, ConnectionString, Envelope, ReadError,
+    Store, StoreError, filter,
+};
+
+/// How long a device that joins waits for the other one.
+pub const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often it asks meanwhile: relays keep nothing of this kind for who is not listening yet.
+const ASK_EVERY: Duration = Duration::from_secs(3);
+
+/// How soon something is published again that no relay took.
+const PUBLISH_AGAIN: Duration = Duration::from_millis(250);
+
+const CONNECT: &str = "connect";
+
+/// Why two devices were not paired.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PairError {
+    /// Nobody came while the string was valid.
+    #[error("nobody joined within {} minutes: make a new connection string", CONNECTION_STRING_VALIDITY.as_secs() / 60)]
+    Expired,
+    /// Nobody answers.
+    #[error("Connection timeout: no response from peer")]
+    Timeout,
+    /// The other side does not want it.
+    #[error("the other side refused to be paired")]
+    Rejected,
+    /// Both are the same database, or one is a copy of the other.
+    #[error(
+        "the other database has the same site id: it is this one or a copy of it, which `litemesh fork` gives its own"
+    )]
+    SameSite,
+    /// A relay's address, or the key in the string.
+    #[error("{what}: {reason}")]
+    Invalid {
+        /// Which thing.
+        what: String,
+        /// Why.
+        reason: String,
+    },
+    /// No relay to meet at.
+    #[error("no relay can be used: {reason}")]
+    Relays {
+        /// What the last one said.
+        reason: String,
+    },
+    /// The pairing cannot be kept.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A device that shows its connection string and waits.
+///
+/// ```no_run
+/// # async fn example(store: litemesh_nostr::Store, site: litemesh_proto::SiteId) -> Result<(), Box<dyn std::error::Error>> {
+/// let relays = ["wss://relay.example.org"];
+/// let listener = litemesh_nostr::Listener::start(site, "laptop", &relays).await?;
+/// println!("{}", listener.connection_string());
+/// let pairing = listener.paired(&store).await?;
+/// println!("paired with {}", pairing.device);
+/// # Ok(()) }
+/// ```
+pub struct Listener {
+    site: SiteId,
+    device: String,
+    keys: Keys,
+    string: ConnectionString,
+    urls: Vec<RelayUrl>,
+    until: Instant,
+    relays: Relays,
+    heard: mpsc::Receiver<Heard>,
+}
+
+impl Listener {
+    /// Makes a connection string, and listens at these relays. `device` is what the other side will call this one.
+    ///
+    /// # Errors
+    ///
+    /// No relay, or one whose address cannot be used.
+    pub async fn start(site: SiteId, device: &str, relays: &[impl AsRef<str>]) -> Result<Self, PairError> {
+        let urls = parse_relays(relays)?;
+        let keys = Keys::generate();
+        let string = ConnectionString::generate(&keys.public_key(), urls.iter().map(RelayUrl::as_str));
+        let string = string.map_err(|error| invalid("the connection string", error))?;
+        let until = Instant::now() + CONNECTION_STRING_VALIDITY;
+        let (relays, heard) = connect(&keys, &urls).await?;
+        relays.subscribe(CONNECT, filter::connect_requests(string.nonce()));
+        Ok(Self { site, device: device.to_owned(), keys, string, urls, until, relays, heard })
+    }
+
+    /// What the other device is to be given. It is a secret: who has it within ten minutes is paired.
+    pub fn connection_string(&self) -> &ConnectionString {
+        &self.string
+    }
+
+    /// Waits for the other device, and keeps the pairing.
+    ///
+    /// # Errors
+    ///
+    /// Nobody came, or the pairing cannot be kept.
+    pub async fn paired(mut self, store: &Store) -> Result<Pairing, PairError> {
+        let paired = tokio::time::timeout_at(self.until, self.wait(store)).await.unwrap_or(Err(PairError::Expired));
+        self.relays.close().await;
+        paired
+    }
+
+    async fn wait(&mut self, store: &Store) -> Result<Pairing, PairError> {
+        loop {
+            let event = hear(&mut self.heard).await;
+            // Who listens here has no key of the other side yet: it comes with the request.
+            let Ok(envelope) = Envelope::new(self.keys.clone(), event.pubkey) else { continue };
+            let request = match envelope.read_connect_request(&event) {
+                Ok(request) if request.has_secret(self.string.secret()) => request,
+                Ok(_) => continue,
+                Err(error) => {
+                    debug!(%error, "a request to be paired cannot be read");
+                    continue;
+                }
+            };
+            if request.peer_id == self.site {
+                return Err(PairError::SameSite);
+            }
+            let pairing = Pairing {
+                site: self.site,
+                local_key: self.keys.public_key(),
+                peer: request.peer_id,
+                peer_key: event.pubkey,
+                device: request.device_info,
+                relays: self.urls.clone(),
+                paired_at: Timestamp::now(),
+                is_litemesh: request.litemesh.is_some_and(Announcement::speaks_ours),
+            };
+            store.pair(&pairing, Some(self.keys.secret_key()))?;
+            let reply = ConnectReply {
+                peer_id: self.site,
+                device_info: self.device.clone(),
+                litemesh: Some(Announcement::OURS),
+            };
+            let reply = envelope.connect_reply(&reply, Timestamp::now());
+            publish(&self.relays, &reply.map_err(|error| invalid("the reply", error))?).await;
+            return Ok(pairing);
+        }
+    }
+}
+
+/// Pairs this device with the one that shows the connection string, and keeps the pairing. `device` is what the other side will call
+/// this one.
+///
+/// # Errors
+///
+/// The string is of no use, nobody answers, or the pairing cannot be kept.
+pub async fn join(site: SiteId, device: &str, string: &ConnectionString, store: &Store) -> Result<Pairing, PairError> {
+    let listener = string.listener().map_err(|error| invalid("the key in the connection string", error))?;
+    let urls = parse_relays(string.relays())?;
+    let keys = Keys::generate();
+    let envelope = Envelope::new(keys.clone(), listener).map_err(|error| invalid("the key in the string", error))?;
+    let (relays, mut heard) = connect(&keys, &urls).await?;
+    relays.subscribe(CONNECT, filter::connect_replies(listener));
+    let asking = ask(&relays, &envelope, site, device, string);
+    let answered = async {
+        loop {
+            let event = hear(&mut heard).await;
+            match envelope.read_connect_reply(&event) {
+                Ok(reply) if reply.peer_id == site => return Err(PairError::SameSite),
+                Ok(reply) => return Ok(reply),
+                Err(ReadError::Rejected) => return Err(PairError::Rejected),
+                Err(error) => debug!(%error, "a reply cannot be read"),
+            }
+        }
+    };
+    let answered = async {
+        tokio::select! {
+            answered = answered => answered,
+            never = asking => Err(never),
+        }
+    };
+    let reply = tokio::time::timeout(JOIN_TIMEOUT, answered).await.unwrap_or(Err(PairError::Timeout));
+    relays.close().await;
+    let reply = reply?;
+    let pairing = Pairing {
+        site,
+        local_key: keys.public_key(),
+        peer: reply.peer_id,
+        peer_key: listener,
+        device: reply.device_info,
+        relays: urls,
+        paired_at: Timestamp::now(),
+        is_litemesh: reply.litemesh.is_some_and(Announcement::speaks_ours),
+    };
+    store.pair(&pairing, Some(keys.secret_key()))?;
+    Ok(pairing)
+}
+
+/// Asks again and again. Returns only where that is of no use.
+async fn ask(relays: &Relays, envelope: &Envelope, site: SiteId, device: &str, string: &ConnectionString) -> PairError {
+    let request = ConnectRequest {
+        secret: string.secret().to_owned(),
+        peer_id: site,
+        device_info: device.to_owned(),
+        litemesh: Some(Announcement::OURS),
+    };
+    loop {
+        // Another event each time: relays pass one on only once.
+        match envelope.connect_request(&request, string.nonce(), Timestamp::now()) {
+            Ok(event) => publish(relays, &event).await,
+            Err(error) => return invalid("the request", error),
+        }
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
+async fn publish(relays: &Relays, event: &Event) {
+    while let Err(reason) = relays.publish(event).await {
+        debug!(reason, "pairing");
+        tokio::time::sleep(PUBLISH_AGAIN).await;
+    }
+}
+
+/// The next event.
+async fn hear(heard: &mut mpsc::Receiver<Heard>) -> Event {
+    loop {
+        match heard.recv().await {
+            Some(Heard::Event(_, event)) => return *event,
+            Some(Heard::Connected) => {}
+            None => std::future::pending().await,
+        }
+    }
+}
+
+async fn connect(keys: &Keys, urls: &[RelayUrl]) -> Result<(Relays, mpsc::Receiver<Heard>), PairError> {
+    Relays::connect(keys.clone(), urls, true).await.map_err(|reason| PairError::Relays { reason })
+}
+
+fn parse_relays(relays: &[impl AsRef<str>]) -> Result<Vec<RelayUrl>, PairError> {
+    if relays.is_empty() {
+        return Err(PairError::Relays { reason: "none is given".to_owned() });
+    }
+    let parse = |relay: &str| RelayUrl::parse(relay).map_err(|error| invalid(&format!("the relay {relay}"), error));
+    relays.iter().map(|relay| parse(relay.as_ref())).collect()
+}
+
+fn invalid(what: &str, reason: impl ToString) -> PairError {
+    PairError::Invalid { what: what.to_owned(), reason: reason.to_string() }
+}

@@ -1,0 +1,432 @@
+//! What comes from a remote: asks for a stream, takes its events in the order of the chain, and says how far it came.
+//!
+//! The chain is the order and the completeness. Where the next event does not come by itself it is fetched by the event before it, at
+//! once where others show that something is missing, and now and then where nothing does: a relay may have lost the last of them. A
+//! link that no relay has is a broken stream, and another is asked for, from what the database holds.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use litemesh_proto::codec::v2::{self, Frame};
+use litemesh_proto::{Ack, Limits, PeerMessage, Progress, Refusal, SyncRequest, Unverified};
+use nostr::{Alphabet, Event, EventId, Filter, SingleLetterTag, Timestamp};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::chain::Chain;
+use crate::link::{CHANGES, Ending, Ends, Handle};
+use crate::parts::Assembler;
+use crate::reach::Reach;
+use crate::store::Inbound;
+use crate::{CHANGES_KIND, CHANGES_LIFETIME, ChangesTags, CursorContent, CursorTerms, Incoming, StreamId, filter};
+
+/// How often a stream is looked after that seems to be complete.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// How soon a missing event is looked for again, at first.
+const GAP_LOOK: Duration = Duration::from_millis(500);
+
+/// How long a missing event may be missing while later ones are there.
+const GAP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Least time between two acknowledgements: each is an event.
+const ACK_EVERY: Duration = Duration::from_secs(2);
+
+/// How soon a request is published again that no relay took.
+const PUBLISH_AGAIN: Duration = Duration::from_secs(2);
+
+/// How long nothing may come from an original peer until everything stored counts as read.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// The same before anything came.
+const QUIET_AT_FIRST: Duration = Duration::from_secs(10);
+
+/// Events that are looked through for the first of a stream.
+const FIRST_PAGES_MAX: usize = 20;
+
+/// From this size on a frame is decoded outside of the runtime's threads: it may become a hundred times as long.
+const INLINE_DECODE_BYTES_MAX: usize = 32 * 1024;
+
+pub(crate) struct Inbox<'a> {
+    ends: &'a Ends,
+    handle: &'a Handle,
+    requests: mpsc::Receiver<SyncRequest>,
+    events: mpsc::Receiver<Event>,
+    acks: watch::Receiver<Option<Ack>>,
+    wake: &'a Notify,
+    /// Nothing was asked for yet over this connection.
+    is_first: bool,
+    /// The stream as it is stored.
+    state: Option<Inbound>,
+    chain: Chain,
+    assembler: Assembler,
+    /// The number of the peer's request, and of the last message that it was given.
+    answer: u32,
+    number: u64,
+    /// A message was not taken: what is stored stands still.
+    holds_back: bool,
+    /// Messages that are not acknowledged, and the event that each ended with.
+    unacknowledged: VecDeque<(u64, EventId)>,
+    acknowledged: Option<EventId>,
+    /// When the next request or acknowledgement is published.
+    cursor_due: Option<Instant>,
+    look_due: Option<Instant>,
+    gap: Option<Gap>,
+    /// When everything stored by an original peer counts as read.
+    quiet_due: Option<Instant>,
+}
+
+/// An event is missing.
+struct Gap {
+    since: Instant,
+    wait: Duration,
+}
+
+impl<'a> Inbox<'a> {
+    pub(crate) fn new(
+        ends: &'a Ends,
+        handle: &'a Handle,
+        requests: mpsc::Receiver<SyncRequest>,
+        events: mpsc::Receiver<Event>,
+        acks: watch::Receiver<Option<Ack>>,
+        wake: &'a Notify,
+    ) -> Self {
+        Self {
+            ends,
+            handle,
+            requests,
+            events,
+            acks,
+            wake,
+            is_first: true,
+            state: None,
+            chain: Chain::after(None),
+            assembler: Assembler::default(),
+            answer: 0,
+            number: 0,
+            holds_back: false,
+            unacknowledged: VecDeque::new(),
+            acknowledged: None,
+            cursor_due: None,
+            look_due: None,
+            gap: None,
+            quiet_due: None,
+        }
+    }
+
+    pub(crate) async fn run(mut self) -> Ending {
+        match self.work().await {
+            Ok(()) => Ending::Lost,
+            Err(ending) => ending,
+        }
+    }
+
+    async fn work(&mut self) -> Result<(), Ending> {
+        loop {
+            if self.handle.lost.is_cancelled() {
+                return Ok(());
+            }
+            while let Ok(event) = self.events.try_recv() {
+                self.offer(event);
+            }
+            if let Ok(request) = self.requests.try_recv() {
+                self.ask(request).await?;
+            } else if let Some(event) = self.chain.next() {
+                self.take(event).await?;
+                self.gap = None;
+                self.look_due = Some(Instant::now() + LOOK_EVERY);
+            } else {
+                self.wait().await?;
+            }
+        }
+    }
+
+    /// Waits for something to do, and does it.
+    async fn wait(&mut self) -> Result<(), Ending> {
+        if self.chain.has_gap() && self.gap.is_none() {
+            self.gap = Some(Gap { since: Instant::now(), wait: GAP_LOOK });
+            self.look_due = Some(Instant::now());
+        }
+        // Losing a branch loses nothing: everything stays where it is.
+        tokio::select! {
+            () = self.handle.lost.cancelled() => {}
+            Some(request) = self.requests.recv() => self.ask(request).await?,
+            Some(event) = self.events.recv() => self.offer(event),
+            Ok(()) = self.acks.changed() => self.acknowledge(),
+            () = self.wake.notified() => self.look_due = self.look_due.map(|_| Instant::now()),
+            () = at(self.look_due) => self.look().await?,
+            () = at(self.cursor_due) => self.publish_cursor().await?,
+            () = at(self.quiet_due) => self.end_stored().await?,
+        }
+        Ok(())
+    }
+
+    /// The peer asks. The first time over a connection it goes on with the stream that is stored, where it stands where that has
+    /// brought it; otherwise, and later, it begins another one.
+    async fn ask(&mut self, request: SyncRequest) -> Result<(), Ending> {
+        let is_broken = self.ends.is_broken.swap(false, Ordering::Relaxed);
+        let is_first = std::mem::take(&mut self.is_first);
+        if is_first {
+            self.state = self.ends.stored(|store, pairing| store.inbound(pairing)).await?;
+        }
+        let may_go_on = is_first && !is_broken;
+        let goes_on = self.state.as_ref().filter(|state| may_go_on && state.reach.is_where(&request) && !is_old(state));
+        let state = match goes_on {
+            Some(state) => state.clone(),
+            None => {
+                let asked_at = self.state.as_ref().map_or(Timestamp::from_secs(0), |state| state.asked_at);
+                let reach = Reach::of(&request);
+                let head_at = Timestamp::from_secs(0);
+                Inbound { stream: new_stream()?, request: request.clone(), asked_at, head: None, head_at, reach }
+            }
+        };
+        debug!(stream = %state.stream, goes_on = state.head.is_some(), "asking for a stream");
+        self.answer = request.terms.as_ref().map_or(1, |terms| terms.answer);
+        self.number = 0;
+        self.chain = Chain::after(state.head);
+        self.assembler = Assembler::default();
+        self.holds_back = false;
+        self.unacknowledged.clear();
+        self.acknowledged = state.head;
+        self.gap = None;
+        let since = Some(state.head_at).filter(|at| at.as_secs() > 0);
+        self.ends.relays.subscribe(CHANGES, filter::changes(self.ends.pairing.peer_key, &state.stream, since));
+        self.state = Some(state);
+        self.save().await?;
+        self.cursor_due = Some(Instant::now());
+        self.look_due = Some(Instant::now());
+        self.quiet_due = (!self.handle.remote.is_litemesh).then(|| Instant::now() + QUIET_AT_FIRST);
+        Ok(())
+    }
+
+    /// Puts an event into the chain, if it belongs to the stream.
+    fn offer(&mut self, event: Event) {
+        let Some(state) = &self.state else { return };
+        let is_ours = event.kind == CHANGES_KIND && event.pubkey == self.ends.pairing.peer_key;
+        if let Ok(tags) = ChangesTags::of(&event)
+            && is_ours
+            && tags.stream_id == state.stream
+        {
+            self.chain.offer(tags.previous, event);
+        }
+    }
+
+    /// Takes the next event of the stream.
+    async fn take(&mut self, event: Event) -> Result<(), Ending> {
+        if self.quiet_due.is_some() {
+            self.quiet_due = Some(Instant::now() + QUIET);
+        }
+        let read = self.ends.envelope.read_changes(&event, self.ends.pairing.peer);
+        let message = match read.map(|changes| changes.content) {
+            Err(error) => return Err(self.broken(format!("an event cannot be read: {error}"))),
+            Ok(Incoming::Message(message)) => message,
+            Ok(Incoming::Frames(part)) => {
+                let limits = self.ends.peer.limits();
+                match self.assembler.add(&part, limits.message_bytes_max) {
+                    Err(error) => return Err(self.broken(error.to_string())),
+                    Ok(None) => return Ok(()),
+                    Ok(Some(frame)) => match decode(frame, limits).await {
+                        Ok(Frame::Message(message)) => message,
+                        // Of a later version.
+                        Ok(_) => return Ok(()),
+                        Err(reason) => {
+                            self.ends.break_stream();
+                            self.holds_back = true;
+                            let _turn = self.ends.turn.lock().await;
+                            self.ends.peer.garbled(self.handle.remote, reason).await;
+                            return Ok(());
+                        }
+                    },
+                }
+            }
+        };
+        self.deliver(message, &event).await
+    }
+
+    async fn deliver(&mut self, message: Unverified, event: &Event) -> Result<(), Ending> {
+        self.number += 1;
+        let message = message.numbered(self.answer, self.number);
+        let Some(state) = &mut self.state else { return Ok(()) };
+        let mut reach = state.reach.clone();
+        reach.add(message.progress(), message.versions());
+        let taken = {
+            let _turn = self.ends.turn.lock().await;
+            self.ends.peer.receive(self.handle.remote, message).await
+        };
+        self.unacknowledged.push_back((self.number, event.id));
+        match taken {
+            Ok(()) if self.holds_back => Ok(()),
+            Ok(()) => {
+                (state.head, state.head_at, state.reach) = (Some(event.id), event.created_at, reach);
+                self.save().await
+            }
+            Err(Refusal::UnknownRemote) => Err(Ending::Closed),
+            // The session has taken note of it, and asks for it again over another connection.
+            Err(_) => {
+                self.holds_back = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// Our peer says what is durable here; its sender is told with the next request of the same stream.
+    fn acknowledge(&mut self) {
+        let Some(ack) = *self.acks.borrow_and_update() else { return };
+        if ack.answer != self.answer {
+            return;
+        }
+        while let Some((number, event)) = self.unacknowledged.front().copied()
+            && number <= ack.number
+        {
+            self.unacknowledged.pop_front();
+            self.acknowledged = Some(event);
+            self.cursor_due.get_or_insert_with(|| Instant::now() + ACK_EVERY);
+        }
+    }
+
+    /// Says what we ask for, and how much of it has come.
+    async fn publish_cursor(&mut self) -> Result<(), Ending> {
+        self.cursor_due = None;
+        let Some(state) = &mut self.state else { return Ok(()) };
+        // Relays keep the latest, and of two of one second either.
+        let asked_at = Timestamp::now().max(state.asked_at + Duration::from_secs(1));
+        let litemesh = CursorTerms {
+            version: litemesh_proto::codec::v1::LITEMESH_VERSION,
+            sync: Some(v2::sync(&state.request)).filter(|_| state.request.terms.is_some()),
+            ack: self.acknowledged,
+        };
+        let content = CursorContent {
+            peer_id: self.ends.peer.site(),
+            stream_id: state.stream.clone(),
+            cursor: state.request.cursor.clone(),
+            litemesh: Some(litemesh),
+        };
+        let event = self.ends.envelope.cursor(&content, asked_at);
+        let event = event.map_err(|error| Ending::Broken(error.to_string()))?;
+        let published = tokio::select! {
+            () = self.handle.lost.cancelled() => return Ok(()),
+            published = self.ends.relays.publish(&event) => published,
+        };
+        match published {
+            Ok(()) => {
+                state.asked_at = asked_at;
+                self.save().await
+            }
+            Err(reason) => {
+                debug!(reason, "a request was not published");
+                self.cursor_due = Some(Instant::now() + PUBLISH_AGAIN);
+                Ok(())
+            }
+        }
+    }
+
+    /// Looks for the event after the head.
+    async fn look(&mut self) -> Result<(), Ending> {
+        self.look_due = Some(Instant::now() + LOOK_EVERY);
+        let Some(state) = &self.state else { return Ok(()) };
+        let found = tokio::select! {
+            () = self.handle.lost.cancelled() => return Ok(()),
+            found = find_next(self.ends, &state.stream, self.chain.head()) => found,
+        };
+        for event in found {
+            self.offer(event);
+        }
+        if let Some(gap) = &mut self.gap
+            && self.chain.has_gap()
+        {
+            if gap.since.elapsed() > GAP_PATIENCE {
+                return Err(self.broken("an event is missing that later ones refer to".to_owned()));
+            }
+            self.look_due = Some(Instant::now() + gap.wait);
+            gap.wait *= 2;
+        } else {
+            self.gap = None;
+        }
+        Ok(())
+    }
+
+    /// Nothing came for a while of an original peer, which does not say when it is at an end.
+    async fn end_stored(&mut self) -> Result<(), Ending> {
+        self.quiet_due = None;
+        // It proves nothing: the other half of a transaction may still come.
+        let progress = Some(Progress { more: true, ..Progress::default() });
+        let _turn = self.ends.turn.lock().await;
+        match self.ends.peer.receive(self.handle.remote, Unverified::new(PeerMessage::Eose { progress })).await {
+            Err(Refusal::UnknownRemote) => Err(Ending::Closed),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn broken(&self, reason: String) -> Ending {
+        self.ends.break_stream();
+        Ending::Broken(format!("{reason}: asking for another stream"))
+    }
+
+    async fn save(&self) -> Result<(), Ending> {
+        let Some(state) = self.state.clone() else { return Ok(()) };
+        self.ends.stored(move |store, pairing| store.set_inbound(pairing, &state)).await
+    }
+}
+
+/// Pending where there is no time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether relays may have forgotten what follows the head: then its absence says nothing.
+fn is_old(state: &Inbound) -> bool {
+    /// Part of the lifetime that is left for clocks that differ.
+    const MARGIN: Duration = Duration::from_secs(24 * 60 * 60);
+    let since = state.head_at.max(state.asked_at);
+    Timestamp::now() > since + CHANGES_LIFETIME.saturating_sub(MARGIN)
+}
+
+fn new_stream() -> Result<StreamId, Ending> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| Ending::Broken(format!("there are no random bytes: {error}")))?;
+    Ok(StreamId::from_bytes(bytes))
+}
+
+/// What a relay has of the events after this one, or of the first ones of the stream.
+async fn find_next(ends: &Ends, stream: &StreamId, head: Option<EventId>) -> Vec<Event> {
+    let of_stream = Filter::new()
+        .kind(CHANGES_KIND)
+        .author(ends.pairing.peer_key)
+        .custom_tag(SingleLetterTag::lowercase(Alphabet::R), stream.as_str());
+    if let Some(head) = head {
+        return ends.relays.fetch(of_stream.event(head), 4).await;
+    }
+    // Relays begin with the newest. The first has no tag to be found by.
+    let mut until = None;
+    for _ in 0..FIRST_PAGES_MAX {
+        let page = match until {
+            Some(until) => of_stream.clone().until(until),
+            None => of_stream.clone(),
+        };
+        let events = ends.relays.fetch(page, filter::CHANGES_PAGE).await;
+        let is_first = |event: &&Event| ChangesTags::of(event).is_ok_and(|tags| tags.previous.is_none());
+        if let Some(event) = events.iter().find(is_first) {
+            return vec![event.clone()];
+        }
+        let oldest = events.iter().map(|event| event.created_at).min();
+        if oldest.is_none() || oldest == until {
+            break;
+        }
+        until = oldest;
+    }
+    Vec::new()
+}
+
+async fn decode(frame: Vec<u8>, limits: &Limits) -> Result<Frame, String> {
+    if frame.len() <= INLINE_DECODE_BYTES_MAX {
+        return v2::decode(&frame, limits).map_err(|error| error.to_string());
+    }
+    let limits = limits.clone();
+    let decoding = tokio::task::spawn_blocking(move || v2::decode(&frame, &limits));
+    decoding.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+}

@@ -1,0 +1,92 @@
+//! Frames that travel in parts: many relays take no event of more than 64 KiB.
+
+/// Bytes of a frame in one event: with its prefix the padded length is 40,960, and the event about 55,000 bytes of JSON.
+pub(crate) const PART_BYTES_MAX: usize = 40_000;
+
+const FIRST: u8 = 1;
+const LAST: u8 = 2;
+
+/// Cuts a frame. Each part begins with a byte that says whether it is the first and whether it is the last.
+pub(crate) fn split(frame: &[u8]) -> Vec<Vec<u8>> {
+    let mut cuts: Vec<&[u8]> = frame.chunks(PART_BYTES_MAX).collect();
+    if cuts.is_empty() {
+        cuts.push(&[]);
+    }
+    let last = cuts.len() - 1;
+    let part = |(index, bytes): (usize, &[u8])| {
+        let flags = if index == 0 { FIRST } else { 0 } | if index == last { LAST } else { 0 };
+        [&[flags], bytes].concat()
+    };
+    cuts.into_iter().enumerate().map(part).collect()
+}
+
+/// Why parts do not make a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PartError {
+    #[error("a part of a message is empty")]
+    Empty,
+    #[error("a part of a message comes without the parts before it")]
+    NoBeginning,
+    #[error("a message of more than {bytes_max} bytes comes in parts")]
+    TooLong { bytes_max: usize },
+}
+
+/// Puts parts together again.
+#[derive(Default)]
+pub(crate) struct Assembler {
+    frame: Option<Vec<u8>>,
+}
+
+impl Assembler {
+    /// Takes the next part; gives the frame that it completes.
+    ///
+    /// A first part begins anew: who sent the others has forgotten them.
+    pub(crate) fn add(&mut self, part: &[u8], bytes_max: usize) -> Result<Option<Vec<u8>>, PartError> {
+        let (flags, bytes) = part.split_first().ok_or(PartError::Empty)?;
+        if flags & FIRST != 0 {
+            self.frame = Some(Vec::new());
+        }
+        let frame = self.frame.as_mut().ok_or(PartError::NoBeginning)?;
+        if frame.len() + bytes.len() > bytes_max {
+            self.frame = None;
+            return Err(PartError::TooLong { bytes_max });
+        }
+        frame.extend_from_slice(bytes);
+        Ok(if flags & LAST != 0 { self.frame.take() } else { None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_of_any_length_come_whole() {
+        for length in [0, 1, PART_BYTES_MAX, PART_BYTES_MAX + 1, 3 * PART_BYTES_MAX + 7] {
+            let frame: Vec<u8> = (0..length).map(|index| index as u8).collect();
+            let mut assembler = Assembler::default();
+            let parts = split(&frame);
+            assert_eq!(parts.len(), length.div_ceil(PART_BYTES_MAX).max(1));
+            let (last, others) = parts.split_last().unwrap();
+            for part in others {
+                assert_eq!(assembler.add(part, length), Ok(None));
+            }
+            assert_eq!(assembler.add(last, length), Ok(Some(frame)));
+        }
+    }
+
+    #[test]
+    fn what_makes_no_frame_is_refused() {
+        let parts = split(&[0; 3 * PART_BYTES_MAX]);
+        let mut assembler = Assembler::default();
+        assert_eq!(assembler.add(&[], 9), Err(PartError::Empty));
+        assert_eq!(assembler.add(&parts[1], usize::MAX), Err(PartError::NoBeginning));
+        let bytes_max = 2 * PART_BYTES_MAX;
+        assert_eq!(assembler.add(&parts[0], bytes_max), Ok(None));
+        assert_eq!(assembler.add(&parts[1], bytes_max), Ok(None));
+        assert_eq!(assembler.add(&parts[2], bytes_max), Err(PartError::TooLong { bytes_max }));
+        // Begun anew, with another frame.
+        assert_eq!(assembler.add(&parts[0], bytes_max), Ok(None));
+        assert_eq!(assembler.add(&split(b"other")[0], bytes_max), Ok(Some(b"other".to_vec())));
+    }
+}

@@ -1,0 +1,118 @@
+//! How far a stream has brought its receiver: what both ends remember beside the head of the chain.
+
+use litemesh_proto::limits::CREDIT_MAX;
+use litemesh_proto::{Cursor, DbVersion, Part, Place, Position, Progress, SiteId, SyncRequest, Terms};
+
+/// What the receiver of a stream holds of its sender after the head of the chain, where it took everything.
+///
+/// The receiver goes on with a stream only where its database says the same: after a restore from a backup, or after messages that it
+/// could not take, the two differ, and it begins another stream. The sender goes on from here after a restart.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Reach {
+    /// Between Litemesh peers: how far in the sender's versions, and inside of the next transaction.
+    Local(Position, Option<Place>),
+    /// With an original peer: of each site everything up to a version. The newest that came counts as incomplete.
+    Sites(Cursor),
+}
+
+impl Reach {
+    /// Where an answer to this request begins.
+    pub(crate) fn of(request: &SyncRequest) -> Self {
+        match &request.terms {
+            Some(terms) => Self::Local(terms.position, terms.staged.clone()),
+            None => Self::Sites(request.cursor.clone()),
+        }
+    }
+
+    /// A message of the stream came, or was sent.
+    pub(crate) fn add(&mut self, progress: Option<&Progress>, versions: impl Iterator<Item = (SiteId, DbVersion)>) {
+        match self {
+            Self::Local(position, place) => {
+                let Some(progress) = progress else { return };
+                *place = match &progress.part {
+                    Part::Piece { until, .. } => Some(until.clone()),
+                    Part::Whole | Part::Last { .. } => None,
+                };
+                if let (None, Some(reached)) = (&place, progress.position) {
+                    *position = reached;
+                }
+            }
+            Self::Sites(cursor) => {
+                cursor.join(&versions.map(|(site, version)| (site, version.previous())).collect());
+            }
+        }
+    }
+
+    /// Whether who asks so stands where the stream has brought it.
+    pub(crate) fn is_where(&self, request: &SyncRequest) -> bool {
+        match (self, &request.terms) {
+            (Self::Local(position, place), Some(terms)) => *position == terms.position && *place == terms.staged,
+            (Self::Sites(cursor), None) => cursor.iter().all(|(site, version)| request.cursor.get(site) >= version),
+            _ => false,
+        }
+    }
+
+    /// The request that a sender answers to go on from here. `answer`: a number of its own, since the receiver goes by the chain.
+    pub(crate) fn onwards(&self, request: &SyncRequest, answer: u32) -> SyncRequest {
+        match self {
+            Self::Local(position, staged) => {
+                let terms = Terms { answer, credit: CREDIT_MAX, position: *position, staged: staged.clone() };
+                SyncRequest { cursor: request.cursor.clone(), terms: Some(terms) }
+            }
+            Self::Sites(reached) => {
+                let mut cursor = request.cursor.clone();
+                cursor.join(reached);
+                SyncRequest { cursor, terms: None }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use litemesh_proto::Incarnation;
+
+    use super::*;
+
+    const SITE: SiteId = SiteId::from_bytes([1; 16]);
+
+    fn position(version: i64) -> Position {
+        Position { version: DbVersion::new(version), incarnation: Incarnation(7) }
+    }
+
+    fn asking(version: i64, staged: Option<Place>) -> SyncRequest {
+        let terms = Terms { answer: 9, credit: CREDIT_MAX, position: position(version), staged };
+        SyncRequest { cursor: Cursor::new(), terms: Some(terms) }
+    }
+
+    #[test]
+    fn a_stream_of_a_litemesh_peer_goes_on_where_its_receiver_stands() {
+        let mut reach = Reach::of(&asking(3, None));
+        let whole = Progress { position: Some(position(5)), ..Progress::default() };
+        reach.add(Some(&whole), std::iter::empty());
+        assert!(reach.is_where(&asking(5, None)) && !reach.is_where(&asking(3, None)));
+        assert!(!reach.is_where(&SyncRequest::default()), "what an original peer asks is of another kind");
+
+        let until = Place(Box::from(*b"half"));
+        let part = Part::Piece { after: None, until: until.clone() };
+        reach.add(Some(&Progress { part, ..Progress::default() }), std::iter::empty());
+        assert!(reach.is_where(&asking(5, Some(until.clone()))) && !reach.is_where(&asking(5, None)));
+        assert_eq!(reach.onwards(&asking(3, None), 9), asking(5, Some(until.clone())));
+
+        let last = Progress { part: Part::Last { after: until }, position: Some(position(6)), ..Progress::default() };
+        reach.add(Some(&last), std::iter::empty());
+        assert!(reach.is_where(&asking(6, None)));
+    }
+
+    /// The newest version of a message may have come in part.
+    #[test]
+    fn a_stream_of_an_original_peer_repeats_the_version_that_it_ended_in() {
+        let held = |version: i64| -> Cursor { [(SITE, DbVersion::new(version))].into_iter().collect() };
+        let request = SyncRequest { cursor: held(2), terms: None };
+        let mut reach = Reach::of(&request);
+        reach.add(None, [4, 5, 5].map(|version| (SITE, DbVersion::new(version))).into_iter());
+        assert!(reach.is_where(&SyncRequest { cursor: held(4), terms: None }));
+        assert!(!reach.is_where(&SyncRequest { cursor: held(3), terms: None }));
+        assert_eq!(reach.onwards(&request, 1).cursor, held(4));
+    }
+}

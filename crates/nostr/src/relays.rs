@@ -1,0 +1,298 @@
+//! The relays of one pairing: what is published goes to all of them, and one that takes it is enough.
+//!
+//! Each relay has a line of its own, so that a dead or slow one costs nothing while another works. Nothing that a relay says is
+//! believed: events are signed, and their order is that of the chain. What comes too fast is dropped here and fetched later.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use nostr::{Event, Filter, Keys, RelayMessage, RelayUrl, SubscriptionId};
+use nostr_sdk::pool::RelayLimits;
+use nostr_sdk::pool::relay::{RelayNotification, ReqExitPolicy};
+use nostr_sdk::{Client, ClientOptions, Relay, RelayOptions, RelayStatus, SubscribeOptions};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+/// Events that wait for one relay. A relay that is further behind is left out.
+const JOBS_MAX: usize = 16;
+
+/// Events that came and wait to be looked at.
+const HEARD_MAX: usize = 64;
+
+/// What is under way from one relay inside of the client.
+const NOTIFICATIONS_MAX: usize = 64;
+
+/// Longest event of a Litemesh peer, in bytes of JSON: a part of a message, or a request that names half a million sites.
+const EVENT_BYTES_MAX: u32 = 1 << 20;
+
+/// Longest event of an original peer: one large value.
+const EVENT_BYTES_MAX_V1: u32 = 3 << 19;
+
+/// How long a relay may take to answer what is fetched.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an event waits for a relay that is being dialled.
+const DIAL_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long after a relay gave up a subscription it is asked again.
+const RESUBSCRIBE_DELAY: Duration = Duration::from_secs(5);
+
+/// How long slow relays may take to get what others have taken, when we hang up.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How soon a relay that is gone is dialled again, at first.
+const DIAL_DELAY: Duration = Duration::from_secs(1);
+
+/// Filters by the name that they go by.
+type Subscriptions = Vec<(&'static str, Filter)>;
+
+/// What relays say.
+pub(crate) enum Heard {
+    /// An event, for the subscription of this name. Its signature is right; everything else is to be checked.
+    Event(String, Box<Event>),
+    /// A relay is there (again).
+    Connected,
+}
+
+pub(crate) struct Relays {
+    client: Client,
+    lines: Vec<Line>,
+    subscriptions: watch::Sender<Subscriptions>,
+    missed: Arc<Notify>,
+    cancel: CancellationToken,
+    writers: TaskTracker,
+    ears: TaskTracker,
+}
+
+struct Line {
+    relay: Relay,
+    jobs: mpsc::Sender<Job>,
+}
+
+struct Job {
+    event: Arc<Event>,
+    answer: mpsc::Sender<Result<(), String>>,
+}
+
+impl Relays {
+    /// Dials all of them. What they say comes out of the receiver.
+    pub(crate) async fn connect(
+        keys: Keys,
+        urls: &[RelayUrl],
+        is_litemesh: bool,
+    ) -> Result<(Self, mpsc::Receiver<Heard>), String> {
+        // Relays that ask for it learn that we have the key (NIP-42).
+        let login = ClientOptions::new().automatic_authentication(true);
+        let client = Client::builder().signer(keys).opts(login).build();
+        let mut limits = RelayLimits::default();
+        limits.messages.max_size = Some(if is_litemesh { EVENT_BYTES_MAX } else { EVENT_BYTES_MAX_V1 });
+        let options = RelayOptions::new()
+            .limits(limits)
+            .notification_channel_size(NOTIFICATIONS_MAX)
+            .retry_interval(DIAL_DELAY)
+            .adjust_retry_interval(true);
+        let (heard_sender, heard) = mpsc::channel(HEARD_MAX);
+        let (subscriptions, _) = watch::channel(Vec::new());
+        let missed = Arc::new(Notify::new());
+        let cancel = CancellationToken::new();
+        let (writers, ears) = (TaskTracker::new(), TaskTracker::new());
+        let mut lines = Vec::with_capacity(urls.len());
+        for url in urls {
+            client.pool().add_relay(url, options.clone()).await.map_err(|error| error.to_string())?;
+            let relay = client.pool().relay(url).await.map_err(|error| error.to_string())?;
+            let (jobs, jobs_taken) = mpsc::channel(JOBS_MAX);
+            writers.spawn(write(relay.clone(), jobs_taken, cancel.clone()));
+            let ear = Ear {
+                relay: relay.clone(),
+                subscriptions: subscriptions.subscribe(),
+                heard: heard_sender.clone(),
+                missed: missed.clone(),
+                cancel: cancel.clone(),
+            };
+            // Before it is dialled: afterwards it could be connected already.
+            let notifications = relay.notifications();
+            ears.spawn(ear.listen(notifications));
+            relay.connect();
+            lines.push(Line { relay, jobs });
+        }
+        Ok((Self { client, lines, subscriptions, missed, cancel, writers, ears }, heard))
+    }
+
+    /// Publishes to all relays. Returns as soon as one has taken it; the others go on.
+    ///
+    /// # Errors
+    ///
+    /// None has; what the last of them said.
+    pub(crate) async fn publish(&self, event: &Event) -> Result<(), String> {
+        let event = Arc::new(event.clone());
+        let (answer, mut answers) = mpsc::channel(self.lines.len().max(1));
+        for line in &self.lines {
+            // One that is full does not keep up.
+            let _ = line.jobs.try_send(Job { event: event.clone(), answer: answer.clone() });
+        }
+        drop(answer);
+        let mut reason = "no relay keeps up".to_owned();
+        while let Some(answer) = answers.recv().await {
+            match answer {
+                Ok(()) => return Ok(()),
+                Err(said) => reason = said,
+            }
+        }
+        Err(reason)
+    }
+
+    /// Subscribes at all relays, also those that come back later.
+    pub(crate) fn subscribe(&self, name: &'static str, filter: Filter) {
+        self.subscriptions.send_modify(|subscriptions| {
+            subscriptions.retain(|(known, _)| *known != name);
+            subscriptions.push((name, filter));
+        });
+    }
+
+    /// Asks all relays that are there; gives what the first of them that has something says. At most `limit` events.
+    pub(crate) async fn fetch(&self, filter: Filter, limit: usize) -> Vec<Event> {
+        let filter = filter.limit(limit);
+        let there = self.lines.iter().filter(|line| line.relay.is_connected());
+        let mut asking: FuturesUnordered<_> =
+            there.map(|line| fetch_from(line.relay.clone(), filter.clone(), limit)).collect();
+        while let Some(events) = asking.next().await {
+            if !events.is_empty() {
+                return events;
+            }
+        }
+        Vec::new()
+    }
+
+    /// Something that came had to be dropped.
+    pub(crate) fn missed(&self) -> Arc<Notify> {
+        self.missed.clone()
+    }
+
+    /// Hangs up, once slow relays have got what others have taken, or after a while.
+    pub(crate) async fn close(mut self) {
+        self.lines.clear();
+        self.writers.close();
+        // Whichever comes first.
+        let _ = tokio::time::timeout(CLOSE_PATIENCE, self.writers.wait()).await;
+        self.cancel.cancel();
+        self.client.shutdown().await;
+        self.writers.wait().await;
+        self.ears.close();
+        self.ears.wait().await;
+    }
+}
+
+async fn fetch_from(relay: Relay, filter: Filter, limit: usize) -> Vec<Event> {
+    let mut events = Vec::new();
+    let Ok(mut stream) = relay.stream_events(filter, FETCH_TIMEOUT, ReqExitPolicy::ExitOnEOSE).await else {
+        return events;
+    };
+    while events.len() < limit
+        && let Some(event) = stream.next().await
+    {
+        match event {
+            Ok(event) => events.push(event),
+            Err(error) => {
+                debug!(relay = %relay.url(), %error, "fetching");
+                break;
+            }
+        }
+    }
+    events
+}
+
+/// Publishes at one relay, one event after another.
+async fn write(relay: Relay, mut jobs: mpsc::Receiver<Job>, cancel: CancellationToken) {
+    let work = async {
+        while let Some(Job { event, answer }) = jobs.recv().await {
+            if !relay.is_connected() {
+                relay.wait_for_connection(DIAL_PATIENCE).await;
+            }
+            let result = relay.send_event(&event).await;
+            // Nobody listens any more where another relay was faster.
+            let _ = answer.try_send(result.map(drop).map_err(|error| format!("{}: {error}", relay.url())));
+        }
+    };
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        () = work => {}
+    }
+}
+
+/// Listens at one relay.
+struct Ear {
+    relay: Relay,
+    subscriptions: watch::Receiver<Subscriptions>,
+    heard: mpsc::Sender<Heard>,
+    missed: Arc<Notify>,
+    cancel: CancellationToken,
+}
+
+impl Ear {
+    async fn listen(mut self, mut notifications: broadcast::Receiver<RelayNotification>) {
+        let mut again = None;
+        loop {
+            let due = async {
+                match again {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Losing a branch loses nothing: notifications stay in their channel.
+            tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return,
+                () = due => {
+                    again = None;
+                    self.subscribe().await;
+                }
+                changed = self.subscriptions.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.subscribe().await;
+                }
+                notification = notifications.recv() => match notification {
+                    Ok(RelayNotification::Message { message: RelayMessage::Event { subscription_id, event } }) => {
+                        self.pass_on(Heard::Event(subscription_id.to_string(), Box::new(event.into_owned())));
+                    }
+                    Ok(RelayNotification::Message { message: RelayMessage::Closed { message, .. } }) => {
+                        debug!(relay = %self.relay.url(), %message, "a subscription was closed");
+                        again = Some(tokio::time::Instant::now() + RESUBSCRIBE_DELAY);
+                    }
+                    Ok(RelayNotification::RelayStatus { status: RelayStatus::Connected }) => {
+                        self.subscribe().await;
+                        self.pass_on(Heard::Connected);
+                    }
+                    // It refused what we asked for before.
+                    Ok(RelayNotification::Authenticated) => self.subscribe().await,
+                    Ok(RelayNotification::Shutdown) | Err(broadcast::error::RecvError::Closed) => return,
+                    Ok(_) => {}
+                    Err(broadcast::error::RecvError::Lagged(_)) => self.missed.notify_one(),
+                },
+            }
+        }
+    }
+
+    async fn subscribe(&mut self) {
+        let subscriptions = self.subscriptions.borrow_and_update().clone();
+        for (name, filter) in subscriptions {
+            let subscribing =
+                self.relay.subscribe_with_id(SubscriptionId::new(name), filter, SubscribeOptions::default());
+            if let Err(error) = subscribing.await {
+                // Where it is not connected, we come back when it is.
+                debug!(relay = %self.relay.url(), %error, "subscribing");
+            }
+        }
+    }
+
+    fn pass_on(&self, heard: Heard) {
+        if self.heard.try_send(heard).is_err() {
+            self.missed.notify_one();
+        }
+    }
+}

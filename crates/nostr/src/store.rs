@@ -1,0 +1,300 @@
+//! What must outlive the process: who is paired, our keys, and how far the streams of each pairing are. A SQLite file beside the
+//! database, readable by its owner only.
+//!
+//! Not in the database itself, where the original has it: that file is copied and sent around, and a table in it can be made to
+//! replicate (`known-failures.md` C2).
+
+mod streams;
+
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use litemesh_proto::SiteId;
+use nostr::{Keys, PublicKey, RelayUrl, SecretKey, Timestamp};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+pub(crate) use streams::{Inbound, Outbound};
+
+/// What the file of a database is called: its own name and this.
+const SUFFIX: &str = "-nostr";
+
+/// How long a call waits for another process that writes.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS pairing (
+        local_key TEXT NOT NULL, peer_key TEXT NOT NULL, site BLOB NOT NULL, peer BLOB NOT NULL, device TEXT NOT NULL,
+        relays TEXT NOT NULL, paired_at INTEGER NOT NULL, is_litemesh INTEGER NOT NULL, secret TEXT,
+        PRIMARY KEY (local_key, peer_key)) STRICT, WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS inbound (
+        local_key TEXT NOT NULL, peer_key TEXT NOT NULL, stream TEXT NOT NULL, request BLOB NOT NULL,
+        asked_at INTEGER NOT NULL, head TEXT, head_at INTEGER NOT NULL, reach BLOB NOT NULL,
+        PRIMARY KEY (local_key, peer_key)) STRICT, WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS outbound (
+        local_key TEXT NOT NULL, peer_key TEXT NOT NULL, stream TEXT NOT NULL, request BLOB NOT NULL,
+        asked_at INTEGER NOT NULL, last TEXT NOT NULL, head TEXT, head_at INTEGER NOT NULL, reach BLOB NOT NULL,
+        PRIMARY KEY (local_key, peer_key)) STRICT, WITHOUT ROWID;
+    PRAGMA user_version = 1;
+";
+
+/// Two databases that were paired: what one row of the original's `nostr_peers` says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pairing {
+    /// Our site id when they were. A copied database has another one, and no pairings.
+    pub site: SiteId,
+    /// Our key in this pairing.
+    pub local_key: PublicKey,
+    /// The remote's site id.
+    pub peer: SiteId,
+    /// Its key in this pairing.
+    pub peer_key: PublicKey,
+    /// What it calls itself.
+    pub device: String,
+    /// Where both meet.
+    pub relays: Vec<RelayUrl>,
+    /// When they were paired.
+    pub paired_at: Timestamp,
+    /// Whether the remote was last seen to be a Litemesh peer.
+    pub is_litemesh: bool,
+}
+
+/// Pairings, keys and streams, in one file.
+///
+/// ```
+/// use litemesh_nostr::Store;
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = Store::path_beside(&folder.path().join("app.db"));
+/// assert!(path.ends_with("app.db-nostr"));
+/// let store = Store::open(&path)?;
+/// # let site = litemesh_proto::SiteId::from_bytes([7; 16]);
+/// assert!(store.pairings(site)?.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Store {
+    connection: Mutex<Connection>,
+}
+
+/// The file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The file cannot be made, or its permissions not be set.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// SQLite says no.
+    #[error("the file of pairings: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// Something in it is not what this version writes.
+    #[error("the file of pairings: {what} cannot be read: {reason}")]
+    Content {
+        /// Which thing.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// A later version made it.
+    #[error("the file of pairings has version {version}, this program knows 1: use a newer one")]
+    Newer {
+        /// Its `PRAGMA user_version`.
+        version: i64,
+    },
+}
+
+impl Store {
+    /// Where the file of a database lies.
+    pub fn path_beside(database: &Path) -> PathBuf {
+        let mut name = database.as_os_str().to_owned();
+        name.push(SUFFIX);
+        name.into()
+    }
+
+    /// Opens the file, or makes it, so that only its owner can read it.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be opened, or is of a later version.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        own(path).map_err(|source| StoreError::File { path: path.to_owned(), source })?;
+        Self::new(Connection::open(path)?)
+    }
+
+    /// A store that is gone with the process.
+    ///
+    /// # Errors
+    ///
+    /// SQLite's.
+    pub fn open_in_memory() -> Result<Self, StoreError> {
+        Self::new(Connection::open_in_memory()?)
+    }
+
+    fn new(connection: Connection) -> Result<Self, StoreError> {
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        let version: i64 = connection.query_row("PRAGMA user_version", (), |row| row.get(0))?;
+        if version > 1 {
+            return Err(StoreError::Newer { version });
+        }
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        connection.execute_batch(SCHEMA)?;
+        Ok(Self { connection: Mutex::new(connection) })
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        // Nothing here panics between two statements that belong together: they are in transactions.
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a pairing, and our secret key in it. Another one with the same remote is forgotten, and its streams with it.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn pair(&self, pairing: &Pairing, secret: Option<&SecretKey>) -> Result<(), StoreError> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction()?;
+        forget(&transaction, pairing.site, pairing.peer)?;
+        let relays: Vec<&str> = pairing.relays.iter().map(RelayUrl::as_str).collect();
+        transaction.execute(
+            "INSERT INTO pairing (local_key, peer_key, site, peer, device, relays, paired_at, is_litemesh, secret)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            params![
+                pairing.local_key.to_hex(),
+                pairing.peer_key.to_hex(),
+                pairing.site.as_bytes(),
+                pairing.peer.as_bytes(),
+                pairing.device,
+                relays.join("\n"),
+                seconds(pairing.paired_at),
+                pairing.is_litemesh,
+                secret.map(SecretKey::to_secret_hex),
+            ],
+        )?;
+        Ok(transaction.commit()?)
+    }
+
+    /// Ends the pairing with a remote. Says whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn unpair(&self, site: SiteId, peer: SiteId) -> Result<bool, StoreError> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction()?;
+        let was_paired = forget(&transaction, site, peer)?;
+        transaction.commit()?;
+        Ok(was_paired)
+    }
+
+    /// The pairings of a database, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read.
+    pub fn pairings(&self, site: SiteId) -> Result<Vec<Pairing>, StoreError> {
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(
+            "SELECT local_key, peer_key, site, peer, device, relays, paired_at, is_litemesh FROM pairing
+             WHERE site = ?1 ORDER BY paired_at DESC, peer",
+        )?;
+        let rows = statement.query_and_then([site.as_bytes()], read_pairing)?;
+        rows.collect()
+    }
+
+    /// The remote turned out to be of the other kind: its streams begin anew.
+    pub(crate) fn set_litemesh(&self, pairing: &Pairing, is_litemesh: bool) -> Result<(), StoreError> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction()?;
+        let (local_key, peer_key) = (pairing.local_key.to_hex(), pairing.peer_key.to_hex());
+        for table in ["inbound", "outbound"] {
+            let delete = format!("DELETE FROM {table} WHERE local_key = ?1 AND peer_key = ?2");
+            transaction.execute(&delete, [&local_key, &peer_key])?;
+        }
+        transaction.execute(
+            "UPDATE pairing SET is_litemesh = ?3 WHERE local_key = ?1 AND peer_key = ?2",
+            params![local_key, peer_key, is_litemesh],
+        )?;
+        Ok(transaction.commit()?)
+    }
+
+    /// Our keys in a pairing, where the store has them.
+    pub(crate) fn keys(&self, local_key: PublicKey) -> Result<Option<Keys>, StoreError> {
+        let connection = self.connection();
+        let mut statement = connection
+            .prepare_cached("SELECT secret FROM pairing WHERE local_key = ?1 AND secret IS NOT NULL LIMIT 1")?;
+        let secret: Option<String> = statement.query_row([local_key.to_hex()], |row| row.get(0)).optional()?;
+        secret.map(|secret| secret.parse().map(Keys::new).map_err(|error| content("a secret key", error))).transpose()
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+/// Makes the file, and takes it away from all but its owner. SQLite gives the files beside it the same permissions.
+fn own(path: &Path) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(path)?;
+    #[cfg(unix)]
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    drop(file);
+    Ok(())
+}
+
+fn forget(connection: &Connection, site: SiteId, peer: SiteId) -> Result<bool, StoreError> {
+    let ids = [site.as_bytes(), peer.as_bytes()];
+    for table in ["inbound", "outbound"] {
+        let delete = format!(
+            "DELETE FROM {table} WHERE (local_key, peer_key) IN
+             (SELECT local_key, peer_key FROM pairing WHERE site = ?1 AND peer = ?2)"
+        );
+        connection.execute(&delete, ids)?;
+    }
+    Ok(connection.execute("DELETE FROM pairing WHERE site = ?1 AND peer = ?2", ids)? > 0)
+}
+
+fn read_pairing(row: &Row<'_>) -> Result<Pairing, StoreError> {
+    let key = |index| {
+        let hex: String = row.get(index)?;
+        PublicKey::from_hex(&hex).map_err(|error| content("a key", error))
+    };
+    let site = |index| Ok::<_, StoreError>(SiteId::from_bytes(row.get(index)?));
+    let relays: String = row.get(5)?;
+    let relays =
+        relays.lines().map(|relay| RelayUrl::parse(relay).map_err(|error| content("a relay's address", error)));
+    Ok(Pairing {
+        local_key: key(0)?,
+        peer_key: key(1)?,
+        site: site(2)?,
+        peer: site(3)?,
+        device: row.get(4)?,
+        relays: relays.collect::<Result<_, _>>()?,
+        paired_at: timestamp(row.get(6)?),
+        is_litemesh: row.get(7)?,
+    })
+}
+
+fn content(what: &'static str, reason: impl ToString) -> StoreError {
+    StoreError::Content { what, reason: reason.to_string() }
+}
+
+/// SQLite's integers have a sign.
+fn seconds(time: Timestamp) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn timestamp(seconds: i64) -> Timestamp {
+    Timestamp::from_secs(seconds.max(0).cast_unsigned())
+}

@@ -1,0 +1,206 @@
+//! [`NostrTransport`]: a connection for each pairing.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use litemesh_proto::{BoxFuture, PeerCallbacks, PeerMessage, Remote, SyncRequest, Transport, TransportError};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use crate::link::{self, Handle};
+use crate::store::Pairing;
+use crate::{CHANGES_LIFETIME, Store};
+
+/// Stands in logs and events.
+pub(crate) const NAME: &str = "nostr";
+
+/// How often the file of pairings is looked at: another process may pair or unpair.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// About how many bytes of JSON one message to an original peer may take: what it cuts its own messages at.
+const MESSAGE_BYTES_MAX_V1: usize = crate::BATCH_SIZE_MAX;
+
+/// Syncs with everyone who is paired, through relays. A cheap handle: clones are the same transport.
+///
+/// Remotes need not be there at the same time: relays keep what one says until the other reads it (docs/nostr.md).
+#[derive(Clone)]
+pub struct NostrTransport {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) store: Arc<Store>,
+    pub(crate) lifetime: Duration,
+    phase: watch::Sender<Phase>,
+    handles: Mutex<HashMap<u64, Handle>>,
+    last_error: Mutex<Option<String>>,
+    tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Waiting,
+    Running,
+    Stopped,
+}
+
+impl NostrTransport {
+    /// A transport for the pairings in this store, also those that are made or ended while it runs.
+    pub fn new(store: Arc<Store>) -> Self {
+        Self::with_lifetime(store, CHANGES_LIFETIME)
+    }
+
+    /// The same, and relays are asked to keep what we send for so long. Who is away for longer is sent what it lacks when it is back;
+    /// who is there sooner need not wait for us.
+    pub fn with_lifetime(store: Arc<Store>, lifetime: Duration) -> Self {
+        let shared = Shared {
+            store,
+            lifetime,
+            phase: watch::Sender::new(Phase::Waiting),
+            handles: Mutex::default(),
+            last_error: Mutex::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Why something failed last, such as a stream that broke or a file that cannot be read.
+    pub fn last_error(&self) -> Option<String> {
+        self.shared.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Shared {
+    pub(crate) fn handles(&self) -> MutexGuard<'_, HashMap<u64, Handle>> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn report(&self, reason: String) {
+        warn!(reason, "nostr");
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+    }
+
+    fn handle(&self, remote: Remote) -> Result<Handle, TransportError> {
+        let handle = self.handles().get(&remote.connection).cloned();
+        handle.ok_or(TransportError::NotConnected { remote: remote.site })
+    }
+}
+
+/// Begins and ends links as pairings come and go.
+async fn supervise(shared: Arc<Shared>, peer: Arc<dyn PeerCallbacks>) {
+    let mut links: Vec<(Pairing, CancellationToken)> = Vec::new();
+    while !shared.stop.is_cancelled() {
+        let reading = {
+            let (shared, site) = (shared.clone(), peer.site());
+            tokio::task::spawn_blocking(move || shared.store.pairings(site))
+        };
+        match reading.await {
+            Ok(Ok(pairings)) => follow(&shared, &peer, &mut links, pairings),
+            Ok(Err(error)) => shared.report(error.to_string()),
+            Err(error) => shared.report(error.to_string()),
+        }
+        // Whichever comes first.
+        let _ = tokio::time::timeout(LOOK_EVERY, shared.stop.cancelled()).await;
+    }
+    for (_, end) in links {
+        end.cancel();
+    }
+}
+
+/// Ends the links whose pairing is gone, and begins one for each that is new.
+fn follow(
+    shared: &Arc<Shared>,
+    peer: &Arc<dyn PeerCallbacks>,
+    links: &mut Vec<(Pairing, CancellationToken)>,
+    pairings: Vec<Pairing>,
+) {
+    let is_same = |one: &Pairing, other: &Pairing| (one.local_key, one.peer_key) == (other.local_key, other.peer_key);
+    links.retain(|(known, end)| {
+        let is_there = pairings.iter().any(|pairing| is_same(pairing, known));
+        if !is_there {
+            end.cancel();
+        }
+        is_there
+    });
+    for pairing in pairings {
+        // The newest of a remote comes first.
+        if links.iter().any(|(known, _)| is_same(known, &pairing) || known.peer == pairing.peer) {
+            continue;
+        }
+        let end = shared.stop.child_token();
+        shared.tasks.spawn(link::run(shared.clone(), peer.clone(), pairing.clone(), end.clone()));
+        links.push((pairing, end));
+    }
+}
+
+impl Transport for NostrTransport {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn start(&self, peer: Arc<dyn PeerCallbacks>) -> BoxFuture<'_, Result<(), TransportError>> {
+        Box::pin(async move {
+            let is_first = self.shared.phase.send_if_modified(|phase| {
+                let is_first = *phase == Phase::Waiting;
+                if is_first {
+                    *phase = Phase::Running;
+                    // In here, so that a stop comes before all of this or after it.
+                    self.shared.tasks.spawn(supervise(self.shared.clone(), peer.clone()));
+                }
+                is_first
+            });
+            if is_first { Ok(()) } else { Err(TransportError::AlreadyStarted) }
+        })
+    }
+
+    fn sync(&self, remote: Remote, request: SyncRequest) -> BoxFuture<'_, Result<(), TransportError>> {
+        Box::pin(async move {
+            let handle = self.shared.handle(remote)?;
+            let lost = || TransportError::Lost { reason: "the connection ended".to_owned() };
+            handle.requests.send(request).await.map_err(|_| lost())
+        })
+    }
+
+    fn send(&self, remote: Remote, message: PeerMessage) -> BoxFuture<'_, Result<(), TransportError>> {
+        Box::pin(async move {
+            let handle = self.shared.handle(remote)?;
+            if let PeerMessage::Ack(ack) = message {
+                // The last one says everything.
+                handle.ack.send_replace(Some(ack));
+                return Ok(());
+            }
+            let lost = || TransportError::Lost { reason: "the connection ended".to_owned() };
+            handle.messages.send(message).await.map_err(|_| lost())
+        })
+    }
+
+    fn close(&self, remote: Remote) -> BoxFuture<'_, ()> {
+        if let Ok(handle) = self.shared.handle(remote) {
+            handle.closed.cancel();
+        }
+        Box::pin(async {})
+    }
+
+    /// Must not be called from inside of a callback: it waits for all callbacks to resolve.
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            self.shared.phase.send_replace(Phase::Stopped);
+            self.shared.stop.cancel();
+            self.shared.tasks.close();
+            self.shared.tasks.wait().await;
+        })
+    }
+
+    fn keeps_messages(&self) -> bool {
+        true
+    }
+
+    fn message_bytes_max(&self, remote: Remote) -> usize {
+        if remote.is_litemesh { litemesh_proto::limits::BATCH_BYTES_MAX } else { MESSAGE_BYTES_MAX_V1 }
+    }
+}

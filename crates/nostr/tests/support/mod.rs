@@ -1,0 +1,129 @@
+//! Relays, and peers that meet there.
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)] // each test binary uses a part of it
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use litemesh::{Database, Event, Events, Peer};
+use litemesh_nostr::{Listener, NostrTransport, Pairing, Store, join};
+use nostr_relay_builder::builder::RateLimit;
+use nostr_relay_builder::{LocalRelay, RelayBuilder};
+
+/// Long enough for any machine; a test that needs it fails.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub fn builder() -> RelayBuilder {
+    RelayBuilder::default().rate_limit(RateLimit { max_reqs: 100_000, notes_per_minute: 1_000_000 })
+}
+
+pub async fn relay() -> LocalRelay {
+    run(builder()).await
+}
+
+pub async fn run(builder: RelayBuilder) -> LocalRelay {
+    let relay = LocalRelay::new(builder);
+    relay.run().await.unwrap();
+    relay
+}
+
+/// A database and its pairings.
+pub struct Device {
+    pub db: Database,
+    pub path: PathBuf,
+    pub store: Arc<Store>,
+}
+
+impl Device {
+    pub fn new(folder: &Path, name: &str) -> Self {
+        let device = Self::open(&folder.join(format!("{name}.db")));
+        let engine = device.db.lock();
+        engine
+            .connection()
+            .execute_batch("CREATE TABLE todo (id INTEGER PRIMARY KEY NOT NULL, title TEXT, data BLOB)")
+            .unwrap();
+        drop(engine);
+        device.db.lock().replicate("todo").unwrap();
+        device
+    }
+
+    pub fn open(path: &Path) -> Self {
+        let store = Store::open(&Store::path_beside(path)).unwrap();
+        Self { db: Database::open(path).unwrap(), path: path.to_owned(), store: Arc::new(store) }
+    }
+
+    pub fn site(&self) -> litemesh_proto::SiteId {
+        self.db.lock().site().unwrap()
+    }
+
+    pub fn execute(&self, sql: &str) {
+        self.db.lock().connection().execute_batch(sql).unwrap();
+    }
+
+    pub fn rows(&self) -> Vec<String> {
+        let engine = self.db.lock();
+        let mut statement = engine
+            .connection()
+            .prepare("SELECT id || ' ' || quote(title) || ' ' || ifnull(length(data), '') FROM todo ORDER BY id")
+            .unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    }
+
+    pub async fn start(self) -> Running {
+        let transport = NostrTransport::new(self.store.clone());
+        let builder = Peer::builder(self.db.clone()).transport(transport.clone());
+        let events = builder.events();
+        Running { peer: builder.start().await.unwrap(), events, transport, device: self }
+    }
+}
+
+/// A device that syncs.
+pub struct Running {
+    pub device: Device,
+    pub peer: Peer,
+    pub events: Events,
+    pub transport: NostrTransport,
+}
+
+impl Running {
+    pub async fn wait(&mut self, what: &str, found: impl Fn(&Event) -> bool) {
+        let wait = async { while !found(&self.events.recv().await.unwrap()) {} };
+        tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| {
+            panic!("no event: {what}; last error: {:?}; {:?}", self.transport.last_error(), self.peer.status())
+        });
+    }
+
+    /// Waits until the rows are these.
+    pub async fn wait_for_rows(&mut self, rows: &[String]) {
+        let wait = async {
+            while self.device.rows() != rows {
+                self.events.recv().await.unwrap();
+            }
+        };
+        if tokio::time::timeout(PATIENCE, wait).await.is_err() {
+            let have = self.device.rows();
+            panic!(
+                "waiting for {} rows, have {}; last error: {:?}; {:?}",
+                rows.len(),
+                have.len(),
+                self.transport.last_error(),
+                self.peer.status()
+            );
+        }
+    }
+
+    /// Ends the process, so to say.
+    pub async fn stop(self) -> Device {
+        self.peer.stop().await;
+        self.device
+    }
+}
+
+/// Pairs two devices at these relays.
+pub async fn pair(one: &Device, other: &Device, relays: &[String]) -> (Pairing, Pairing) {
+    let listener = Listener::start(one.site(), "one", relays).await.unwrap();
+    let string = listener.connection_string().to_string().parse().unwrap();
+    let (listened, joined) =
+        tokio::join!(listener.paired(&one.store), join(other.site(), "other", &string, &other.store));
+    (listened.unwrap(), joined.unwrap())
+}
