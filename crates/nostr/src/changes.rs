@@ -66,12 +66,13 @@ impl ChangesTags {
         let find = |name: &str| {
             let tag =
                 event.tags.iter().map(Tag::as_slice).find(|tag| tag.first().is_some_and(|first| first == name))?;
-            // A tag without a value says nothing, and so cannot be read.
             Some(tag.get(1).map_or("", String::as_str))
         };
         let stream_id = find("r").and_then(|text| text.parse().ok()).ok_or(ReadError::Tag { tag: "r" })?;
         let expiration = find("expiration").and_then(|text| text.parse().ok());
-        let previous = find("e").map(|text| EventId::from_hex(text).map_err(|_| ReadError::Tag { tag: "e" }));
+        // The original takes an empty one for none, too.
+        let previous = find("e").filter(|text| !text.is_empty());
+        let previous = previous.map(|text| EventId::from_hex(text).map_err(|_| ReadError::Tag { tag: "e" }));
         Ok(Self { stream_id, expiration: expiration.map(Timestamp::from_secs), previous: previous.transpose()? })
     }
 
