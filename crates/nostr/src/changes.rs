@@ -10,7 +10,7 @@ use nostr::{Event, EventId, Tag, TagKind, Timestamp};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::content::{SiteText, from_json, malformed};
+use crate::content::{SiteText, check_peer, from_json, malformed};
 use crate::nip44v3::into_text;
 use crate::{Batch, PLAINTEXT_BYTES_MAX, ReadError, StreamId};
 
@@ -133,15 +133,14 @@ pub enum Incoming {
 impl Incoming {
     /// Reads what was decrypted, of which the sender must be `peer`.
     pub(crate) fn read(plaintext: Vec<u8>, peer: SiteId) -> Result<Self, ReadError> {
-        let check = |got| if got == peer { Ok(()) } else { Err(ReadError::Peer { expected: peer, got }) };
         if plaintext.first() == Some(&FRAMES_MARK) {
             let site = plaintext.get(1..FRAMES_START).and_then(SiteId::from_slice);
-            check(site.ok_or_else(|| malformed("CHANGES", "it ends inside of the site id"))?)?;
+            check_peer(site.ok_or_else(|| malformed("CHANGES", "it ends inside of the site id"))?, peer)?;
             return Ok(Self::Frames(Bytes::from(plaintext).slice(FRAMES_START..)));
         }
         let text = into_text(plaintext);
         let json: ChangesJson<'_> = from_json("CHANGES", &text)?;
-        check(json.peer_id.0)?;
+        check_peer(json.peer_id.0, peer)?;
         Ok(Self::Message(v1::deserialize_message(json.msg.get().as_bytes())?))
     }
 }

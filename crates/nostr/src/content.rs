@@ -161,12 +161,14 @@ impl CursorContent {
         })
     }
 
-    pub(crate) fn from_json(text: &str) -> Result<Self, ReadError> {
+    /// Reads what was decrypted, of which the receiver must be `peer`.
+    pub(crate) fn from_json(text: &str, peer: SiteId) -> Result<Self, ReadError> {
         let json: CursorJson = from_json("CURSOR", text)?;
         let stream_id = json
             .stream_id
             .parse()
             .map_err(|error: crate::ParseStreamIdError| malformed("CURSOR", error.to_string()))?;
+        check_peer(json.peer_id.0, peer)?;
         let cursor = v1::deserialize_cursor(json.cursor.get().as_bytes())?;
         Ok(Self { peer_id: json.peer_id.0, stream_id, cursor, litemesh: json.litemesh })
     }
@@ -262,6 +264,10 @@ pub(crate) fn from_json<'a, T: Deserialize<'a>>(what: &'static str, text: &'a st
         };
         malformed(what, format!("{kind}, at line {} column {}", error.line(), error.column()))
     })
+}
+
+pub(crate) fn check_peer(got: SiteId, expected: SiteId) -> Result<(), ReadError> {
+    if got == expected { Ok(()) } else { Err(ReadError::Peer { expected, got }) }
 }
 
 fn check_device_info(what: &'static str, device_info: &str) -> Result<(), ReadError> {

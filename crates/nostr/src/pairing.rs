@@ -145,11 +145,7 @@ impl Pairing {
     ///
     /// The first check that fails, in the order of [`ReadError`].
     pub fn read_cursor(&self, event: &Event, peer: SiteId) -> Result<CursorContent, ReadError> {
-        let content = CursorContent::from_json(&self.open_text(event, CURSOR_KIND)?)?;
-        if content.peer_id != peer {
-            return Err(ReadError::Peer { expected: peer, got: content.peer_id });
-        }
-        Ok(content)
+        CursorContent::from_json(&self.open_text(event, CURSOR_KIND)?, peer)
     }
 
     /// Reads an event of a stream. `peer` is the site id that was stored with the pairing.
