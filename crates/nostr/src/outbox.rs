@@ -23,6 +23,9 @@ use crate::{Batch, ChainHead, CursorContent, CursorTerms, Outgoing};
 /// How soon an event is published again that no relay took, at first.
 const PUBLISH_AGAIN: Duration = Duration::from_millis(250);
 
+/// How long relays may take for the last messages when a connection ends.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
+
 pub(crate) struct Outbox<'a> {
     ends: &'a Ends,
     handle: &'a Handle,
@@ -85,10 +88,29 @@ impl<'a> Outbox<'a> {
             let is_publishing = self.publishing.is_some();
             // Losing a branch loses nothing: what is being published stays where it is.
             tokio::select! {
-                () = self.handle.lost.cancelled() => return Ok(()),
+                () = self.handle.lost.cancelled() => break,
                 Some(event) = self.cursors.recv() => self.hear(&event).await?,
                 message = done(&mut self.publishing), if is_publishing => self.published(message).await?,
                 Some(message) = self.messages.recv(), if !is_publishing => self.send(message).await?,
+            }
+        }
+        // Who is away may come back only after we have gone, so relays get what our peer has handed over. In vain it is stored, and
+        // published the next time.
+        match tokio::time::timeout(FAREWELL_TIMEOUT, self.drain()).await {
+            Ok(drained) => drained,
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn drain(&mut self) -> Result<(), Ending> {
+        loop {
+            if let Some(Publishing { work, .. }) = &mut self.publishing {
+                work.await;
+                self.publishing = None;
+            }
+            match self.messages.try_recv() {
+                Ok(message) => self.send(message).await?,
+                Err(_) => return Ok(()),
             }
         }
     }

@@ -3,7 +3,10 @@
 
 mod support;
 
-use support::{Device, pair, relay};
+use litemesh::Event;
+use nostr_relay_builder::builder::{RelayBuilderNip42, RelayBuilderNip42Mode};
+use nostr_relay_builder::prelude::NostrDatabase;
+use support::{Device, builder, memory, pair, relay, run, streams};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_devices_are_paired_by_a_string_and_sync_both_ways() {
@@ -32,4 +35,149 @@ async fn two_devices_are_paired_by_a_string_and_sync_both_ways() {
     one.wait_for_rows(&rows).await;
     one.stop().await;
     other.stop().await;
+}
+
+/// The original throws the stream away at each start (`known-failures.md` B8).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_go_on_after_both_were_restarted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (Device::new(folder.path(), "one"), Device::new(folder.path(), "other"));
+    let memory = memory();
+    let relay = run(builder().database(memory.clone())).await;
+    pair(&one, &other, &[relay.url().await.to_string()]).await;
+    one.execute("INSERT INTO todo VALUES (1, 'first', NULL)");
+    let (one, mut other) = (one.start().await, other.start().await);
+    let mut rows = vec!["1 'first' ".to_owned()];
+    other.wait_for_rows(&rows).await;
+    let (mut one, mut other) = (one.stop().await, other.stop().await);
+    for round in 2..5 {
+        let (running, mut receiving) = (one.start().await, other.start().await);
+        running.device.execute(&format!("INSERT INTO todo VALUES ({round}, 'again', NULL)"));
+        rows.push(format!("{round} 'again' "));
+        receiving.wait_for_rows(&rows).await;
+        (one, other) = (running.stop().await, receiving.stop().await);
+    }
+    assert_eq!(streams(&memory).await.len(), 2, "one in each direction");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn devices_that_are_never_there_at_the_same_time_sync() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (Device::new(folder.path(), "one"), Device::new(folder.path(), "other"));
+    let memory = memory();
+    let relay = run(builder().database(memory.clone())).await;
+    pair(&one, &other, &[relay.url().await.to_string()]).await;
+    // Once, so that each knows what the other asks for.
+    let (one, mut other) = (one.start().await, other.start().await);
+    one.device.execute("INSERT INTO todo VALUES (1, 'together', NULL)");
+    let mut rows = vec!["1 'together' ".to_owned()];
+    other.wait_for_rows(&rows).await;
+    let (mut one, mut other) = (one.stop().await, other.stop().await);
+    for round in (2..8).step_by(2) {
+        let mut running = one.start().await;
+        if round > 2 {
+            running.wait_for_rows(&rows).await;
+        }
+        running.device.execute(&format!("INSERT INTO todo VALUES ({round}, 'alone', NULL)"));
+        rows.push(format!("{round} 'alone' "));
+        running.wait_until_sent(1).await;
+        one = running.stop().await;
+
+        let mut running = other.start().await;
+        running.wait_for_rows(&rows).await;
+        running.device.execute(&format!("INSERT INTO todo VALUES ({}, 'alone, too', NULL)", round + 1));
+        rows.push(format!("{} 'alone, too' ", round + 1));
+        running.wait_until_sent(1).await;
+        other = running.stop().await;
+    }
+    assert_eq!(streams(&memory).await.len(), 2, "one in each direction");
+}
+
+/// `known-failures.md` B2, B6: one relay that is not there stops everything in the original.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_relays_cost_nothing_while_one_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (Device::new(folder.path(), "one"), Device::new(folder.path(), "other"));
+    // One that refuses connections, one that takes them and says nothing.
+    let refusing = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let relay = relay().await;
+    let relays =
+        [format!("ws://{refusing}"), format!("ws://{}", silent.local_addr().unwrap()), relay.url().await.to_string()];
+    pair(&one, &other, &relays).await;
+    let (one, mut other) = (one.start().await, other.start().await);
+    let mut rows = Vec::new();
+    for round in 0..100 {
+        one.device.execute(&format!("INSERT INTO todo VALUES ({round}, 'live', NULL)"));
+        rows.push(format!("{round} 'live' "));
+        other.wait_for_rows(&rows).await;
+    }
+}
+
+/// `known-failures.md` B4: such a value ends the original's process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_larger_than_an_event_travel_in_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (Device::new(folder.path(), "one"), Device::new(folder.path(), "other"));
+    let relay = relay().await;
+    pair(&one, &other, &[relay.url().await.to_string()]).await;
+    one.execute("INSERT INTO todo VALUES (1, 'large', randomblob(3000000))");
+    let (_one, mut other) = (one.start().await, other.start().await);
+    other.wait_for_rows(&["1 'large' 3000000".to_owned()]).await;
+}
+
+/// NIP-42.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relays_that_want_a_login_get_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (Device::new(folder.path(), "one"), Device::new(folder.path(), "other"));
+    let relay = run(builder().nip42(RelayBuilderNip42 { mode: RelayBuilderNip42Mode::Both })).await;
+    pair(&one, &other, &[relay.url().await.to_string()]).await;
+    one.execute("INSERT INTO todo VALUES (1, 'behind a login', NULL)");
+    let (_one, mut other) = (one.start().await, other.start().await);
+    other.wait_for_rows(&["1 'behind a login' ".to_owned()]).await;
+}
+
+/// A relay that is set up anew, or keeps events for an hour only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_forgot_everything_gets_another_stream() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (Device::new(folder.path(), "one"), Device::new(folder.path(), "other"));
+    let memory = memory();
+    let relay = run(builder().database(memory.clone())).await;
+    pair(&one, &other, &[relay.url().await.to_string()]).await;
+    one.execute("INSERT INTO todo VALUES (1, 'first', NULL)");
+    let (one, mut other) = (one.start().await, other.start().await);
+    let mut rows = vec!["1 'first' ".to_owned()];
+    other.wait_for_rows(&rows).await;
+    let other = other.stop().await;
+    one.device.execute("INSERT INTO todo VALUES (2, 'lost', NULL)");
+    one.wait_until_sent(2).await;
+    memory.wipe().await.unwrap();
+    one.device.execute("INSERT INTO todo VALUES (3, 'refers to what is lost', NULL)");
+    rows.extend(["2 'lost' ".to_owned(), "3 'refers to what is lost' ".to_owned()]);
+    let mut other = other.start().await;
+    other.wait_for_rows(&rows).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn devices_are_paired_and_unpaired_while_they_sync() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (Device::new(folder.path(), "one"), Device::new(folder.path(), "other"));
+    let relay = relay().await;
+    let url = [relay.url().await.to_string()];
+    let (one_store, other_store) = (one.store.clone(), other.store.clone());
+    let (mut one, mut other) = (one.start().await, other.start().await);
+    let mut rows = Vec::new();
+    for round in 0..2 {
+        pair(&one.device, &other.device, &url).await;
+        one.device.execute(&format!("INSERT INTO todo VALUES ({round}, 'paired', NULL)"));
+        rows.push(format!("{round} 'paired' "));
+        other.wait_for_rows(&rows).await;
+        let (at_one, at_other) = (one.device.site(), other.device.site());
+        assert!(one_store.unpair(at_one, at_other).unwrap() && other_store.unpair(at_other, at_one).unwrap());
+        one.wait("the end", |event| matches!(event, Event::Disconnect { .. })).await;
+        other.wait("the end", |event| matches!(event, Event::Disconnect { .. })).await;
+        assert!(one.peer.status().is_empty());
+    }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use litemesh::{Database, Event, Events, Peer};
 use litemesh_nostr::{Listener, NostrTransport, Pairing, Store, join};
 use nostr_relay_builder::builder::RateLimit;
+use nostr_relay_builder::prelude::{Filter, MemoryDatabase, MemoryDatabaseOptions, NostrDatabase};
 use nostr_relay_builder::{LocalRelay, RelayBuilder};
 
 /// Long enough for any machine; a test that needs it fails.
@@ -19,6 +20,18 @@ pub fn builder() -> RelayBuilder {
 
 pub async fn relay() -> LocalRelay {
     run(builder()).await
+}
+
+/// What a relay keeps, to look at and to lose.
+pub fn memory() -> MemoryDatabase {
+    MemoryDatabase::with_opts(MemoryDatabaseOptions { events: true, max_events: None })
+}
+
+/// The streams of which a relay has events.
+pub async fn streams(memory: &MemoryDatabase) -> std::collections::BTreeSet<String> {
+    let events = memory.query(Filter::new().kind(litemesh_nostr::CHANGES_KIND)).await.unwrap();
+    let stream = |event| litemesh_nostr::ChangesTags::of(event).unwrap().stream_id.to_string();
+    events.iter().map(stream).collect()
 }
 
 pub async fn run(builder: RelayBuilder) -> LocalRelay {
@@ -110,6 +123,17 @@ impl Running {
                 self.peer.status()
             );
         }
+    }
+
+    /// Waits until so many changes were handed to the transport over the connection that stands.
+    pub async fn wait_until_sent(&self, count: u64) {
+        let sent = || self.peer.status().first().map_or(0, |remote| remote.changes_sent);
+        let wait = async {
+            while sent() < count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "{} of {count} were sent", sent());
     }
 
     /// Ends the process, so to say.
