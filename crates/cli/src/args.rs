@@ -52,6 +52,10 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     Sync(SyncArgs),
     Stdio(StdioArgs),
+    Pair(PairArgs),
+    Join(JoinArgs),
+    Peers(PeersArgs),
+    Unpair(UnpairArgs),
     Sql(SqlArgs),
     Status(StatusArgs),
     Diff(DiffArgs),
@@ -158,7 +162,7 @@ pub(crate) struct ServeArgs {
     pub(crate) json: bool,
 }
 
-/// Sync a file with a hub, or with another file
+/// Sync a file with a hub, with another file, or with paired devices
 ///
 /// Sends what the other side lacks and merges what it has. Then it stays: what any program writes to FILE goes there at once,
 /// and what the other side hears of is merged here. A lost connection is dialled again, and nothing is lost. SIGINT (Ctrl-C) and
@@ -167,7 +171,8 @@ pub(crate) struct ServeArgs {
 /// With --once it ends when both sides have everything that the other had.
 ///
 /// The other side is a hub, a file on another machine, or a file on this one. For ssh://HOST/PATH `ssh` starts `litemesh stdio PATH`
-/// on HOST, where litemesh must be in the PATH; /~/ begins a path in the folder of the user.
+/// on HOST, where litemesh must be in the PATH; /~/ begins a path in the folder of the user. nostr: stands for all devices that
+/// `litemesh pair` and `litemesh join` paired this file with; with --once all of them must be there.
 ///
 /// A hub that asks for a token gets that of --token-file, or that of the variable LITEMESH_TOKEN. Where the token is to read
 /// only, or for some tables only, nothing else is sent.
@@ -177,7 +182,8 @@ pub(crate) struct ServeArgs {
     litemesh sync todo.db http://127.0.0.1:4646 --once   exchange what there is, then end\n  \
     litemesh sync todo.db https://hub.example.com --token-file ~/.hub-token\n  \
     litemesh sync todo.db ssh://me@example.com/~/todo.db --once\n  \
-    litemesh sync todo.db /media/stick/todo.db --once\n\n\
+    litemesh sync todo.db /media/stick/todo.db --once\n  \
+    litemesh sync todo.db nostr:\n\n\
 With --json, each line of standard output is one JSON object with the member `event`, as of `litemesh serve --json`;\n\
 `unreachable` says why no hub was reached yet, its member `kind` in one word; `access` what the hub lets us do, where\n\
 that is not everything; the last of a run with --once is `done`.")]
@@ -185,7 +191,7 @@ pub(crate) struct SyncArgs {
     /// The SQLite file, made replicated by `litemesh init`
     pub(crate) file: PathBuf,
 
-    /// A hub as `litemesh serve` prints it, ssh://[USER@]HOST[:PORT]/PATH, or a SQLite file
+    /// A hub as `litemesh serve` prints it, ssh://[USER@]HOST[:PORT]/PATH, a SQLite file, or nostr:
     pub(crate) far: String,
 
     /// Show a hub the token in this file [default: the variable LITEMESH_TOKEN, if it is set]
@@ -236,6 +242,91 @@ pub(crate) struct StdioArgs {
     /// The other side may read, and change nothing
     #[arg(long)]
     pub(crate) read_only: bool,
+}
+
+/// Pair a file with one on another device, through Nostr relays
+///
+/// Prints a connection string, also as a QR code, and waits up to ten minutes for `litemesh join` on the other device. Both then keep
+/// the pairing, with a key of their own for it, in FILE-nostr, which only the owner can read. `litemesh sync FILE nostr:` syncs with
+/// everyone paired. The devices need not reach each other, nor be there at the same time: relays keep what one sends until the
+/// other reads it, encrypted, for a week.
+///
+/// Whoever has the connection string within the ten minutes is paired, and may read and write everything that replicates.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  \
+    litemesh pair todo.db --relay wss://relay.example.org --relay wss://relay.example.net\n  \
+    litemesh join todo.db 'nostr+keepai://...'      on the other device\n  \
+    litemesh sync todo.db nostr:                    on both\n\n\
+With --json, each line of standard output is one JSON object: first `connection_string`, then `paired`.")]
+pub(crate) struct PairArgs {
+    /// The SQLite file, made replicated by `litemesh init`
+    pub(crate) file: PathBuf,
+
+    /// A relay where both meet, ws:// or wss://; may be given several times, and one that works is enough
+    #[arg(long = "relay", value_name = "URL", required = true)]
+    pub(crate) relays: Vec<String>,
+
+    /// What the other side will call this device [default: the name of this machine]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Join the device that shows a connection string
+///
+/// The other half of `litemesh pair`. Waits 30 seconds for the other device to answer.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  \
+    litemesh join todo.db 'nostr+keepai://...'\n  \
+    litemesh join todo.db - < string.txt      others on this machine cannot read it from the list of processes")]
+pub(crate) struct JoinArgs {
+    /// The SQLite file, made replicated by `litemesh init`
+    pub(crate) file: PathBuf,
+
+    /// What `litemesh pair` printed; - reads it from standard input
+    #[arg(value_name = "STRING")]
+    pub(crate) string: String,
+
+    /// What the other side will call this device [default: the name of this machine]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// List the devices that a file is paired with
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  litemesh peers todo.db\n  litemesh peers todo.db --json | jq -r '.[].peer'")]
+pub(crate) struct PeersArgs {
+    /// The SQLite file
+    pub(crate) file: PathBuf,
+
+    /// Print one JSON array
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// End a pairing
+///
+/// Forgets the keys and how far the streams were. A `litemesh sync FILE nostr:` that runs lets go of the device within seconds. The
+/// other side is told nothing: it keeps what it has, and what it sends is read by nobody.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  litemesh unpair todo.db 4f1c9a")]
+pub(crate) struct UnpairArgs {
+    /// The SQLite file
+    pub(crate) file: PathBuf,
+
+    /// The device, by its name or by the beginning of its site id, as `litemesh peers` shows them
+    pub(crate) device: String,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Run SQL with the engine loaded

@@ -253,6 +253,6 @@ fn parse_relays(relays: &[impl AsRef<str>]) -> Result<Vec<RelayUrl>, PairError> 
     relays.iter().map(|relay| parse(relay.as_ref())).collect()
 }
 
-fn invalid(what: &str, reason: impl ToString) -> PairError {
+fn invalid(what: &str, reason: impl std::fmt::Display) -> PairError {
     PairError::Invalid { what: what.to_owned(), reason: reason.to_string() }
 }

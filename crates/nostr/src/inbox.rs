@@ -20,7 +20,9 @@ use crate::link::{CHANGES, Ending, Ends, Handle};
 use crate::parts::Assembler;
 use crate::reach::Reach;
 use crate::store::Inbound;
-use crate::{CHANGES_KIND, CHANGES_LIFETIME, ChangesTags, CursorContent, CursorTerms, Incoming, StreamId, filter};
+use crate::{
+    CHANGES_KIND, CHANGES_LIFETIME, ChangesTags, CursorContent, CursorTerms, Incoming, Store, StreamId, filter,
+};
 
 /// How often a stream is looked after that seems to be complete.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -169,7 +171,7 @@ impl<'a> Inbox<'a> {
         let is_broken = self.ends.is_broken.swap(false, Ordering::Relaxed);
         let is_first = std::mem::take(&mut self.is_first);
         if is_first {
-            self.state = self.ends.stored(|store, pairing| store.inbound(pairing)).await?;
+            self.state = self.ends.stored(Store::inbound).await?;
         }
         let may_go_on = is_first && !is_broken;
         let goes_on = self.state.as_ref().filter(|state| may_go_on && state.reach.is_where(&request) && !is_old(state));
@@ -222,12 +224,12 @@ impl<'a> Inbox<'a> {
         }
         let read = self.ends.envelope.read_changes(&event, self.ends.pairing.peer);
         let message = match read.map(|changes| changes.content) {
-            Err(error) => return Err(self.broken(format!("an event cannot be read: {error}"))),
+            Err(error) => return Err(self.broken(&format!("an event cannot be read: {error}"))),
             Ok(Incoming::Message(message)) => message,
             Ok(Incoming::Frames(part)) => {
                 let limits = self.ends.peer.limits();
                 match self.assembler.add(&part, limits.message_bytes_max) {
-                    Err(error) => return Err(self.broken(error.to_string())),
+                    Err(error) => return Err(self.broken(&error.to_string())),
                     Ok(None) => return Ok(()),
                     Ok(Some(frame)) => match decode(frame, limits).await {
                         Ok(Frame::Message(message)) => message,
@@ -339,7 +341,7 @@ impl<'a> Inbox<'a> {
             && self.chain.has_gap()
         {
             if gap.since.elapsed() > GAP_PATIENCE {
-                return Err(self.broken("an event is missing that later ones refer to".to_owned()));
+                return Err(self.broken("an event is missing that later ones refer to"));
             }
             self.look_due = Some(Instant::now() + gap.wait);
             gap.wait *= 2;
@@ -361,7 +363,7 @@ impl<'a> Inbox<'a> {
         }
     }
 
-    fn broken(&self, reason: String) -> Ending {
+    fn broken(&self, reason: &str) -> Ending {
         self.ends.break_stream();
         Ending::Broken(format!("{reason}: asking for another stream"))
     }

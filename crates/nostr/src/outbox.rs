@@ -18,7 +18,7 @@ use crate::link::{Ending, Ends, Handle};
 use crate::parts;
 use crate::reach::Reach;
 use crate::store::Outbound;
-use crate::{Batch, ChainHead, CursorContent, CursorTerms, Outgoing};
+use crate::{Batch, ChainHead, CursorContent, CursorTerms, Outgoing, Store};
 
 /// How soon an event is published again that no relay took, at first.
 const PUBLISH_AGAIN: Duration = Duration::from_millis(250);
@@ -78,7 +78,7 @@ impl<'a> Outbox<'a> {
     }
 
     async fn work(&mut self) -> Result<(), Ending> {
-        self.state = self.ends.stored(|store, pairing| store.outbound(pairing)).await?;
+        self.state = self.ends.stored(Store::outbound).await?;
         if let Some(state) = self.state.clone() {
             // Nobody knows whether these were published.
             self.publish(state.last, None);

@@ -286,7 +286,7 @@ fn read_pairing(row: &Row<'_>) -> Result<Pairing, StoreError> {
     })
 }
 
-fn content(what: &'static str, reason: impl ToString) -> StoreError {
+fn content(what: &'static str, reason: impl std::fmt::Display) -> StoreError {
     StoreError::Content { what, reason: reason.to_string() }
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod fork;
 pub(crate) mod init;
+pub(crate) mod pairings;
 pub(crate) mod serve;
 pub(crate) mod sql;
 pub(crate) mod status;

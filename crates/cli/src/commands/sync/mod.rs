@@ -1,8 +1,9 @@
-//! `litemesh sync`: joins a hub, a file at the other end of `ssh`, or a file beside, once or for good.
+//! `litemesh sync`: joins a hub, a file at the other end of `ssh`, a file beside, or all paired devices, once or for good.
 
 mod unreached;
 mod way;
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
@@ -65,8 +66,8 @@ struct Run<'a> {
     told: Instant,
     /// Since when there has been no connection, until that was told.
     offline: Option<Instant>,
-    /// The connection that is caught up with, and how far that came.
-    round: Option<Round>,
+    /// The connections that are caught up with, and how far that came. More than one over Nostr alone.
+    rounds: BTreeMap<SiteId, Round>,
     /// Why the last connection came to nothing; dialling again would end the same way.
     refused: Option<Failure>,
     /// What the peer last said about itself: why it ends, where it does.
@@ -75,7 +76,6 @@ struct Run<'a> {
 
 /// A catch-up from the connection to its end.
 struct Round {
-    hub: SiteId,
     started: Instant,
     has_received_all: bool,
     has_sent_all: bool,
@@ -105,7 +105,7 @@ impl<'a> Run<'a> {
             moved: now,
             told: now,
             offline: Some(now),
-            round: None,
+            rounds: BTreeMap::new(),
             refused: None,
             said: None,
         })
@@ -157,51 +157,51 @@ impl<'a> Run<'a> {
             Ok(Event::Connect { peer, .. }) => {
                 self.traffic.begin();
                 self.offline = None;
-                self.round = Some(Round {
-                    hub: *peer,
-                    started: Instant::now(),
-                    has_received_all: false,
-                    has_sent_all: false,
-                    is_done: false,
-                    refusal: None,
-                });
+                self.rounds.insert(*peer, Round::new());
             }
-            Ok(Event::Disconnect { .. }) => {
-                self.offline = Some(Instant::now());
-                self.refused = self.round.take().and_then(|round| round.refusal);
+            Ok(Event::Disconnect { peer, .. }) => {
+                self.refused = self.rounds.remove(peer).and_then(|round| round.refusal);
+                self.offline = self.rounds.is_empty().then(Instant::now);
             }
-            Ok(Event::Eose { .. }) => self.with_round(|round| round.has_received_all = true),
-            Ok(Event::Served { .. }) => self.with_round(|round| round.has_sent_all = true),
-            Ok(Event::Outdated { schema_version, .. }) => {
+            Ok(Event::Eose { peer, .. }) => self.with_round(peer, |round| round.has_received_all = true),
+            Ok(Event::Served { peer, .. }) => self.with_round(peer, |round| round.has_sent_all = true),
+            Ok(Event::Outdated { peer, schema_version, .. }) => {
                 let refusal = Failure::refused(
                     format!("the hub's schema version is {schema_version}, ours {}", self.peer.schema_version()),
                     "upgrade the tables of this file and set PRAGMA user_version, then sync again",
                 );
-                self.with_round(|round| round.refusal = Some(refusal));
+                self.with_round(peer, |round| round.refusal = Some(refusal));
             }
             Ok(Event::Error { peer: None, message, .. }) => self.said = Some(message.clone()),
-            Ok(Event::Error { message, .. }) => {
+            Ok(Event::Error { peer: Some(peer), message, .. }) => {
                 let refusal = Failure::refused(
                     format!("the exchange failed: {message}"),
                     "nothing was lost; compare the tables of both files, then sync again",
                 );
-                self.with_round(|round| round.refusal = Some(refusal));
+                self.with_round(peer, |round| round.refusal = Some(refusal));
             }
             // What was missed may be what we wait for.
-            Err(EventError::Lagged(_)) if self.peer.status().iter().any(|status| status.is_caught_up) => {
-                self.with_round(|round| (round.has_received_all, round.has_sent_all) = (true, true));
+            Err(EventError::Lagged(_)) => {
+                for status in self.peer.status().iter().filter(|status| status.is_caught_up) {
+                    self.with_round(&status.peer, |round| (round.has_received_all, round.has_sent_all) = (true, true));
+                }
             }
             _ => {}
         }
-        let is_done_now = self
-            .round
-            .as_mut()
-            .is_some_and(|round| round.is_caught_up() && !std::mem::replace(&mut round.is_done, true));
-        let has_connected = matches!(event, Ok(Event::Connect { .. }));
+        let mut is_done_now = false;
+        for round in self.rounds.values_mut() {
+            is_done_now |= round.is_caught_up() && !std::mem::replace(&mut round.is_done, true);
+        }
+        // With some, and with others not yet.
+        is_done_now &= self.rounds.values().all(|round| round.is_done);
+        let connected = match event {
+            Ok(Event::Connect { peer, .. }) => Some(peer),
+            _ => None,
+        };
         let (bar, output, as_json) = (&self.bar, &mut self.output, self.args.json);
         bar.suspend(|| tell(as_json, event, output))?;
-        if has_connected {
-            self.tell_limits()?;
+        if let Some(peer) = connected {
+            self.tell_limits(peer)?;
         }
         if is_done_now {
             self.bar.finish_and_clear();
@@ -214,10 +214,9 @@ impl<'a> Run<'a> {
     }
 
     /// Says what the other side lets us do, where that is not everything: what is written beyond it stays here.
-    fn tell_limits(&mut self) -> Result<(), Failure> {
-        let hub = self.round.as_ref().map(|round| round.hub);
+    fn tell_limits(&mut self, hub: SiteId) -> Result<(), Failure> {
         // The access is the hub's here: what it may not read is what we may not write there.
-        let access = self.peer.status().into_iter().find(|status| Some(status.peer) == hub).map(|status| status.access);
+        let access = self.peer.status().into_iter().find(|status| status.peer == hub).map(|status| status.access);
         let Some(access) = access.map(|access| access.mirrored()).filter(|access| *access != Access::FULL) else {
             return Ok(());
         };
@@ -233,8 +232,8 @@ impl<'a> Run<'a> {
         self.output.line(printable(&format!("the other side allows no more: {what}")))
     }
 
-    fn with_round(&mut self, change: impl FnOnce(&mut Round)) {
-        if let Some(round) = &mut self.round {
+    fn with_round(&mut self, peer: &SiteId, change: impl FnOnce(&mut Round)) {
+        if let Some(round) = self.rounds.get_mut(peer) {
             change(round);
         }
     }
@@ -249,8 +248,8 @@ impl<'a> Run<'a> {
         if self.traffic.update(received, sent) {
             self.moved = Instant::now();
         }
-        let Some(round) = self.round.as_ref().filter(|round| !round.is_done) else { return Ok(()) };
-        let took = round.started.elapsed();
+        let under_way = self.rounds.values().filter(|round| !round.is_done);
+        let Some(took) = under_way.map(|round| round.started.elapsed()).max() else { return Ok(()) };
         if self.args.json || took < BAR_DELAY {
             return Ok(());
         }
@@ -277,20 +276,21 @@ impl<'a> Run<'a> {
         if let Some(unreached) = self.way.unreached().filter(|unreached| unreached.is_final) {
             return Err(unreached.failure(&self.args.far, ""));
         }
-        let Some(round) = &mut self.round else { return Ok(false) };
-        match round.refusal.take() {
-            Some(refusal) if round.has_sent_all => Err(refusal),
-            refusal => {
-                round.refusal = refusal;
-                Ok(round.is_caught_up() && round.refusal.is_none())
-            }
+        if let Some(round) = self.rounds.values_mut().find(|round| round.has_sent_all && round.refusal.is_some())
+            && let Some(refusal) = round.refusal.take()
+        {
+            return Err(refusal);
         }
+        let is_caught_up = |round: &Round| round.is_caught_up() && round.refusal.is_none();
+        Ok(self.rounds.len() >= self.way.remotes() && self.rounds.values().all(is_caught_up))
     }
 
     /// Says how a catch-up went, in a run that stays.
     fn caught_up(&mut self) -> Result<(), Failure> {
-        let Some(round) = self.round.as_ref().filter(|_| !self.args.json) else { return Ok(()) };
-        let took = round.started.elapsed();
+        let Some(took) = self.rounds.values().map(|round| round.started.elapsed()).max().filter(|_| !self.args.json)
+        else {
+            return Ok(());
+        };
         let changes = self.traffic.in_round();
         self.output.line(format_args!("in sync; {} changes {}", thousands(changes), pace(changes, took)))
     }
@@ -301,7 +301,7 @@ impl<'a> Run<'a> {
         let took = self.started.elapsed();
         let Traffic { received, sent, .. } = self.traffic;
         if self.args.json {
-            let hub = self.round.as_ref().map(|round| round.hub.to_string());
+            let hub = self.rounds.keys().next().filter(|_| self.rounds.len() == 1).map(ToString::to_string);
             return self.output.json(&json!({
                 "event": "done", "peer": hub, "changes_received": received, "changes_sent": sent,
                 "seconds": took.as_secs_f64(),
@@ -353,21 +353,23 @@ impl<'a> Run<'a> {
             return ended(&self.args.file, said);
         }
         let (far, seconds) = (&self.args.far, self.args.timeout);
-        match self.round.as_mut().map(|round| round.refusal.take()) {
-            Some(Some(refusal)) => refusal,
-            Some(None) => Failure::network(
-                format!("connected to {far}, but nothing moved for {seconds} s"),
-                "sync again, it goes on from there; --timeout gives the hub more time",
-            ),
-            None => {
-                let unreached = self.way.unreached().unwrap_or_else(|| self.way.silence());
-                unreached.failure(far, &format!(" within {seconds} s"))
-            }
+        if let Some(refusal) = self.rounds.values_mut().find_map(|round| round.refusal.take()) {
+            return refusal;
         }
+        if self.rounds.is_empty() {
+            let unreached = self.way.unreached().unwrap_or_else(|| self.way.silence());
+            return unreached.failure(far, &format!(" within {seconds} s"));
+        }
+        let advice = self.way.patience();
+        Failure::network(format!("connected to {far}, but nothing moved for {seconds} s"), advice)
     }
 }
 
 impl Round {
+    fn new() -> Self {
+        Self { started: Instant::now(), has_received_all: false, has_sent_all: false, is_done: false, refusal: None }
+    }
+
     fn is_caught_up(&self) -> bool {
         self.has_received_all && self.has_sent_all
     }

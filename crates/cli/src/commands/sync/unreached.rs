@@ -66,6 +66,19 @@ impl Unreached {
         Self { reason, advice, kind, status, is_refusal, is_final: is_refusal, sought: "peer" }
     }
 
+    /// Of paired devices.
+    pub(super) fn of_pairings(reason: String) -> Self {
+        Self {
+            reason,
+            advice: "check the relays that `litemesh peers` lists, and that this machine is online",
+            kind: "pairings",
+            status: None,
+            is_refusal: false,
+            is_final: false,
+            sought: "device",
+        }
+    }
+
     pub(super) fn what(&self, far: &str, when: &str) -> String {
         let (sought, reason) = (self.sought, &self.reason);
         if self.is_refusal {

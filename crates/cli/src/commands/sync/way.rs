@@ -9,11 +9,13 @@ use std::task::{Context, Poll};
 use litemesh::channel::{self, Channel, ChannelError};
 use litemesh::{Peer, PeerBuilder};
 use litemesh_http::{DialError, HttpClient};
+use litemesh_nostr::NostrTransport;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::unreached::Unreached;
 use crate::args::SyncArgs;
+use crate::commands::pairings;
 use crate::commands::serve::{warn, warn_of_nothing_to_sync};
 use crate::database_file;
 use crate::failure::Failure;
@@ -28,14 +30,25 @@ pub(super) enum Way {
         near: Channel,
         peer: Peer,
     },
+    /// Everyone that the file is paired with, through relays.
+    Paired {
+        transport: NostrTransport,
+        remotes: usize,
+    },
 }
+
+/// What stands for all paired devices.
+const PAIRED: &str = "nostr:";
 
 impl Way {
     pub(super) async fn find(args: &SyncArgs) -> Result<Self, Failure> {
         let is_hub = args.far.contains("://") && !args.far.starts_with("ssh://");
         if !is_hub && (args.token_file.is_some() || args.ca.is_some()) {
-            let advice = "leave them out; `ssh` has options of its own, see --ssh";
+            let advice = "leave them out; `ssh` has options of its own, see --ssh, and relays are told nothing";
             return Err(Failure::usage(format!("--token-file and --ca are for hubs, not for {}", args.far), advice));
+        }
+        if args.far == PAIRED {
+            return Self::paired(&args.file);
         }
         if args.far.starts_with("ssh://") {
             let target = SshTarget::parse(&args.far)?;
@@ -54,6 +67,16 @@ impl Way {
             warn(&format!("the token goes to {} without encryption: everybody on the way can read it", args.far));
         }
         Ok(Self::Hub(client))
+    }
+
+    fn paired(file: &Path) -> Result<Self, Failure> {
+        let store = pairings::open(file)?;
+        let remotes = pairings::list(file, &store)?.len();
+        if remotes == 0 {
+            let advice = "`litemesh pair FILE` here and `litemesh join FILE STRING` on the other device make a pairing";
+            return Err(Failure::usage(format!("{} is not paired with any device", file.display()), advice));
+        }
+        Ok(Self::Paired { transport: NostrTransport::new(store.into()), remotes })
     }
 
     async fn file(path: &Path) -> Result<Self, Failure> {
@@ -76,6 +99,7 @@ impl Way {
         match self {
             Self::Hub(client) => builder.transport(client.clone()),
             Self::Ssh(near) | Self::File { near, .. } => builder.transport(near.clone()),
+            Self::Paired { transport, .. } => builder.transport(transport.clone()),
         }
     }
 
@@ -84,6 +108,7 @@ impl Way {
         match self {
             Self::Hub(client) => client.last_error().as_ref().map(Unreached::of_hub),
             Self::Ssh(near) | Self::File { near, .. } => near.last_error().as_ref().map(Unreached::of_stream),
+            Self::Paired { transport, .. } => transport.last_error().map(Unreached::of_pairings),
         }
     }
 
@@ -93,6 +118,28 @@ impl Way {
             Self::Hub(_) => Unreached::of_hub(&DialError::TimedOut),
             Self::Ssh(_) | Self::File { .. } => {
                 Unreached::of_stream(&ChannelError::NoPeer { reason: "it has said nothing yet".to_owned() })
+            }
+            Self::Paired { .. } => Unreached::of_pairings("no relay has been dialled yet".to_owned()),
+        }
+    }
+
+    /// How many remotes there are.
+    pub(super) fn remotes(&self) -> usize {
+        match self {
+            Self::Hub(_) | Self::Ssh(_) | Self::File { .. } => 1,
+            Self::Paired { remotes, .. } => *remotes,
+        }
+    }
+
+    /// What to do where a run with `--once` comes to no end.
+    pub(super) fn patience(&self) -> &'static str {
+        match self {
+            Self::Hub(_) | Self::Ssh(_) | Self::File { .. } => {
+                "sync again, it goes on from there; --timeout gives the hub more time"
+            }
+            Self::Paired { .. } => {
+                "a device that is not there cannot say that it has everything; what was sent is kept by the relays. Check the \
+                 addresses that `litemesh peers` lists"
             }
         }
     }
