@@ -5,6 +5,7 @@ use std::path::Path;
 
 use litemesh::SiteId;
 use litemesh::engine::StorageError;
+use litemesh_nostr::nostr::RelayUrl;
 use litemesh_nostr::{ConnectionString, JOIN_TIMEOUT, Listener, PairError, Pairing, Store, StoreError};
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
@@ -169,7 +170,7 @@ fn describe(pairing: &Pairing) -> Value {
 }
 
 fn relays(pairing: &Pairing) -> Vec<&str> {
-    pairing.relays.iter().map(|relay| relay.as_str()).collect()
+    pairing.relays.iter().map(RelayUrl::as_str).collect()
 }
 
 fn store(error: &StoreError) -> Failure {

@@ -1,0 +1,101 @@
+//! Devices paired through a relay: the real program on both sides, a real relay between them.
+#![cfg(unix)] // signals
+
+mod support;
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::Instant;
+
+use nostr_relay_builder::builder::RateLimit;
+use nostr_relay_builder::{LocalRelay, RelayBuilder};
+use support::{Files, PATIENCE, Running, litemesh, litemesh_with_input, rows};
+use tokio::runtime::Runtime;
+
+/// A relay that is there as long as the runtime.
+fn relay() -> (Runtime, LocalRelay, String) {
+    let runtime = Runtime::new().unwrap();
+    let limit = RateLimit { max_reqs: 100_000, notes_per_minute: 1_000_000 };
+    let relay = LocalRelay::new(RelayBuilder::default().rate_limit(limit));
+    let url = runtime.block_on(async {
+        relay.run().await.unwrap();
+        relay.url().await.to_string()
+    });
+    (runtime, relay, url)
+}
+
+/// Pairs two files.
+fn pair(a: &str, b: &str, relay: &str) {
+    let listening = Running::start(&["pair", a, "--relay", relay, "--name", "laptop", "--json"]);
+    let string = listening.event("connection_string")["connection_string"].as_str().unwrap().to_owned();
+    let joined = litemesh_with_input(&["join", b, "-", "--name", "phone", "--json"], &string).json();
+    let paired = listening.event("paired");
+    assert_eq!((joined["device"].as_str(), paired["device"].as_str()), (Some("laptop"), Some("phone")));
+    assert_eq!(listening.end().0.code(), Some(0));
+}
+
+fn wait_until_equal(a: &str, b: &str) {
+    let begun = Instant::now();
+    while litemesh(&["diff", a, b]).code != Some(0) {
+        assert!(begun.elapsed() < PATIENCE, "{:?}", litemesh(&["diff", a, b]));
+    }
+}
+
+fn insert(file: &str, id: &str) {
+    litemesh(&["sql", file, &format!("INSERT INTO todo (id, title) VALUES ('{id}', 'x')")]).ok();
+}
+
+#[test]
+fn paired_files_become_equal_and_stay_so() {
+    let (_runtime, _relay, url) = relay();
+    let files = Files::new();
+    let (a, b) = (files.database("a.db"), files.database("b.db"));
+    litemesh(&["sync", &a, "nostr:"]).fails(2, &["not paired", "litemesh pair"]);
+    pair(&a, &b, &url);
+    insert(&a, "of a");
+    insert(&b, "of b");
+    let here = Running::start(&["sync", &a, "nostr:", "--json"]);
+    litemesh(&["sync", &b, "nostr:", "--once", "--timeout", "120"]).ok();
+    wait_until_equal(&a, &b);
+
+    // Live, by another program's write.
+    let there = Running::start(&["sync", &b, "nostr:", "--json"]);
+    here.event("served");
+    insert(&b, "live");
+    wait_until_equal(&a, &b);
+
+    // Unpaired while it runs.
+    let peers = litemesh(&["peers", &a, "--json"]).json();
+    assert_eq!(peers.as_array().map(Vec::len), Some(1));
+    assert_eq!((&peers[0]["device"], &peers[0]["relays"][0]), (&"phone".into(), &url.into()));
+    let site = peers[0]["peer"].as_str().unwrap();
+    litemesh(&["unpair", &a, &site[..6]]).ok();
+    assert!(here.event("disconnect")["reason"].as_str().unwrap().contains("no longer paired"));
+    assert_eq!(litemesh(&["peers", &a]).ok(), format!("{a} is not paired with any device\n"));
+    litemesh(&["unpair", &a, "phone"]).fails(2, &["not paired with phone"]);
+    for running in [here, there] {
+        assert_eq!(running.stop("-TERM").0.code(), Some(0));
+    }
+    assert_eq!(rows(&a, "SELECT count(*) AS n FROM todo")[0]["n"], 3);
+}
+
+#[test]
+fn keys_are_readable_by_their_owner_only() {
+    let (_runtime, _relay, url) = relay();
+    let files = Files::new();
+    let (a, b) = (files.database("a.db"), files.database("b.db"));
+    pair(&a, &b, &url);
+    for file in [a, b] {
+        let mode = std::fs::metadata(format!("{file}-nostr")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn what_cannot_be_paired_is_told_why() {
+    let files = Files::new();
+    let a = files.database("a.db");
+    litemesh(&["join", &a, "nostr+keepai://nothing"]).fails(2, &["connection string", "litemesh pair"]);
+    litemesh(&["pair", &a, "--relay", "https://example.org/"]).fails(2, &["https://example.org/", "wss://"]);
+    assert_eq!(litemesh(&["peers", &a, "--json"]).json(), serde_json::json!([]));
+    litemesh(&["peers", &files.path("none.db")]).fails(3, &["does not exist"]);
+}
