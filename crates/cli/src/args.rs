@@ -574,14 +574,15 @@ impl RightsArg {
 
 /// Watch three real files become equal
 ///
-/// Makes three SQLite files, serves one as a hub on a free loopback port over HTTP, and syncs the other two with it. All
-/// three write at once: inserts, updates of the same cells, deletes against updates, a transaction of several tables.
+/// Makes three SQLite files, serves one as a hub on a free loopback port over HTTP, and syncs the other two with it; or through a
+/// Nostr relay of its own, where the other two are paired with it by strings, or through channels in memory. All three write at once: inserts, updates of the same cells, deletes against updates, a transaction of several tables.
 /// Two go offline, all go on writing, and they meet again. Then it compares the files and says what each conflict came to
 /// and how fast it went. The exit code is 0 only if the three files are equal.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:\n  \
     litemesh demo\n  \
     litemesh demo --rows 100000\n  \
+    litemesh demo --transport nostr\n  \
     litemesh demo --dir /tmp/demo --keep   look at the files, join the hub with a copy of your own")]
 pub(crate) struct DemoArgs {
     /// Make the files in this folder and keep them [default: a temporary folder, removed at the end]
@@ -596,9 +597,24 @@ pub(crate) struct DemoArgs {
     #[arg(long)]
     pub(crate) json: bool,
 
+    /// How the three are connected
+    #[arg(long, value_name = "KIND", default_value = "http")]
+    pub(crate) transport: DemoTransport,
+
     /// Rows that the hub has before the others join
     #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(crate) rows: u32,
+}
+
+/// How the files of the demo are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum DemoTransport {
+    /// A hub over HTTP
+    Http,
+    /// A Nostr relay
+    Nostr,
+    /// Streams of bytes in memory
+    Channel,
 }
 
 /// Print a completion script for a shell

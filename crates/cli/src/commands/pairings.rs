@@ -177,7 +177,8 @@ fn store(error: &StoreError) -> Failure {
     Failure::database(error.to_string(), "check the file FILE-nostr and the permissions of its folder")
 }
 
-fn failure(error: &PairError) -> Failure {
+/// Why two devices were not paired.
+pub(crate) fn failure(error: &PairError) -> Failure {
     let what = error.to_string();
     match error {
         PairError::Store(error) => store(error),

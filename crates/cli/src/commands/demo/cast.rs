@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use litemesh::engine::Engine;
 use litemesh::rusqlite::{self, OptionalExtension, TransactionBehavior, params};
 use litemesh::{Database, DbVersion, Event, Peer, SiteId};
-use litemesh_http::HttpClient;
 use tokio::task::JoinSet;
 use tokio::time::Instant as Deadline;
 
 use super::conflicts::{self, CONFLICTS, Conflict};
 use super::digest::digest;
 use super::report::{FileReport, Report, Speed, TableReport};
+use super::venue::Venue;
 use crate::commands::{diff, init};
 use crate::failure::Failure;
 
@@ -50,10 +50,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// One of the three.
 pub(super) struct Member {
-    name: &'static str,
+    pub(super) name: &'static str,
     pub(super) file: PathBuf,
     pub(super) database: Database,
-    site: SiteId,
+    pub(super) site: SiteId,
     peer: Option<Peer>,
     /// The version of its last own transaction: what the others must reach.
     written: DbVersion,
@@ -80,8 +80,10 @@ impl Cast {
         Ok(Self { members: [member(hub)?, member(laptop)?, member(phone)?], patience })
     }
 
-    pub(super) fn hub(&self) -> &Member {
-        &self.members[0]
+    /// The hub, and the others.
+    pub(super) fn hub_and_others(&self) -> (&Member, &[Member]) {
+        let [hub, others @ ..] = &self.members;
+        (hub, others)
     }
 
     pub(super) fn hub_serves(&mut self, peer: Peer) {
@@ -123,9 +125,9 @@ impl Cast {
     }
 
     /// Laptop and phone start to sync with the hub.
-    pub(super) async fn go_online(&mut self, url: &str) -> Result<(), Failure> {
+    pub(super) async fn go_online(&mut self, venue: &Venue) -> Result<(), Failure> {
         for member in &mut self.members[1..] {
-            let peer = Peer::builder(member.database.clone()).transport(HttpClient::new(url)).start().await;
+            let peer = Peer::builder(member.database.clone()).shared_transport(venue.way(&member.file)?).start().await;
             member.peer = Some(peer.map_err(|error| Failure::start(&member.file, &error))?);
         }
         Ok(())
@@ -140,8 +142,8 @@ impl Cast {
         }
     }
 
-    /// Laptop and phone stop, and the hub has noticed.
-    pub(super) async fn go_offline_and_tell_hub(&mut self) -> Result<(), Failure> {
+    /// Laptop and phone stop, and the hub has noticed, where it can.
+    pub(super) async fn go_offline_and_tell_hub(&mut self, venue: &Venue) -> Result<(), Failure> {
         let hub = self.members[0].peer()?.clone();
         self.go_offline().await;
         for member in &mut self.members[1..] {
@@ -149,7 +151,7 @@ impl Cast {
         }
         let before = Deadline::now() + self.patience;
         let mut looks = tokio::time::interval(LOOK_INTERVAL);
-        while !hub.status().is_empty() {
+        while venue.notices_absence() && !hub.status().is_empty() {
             if Deadline::now() >= before {
                 return Err(late("the hub did not notice that the others left", self.patience));
             }

@@ -1,29 +1,27 @@
-//! `litemesh demo`: three real files, one of them a hub over real HTTP, become equal, whatever happens on the way.
+//! `litemesh demo`: three real files, one of them a hub, become equal, whatever happens on the way.
 //!
-//! [`run`] tells the story; [`cast`] holds the three sites, [`conflicts`] what they do to the same rows, [`report`] what is
+//! [`run`] tells the story; [`cast`] holds the three sites, [`venue`] is where they meet, [`conflicts`] what they do to the same rows, [`report`] what is
 //! shown at the end.
 
 mod cast;
 mod conflicts;
 mod digest;
 mod report;
+mod venue;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
-use litemesh::Limits;
-use litemesh_http::HttpServer;
-
-use crate::args::DemoArgs;
-use crate::commands::serve::Hub;
+use crate::args::{DemoArgs, DemoTransport};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::output::{Output, thousands};
 use crate::shutdown::Shutdown;
+use indicatif::{ProgressBar, ProgressStyle};
 
 use self::cast::{Cast, SCHEMA};
 use self::report::{Pace, Report, Speed};
+use self::venue::Venue;
 
 /// What one wait may take before the demo counts as failed, beside a second for each thousand rows.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -38,11 +36,14 @@ const OFFLINE_TRANSACTIONS: u32 = 50;
 const LATENCY_SAMPLES: usize = 20;
 
 pub(crate) async fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
+    if args.keep && args.transport != DemoTransport::Http {
+        return Err(Failure::usage("only a hub over HTTP can be joined: --keep goes with --transport http", ""));
+    }
     let mut shutdown = Shutdown::listen()?;
     let folder = Folder::make(args.dir.as_deref())?;
     let mut stage = Stage::new(args.json);
     // Losing the demo loses nothing that anybody wants to keep.
-    let (report, cast, hub) = tokio::select! {
+    let (report, cast, venue) = tokio::select! {
         played = play(args, folder.path(), &mut stage) => played?,
         () = shutdown.requested() => {
             return Err(Failure::network("the demo was interrupted", "run it again to see its end"));
@@ -61,30 +62,28 @@ pub(crate) async fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
     cast.go_offline().await;
     if args.keep {
         if !args.json {
-            explain_how_to_join(folder.path(), &hub.url, &mut output)?;
+            explain_how_to_join(folder.path(), venue.address(), &mut output)?;
         }
         shutdown.requested().await;
     }
-    hub.stop().await?;
+    venue.close().await?;
     Ok(if report.is_success() { ExitCode::Ok } else { ExitCode::Different })
 }
 
 /// The whole story. Gives the report, and what still runs.
-async fn play(args: &DemoArgs, folder: &Path, stage: &mut Stage) -> Result<(Report, Cast, Hub), Failure> {
+async fn play(args: &DemoArgs, folder: &Path, stage: &mut Stage) -> Result<(Report, Cast, Venue), Failure> {
     let started = Instant::now();
     let patience = PATIENCE + Duration::from_secs(u64::from(args.rows) / 1000);
 
     stage.begin(&format!("three files; {} tasks in the hub", thousands(args.rows.into())));
     let mut cast = Cast::make(folder, patience)?;
     cast.fill_hub(args.rows).await?;
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let hub_file = cast.hub().file.clone();
-    let hub =
-        Hub::start(&hub_file, cast.hub().database.clone(), HttpServer::new(), address, "/", Limits::default()).await?;
-    cast.hub_serves(hub.peer.clone());
+    let (hub, others) = cast.hub_and_others();
+    let venue = Venue::open(args.transport, hub, others).await?;
+    cast.hub_serves(venue.hub().clone());
 
-    stage.begin(&format!("laptop and phone join {} and catch up", hub.url));
-    let catch_up = timed(&mut cast, async |cast| cast.go_online(&hub.url).await).await?;
+    stage.begin(&format!("laptop and phone join {} and catch up", venue.address()));
+    let catch_up = timed(&mut cast, async |cast| cast.go_online(&venue).await).await?;
     stage.paced(&catch_up);
 
     stage.begin("all three write at once: inserts, the same cells, deletes against updates");
@@ -92,12 +91,12 @@ async fn play(args: &DemoArgs, folder: &Path, stage: &mut Stage) -> Result<(Repo
     stage.paced(&at_once);
 
     stage.begin("laptop and phone go offline, and all three go on writing");
-    cast.go_offline_and_tell_hub().await?;
+    cast.go_offline_and_tell_hub(&venue).await?;
     cast.write_on_all_sides(OFFLINE_TRANSACTIONS).await?;
     cast.write_conflicts().await?;
 
     stage.begin("they come back");
-    let reunion = timed(&mut cast, async |cast| cast.go_online(&hub.url).await).await?;
+    let reunion = timed(&mut cast, async |cast| cast.go_online(&venue).await).await?;
     stage.paced(&reunion);
 
     stage.begin("single writes on the laptop, until the phone has them");
@@ -106,8 +105,8 @@ async fn play(args: &DemoArgs, folder: &Path, stage: &mut Stage) -> Result<(Repo
 
     stage.begin("comparing the files");
     let speed = Speed::new(catch_up, at_once, reunion, &latencies);
-    let report = cast.report(hub.url.clone(), speed, started.elapsed()).await?;
-    Ok((report, cast, hub))
+    let report = cast.report(venue.address().to_owned(), speed, started.elapsed()).await?;
+    Ok((report, cast, venue))
 }
 
 /// Runs a part of the story until all three hold everything, and says how many changes travelled how fast.
