@@ -64,10 +64,10 @@ fn say(failure: &Failure) {
 
 fn start_tracing(verbose: u8) {
     let level = match verbose {
-        // What the verifier says of a certificate is in our own line already.
-        0 => "error,rustls_platform_verifier=off",
-        1 => "info",
-        _ => "debug",
+        // What the verifier says of a certificate is in our own line already; the client of relays logs whole messages.
+        0 => "error,rustls_platform_verifier=off,nostr_relay_pool=off",
+        1 => "info,nostr_relay_pool=off",
+        _ => "debug,nostr_relay_pool=off",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let is_terminal = std::io::stderr().is_terminal();

@@ -7,8 +7,8 @@ use nostr::{Event, EventId};
 /// Events that wait for one before them. Others are fetched when it is their turn.
 const WAITING_MAX: usize = 256;
 
-/// Events of the chain whose other followers are known to be of no use.
-const PASSED_MAX: usize = 256;
+/// Events before the head that are known to be.
+const PASSED_MAX: usize = 1024;
 
 /// Bytes of content that wait for an event before them.
 const WAITING_BYTES_MAX: usize = 8 << 20;
@@ -19,8 +19,8 @@ pub(crate) struct Chain {
     /// By the event before each; `None` for the first of a stream. Of two that follow the same event the first that came counts.
     waiting: HashMap<Option<EventId>, Event>,
     bytes: usize,
-    /// Heads of before.
-    passed: VecDeque<Option<EventId>>,
+    /// Events before the head. Relays send some of them again.
+    passed: VecDeque<EventId>,
 }
 
 impl Chain {
@@ -41,8 +41,13 @@ impl Chain {
 
     /// An event of the stream came, and follows `previous`. One for which there is no room is left out.
     pub(crate) fn offer(&mut self, previous: Option<EventId>, event: Event) {
+        if self.head == Some(event.id) || self.passed.contains(&event.id) {
+            self.pass(previous);
+            return;
+        }
         let is_next = previous == self.head;
-        if !is_next && (previous.is_none() || self.passed.contains(&previous)) {
+        // What follows one before the head is a fork.
+        if !is_next && previous.is_none_or(|previous| self.passed.contains(&previous)) {
             return;
         }
         // The next one is always taken, so that those that wait cannot keep it out.
@@ -53,14 +58,30 @@ impl Chain {
         }
     }
 
+    /// An event is known to be before the head, and so are those before it.
+    fn pass(&mut self, event: Option<EventId>) {
+        let mut next = event;
+        while let Some(id) = next
+            && !self.passed.contains(&id)
+        {
+            self.passed.push_back(id);
+            if self.passed.len() > PASSED_MAX {
+                self.passed.pop_front();
+            }
+            let here = self.waiting.iter().find(|(_, event)| event.id == id).map(|(previous, _)| *previous);
+            next = here.and_then(|previous| {
+                self.bytes -= self.waiting.remove(&previous)?.content.len();
+                previous
+            });
+        }
+    }
+
     /// Takes the event after the head, which it becomes.
     pub(crate) fn next(&mut self) -> Option<Event> {
         let event = self.waiting.remove(&self.head)?;
         self.bytes -= event.content.len();
-        self.passed.push_back(self.head.replace(event.id));
-        if self.passed.len() > PASSED_MAX {
-            self.passed.pop_front();
-        }
+        let before = self.head.replace(event.id);
+        self.pass(before);
         Some(event)
     }
 }
@@ -120,5 +141,20 @@ mod tests {
             chain.offer(previous, event.clone());
         }
         assert!(chain.next().is_none() && !chain.has_gap() && chain.bytes == 0);
+    }
+
+    /// After a restart relays send everything again that is as old as the head, the newest first or in any order.
+    #[test]
+    fn what_is_before_the_head_leaves_no_gap() {
+        let events = events(5);
+        let previous = |index: usize| index.checked_sub(1).map(|index| events[index].id);
+        for order in [[4, 3, 2, 1, 0], [0, 1, 2, 3, 4], [2, 0, 3, 1, 4]] {
+            let mut chain = Chain::after(Some(events[3].id));
+            for index in order {
+                chain.offer(previous(index), events[index].clone());
+            }
+            assert_eq!(chain.next().map(|event| event.id), Some(events[4].id));
+            assert!(!chain.has_gap() && chain.waiting.is_empty() && chain.bytes == 0);
+        }
     }
 }
