@@ -44,7 +44,8 @@ pub async fn run(writes: usize) -> Result<Value, Error> {
     }))
 }
 
-async fn measure(
+/// One write after the other, each until it is there.
+pub async fn measure(
     from: &Database,
     events: &mut Events,
     to: &Database,

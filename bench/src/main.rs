@@ -8,6 +8,7 @@ mod catch_up;
 mod latency;
 mod load;
 mod local;
+mod nostr;
 mod process;
 mod workload;
 
@@ -44,6 +45,14 @@ enum Scenario {
         #[arg(long, default_value_t = 100_000)]
         rows: usize,
     },
+    /// Two paired devices and a relay: catch-up, bytes of a change, peak memory of both, live latency.
+    Nostr {
+        /// Rows of three cells each.
+        #[arg(long, default_value_t = 100_000)]
+        rows: usize,
+        #[arg(long, default_value_t = 1000)]
+        writes: usize,
+    },
     /// Many peers on one hub.
     Load {
         #[command(subcommand)]
@@ -57,6 +66,8 @@ enum Scenario {
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: String,
     },
+    #[command(hide = true)]
+    Paired { file: std::path::PathBuf },
     #[command(hide = true)]
     Write { file: std::path::PathBuf },
     #[command(hide = true)]
@@ -74,6 +85,8 @@ async fn main() -> Result<(), Error> {
         Scenario::CatchUp { rows, direction, v1 } => print(catch_up::run(rows, direction, v1).await?),
         Scenario::Latency { writes } => print(latency::run(writes).await?),
         Scenario::Local { rows } => print(local::run(rows)?),
+        Scenario::Nostr { rows, writes } => print(nostr::run(rows, writes).await?),
+        Scenario::Paired { file } => nostr::sync(&file).await?,
         Scenario::Load { scenario } => print(load::run(scenario).await?),
         Scenario::Hub { file, listen } => process::hub(&file, &listen).await?,
         Scenario::Write { file } => process::write(&file)?,

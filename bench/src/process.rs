@@ -65,7 +65,7 @@ pub fn nanos_now() -> Result<u64, Error> {
 }
 
 /// The process's peak resident memory, from the kernel.
-fn peak_memory_kib() -> Result<u64, Error> {
+pub fn peak_memory_kib() -> Result<u64, Error> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).ok_or("no VmHWM")?;
     Ok(line.split_whitespace().nth(1).ok_or("no VmHWM")?.parse()?)

@@ -34,9 +34,14 @@ impl Chain {
         self.head
     }
 
+    /// Whether the event after the head is there.
+    pub(crate) fn has_next(&self) -> bool {
+        self.waiting.contains_key(&self.head)
+    }
+
     /// Whether events wait for one that did not come.
     pub(crate) fn has_gap(&self) -> bool {
-        !self.waiting.is_empty() && !self.waiting.contains_key(&self.head)
+        !self.waiting.is_empty() && !self.has_next()
     }
 
     /// An event of the stream came, and follows `previous`. One for which there is no room is left out.

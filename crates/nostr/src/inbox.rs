@@ -138,7 +138,6 @@ impl<'a> Inbox<'a> {
             } else if let Some(event) = self.chain.next() {
                 self.take(event).await?;
                 self.gap = None;
-                self.look_due = Some(Instant::now() + LOOK_EVERY);
             } else {
                 self.wait().await?;
             }
@@ -337,7 +336,10 @@ impl<'a> Inbox<'a> {
         for event in found {
             self.offer(event);
         }
-        if let Some(gap) = &mut self.gap
+        if self.chain.has_next() {
+            // What follows it may have been dropped with it.
+            self.look_due = Some(Instant::now());
+        } else if let Some(gap) = &mut self.gap
             && self.chain.has_gap()
         {
             if gap.since.elapsed() > GAP_PATIENCE {

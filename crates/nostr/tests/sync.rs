@@ -3,9 +3,14 @@
 
 mod support;
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use litemesh::Event;
-use nostr_relay_builder::builder::{RelayBuilderNip42, RelayBuilderNip42Mode};
-use nostr_relay_builder::prelude::NostrDatabase;
+use litemesh_nostr::CHANGES_KIND;
+use nostr_relay_builder::builder::{PolicyResult, QueryPolicy, RelayBuilderNip42, RelayBuilderNip42Mode};
+use nostr_relay_builder::prelude::{Alphabet, BoxedFuture, Filter, NostrDatabase, SingleLetterTag};
 use support::{Device, builder, memory, pair, relay, run, streams};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -180,4 +185,46 @@ async fn devices_are_paired_and_unpaired_while_they_sync() {
         other.wait("the end", |event| matches!(event, Event::Disconnect { .. })).await;
         assert!(one.peer.status().is_empty());
     }
+}
+
+/// A relay that answers what is asked for by the event before it, and nothing else of a stream.
+#[derive(Debug)]
+struct NoStreams(Arc<AtomicBool>);
+
+impl QueryPolicy for NoStreams {
+    fn admit_query<'a>(&'a self, query: &'a Filter, _: &'a SocketAddr) -> BoxedFuture<'a, PolicyResult> {
+        let is_stream = query.kinds.as_ref().is_some_and(|kinds| kinds.contains(&CHANGES_KIND));
+        let is_step = query.generic_tags.contains_key(&SingleLetterTag::lowercase(Alphabet::E));
+        let refused = is_stream && !is_step && self.0.load(Ordering::Relaxed);
+        Box::pin(
+            async move { if refused { PolicyResult::Reject("no streams".to_owned()) } else { PolicyResult::Accept } },
+        )
+    }
+}
+
+/// What was dropped because it came too fast is fetched later, one event after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_which_nothing_comes_by_itself_is_fetched_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (Device::new(folder.path(), "one"), Device::new(folder.path(), "other"));
+    let (memory, is_closed) = (memory(), Arc::new(AtomicBool::new(false)));
+    let policy = NoStreams(is_closed.clone());
+    let relay = run(builder().database(memory.clone()).query_policy(policy)).await;
+    pair(&one, &other, &[relay.url().await.to_string()]).await;
+    let (one, mut other) = (one.start().await, other.start().await);
+    one.device.execute("INSERT INTO todo VALUES (0, 'first', NULL)");
+    let mut rows = vec!["0 'first' ".to_owned()];
+    other.wait_for_rows(&rows).await;
+    let other = other.stop().await;
+    for id in 1..=30 {
+        one.device.execute(&format!("INSERT INTO todo VALUES ({id}, 'later', NULL)"));
+        rows.push(format!("{id} 'later' "));
+        one.wait_until_sent(id + 1).await;
+    }
+    // All of it is at the relay.
+    let _one = one.stop().await;
+    is_closed.store(true, Ordering::Relaxed);
+    let mut other = other.start().await;
+    other.wait_for_rows(&rows).await;
+    assert_eq!(streams(&memory).await.len(), 2, "one in each direction");
 }

@@ -1,0 +1,126 @@
+//! Two paired devices and a relay: catch-up between two processes, with the relay in a third, and live writes.
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Instant;
+
+use litemesh::{Database, Event, Peer};
+use litemesh_nostr::nostr::{Filter, JsonUtil};
+use litemesh_nostr::{CHANGES_KIND, Listener, NostrTransport, Store, join};
+use nostr_relay_builder::builder::RateLimit;
+use nostr_relay_builder::prelude::{MemoryDatabase, MemoryDatabaseOptions, NostrDatabase};
+use nostr_relay_builder::{LocalRelay, RelayBuilder};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::process::peak_memory_kib;
+use crate::{Error, latency, workload};
+
+pub async fn run(rows: usize, writes: usize) -> Result<Value, Error> {
+    let memory = MemoryDatabase::with_opts(MemoryDatabaseOptions { events: true, max_events: None });
+    let limit = RateLimit { max_reqs: 10_000, notes_per_minute: u32::MAX };
+    let relay = LocalRelay::new(RelayBuilder::default().rate_limit(limit).database(memory.clone()));
+    relay.run().await?;
+    let url = relay.url().await.to_string();
+    let catch_up = catch_up(rows, &url, &memory).await?;
+    let live = live(writes, &url).await?;
+    Ok(json!({ "scenario": "nostr", "catch_up": catch_up, "live_ms": live, "writes": writes }))
+}
+
+/// A device that has nothing catches up with one that is there.
+async fn catch_up(rows: usize, relay: &str, memory: &MemoryDatabase) -> Result<Value, Error> {
+    let folder = tempfile::tempdir()?;
+    let files = ["full.db", "empty.db"].map(|name| folder.path().join(name));
+    for (file, rows) in files.iter().zip([rows, 0]) {
+        let db = Database::open(file)?;
+        workload::create(&db)?;
+        workload::fill(db.lock().connection(), rows, 1000)?;
+    }
+    pair(&files, relay).await?;
+    let [mut sender, mut receiver] = [start(&files[0])?, start(&files[1])?];
+    let mut lines = BufReader::new(receiver.stdout.take().ok_or("no stdout")?).lines();
+    let mut next = async || -> Result<f64, Error> { Ok(lines.next_line().await?.ok_or("a peer failed")?.parse()?) };
+    let seconds = next().await?;
+    drop(receiver.stdin.take());
+    let receiver_kib = next().await?;
+    receiver.wait().await?;
+    drop(sender.stdin.take());
+    let mut lines = BufReader::new(sender.stdout.take().ok_or("no stdout")?).lines();
+    let mut sender_kib = None;
+    while let Some(line) = lines.next_line().await? {
+        sender_kib = Some(line.parse::<f64>()?);
+    }
+    sender.wait().await?;
+    let has = workload::count(Database::open(&files[1])?.lock().connection())?;
+    if has != rows {
+        return Err(format!("{rows} rows expected, the receiver has {has}").into());
+    }
+    let events = memory.query(Filter::new().kind(CHANGES_KIND)).await?;
+    let bytes: usize = events.iter().map(|event| event.as_json().len()).sum();
+    let changes = 3 * rows;
+    Ok(json!({
+        "changes": changes,
+        "seconds": seconds,
+        "changes_per_second": (changes as f64 / seconds).round(),
+        "events": events.len(),
+        "bytes_per_change": ((bytes as f64 / changes as f64) * 100.0).round() / 100.0,
+        "receiver_peak_mib": receiver_kib / 1024.0,
+        "sender_peak_mib": sender_kib.ok_or("the sender failed")? / 1024.0,
+    }))
+}
+
+/// From commit to commit, one write after the other, both peers in this process.
+async fn live(writes: usize, relay: &str) -> Result<Value, Error> {
+    let folder = tempfile::tempdir()?;
+    let files = ["from.db", "to.db"].map(|name| folder.path().join(name));
+    for file in &files {
+        workload::create(&Database::open(file)?)?;
+    }
+    pair(&files, relay).await?;
+    let [from, to] = [Database::open(&files[0])?, Database::open(&files[1])?];
+    let sender = Peer::builder(from.clone()).transport(transport(&files[0])?).start().await?;
+    let builder = Peer::builder(to.clone()).transport(transport(&files[1])?);
+    let mut events = builder.events();
+    let receiver = builder.start().await?;
+    while !matches!(events.recv().await?, Event::Eose { .. }) {}
+    let live = latency::measure(&from, &mut events, &to, "live", writes).await?;
+    sender.stop().await;
+    receiver.stop().await;
+    Ok(live)
+}
+
+/// Syncs a file until standard input ends. Prints after how long everything was there, then the peak memory.
+pub async fn sync(file: &std::path::Path) -> Result<(), Error> {
+    let builder = Peer::builder(Database::open(file)?).transport(transport(file)?);
+    let mut events = builder.events();
+    let started = Instant::now();
+    let peer = builder.start().await?;
+    while !matches!(events.recv().await?, Event::Eose { .. }) {}
+    println!("{}", started.elapsed().as_secs_f64());
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    while lines.next_line().await?.is_some() {}
+    peer.stop().await;
+    println!("{}", peak_memory_kib()?);
+    Ok(())
+}
+
+fn start(file: &std::path::Path) -> Result<Child, Error> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("paired").arg(file).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    Ok(command.spawn()?)
+}
+
+fn transport(file: &std::path::Path) -> Result<NostrTransport, Error> {
+    Ok(NostrTransport::new(Arc::new(Store::open(&Store::path_beside(file))?)))
+}
+
+async fn pair(files: &[std::path::PathBuf; 2], relay: &str) -> Result<(), Error> {
+    let site = |file| -> Result<_, Error> { Ok(Database::open(file)?.lock().site()?) };
+    let stores = [Store::open(&Store::path_beside(&files[0]))?, Store::open(&Store::path_beside(&files[1]))?];
+    let listener = Listener::start(site(&files[0])?, "one", &[relay]).await?;
+    let string = listener.connection_string().clone();
+    let joining = join(site(&files[1])?, "other", &string, &stores[1]);
+    tokio::try_join!(listener.paired(&stores[0]), joining)?;
+    Ok(())
+}
