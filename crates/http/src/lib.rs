@@ -54,6 +54,7 @@ pub mod hostile;
 mod server;
 mod sse;
 mod tokens;
+mod websocket;
 
 pub use client::{DialError, HttpClient, HttpClientBuilder};
 pub use counters::Counters;

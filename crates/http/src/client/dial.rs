@@ -11,16 +11,18 @@ use litemesh_proto::codec::v1::{Envelope, LITEMESH_VERSION};
 use litemesh_proto::codec::v2::{self, Deframer, Frame};
 use litemesh_proto::{Access, DecodeError, Limits, PeerCallbacks, Refusal, Remote, SiteId, backoff_from};
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE};
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Response, StatusCode};
 use tracing::{debug, info, warn};
 
-use super::Shared;
 use super::dial_error::DialError;
 use super::link::{Ending, Link};
 use super::post::{explain, read_answer};
+use super::websocket::{NoSocket, Outbox, SocketReader};
+use super::{Clients, Shared, WebSocket};
 use crate::form::{FRAME_EVENT, FRAMES_TYPE, frame_of_event};
 use crate::gzip::{DECODE_STEP_BYTES, StreamDecoder};
 use crate::sse::{Event, EventParser, EventTooLarge};
+use crate::websocket::OFFER_HEADER;
 use crate::{INSTANCE_HEADER, VERSION_HEADER};
 
 /// Room in a frame for what stands around the message.
@@ -30,8 +32,8 @@ const FRAME_ENVELOPE_BYTES: usize = 64 * 1024;
 const ACCEPT_FRAMES: &str = "application/vnd.litemesh.frames, text/event-stream";
 
 /// Dials until the transport is stopped.
-pub(super) async fn run(shared: Arc<Shared>, http: Client, peer: Arc<dyn PeerCallbacks>) {
-    let dialer = Dialer { shared: shared.clone(), http, peer };
+pub(super) async fn run(shared: Arc<Shared>, clients: Clients, peer: Arc<dyn PeerCallbacks>) {
+    let dialer = Dialer { shared: shared.clone(), clients, peer };
     loop {
         // Not interrupted from outside: it looks at the token wherever it waits for the network, and finishes callbacks.
         let reason = match dialer.connect().await {
@@ -59,23 +61,43 @@ pub(super) async fn run(shared: Arc<Shared>, http: Client, peer: Arc<dyn PeerCal
     }
 }
 
-struct Dialer {
-    shared: Arc<Shared>,
-    http: Client,
-    peer: Arc<dyn PeerCallbacks>,
+pub(super) struct Dialer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) clients: Clients,
+    pub(super) peer: Arc<dyn PeerCallbacks>,
+}
+
+/// A connection whose server has introduced itself.
+struct Opened {
+    messages: Messages,
+    remote: Remote,
+    access: Access,
+}
+
+/// Where messages come from, and where a WebSocket takes ours.
+enum Messages {
+    Stream(MessageStream),
+    Socket(SocketReader, Outbox),
 }
 
 impl Dialer {
     /// One connection from the dial to its end; the reason why it ended.
     async fn connect(&self) -> Result<String, DialError> {
         // Nothing is lost with a dropped branch: nobody was told of the connection yet.
-        let (mut stream, remote, access) = tokio::select! {
+        let Opened { messages, remote, access } = tokio::select! {
             () = self.shared.stop.cancelled() => return Ok("stopped".to_owned()),
             opened = self.open() => opened?,
         };
-        let limits = self.peer.limits();
-        let link = Link::new(remote, self.peer.site(), self.http.clone(), limits.message_bytes_max, &self.shared.stop);
-        let link = Arc::new(link);
+        let (mut stream, outbox) = match messages {
+            Messages::Stream(stream) => (Source::Stream(stream), None),
+            Messages::Socket(reader, outbox) => (Source::Socket(reader), Some(outbox)),
+        };
+        let bytes_max = self.peer.limits().message_bytes_max;
+        let sender = outbox.as_ref().map(|outbox| outbox.sender.clone());
+        let http = self.clients.http.clone();
+        let link = Arc::new(Link::new(remote, self.peer.site(), http, sender, bytes_max, &self.shared.stop));
+        // What the peer sends from within `connect` is written meanwhile.
+        let writer = outbox.map(|outbox| outbox.spawn(link.clone()));
         // Before the peer hears of the connection, since it sends its request from within the call.
         self.shared.set_link(Some(link.clone()));
         if let Err(refusal) = self.peer.connect(remote, access).await {
@@ -88,7 +110,14 @@ impl Dialer {
         info!(remote = %remote.site.fmt_short(), endpoint = self.shared.endpoint, "connected");
         self.shared.attempts.store(0, Relaxed);
         self.shared.state().last_error = None;
-        self.read(&link, &mut stream).await;
+        let heard = self.read(&link, &mut stream).await;
+        if let Some(writer) = writer {
+            // It says goodbye, in bounded time.
+            let _ = writer.await;
+            if heard == 0 && !self.shared.stop.is_cancelled() && matches!(link.ending(), Some(Ending::Reported(_))) {
+                self.give_up_websocket("nothing came over it");
+            }
+        }
         if self.shared.stop.is_cancelled() {
             return Ok("stopped".to_owned());
         }
@@ -103,50 +132,98 @@ impl Dialer {
         Ok(reason)
     }
 
-    /// Opens the stream and reads its first frame, in which the server introduces itself.
-    async fn open(&self) -> Result<(MessageStream, Remote, Access), DialError> {
+    /// Opens a WebSocket or a stream, and reads its first message, in which the server introduces itself.
+    async fn open(&self) -> Result<Opened, DialError> {
+        let is_only = self.shared.options.websocket == WebSocket::Only;
+        if is_only || self.knows_websocket() {
+            match self.open_socket().await {
+                Err(NoSocket::Broken(reason)) if !is_only => self.give_up_websocket(&reason),
+                opened => return opened.map_err(NoSocket::into_dial_error),
+            }
+        }
+        match self.open_stream(self.offers_websocket()).await? {
+            Some(opened) => Ok(opened),
+            // The server has a WebSocket.
+            None => match self.open_socket().await {
+                Err(NoSocket::Broken(reason)) => {
+                    self.give_up_websocket(&reason);
+                    let stream = self.open_stream(false).await?;
+                    stream.ok_or_else(|| DialError::no_stream(&"426 where no WebSocket was offered"))
+                }
+                opened => opened.map_err(NoSocket::into_dial_error),
+            },
+        }
+    }
+
+    async fn open_socket(&self) -> Result<Opened, NoSocket> {
+        let (mut reader, outbox) = self.dial_socket().await?;
+        let first = reader.next().await.map_err(NoSocket::Broken)?.map_err(NoSocket::Broken)?;
+        let (remote, access) = self.introduced(&first).map_err(NoSocket::Refused)?;
+        self.has_websocket();
+        Ok(Opened { messages: Messages::Socket(reader, outbox), remote, access })
+    }
+
+    /// Opens a stream; `None` where the server would rather have the WebSocket that we offer.
+    async fn open_stream(&self, offers_websocket: bool) -> Result<Option<Opened>, DialError> {
         let url = format!("{}/stream?peerId={}", self.shared.endpoint, self.peer.site());
         let takes_frames = self.shared.options.is_announced && self.shared.options.takes_frames;
         let accept = if takes_frames { ACCEPT_FRAMES } else { "text/event-stream" };
         let mut request = self
-            .shared
-            .authorize(self.http.get(url))
+            .announce(self.clients.http.get(url))
             .header(ACCEPT, accept)
             .header(CACHE_CONTROL, "no-cache")
             .header(ACCEPT_ENCODING, "gzip");
-        if self.shared.options.is_announced {
-            request = request.header(VERSION_HEADER, LITEMESH_VERSION).header(INSTANCE_HEADER, &self.shared.instance);
+        if offers_websocket {
+            request = request.header(OFFER_HEADER, "1");
         }
         let idle_timeout = self.shared.options.idle_timeout;
         let opening = async {
             let response = request.send().await.map_err(|error| DialError::of_request(&error))?;
             match response.status() {
-                StatusCode::OK => Ok(response),
+                StatusCode::OK => Ok(Some(response)),
+                StatusCode::UPGRADE_REQUIRED if offers_websocket => Ok(None),
                 // What was said before it broke off, or nothing: the status counts.
                 status => Err(DialError::of_answer(status, &read_answer(response).await.unwrap_or_default())),
             }
         };
         let response = tokio::time::timeout(idle_timeout, opening).await.map_err(|_| DialError::TimedOut)??;
+        let Some(response) = response else { return Ok(None) };
         let mut stream = MessageStream::new(response, self.peer.limits(), idle_timeout)
             .map_err(|reason| DialError::no_stream(&reason))?;
         let first = stream.next().await.map_err(|reason| DialError::no_stream(&reason))?;
-        let (remote, access) = match first.map_err(|reason| DialError::no_stream(&reason))? {
-            Received::Json(data) => remote_of_envelope(&data)?,
-            Received::Frame(frame) => remote_of_frame(&frame, self.peer.limits())?,
-        };
-        // What we may do there, seen from here: a server that takes nothing of us is sent nothing.
-        Ok((stream, remote, access.mirrored()))
+        let (remote, access) = self.introduced(&first.map_err(|reason| DialError::no_stream(&reason))?)?;
+        Ok(Some(Opened { messages: Messages::Stream(stream), remote, access }))
     }
 
-    /// Handles frames, one after another, until the link ends.
-    async fn read(&self, link: &Link, stream: &mut MessageStream) {
+    /// Adds who we are: the token, and that we are a Litemesh peer.
+    pub(super) fn announce(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        let request = self.shared.authorize(request);
+        if !self.shared.options.is_announced {
+            return request;
+        }
+        request.header(VERSION_HEADER, LITEMESH_VERSION).header(INSTANCE_HEADER, &self.shared.instance)
+    }
+
+    /// Who introduces itself, and what we may do there, seen from here: a server that takes nothing of us is sent nothing.
+    fn introduced(&self, first: &Received) -> Result<(Remote, Access), DialError> {
+        let (remote, access) = match first {
+            Received::Json(data) => remote_of_envelope(data)?,
+            Received::Frame(frame) => remote_of_frame(frame, self.peer.limits())?,
+        };
+        Ok((remote, access.mirrored()))
+    }
+
+    /// Handles messages, one after another, until the link ends. Gives how many came.
+    async fn read(&self, link: &Link, stream: &mut Source) -> u64 {
+        let mut heard = 0;
         while !link.end.is_cancelled() {
-            // A frame that is dropped half read belongs to a connection that has ended.
+            // A message that is dropped half read belongs to a connection that has ended.
             let next = tokio::select! {
                 biased;
-                () = link.end.cancelled() => return,
+                () = link.end.cancelled() => return heard,
                 next = stream.next() => next,
             };
+            heard += u64::from(next.is_ok());
             let handled = match next {
                 Ok(Ok(Received::Json(data))) => self.handle_json(link, &data).await,
                 Ok(Ok(Received::Frame(frame))) => self.handle_frame(link, &frame).await,
@@ -160,6 +237,7 @@ impl Dialer {
                 link.lose(reason);
             }
         }
+        heard
     }
 
     async fn handle_json(&self, link: &Link, data: &[u8]) -> ControlFlow<String> {
@@ -262,6 +340,21 @@ pub(super) enum Received {
     Json(Vec<u8>),
     /// Wire v2.
     Frame(Vec<u8>),
+}
+
+/// Where messages come from.
+enum Source {
+    Stream(MessageStream),
+    Socket(SocketReader),
+}
+
+impl Source {
+    async fn next(&mut self) -> Result<Result<Received, String>, String> {
+        match self {
+            Self::Stream(stream) => stream.next().await,
+            Self::Socket(reader) => reader.next().await,
+        }
+    }
 }
 
 /// The messages of a response.

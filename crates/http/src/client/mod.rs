@@ -7,9 +7,10 @@ pub(crate) mod hostile;
 mod link;
 mod post;
 mod split;
+mod websocket;
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,13 +42,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// less with the batches that a v1 server takes.
 const LITEMESH_BATCH_BYTES_MAX: usize = 4 << 20;
 
+/// Bytes of the length before a frame in a body.
+const LENGTH_BYTES_MAX: usize = 5;
+
 /// Largest body that is posted to a v1 server: its limit, less a little for whatever stands between us.
 const V1_BODY_BYTES_SAFE: usize = V1_BODY_BYTES_MAX - 4 * 1024;
 
 /// The client side of the HTTP transport: the seed's `TransportClientHttp`.
 ///
 /// A cheap handle: clones are the same client. It dials `{endpoint}/stream`, and again whenever the connection is lost,
-/// after 1, 2, 4, 8, 16, 30, 30 … seconds. Messages go out one at a time, each after the server took the one before.
+/// after 1, 2, 4, 8, 16, 30, 30 … seconds. Messages go out one at a time, each after the server took the one before. Where a
+/// Litemesh hub has a WebSocket, both directions go over that.
 ///
 /// The proxies of the environment (`HTTPS_PROXY` and the like) are used, except for endpoints on the loopback;
 /// [`HttpClientBuilder::http`] decides otherwise. Why there is no connection, [`last_error`](Self::last_error) tells.
@@ -109,6 +114,17 @@ struct Options {
     has_jitter: bool,
     is_announced: bool,
     takes_frames: bool,
+    websocket: WebSocket,
+}
+
+/// Whether to use a WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WebSocket {
+    /// Where the server has one, and nothing between us breaks it.
+    Preferred,
+    Never,
+    /// And nothing else: the endpoint says so.
+    Only,
 }
 
 impl HttpClientBuilder {
@@ -170,9 +186,25 @@ impl HttpClientBuilder {
         self
     }
 
+    /// Whether to take a WebSocket where a Litemesh hub has one, instead of an event stream and POSTs. Where it comes to nothing, or ends
+    /// before anything was said over it, the client falls back to these, for good. On where nothing else is said; an endpoint that
+    /// begins with `ws://` or `wss://` asks for a WebSocket and nothing else.
+    pub fn websocket(mut self, is_on: bool) -> Self {
+        self.options.websocket = if is_on { WebSocket::Preferred } else { WebSocket::Never };
+        self
+    }
+
     /// The client, not started yet.
-    pub fn build(self) -> HttpClient {
-        let endpoint = self.endpoint.strip_suffix('/').unwrap_or(&self.endpoint).to_owned();
+    pub fn build(mut self) -> HttpClient {
+        let endpoint = self.endpoint.strip_suffix('/').unwrap_or(&self.endpoint);
+        // In requests the scheme is that of HTTP, as the handshake is.
+        let endpoint = match endpoint.split_once("://") {
+            Some((scheme @ ("ws" | "wss"), rest)) => {
+                self.options.websocket = WebSocket::Only;
+                format!("{}://{rest}", if scheme == "ws" { "http" } else { "https" })
+            }
+            _ => endpoint.to_owned(),
+        };
         let mut random = [0_u8; 16];
         fastrand::fill(&mut random);
         HttpClient {
@@ -185,11 +217,20 @@ impl HttpClientBuilder {
                 options: self.options,
                 attempts: AtomicU32::new(0),
                 litemesh_body_bytes_max: AtomicUsize::new(usize::MAX),
+                websocket: AtomicU8::new(websocket::UNKNOWN),
                 stop: CancellationToken::new(),
                 state: Mutex::default(),
             }),
         }
     }
+}
+
+/// What makes the requests.
+#[derive(Debug)]
+struct Clients {
+    http: reqwest::Client,
+    /// For WebSockets, which take a connection over, as only one of HTTP/1.1 can be.
+    upgrading: reqwest::Client,
 }
 
 /// What the handles and the task of one client share.
@@ -205,6 +246,8 @@ struct Shared {
     attempts: AtomicU32,
     /// What a Litemesh server turned out to take at most, if it takes less than we would send.
     litemesh_body_bytes_max: AtomicUsize,
+    /// What is known of the server's WebSocket: one of the constants in [`websocket`].
+    websocket: AtomicU8,
     stop: CancellationToken,
     state: Mutex<State>,
 }
@@ -233,6 +276,7 @@ impl HttpClient {
             has_jitter: false,
             is_announced: true,
             takes_frames: true,
+            websocket: WebSocket::Preferred,
         };
         HttpClientBuilder { endpoint: endpoint.into(), http: None, token: None, ca: None, options }
     }
@@ -240,6 +284,11 @@ impl HttpClient {
     /// Whether the event stream is open and the server has introduced itself: the seed's `isSSEConnected`.
     pub fn is_sse_connected(&self) -> bool {
         self.shared.link().is_some()
+    }
+
+    /// Whether the connection that stands goes over a WebSocket.
+    pub fn is_websocket(&self) -> bool {
+        self.shared.link().is_some_and(|link| link.outbox.is_some())
     }
 
     /// The endpoint without its trailing slash: the seed's `getEndpoint`.
@@ -301,8 +350,8 @@ impl Shared {
         self.state().link = link;
     }
 
-    /// The HTTP client and the URL of the stream, where both can be had.
-    fn prepare(&self) -> Result<reqwest::Client, TransportError> {
+    /// The HTTP clients, where they can be had and the endpoint is one.
+    fn prepare(&self) -> Result<Clients, TransportError> {
         let cannot = |reason: String| TransportError::Endpoint { endpoint: self.endpoint.clone(), reason };
         let url = reqwest::Url::parse(&self.endpoint).map_err(|error| cannot(error.to_string()))?;
         if !matches!(url.scheme(), "http" | "https") {
@@ -315,28 +364,32 @@ impl Shared {
             return Err(cannot("the token has characters that no header can carry".to_owned()));
         }
         match &self.http {
-            Some(http) => Ok(http.clone()),
+            Some(http) => Ok(Clients { http: http.clone(), upgrading: http.clone() }),
             None => {
                 // An error means that the application has chosen a provider already, which is then used.
                 let _ = rustls::crypto::ring::default_provider().install_default();
-                let mut builder = reqwest::Client::builder()
-                    .connect_timeout(CONNECT_TIMEOUT)
-                    .tcp_nodelay(true)
-                    .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-                    .dns_resolver(Arc::new(Resolver));
-                if let Some(pem) = &self.ca {
-                    let trusted =
-                        reqwest::Certificate::from_pem_bundle(pem).map_err(|error| cannot(error.to_string()))?;
-                    if trusted.is_empty() {
-                        return Err(cannot("the file of trusted certificates has none".to_owned()));
+                let build = |builder: reqwest::ClientBuilder| {
+                    let mut builder = builder
+                        .connect_timeout(CONNECT_TIMEOUT)
+                        .tcp_nodelay(true)
+                        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+                        .dns_resolver(Arc::new(Resolver));
+                    if let Some(pem) = &self.ca {
+                        let trusted =
+                            reqwest::Certificate::from_pem_bundle(pem).map_err(|error| cannot(error.to_string()))?;
+                        if trusted.is_empty() {
+                            return Err(cannot("the file of trusted certificates has none".to_owned()));
+                        }
+                        builder = builder.tls_certs_only(trusted);
                     }
-                    builder = builder.tls_certs_only(trusted);
-                }
-                if is_loopback(&url) {
-                    // HTTP_PROXY and the like are for the way out of this machine.
-                    builder = builder.no_proxy();
-                }
-                builder.build().map_err(|error| cannot(error.to_string()))
+                    if is_loopback(&url) {
+                        // HTTP_PROXY and the like are for the way out of this machine.
+                        builder = builder.no_proxy();
+                    }
+                    builder.build().map_err(|error| cannot(error.to_string()))
+                };
+                let http = build(reqwest::Client::builder())?;
+                Ok(Clients { http, upgrading: build(reqwest::Client::builder().http1_only())? })
             }
         }
     }
@@ -376,37 +429,34 @@ impl Transport for HttpClient {
 
     fn start(&self, peer: Arc<dyn PeerCallbacks>) -> BoxFuture<'_, Result<(), TransportError>> {
         Box::pin(async move {
-            let http = self.shared.prepare()?;
+            let clients = self.shared.prepare()?;
             let mut state = self.shared.state();
             if std::mem::replace(&mut state.is_started, true) {
                 return Err(TransportError::AlreadyStarted);
             }
-            state.dialer = Some(tokio::spawn(dial::run(self.shared.clone(), http, peer)));
+            state.dialer = Some(tokio::spawn(dial::run(self.shared.clone(), clients, peer)));
             Ok(())
         })
     }
 
     fn sync(&self, remote: Remote, request: SyncRequest) -> BoxFuture<'_, Result<(), TransportError>> {
-        Box::pin(self.shared.post(remote, Route::Sync, move |link, _| {
-            Ok(if link.remote.is_litemesh {
-                vec![v2::framed(&v2::sync(&request))]
-            } else {
-                vec![v1::sync(link.site, &request)]
-            })
+        Box::pin(self.shared.deliver(remote, Route::Sync, move |link, _| {
+            let is_litemesh = link.remote.is_litemesh;
+            Ok(vec![if is_litemesh { v2::sync(&request) } else { v1::sync(link.site, &request) }])
         }))
     }
 
     fn send(&self, remote: Remote, message: PeerMessage) -> BoxFuture<'_, Result<(), TransportError>> {
-        Box::pin(self.shared.post(remote, Route::Data, move |link, max| {
+        Box::pin(self.shared.deliver(remote, Route::Data, move |link, max| {
             if !link.remote.is_litemesh {
                 return split::bodies(link.site, message, max);
             }
             // Numbered, so not to be cut here: it is the peer that makes its messages smaller.
-            let body = v2::framed(&v2::message(&message));
-            if body.len() > max {
-                return Err(TransportError::too_large(&message, body.len(), max));
+            let frame = v2::message(&message);
+            if frame.len() + LENGTH_BYTES_MAX > max {
+                return Err(TransportError::too_large(&message, frame.len() + LENGTH_BYTES_MAX, max));
             }
-            Ok(vec![body])
+            Ok(vec![frame])
         }))
     }
 

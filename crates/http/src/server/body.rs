@@ -50,11 +50,16 @@ pub(super) struct Held<'a> {
 impl Held<'_> {
     fn grow_to(&mut self, bytes: usize) -> Result<(), ReadError> {
         let more = bytes.saturating_sub(self.bytes);
-        let all = self.counters.body_bytes_held.fetch_add(more as u64, Relaxed) + more as u64;
         self.bytes += more;
-        let all_max = if bytes <= SMALL_BODY_BYTES { self.all_max } else { self.all_max / 4 * 3 };
-        if all > all_max as u64 { Err(ReadError::Busy) } else { Ok(()) }
+        if has_room(self.counters, self.all_max, self.bytes, more) { Ok(()) } else { Err(ReadError::Busy) }
     }
+}
+
+/// Counts `more` bytes of a body that has so many now. Says whether there is room for them; they count in either case.
+pub(super) fn has_room(counters: &CounterCells, all_max: usize, bytes: usize, more: usize) -> bool {
+    let all = counters.body_bytes_held.fetch_add(more as u64, Relaxed) + more as u64;
+    let all_max = if bytes <= SMALL_BODY_BYTES { all_max } else { all_max / 4 * 3 };
+    all <= all_max as u64
 }
 
 impl Drop for Held<'_> {

@@ -88,6 +88,11 @@ impl Connection {
         is_first
     }
 
+    /// Whether we ended it ourselves.
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self.ending.get(), Some(Ending::Silent))
+    }
+
     /// Why it ended, for errors.
     pub(super) fn reason(&self) -> &str {
         match self.ending.get() {

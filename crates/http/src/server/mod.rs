@@ -14,6 +14,7 @@ mod sockets;
 mod stream;
 mod ticket;
 mod tls;
+mod websocket;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -316,7 +317,7 @@ impl HttpServer {
         HttpServerBuilder { options }
     }
 
-    /// The routes `/stream`, `/sync` and `/data`, and with tokens `/ticket`, to be mounted into an axum server under any prefix: the seed's
+    /// The routes `/stream`, `/sync`, `/data` and `/ws`, and with tokens `/ticket`, to be mounted into an axum server under any prefix: the seed's
     /// `registerRoutes`.
     ///
     /// They can be mounted before the transport is started; until then messages are refused and streams wait.
@@ -327,7 +328,8 @@ impl HttpServer {
         let mut routes = Router::new()
             .route("/stream", any(stream::route))
             .route("/sync", any(post::sync_route))
-            .route("/data", any(post::data_route));
+            .route("/data", any(post::data_route))
+            .route("/ws", any(websocket::route));
         let has_tokens = self.shared.door.has_tokens();
         if has_tokens {
             routes = routes.route("/ticket", any(ticket::route));

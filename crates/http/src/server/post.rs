@@ -28,7 +28,7 @@ use crate::form::FRAMES_TYPE;
 /// Bytes of a body that are held before it is known which client sent it.
 const UNCLAIMED_BYTES_MAX: usize = 64 * 1024;
 
-/// From this size on a body is parsed outside of the runtime's threads: a megabyte takes some milliseconds.
+/// From this size on a body of JSON is parsed outside of the runtime's threads: a megabyte takes some milliseconds.
 const INLINE_PARSE_BYTES_MAX: usize = 256 * 1024;
 
 const CONNECT_FIRST: &str = "Connect to /stream first";
@@ -376,31 +376,16 @@ impl Post {
         tokio::task::coop::consume_budget().await;
         let limits = self.running.peer.limits();
         let Some(frame) = split_frame(body, limits)? else { return Ok(None) };
-        let read = if frame.len() <= INLINE_PARSE_BYTES_MAX / 8 {
-            v2::decode(&frame, limits)
-        } else {
-            let limits = limits.clone();
-            let reading = tokio::task::spawn_blocking(move || v2::decode(&frame, &limits));
-            reading.await.map_err(|error| error.to_string())?
-        };
-        read.map(Some).map_err(|error| error.to_string())
+        decode_frame(frame, limits).await.map(Some)
     }
 
     async fn deliver(&self, turn: &Turn, content: Content) -> Response {
         if turn.connection.end.is_cancelled() {
             return self.refuse_unknown();
         }
-        let remote = turn.connection.remote;
-        let result = match content {
-            Content::Sync(request) => self.running.peer.sync(remote, request).await,
-            Content::Data(message) => self.running.peer.receive(remote, message).await,
-        };
-        let Err(refusal) = result else {
-            add(&self.shared.counters.messages_in, 1);
+        let Err(refusal) = self.shared.deliver(&self.running, &turn.connection, content).await else {
             return answer::success();
         };
-        debug!(remote = %remote.site.fmt_short(), %refusal, "a message was refused");
-        add(&self.shared.counters.refused_by_peer, 1);
         match refusal {
             Refusal::UnknownRemote => answer::error(StatusCode::BAD_REQUEST, CONNECT_FIRST),
             Refusal::Unavailable(text) => answer::retry_later(StatusCode::INTERNAL_SERVER_ERROR, &text),
@@ -412,9 +397,7 @@ impl Post {
     /// Tells the peer above that changes may be missing. A sync request holds none.
     async fn report_garbled(&self, turn: &Turn, reason: String) {
         if self.route == Route::Data && !turn.connection.end.is_cancelled() {
-            warn!(remote = %turn.connection.remote.site.fmt_short(), reason, "a message could not be read");
-            add(&self.shared.counters.garbled, 1);
-            self.running.peer.garbled(turn.connection.remote, reason).await;
+            self.shared.report_garbled(&self.running, &turn.connection, reason).await;
         }
     }
 
@@ -422,6 +405,49 @@ impl Post {
         add(&self.shared.counters.refused_unknown, 1);
         answer::error(StatusCode::BAD_REQUEST, CONNECT_FIRST)
     }
+}
+
+impl Shared {
+    /// Gives a message to the peer above.
+    pub(super) async fn deliver(
+        &self,
+        running: &Running,
+        connection: &Connection,
+        content: Content,
+    ) -> Result<(), Refusal> {
+        let remote = connection.remote;
+        let result = match content {
+            Content::Sync(request) => running.peer.sync(remote, request).await,
+            Content::Data(message) => running.peer.receive(remote, message).await,
+        };
+        match &result {
+            Ok(()) => add(&self.counters.messages_in, 1),
+            Err(refusal) => {
+                debug!(remote = %remote.site.fmt_short(), %refusal, "a message was refused");
+                add(&self.counters.refused_by_peer, 1);
+            }
+        }
+        result
+    }
+
+    /// Tells the peer above that changes may be missing.
+    pub(super) async fn report_garbled(&self, running: &Running, connection: &Connection, reason: String) {
+        warn!(remote = %connection.remote.site.fmt_short(), reason, "a message could not be read");
+        add(&self.counters.garbled, 1);
+        running.peer.garbled(connection.remote, reason).await;
+    }
+}
+
+/// Decodes a frame, a long one outside of the runtime's threads.
+pub(super) async fn decode_frame(frame: impl AsRef<[u8]> + Send + 'static, limits: &Limits) -> Result<Frame, String> {
+    let read = if frame.as_ref().len() <= INLINE_PARSE_BYTES_MAX / 8 {
+        v2::decode(frame.as_ref(), limits)
+    } else {
+        let limits = limits.clone();
+        let reading = tokio::task::spawn_blocking(move || v2::decode(frame.as_ref(), &limits));
+        reading.await.map_err(|error| error.to_string())?
+    };
+    read.map_err(|error| error.to_string())
 }
 
 /// Who sends frames, as the head says.

@@ -20,10 +20,11 @@ use tracing::debug;
 
 use super::connection::{self, Chunks, Connection};
 use super::door::{Denial, Grant};
-use super::{Phase, Running, Shared, answer};
+use super::{Phase, Running, Shared, answer, websocket};
 use crate::counters::add;
 use crate::form::{FRAMES_TYPE, StreamForm, position_of_id};
 use crate::gzip::accepts_gzip;
+use crate::websocket::OFFER_HEADER;
 use crate::{INSTANCE_HEADER, VERSION_HEADER};
 
 /// A stream whose client has left something lying for so long gives way to a newcomer with the same id.
@@ -38,8 +39,8 @@ pub(super) const LAST_EVENT_ID: &str = "last-event-id";
 
 /// What a client wants of its stream.
 pub(super) struct Wish {
-    site: SiteId,
-    grant: Grant,
+    pub(super) site: SiteId,
+    pub(super) grant: Grant,
     pub(super) form: StreamForm,
     pub(super) instance: Option<String>,
     pub(super) is_gzip: bool,
@@ -74,14 +75,21 @@ pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, r
     };
     let wish = Wish::read(site, grant, request.headers());
     let form = wish.form;
+    if form == StreamForm::Frames && request.headers().contains_key(OFFER_HEADER) {
+        return websocket::instead();
+    }
     let phase = shared.phase.borrow().clone();
     let opened = match phase {
-        Phase::Waiting => wait_for_start(shared, wish),
+        Phase::Waiting => wait_for_start(shared.clone(), wish),
         Phase::Running(running) => open(&shared, &running, wish),
         Phase::Stopped => Opened::Unavailable("Transport stopped"),
     };
     match opened {
-        Opened::Chunks { chunks, is_gzip } => respond(&request, form, is_gzip, Body::from_stream(chunks)),
+        Opened::Connection { connection, is_gzip } => {
+            let chunks = connection.chunks(shared, is_gzip);
+            respond(&request, form, is_gzip, Body::from_stream(chunks))
+        }
+        Opened::Later(chunks) => respond(&request, form, false, Body::from_stream(chunks)),
         Opened::AlreadyConnected(frame) => respond(&request, form, false, Body::from_stream(only(frame))),
         Opened::Unavailable(text) => answer::retry_later(StatusCode::SERVICE_UNAVAILABLE, text),
         Opened::Denied(denial) => denial.answer(),
@@ -194,11 +202,13 @@ fn respond(request: &Request, form: StreamForm, is_gzip: bool, body: Body) -> Re
     response
 }
 
-enum Opened {
-    Chunks {
-        chunks: Chunks,
+pub(super) enum Opened {
+    Connection {
+        connection: Arc<Connection>,
         is_gzip: bool,
     },
+    /// What there will be once the transport is started.
+    Later(Chunks),
     /// The frame that says so.
     AlreadyConnected(Bytes),
     Unavailable(&'static str),
@@ -230,18 +240,19 @@ fn wait_for_start(shared: Arc<Shared>, wish: Wish) -> Opened {
         // The head is sent already, so there is no status left to refuse with.
         match phase {
             Ok(Phase::Running(running)) => match open(&place.0, &running, Wish { is_gzip: false, ..wish }) {
-                Opened::Chunks { chunks, .. } => chunks,
+                Opened::Connection { connection, .. } => connection.chunks(place.0.clone(), false),
+                Opened::Later(chunks) => chunks,
                 Opened::AlreadyConnected(frame) => only(frame),
                 Opened::Unavailable(_) | Opened::Denied(_) => Box::pin(stream::empty()),
             },
             _ => Box::pin(stream::empty()) as Chunks,
         }
     };
-    Opened::Chunks { chunks: Box::pin(stream::once(opening).flatten()), is_gzip: false }
+    Opened::Later(Box::pin(stream::once(opening).flatten()))
 }
 
 /// Registers a client, unless it has a stream already.
-fn open(shared: &Arc<Shared>, running: &Arc<Running>, wish: Wish) -> Opened {
+pub(super) fn open(shared: &Arc<Shared>, running: &Arc<Running>, wish: Wish) -> Opened {
     let Wish { site, grant, form, instance, is_gzip, resume } = wish;
     let mut connections = running.connections();
     if running.stop.is_cancelled() {
@@ -271,8 +282,7 @@ fn open(shared: &Arc<Shared>, running: &Arc<Running>, wish: Wish) -> Opened {
         }
         None => None,
     };
-    let is_litemesh = form != StreamForm::Json;
-    let remote = Remote { site, connection: Remote::next_connection(), is_litemesh };
+    let remote = Remote { site, connection: Remote::next_connection(), is_litemesh: form.is_litemesh() };
     let introduction = form.connect(running.site, &grant.access);
     let connection = Connection::new(remote, form, grant, instance, shared.options.frame_queue_len, &running.stop);
     let connection = Arc::new(connection);
@@ -287,7 +297,7 @@ fn open(shared: &Arc<Shared>, running: &Arc<Running>, wish: Wish) -> Opened {
     }
     connections.insert(site, connection.clone());
     drop(connections);
-    Opened::Chunks { chunks: connection.chunks(shared.clone(), is_gzip), is_gzip }
+    Opened::Connection { connection, is_gzip }
 }
 
 /// Whether an open stream of the same id gives way: its client is gone, or is the one that asks. To another holder it gives
