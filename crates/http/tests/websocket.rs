@@ -259,7 +259,7 @@ async fn who_asks_for_a_socket_alone_hears_why_there_is_none() {
         }
     });
     let error = error.await;
-    assert!(matches!(&error, DialError::NoStream { reason } if reason.contains("502")), "{error}");
+    assert!(matches!(error, DialError::Status { status: 502, .. }), "{error}");
     client.stop().await;
     reports.assert_none();
 }

@@ -12,13 +12,15 @@ use litemesh_proto::codec::v2::{self, Deframer, Frame};
 use litemesh_proto::{Access, DecodeError, Limits, PeerCallbacks, Refusal, Remote, SiteId, backoff_from};
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE};
 use reqwest::{Response, StatusCode};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::dial_error::DialError;
 use super::link::{Ending, Link};
 use super::post::{explain, read_answer};
 use super::websocket::{NoSocket, Outbox, SocketReader};
-use super::{Clients, Shared, WebSocket};
+use super::{Clients, Options, Shared, WebSocket};
 use crate::form::{FRAME_EVENT, FRAMES_TYPE, frame_of_event};
 use crate::gzip::{DECODE_STEP_BYTES, StreamDecoder};
 use crate::sse::{Event, EventParser, EventTooLarge};
@@ -80,6 +82,13 @@ enum Messages {
     Socket(SocketReader, Outbox),
 }
 
+impl Options {
+    /// Whether a WebSocket is taken where there is one.
+    fn may_use_websocket(&self) -> bool {
+        self.websocket != WebSocket::Never && self.is_announced && self.takes_frames
+    }
+}
+
 impl Dialer {
     /// One connection from the dial to its end; the reason why it ended.
     async fn connect(&self) -> Result<String, DialError> {
@@ -102,6 +111,7 @@ impl Dialer {
         self.shared.set_link(Some(link.clone()));
         if let Err(refusal) = self.peer.connect(remote, access).await {
             link.close();
+            stream.part(writer).await;
             return Err(match remote.site {
                 site if site == self.peer.site() => DialError::SameSite { site },
                 _ => DialError::RefusedByPeer { reason: refusal.to_string() },
@@ -110,62 +120,96 @@ impl Dialer {
         info!(remote = %remote.site.fmt_short(), endpoint = self.shared.endpoint, "connected");
         self.shared.attempts.store(0, Relaxed);
         self.shared.state().last_error = None;
-        let heard = self.read(&link, &mut stream).await;
-        if let Some(writer) = writer {
-            // It says goodbye, in bounded time.
-            let _ = writer.await;
-            if heard == 0 && !self.shared.stop.is_cancelled() && matches!(link.ending(), Some(Ending::Reported(_))) {
-                self.give_up_websocket("nothing came over it");
-            }
+        self.read(&link, &mut stream).await;
+        let reason = self.report_end(&link).await;
+        if let Source::Socket(reader) = &stream {
+            self.judge_socket(&link, reader);
         }
-        if self.shared.stop.is_cancelled() {
-            return Ok("stopped".to_owned());
-        }
-        let reason = match link.ending() {
-            Some(Ending::Reported(reason)) => reason.clone(),
-            Some(Ending::Silent) => return Ok("closed by this side".to_owned()),
-            None => return Ok("stopped".to_owned()),
+        stream.part(writer).await;
+        Ok(reason)
+    }
+
+    /// Tells the peer that a connection is lost, where it has not ended it itself. Says how it ended.
+    async fn report_end(&self, link: &Link) -> String {
+        let (remote, reason) = match link.ending() {
+            _ if self.shared.stop.is_cancelled() => return "stopped".to_owned(),
+            Some(Ending::Reported(reason)) => (link.remote, reason.clone()),
+            Some(Ending::Silent) => return "closed by this side".to_owned(),
+            None => return "stopped".to_owned(),
         };
         info!(remote = %remote.site.fmt_short(), reason, "disconnected");
         self.shared.set_link(None);
         self.peer.disconnect(remote, reason.clone()).await;
-        Ok(reason)
+        reason
+    }
+
+    /// What the end of a WebSocket says of the way and of the server.
+    fn judge_socket(&self, link: &Link, reader: &SocketReader) {
+        if reader.is_too_large() && link.remote.is_litemesh {
+            self.shared.send_less(link.sent_bytes_max.load(Relaxed));
+        }
+        let is_lost = !self.shared.stop.is_cancelled() && matches!(link.ending(), Some(Ending::Reported(_)));
+        if reader.has_heard {
+            self.shared.way().works();
+        } else if is_lost && self.shared.way().failed(Instant::now()) {
+            self.note_broken("nothing comes over it");
+        }
     }
 
     /// Opens a WebSocket or a stream, and reads its first message, in which the server introduces itself.
     async fn open(&self) -> Result<Opened, DialError> {
-        let is_only = self.shared.options.websocket == WebSocket::Only;
-        if is_only || self.knows_websocket() {
-            match self.open_socket().await {
-                Err(NoSocket::Broken(reason)) if !is_only => self.give_up_websocket(&reason),
-                opened => return opened.map_err(NoSocket::into_dial_error),
+        let options = &self.shared.options;
+        if options.websocket == WebSocket::Only {
+            return self.open_socket().await.map_err(NoSocket::into_dial_error);
+        }
+        let now = Instant::now();
+        let (is_open, is_known) = {
+            let way = self.shared.way();
+            (options.may_use_websocket() && way.is_open(now), options.may_use_websocket() && way.is_known(now))
+        };
+        if !is_known && let Some(opened) = self.open_stream(is_open).await? {
+            return Ok(opened);
+        }
+        // The server has a WebSocket.
+        let no_socket = match self.open_socket().await {
+            Ok(opened) => return Ok(opened),
+            Err(NoSocket::Refused(error)) => return Err(error),
+            Err(no_socket) => no_socket,
+        };
+        debug!(endpoint = self.shared.endpoint, ?no_socket, "no WebSocket");
+        let stream = self.open_stream(false).await?;
+        let stream = stream.ok_or_else(|| DialError::no_stream(&"426 where no WebSocket was offered"))?;
+        // So it is not the server, nor we.
+        match no_socket {
+            NoSocket::Broken(error) => {
+                self.shared.way().broke(now);
+                self.note_broken(&error.to_string());
+            }
+            NoSocket::Failed(error) | NoSocket::Refused(error) => {
+                if self.shared.way().failed(now) {
+                    self.note_broken(&error.to_string());
+                }
             }
         }
-        match self.open_stream(self.offers_websocket()).await? {
-            Some(opened) => Ok(opened),
-            // The server has a WebSocket.
-            None => match self.open_socket().await {
-                Err(NoSocket::Broken(reason)) => {
-                    self.give_up_websocket(&reason);
-                    let stream = self.open_stream(false).await?;
-                    stream.ok_or_else(|| DialError::no_stream(&"426 where no WebSocket was offered"))
-                }
-                opened => opened.map_err(NoSocket::into_dial_error),
-            },
-        }
+        Ok(stream)
+    }
+
+    fn note_broken(&self, reason: &str) {
+        info!(endpoint = self.shared.endpoint, reason, "no WebSocket to this server: using a stream and POSTs for a while");
     }
 
     async fn open_socket(&self) -> Result<Opened, NoSocket> {
+        let failed = |reason: String| NoSocket::Failed(DialError::no_stream(&reason));
         let (mut reader, outbox) = self.dial_socket().await?;
-        let first = reader.next().await.map_err(NoSocket::Broken)?.map_err(NoSocket::Broken)?;
+        let first = reader.first().await.map_err(failed)?;
         let (remote, access) = self.introduced(&first).map_err(NoSocket::Refused)?;
-        self.has_websocket();
+        self.shared.way().found();
         Ok(Opened { messages: Messages::Socket(reader, outbox), remote, access })
     }
 
     /// Opens a stream; `None` where the server would rather have the WebSocket that we offer.
     async fn open_stream(&self, offers_websocket: bool) -> Result<Option<Opened>, DialError> {
-        let url = format!("{}/stream?peerId={}", self.shared.endpoint, self.peer.site());
+        let url = format!("{}/stream?peerId={}", self.shared.base, self.peer.site());
         let takes_frames = self.shared.options.is_announced && self.shared.options.takes_frames;
         let accept = if takes_frames { ACCEPT_FRAMES } else { "text/event-stream" };
         let mut request = self
@@ -213,17 +257,15 @@ impl Dialer {
         Ok((remote, access.mirrored()))
     }
 
-    /// Handles messages, one after another, until the link ends. Gives how many came.
-    async fn read(&self, link: &Link, stream: &mut Source) -> u64 {
-        let mut heard = 0;
+    /// Handles messages, one after another, until the link ends.
+    async fn read(&self, link: &Link, stream: &mut Source) {
         while !link.end.is_cancelled() {
             // A message that is dropped half read belongs to a connection that has ended.
             let next = tokio::select! {
                 biased;
-                () = link.end.cancelled() => return heard,
+                () = link.end.cancelled() => return,
                 next = stream.next() => next,
             };
-            heard += u64::from(next.is_ok());
             let handled = match next {
                 Ok(Ok(Received::Json(data))) => self.handle_json(link, &data).await,
                 Ok(Ok(Received::Frame(frame))) => self.handle_frame(link, &frame).await,
@@ -237,7 +279,6 @@ impl Dialer {
                 link.lose(reason);
             }
         }
-        heard
     }
 
     async fn handle_json(&self, link: &Link, data: &[u8]) -> ControlFlow<String> {
@@ -275,6 +316,8 @@ impl Dialer {
                 Ok(())
             }
             Ok(_) => Ok(()),
+            // Nothing is lost with a request.
+            Err(error) if v2::is_sync(frame) => Err(Refusal::Invalid(error.to_string())),
             Err(error) => return self.garbled(remote, &error).await,
         };
         handled(remote, result)
@@ -352,7 +395,19 @@ impl Source {
     async fn next(&mut self) -> Result<Result<Received, String>, String> {
         match self {
             Self::Stream(stream) => stream.next().await,
-            Self::Socket(reader) => reader.next().await,
+            Self::Socket(reader) => reader.next().await.map(Ok),
+        }
+    }
+
+    /// Waits, for a bounded time, until the server has heard that the connection ended.
+    async fn part(&mut self, writer: Option<JoinHandle<()>>) {
+        if let Self::Socket(reader) = self {
+            reader.drain().await;
+        }
+        if let Some(writer) = writer
+            && let Err(error) = writer.await
+        {
+            warn!(%error, "the task that writes to a WebSocket failed");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One connection to the server.
 
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicUsize;
 
 use litemesh_proto::{Remote, SiteId, TransportError};
 use reqwest::Client;
@@ -15,6 +16,8 @@ pub(super) struct Link {
     pub(super) http: Client,
     /// Where messages go out over a WebSocket: what waits to be written. Otherwise they are posted.
     pub(super) outbox: Option<mpsc::Sender<Vec<u8>>>,
+    /// Bytes of the largest message that went out over the WebSocket: the one that a server means that closes it for its size.
+    pub(super) sent_bytes_max: AtomicUsize,
     /// Largest message that we accept ourselves, and so expect a Litemesh server to accept.
     pub(super) message_bytes_max: usize,
     /// Held while a message is sent: one after another, in order.
@@ -46,6 +49,7 @@ impl Link {
             site,
             http,
             outbox,
+            sent_bytes_max: AtomicUsize::new(0),
             message_bytes_max,
             turn: Mutex::default(),
             end: stop.child_token(),

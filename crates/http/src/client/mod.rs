@@ -7,10 +7,11 @@ pub(crate) mod hostile;
 mod link;
 mod post;
 mod split;
+mod way;
 mod websocket;
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ pub use self::dial_error::DialError;
 use self::dial_error::Resolver;
 use self::link::Link;
 use self::post::Route;
+use self::way::Way;
 
 /// Silence on the stream after which the connection counts as dead: three pings that did not come.
 const IDLE_TIMEOUT: Duration = PING_INTERVAL.saturating_mul(3);
@@ -186,9 +188,9 @@ impl HttpClientBuilder {
         self
     }
 
-    /// Whether to take a WebSocket where a Litemesh hub has one, instead of an event stream and POSTs. Where it comes to nothing, or ends
-    /// before anything was said over it, the client falls back to these, for good. On where nothing else is said; an endpoint that
-    /// begins with `ws://` or `wss://` asks for a WebSocket and nothing else.
+    /// Whether to take a WebSocket where a Litemesh hub has one, instead of an event stream and POSTs. Where it comes to nothing the
+    /// client falls back to these; and where that is not an accident, it tries no other for ten minutes. On where nothing else is
+    /// said; an endpoint that begins with `ws://` or `wss://` asks for a WebSocket and nothing else.
     pub fn websocket(mut self, is_on: bool) -> Self {
         self.options.websocket = if is_on { WebSocket::Preferred } else { WebSocket::Never };
         self
@@ -196,20 +198,20 @@ impl HttpClientBuilder {
 
     /// The client, not started yet.
     pub fn build(mut self) -> HttpClient {
-        let endpoint = self.endpoint.strip_suffix('/').unwrap_or(&self.endpoint);
-        // In requests the scheme is that of HTTP, as the handshake is.
-        let endpoint = match endpoint.split_once("://") {
-            Some((scheme @ ("ws" | "wss"), rest)) => {
+        let endpoint = self.endpoint.strip_suffix('/').unwrap_or(&self.endpoint).to_owned();
+        let base = match of_websocket(&endpoint) {
+            Some(base) => {
                 self.options.websocket = WebSocket::Only;
-                format!("{}://{rest}", if scheme == "ws" { "http" } else { "https" })
+                base
             }
-            _ => endpoint.to_owned(),
+            None => endpoint.clone(),
         };
         let mut random = [0_u8; 16];
         fastrand::fill(&mut random);
         HttpClient {
             shared: Arc::new(Shared {
                 endpoint,
+                base,
                 instance: SiteId::from_bytes(random).to_string(),
                 http: self.http,
                 token: self.token,
@@ -217,7 +219,7 @@ impl HttpClientBuilder {
                 options: self.options,
                 attempts: AtomicU32::new(0),
                 litemesh_body_bytes_max: AtomicUsize::new(usize::MAX),
-                websocket: AtomicU8::new(websocket::UNKNOWN),
+                way: Mutex::default(),
                 stop: CancellationToken::new(),
                 state: Mutex::default(),
             }),
@@ -236,6 +238,8 @@ struct Clients {
 /// What the handles and the task of one client share.
 struct Shared {
     endpoint: String,
+    /// The endpoint as requests have it: also the handshake of a WebSocket is HTTP.
+    base: String,
     /// A random word, see [`INSTANCE_HEADER`](crate::INSTANCE_HEADER).
     instance: String,
     http: Option<reqwest::Client>,
@@ -246,8 +250,7 @@ struct Shared {
     attempts: AtomicU32,
     /// What a Litemesh server turned out to take at most, if it takes less than we would send.
     litemesh_body_bytes_max: AtomicUsize,
-    /// What is known of the server's WebSocket: one of the constants in [`websocket`].
-    websocket: AtomicU8,
+    way: Mutex<Way>,
     stop: CancellationToken,
     state: Mutex<State>,
 }
@@ -299,7 +302,7 @@ impl HttpClient {
     /// Whether there is a token that everybody on the way can read: one that goes to another machine without TLS.
     pub fn exposes_token(&self) -> bool {
         let is_plain = |url: &reqwest::Url| url.scheme() == "http" && !is_loopback(url);
-        self.shared.token.is_some() && reqwest::Url::parse(&self.shared.endpoint).is_ok_and(|url| is_plain(&url))
+        self.shared.token.is_some() && reqwest::Url::parse(&self.shared.base).is_ok_and(|url| is_plain(&url))
     }
 
     /// Dials since the last connection: the seed's `getReconnectAttempts`.
@@ -353,9 +356,9 @@ impl Shared {
     /// The HTTP clients, where they can be had and the endpoint is one.
     fn prepare(&self) -> Result<Clients, TransportError> {
         let cannot = |reason: String| TransportError::Endpoint { endpoint: self.endpoint.clone(), reason };
-        let url = reqwest::Url::parse(&self.endpoint).map_err(|error| cannot(error.to_string()))?;
+        let url = reqwest::Url::parse(&self.base).map_err(|error| cannot(error.to_string()))?;
         if !matches!(url.scheme(), "http" | "https") {
-            return Err(cannot(format!("the scheme must be http or https, not {}", url.scheme())));
+            return Err(cannot(format!("the scheme must be http, https, ws or wss, not {}", url.scheme())));
         }
         if url.query().is_some() || url.fragment().is_some() {
             return Err(cannot("it must end with a path, without ? and #".to_owned()));
@@ -402,7 +405,11 @@ impl Shared {
         }
     }
 
-    /// Largest body that this server takes.
+    fn way(&self) -> MutexGuard<'_, Way> {
+        self.way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Largest body or message that this server takes.
     fn body_bytes_max(&self, remote: Remote, message_bytes_max: usize) -> usize {
         if remote.is_litemesh {
             message_bytes_max.min(self.litemesh_body_bytes_max.load(Relaxed))
@@ -410,6 +417,14 @@ impl Shared {
             V1_BODY_BYTES_SAFE
         }
     }
+}
+
+/// The URL of requests to an endpoint that asks for a WebSocket and nothing else: `http` for `ws`, `https` for `wss`.
+fn of_websocket(endpoint: &str) -> Option<String> {
+    let (scheme, rest) = endpoint.split_once("://")?;
+    let schemes = [("ws", "http"), ("wss", "https")];
+    let (_, http) = schemes.into_iter().find(|(ws, _)| scheme.eq_ignore_ascii_case(ws))?;
+    Some(format!("{http}://{rest}"))
 }
 
 /// Whether a URL names this machine.
@@ -545,6 +560,18 @@ mod tests {
             let refused = HttpClient::new(endpoint).shared.prepare();
             assert!(matches!(refused, Err(TransportError::Endpoint { .. })), "{endpoint}");
         }
-        assert!(HttpClient::new("http://[::1]:3000/api").shared.prepare().is_ok());
+        for endpoint in ["http://[::1]:3000/api", "ws://h", "WSS://h/api"] {
+            assert!(HttpClient::new(endpoint).shared.prepare().is_ok(), "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_asks_for_a_socket_is_named_as_it_was_given() {
+        for (endpoint, base) in [("ws://h/x", "http://h/x"), ("WS://h", "http://h"), ("Wss://h", "https://h")] {
+            let client = HttpClient::new(endpoint);
+            assert_eq!((client.endpoint(), &*client.shared.base), (endpoint, base));
+            assert_eq!(client.shared.options.websocket, WebSocket::Only);
+        }
+        assert_eq!(HttpClient::new("http://ws/x").shared.options.websocket, WebSocket::Preferred);
     }
 }

@@ -76,14 +76,24 @@ impl Shared {
 
     async fn deliver_one(&self, link: &Arc<Link>, route: Route, message: Vec<u8>) -> Result<(), TransportError> {
         match &link.outbox {
-            Some(outbox) => outbox.send(message).await.map_err(|_| link.lost()),
+            Some(outbox) => {
+                link.sent_bytes_max.fetch_max(message.len(), Relaxed);
+                outbox.send(message).await.map_err(|_| link.lost())
+            }
             None if link.remote.is_litemesh => self.post_one(link, route, v2::framed(&message)).await,
             None => self.post_one(link, route, message).await,
         }
     }
 
+    /// A Litemesh server takes no message of this size: the next try, over the next connection, is cut smaller.
+    pub(super) fn send_less(&self, bytes: usize) {
+        let smaller = (bytes / 2).max(V1_BODY_BYTES_SAFE);
+        warn!(bytes, smaller, "the server takes no message of this size");
+        self.litemesh_body_bytes_max.fetch_min(smaller, Relaxed);
+    }
+
     async fn post_one(&self, link: &Arc<Link>, route: Route, body: Vec<u8>) -> Result<(), TransportError> {
-        let url = format!("{}/{}", self.endpoint, route.path());
+        let url = format!("{}/{}", self.base, route.path());
         let bytes = body.len();
         let request = self.authorize(link.http.post(url)).timeout(POST_TIMEOUT).body(Bytes::from(body));
         let request = if link.remote.is_litemesh {
@@ -108,10 +118,7 @@ impl Shared {
             return answer.map(drop).map_err(lost);
         }
         if status == StatusCode::PAYLOAD_TOO_LARGE && link.remote.is_litemesh {
-            // The next try, over the next connection, is cut smaller.
-            let smaller = (bytes / 2).max(V1_BODY_BYTES_SAFE);
-            warn!(bytes, smaller, "the server takes no body of this size");
-            self.litemesh_body_bytes_max.fetch_min(smaller, Relaxed);
+            self.send_less(bytes);
         }
         let answer = answer.unwrap_or_default();
         let reason = Envelope::parse(&answer).ok().and_then(|envelope| envelope.error().map(str::to_owned));

@@ -1,178 +1,161 @@
 //! A WebSocket to the server, where there is one.
 //!
 //! The request for a stream offers it; a server that has one answers 426, and is dialled again at `/ws`. So a server that has none
-//! never notices. Where the socket comes to nothing, something between us breaks it, and the client goes back to the stream.
+//! never notices. Where the socket comes to nothing and a stream does not, the client takes the stream; [`Way`](super::way::Way)
+//! remembers.
 
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt, StreamExt};
 use reqwest::header::{
     CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use reqwest::{Response, StatusCode, Upgraded};
+use reqwest::{StatusCode, Upgraded};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::handshake::client::generate_key;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::dial::{Dialer, Received};
 use super::dial_error::DialError;
 use super::link::{Ending, Link};
 use super::post::{explain, read_answer};
-use super::{Options, WebSocket};
-use crate::websocket::{FRAMES_PROTOCOL, JSON_PROTOCOL, close_reason, config};
+use crate::websocket::{
+    End, FAREWELL_TIMEOUT, FRAGMENT_BYTES, FRAMES_PROTOCOL, Farewell, JSON_PROTOCOL, Kind, SocketWriter, accept, code,
+    split, until_after,
+};
 
-/// Nothing is known of the server's WebSocket.
-pub(super) const UNKNOWN: u8 = 0;
-
-/// It worked.
-const WORKS: u8 = 1;
-
-/// It did not.
-const BROKEN: u8 = 2;
+/// How long a handshake may take before the client turns to a stream: what swallows handshakes would otherwise cost each dial the
+/// patience that a silent stream gets.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Messages that wait to be written. Beyond them whoever sends waits.
 const OUTBOX_MAX: usize = 2;
 
-/// How long the server may take to hear that the connection ends.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// Why there is no WebSocket.
+#[derive(Debug)]
 pub(super) enum NoSocket {
-    /// The server cannot be reached, or does not want us: it would be no better with a stream.
+    /// The server cannot be reached, or refused us over the socket: it would be no better with a stream.
     Refused(DialError),
-    /// There is none, or something between us does not let it through.
-    Broken(String),
+    /// The answer was another one than to a handshake.
+    Broken(DialError),
+    /// There was no answer, or nothing behind it.
+    Failed(DialError),
 }
 
 impl NoSocket {
     pub(super) fn into_dial_error(self) -> DialError {
         match self {
-            Self::Refused(error) => error,
-            Self::Broken(reason) => DialError::no_stream(&reason),
+            Self::Refused(error) | Self::Broken(error) | Self::Failed(error) => error,
         }
     }
 }
 
-impl Options {
-    fn may_use_websocket(&self) -> bool {
-        self.websocket == WebSocket::Preferred && self.is_announced && self.takes_frames
-    }
-}
-
 impl Dialer {
-    /// Whether the request for a stream says that we would rather have a WebSocket.
-    pub(super) fn offers_websocket(&self) -> bool {
-        self.shared.options.may_use_websocket() && self.shared.websocket.load(Relaxed) != BROKEN
-    }
-
-    /// Whether the server had one that worked.
-    pub(super) fn knows_websocket(&self) -> bool {
-        self.shared.options.may_use_websocket() && self.shared.websocket.load(Relaxed) == WORKS
-    }
-
-    pub(super) fn has_websocket(&self) {
-        self.shared.websocket.store(WORKS, Relaxed);
-    }
-
-    pub(super) fn give_up_websocket(&self, reason: &str) {
-        info!(endpoint = self.shared.endpoint, reason, "no WebSocket to this server: using a stream and POSTs");
-        self.shared.websocket.store(BROKEN, Relaxed);
-    }
-
     pub(super) async fn dial_socket(&self) -> Result<(SocketReader, Outbox), NoSocket> {
         let options = &self.shared.options;
-        let url = format!("{}/ws?peerId={}", self.shared.endpoint, self.peer.site());
-        let key = generate_key();
-        let protocols = if options.is_announced { FRAMES_PROTOCOL } else { JSON_PROTOCOL };
+        let patience = options.idle_timeout.min(HANDSHAKE_TIMEOUT);
+        let handshake = tokio::time::timeout(patience, self.shake_hands());
+        let (upgraded, kind) = handshake.await.map_err(|_| NoSocket::Failed(DialError::TimedOut))??;
+        let (stream, sink) = split(upgraded, false, self.peer.limits().message_bytes_max);
+        let (sender, messages) = mpsc::channel(OUTBOX_MAX);
+        let reader = SocketReader { stream, kind, idle_timeout: options.idle_timeout, has_heard: false, code: None };
+        Ok((reader, Outbox { sender, messages, sink, kind }))
+    }
+
+    async fn shake_hands(&self) -> Result<(Upgraded, Kind), NoSocket> {
+        let broken = |reason: &str| NoSocket::Broken(DialError::no_stream(&reason));
+        let url = format!("{}/ws?peerId={}", self.shared.base, self.peer.site());
+        let mut random = [0; 16];
+        fastrand::fill(&mut random);
+        let key = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, random);
+        let (protocol, kind) =
+            if self.shared.options.is_announced { (FRAMES_PROTOCOL, Kind::Binary) } else { (JSON_PROTOCOL, Kind::Text) };
         let request = self
             .announce(self.clients.upgrading.get(url))
             .header(CONNECTION, "upgrade")
             .header(UPGRADE, "websocket")
             .header(SEC_WEBSOCKET_VERSION, "13")
             .header(SEC_WEBSOCKET_KEY, &key)
-            .header(SEC_WEBSOCKET_PROTOCOL, protocols);
-        let opening = async {
-            let response = request.send().await.map_err(|error| match DialError::of_request(&error) {
-                // It may be the upgrade that something between us does not like.
-                DialError::Unreachable { .. } if !error.is_connect() => NoSocket::Broken(explain(&error)),
-                error => NoSocket::Refused(error),
-            })?;
-            match response.status() {
-                StatusCode::SWITCHING_PROTOCOLS => Ok(response),
-                status => Err(of_answer(status, &read_answer(response).await.unwrap_or_default())),
-            }
-        };
-        let timeout = options.idle_timeout;
-        let response =
-            tokio::time::timeout(timeout, opening).await.map_err(|_| NoSocket::Refused(DialError::TimedOut))??;
-        let head = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
-        if head(SEC_WEBSOCKET_ACCEPT) != Some(&*derive_accept_key(key.as_bytes())) {
-            return Err(NoSocket::Broken("the answer is not to this handshake".to_owned()));
+            .header(SEC_WEBSOCKET_PROTOCOL, protocol);
+        let response = request.send().await.map_err(|error| match DialError::of_request(&error) {
+            // It may be the upgrade that something between us does not like.
+            unreachable @ DialError::Unreachable { .. } if !error.is_connect() => NoSocket::Failed(unreachable),
+            error => NoSocket::Refused(error),
+        })?;
+        let status = response.status();
+        if status != StatusCode::SWITCHING_PROTOCOLS {
+            let said = read_answer(response).await.unwrap_or_default();
+            return Err(NoSocket::Broken(DialError::of_answer(status, &said)));
         }
-        let is_json = match head(SEC_WEBSOCKET_PROTOCOL) {
-            Some(FRAMES_PROTOCOL) => false,
-            Some(JSON_PROTOCOL) | None => true,
-            Some(other) => return Err(NoSocket::Broken(format!("the subprotocol {other} was not asked for"))),
-        };
-        self.socket(response, is_json).await
+        let head = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        if head(SEC_WEBSOCKET_ACCEPT) != Some(&*accept(key.as_bytes())) {
+            return Err(broken("the answer is not to this handshake"));
+        }
+        if head(SEC_WEBSOCKET_PROTOCOL) != Some(protocol) {
+            return Err(broken("the answer does not agree to the subprotocol that was offered"));
+        }
+        let upgraded = response.upgrade().await;
+        Ok((upgraded.map_err(|error| NoSocket::Failed(DialError::no_stream(&explain(&error))))?, kind))
     }
-
-    async fn socket(&self, response: Response, is_json: bool) -> Result<(SocketReader, Outbox), NoSocket> {
-        let upgraded = response.upgrade().await.map_err(|error| NoSocket::Broken(explain(&error)))?;
-        let config = config(self.peer.limits().message_bytes_max);
-        let socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(config)).await;
-        let (sink, stream) = socket.split();
-        let (sender, messages) = mpsc::channel(OUTBOX_MAX);
-        let reader = SocketReader { stream, idle_timeout: self.shared.options.idle_timeout };
-        Ok((reader, Outbox { sender, messages, sink, is_json }))
-    }
-}
-
-/// What an answer other than 101 means.
-fn of_answer(status: StatusCode, body: &[u8]) -> NoSocket {
-    let error = DialError::of_answer(status, body);
-    let is_final = matches!(
-        status,
-        StatusCode::UNAUTHORIZED
-            | StatusCode::FORBIDDEN
-            | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::TOO_MANY_REQUESTS
-    );
-    if is_final { NoSocket::Refused(error) } else { NoSocket::Broken(error.to_string()) }
 }
 
 /// The messages that come.
 pub(super) struct SocketReader {
-    stream: SplitStream<WebSocketStream<Upgraded>>,
+    stream: crate::websocket::SocketReader<Upgraded>,
+    /// What messages are made of.
+    kind: Kind,
     idle_timeout: Duration,
+    /// Anything came since the server introduced itself.
+    pub(super) has_heard: bool,
+    /// The code with which the server closed the socket.
+    pub(super) code: Option<u16>,
 }
 
 impl SocketReader {
     /// The next message; an error where the connection has ended. Whatever can be read at all is a message.
-    pub(super) async fn next(&mut self) -> Result<Result<Received, String>, String> {
+    ///
+    /// A message that comes slowly is no silence: each of its bytes is a sign of life.
+    pub(super) async fn next(&mut self) -> Result<Received, String> {
         loop {
-            let next = tokio::time::timeout(self.idle_timeout, self.stream.next()).await;
-            let next = next.map_err(|_| format!("no sign of life for {} s", self.idle_timeout.as_secs()))?;
-            return match next {
-                Some(Ok(Message::Binary(frame))) => Ok(Ok(Received::Frame(frame.into()))),
-                Some(Ok(Message::Text(json))) => Ok(Ok(Received::Json(json.as_bytes().to_vec()))),
-                Some(Ok(Message::Close(Some(close)))) => {
-                    Err(format!("the server closed the socket: {} ({})", close.reason, close.code))
+            let read = tokio::time::timeout(self.idle_timeout, self.stream.read()).await;
+            let read = read.map_err(|_| format!("no sign of life for {} s", self.idle_timeout.as_secs()))?;
+            let read = read.map_err(|end| {
+                if let End::Closed(said) = &end {
+                    (self.has_heard, self.code) = (true, said.code);
                 }
-                Some(Ok(Message::Close(None))) | None => Err("the server closed the socket".to_owned()),
-                Some(Ok(_)) => continue,
-                Some(Err(error)) => Err(error.to_string()),
-            };
+                end.reason("the server")
+            })?;
+            self.has_heard |= read.bytes > 0;
+            match read.message {
+                Some((kind, bytes)) if kind == self.kind => {
+                    return Ok(if kind == Kind::Binary { Received::Frame(bytes) } else { Received::Json(bytes) });
+                }
+                Some(_) => {
+                    let reason = "messages are text in litemesh.v1 and binary in litemesh.v2";
+                    self.stream.say(Farewell::new(code::UNSUPPORTED, reason));
+                    return Err(reason.to_owned());
+                }
+                None => {}
+            }
         }
+    }
+
+    /// The first message, with which the server introduces itself.
+    pub(super) async fn first(&mut self) -> Result<Received, String> {
+        let first = self.next().await;
+        self.has_heard = false;
+        first
+    }
+
+    /// Whether the server found a message too large.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.code == Some(code::TOO_LARGE)
+    }
+
+    /// Reads on for nothing until the server has hung up, for a bounded time.
+    pub(super) async fn drain(&mut self) {
+        let _ = tokio::time::timeout(FAREWELL_TIMEOUT, self.stream.drain()).await;
     }
 }
 
@@ -180,48 +163,45 @@ impl SocketReader {
 pub(super) struct Outbox {
     pub(super) sender: mpsc::Sender<Vec<u8>>,
     messages: mpsc::Receiver<Vec<u8>>,
-    sink: SplitSink<WebSocketStream<Upgraded>, Message>,
-    is_json: bool,
+    sink: SocketWriter<Upgraded>,
+    kind: Kind,
 }
 
 impl Outbox {
-    /// Writes what is sent over the link until that ends.
+    /// Writes what is sent over the link until that ends, and how it ended.
     pub(super) fn spawn(self, link: Arc<Link>) -> JoinHandle<()> {
-        let Self { sender, mut messages, mut sink, is_json } = self;
-        drop(sender);
         tokio::spawn(async move {
-            loop {
-                // A message that is dropped half written belongs to a connection that has ended.
-                let message = tokio::select! {
-                    biased;
-                    () = link.end.cancelled() => break,
-                    message = messages.recv() => message,
-                };
-                let Some(message) = message else { break };
-                let message = if is_json {
-                    Message::text(String::from_utf8_lossy(&message).into_owned())
-                } else {
-                    Message::binary(message)
-                };
-                let sent = tokio::select! {
-                    biased;
-                    () = link.end.cancelled() => break,
-                    sent = sink.send(message) => sent,
-                };
-                if let Err(error) = sent {
-                    debug!(%error, "a WebSocket cannot be written");
-                    link.lose(error.to_string());
-                    return;
-                }
+            let end = link.end.clone();
+            if let Some(Err(error)) = until_after(&end, FAREWELL_TIMEOUT, self.write_all(&link)).await {
+                debug!(%error, "a WebSocket cannot be written");
+                link.lose(format!("the socket cannot be written: {error}"));
             }
-            let (code, reason) = match link.ending() {
-                Some(Ending::Reported(reason)) => (CloseCode::Away, reason.as_str()),
-                Some(Ending::Silent) => (CloseCode::Normal, "closed by the client"),
-                None => (CloseCode::Away, "the client stops"),
-            };
-            let close = Message::Close(Some(CloseFrame { code, reason: close_reason(reason).into() }));
-            // Who is gone does not hear it.
-            let _ = tokio::time::timeout(FAREWELL_TIMEOUT, sink.send(close)).await;
         })
+    }
+
+    async fn write_all(self, link: &Link) -> io::Result<()> {
+        let Self { mut messages, mut sink, kind, .. } = self;
+        loop {
+            // Nothing is lost with a dropped branch but what waits, and that of a connection that has ended.
+            tokio::select! {
+                () = link.end.cancelled() => break,
+                Some(message) = messages.recv() => {
+                    let count = message.chunks(FRAGMENT_BYTES).len();
+                    for (number, part) in message.chunks(FRAGMENT_BYTES).enumerate() {
+                        if link.end.is_cancelled() {
+                            break;
+                        }
+                        sink.write(kind, part, number + 1 == count).await?;
+                    }
+                }
+                payload = sink.pinged() => sink.pong(&payload).await?,
+            }
+        }
+        let farewell = match link.ending() {
+            Some(Ending::Reported(reason)) => Farewell::new(code::GOING_AWAY, reason),
+            Some(Ending::Silent) => Farewell::new(code::NORMAL, "closed by the client"),
+            None => Farewell::new(code::GOING_AWAY, "the client stops"),
+        };
+        sink.close(farewell).await
     }
 }

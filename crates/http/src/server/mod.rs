@@ -4,6 +4,7 @@ mod accept;
 mod answer;
 mod body;
 mod connection;
+mod content;
 mod door;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod hostile;

@@ -10,14 +10,15 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::Response;
 use bytes::{Buf, Bytes};
 use litemesh_proto::codec::v1::Envelope;
-use litemesh_proto::codec::v2::{self, Deframer, Frame};
+use litemesh_proto::codec::v2::{Deframer, Frame};
 use litemesh_proto::limits::V1_BODY_BYTES_MAX;
-use litemesh_proto::{DecodeError, Limits, Refusal, SiteId, SyncRequest, Unverified};
+use litemesh_proto::{DecodeError, Limits, Refusal, SiteId};
 use tokio::sync::OwnedMutexGuard;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::body::{BodyReader, Held, ReadError};
 use super::connection::Connection;
+use super::content::{self, Content};
 use super::door::{Denial, Grant};
 use super::sender::{Sender, sender};
 use super::{Running, Shared, answer};
@@ -27,9 +28,6 @@ use crate::form::FRAMES_TYPE;
 
 /// Bytes of a body that are held before it is known which client sent it.
 const UNCLAIMED_BYTES_MAX: usize = 64 * 1024;
-
-/// From this size on a body of JSON is parsed outside of the runtime's threads: a megabyte takes some milliseconds.
-const INLINE_PARSE_BYTES_MAX: usize = 256 * 1024;
 
 const CONNECT_FIRST: &str = "Connect to /stream first";
 
@@ -298,14 +296,8 @@ impl Post {
 
     async fn handle(&self, turn: Option<&Turn>, body: Vec<u8>) -> Response {
         let route = self.route;
-        let read = if body.len() <= INLINE_PARSE_BYTES_MAX {
-            read_message(route, &body)
-        } else {
-            match tokio::task::spawn_blocking(move || read_message(route, &body)).await {
-                Ok(read) => read,
-                Err(error) => Err(Complaint::Json(error.to_string())),
-            }
-        };
+        let read = content::read_json(body, move |body| read_message(route, body)).await;
+        let read = read.unwrap_or_else(|reason| Err(Complaint::Json(reason)));
         let message = match read {
             Ok(message) => message,
             Err(complaint) => {
@@ -376,7 +368,7 @@ impl Post {
         tokio::task::coop::consume_budget().await;
         let limits = self.running.peer.limits();
         let Some(frame) = split_frame(body, limits)? else { return Ok(None) };
-        decode_frame(frame, limits).await.map(Some)
+        content::decode_frame(frame, limits).await.map(Some)
     }
 
     async fn deliver(&self, turn: &Turn, content: Content) -> Response {
@@ -405,49 +397,6 @@ impl Post {
         add(&self.shared.counters.refused_unknown, 1);
         answer::error(StatusCode::BAD_REQUEST, CONNECT_FIRST)
     }
-}
-
-impl Shared {
-    /// Gives a message to the peer above.
-    pub(super) async fn deliver(
-        &self,
-        running: &Running,
-        connection: &Connection,
-        content: Content,
-    ) -> Result<(), Refusal> {
-        let remote = connection.remote;
-        let result = match content {
-            Content::Sync(request) => running.peer.sync(remote, request).await,
-            Content::Data(message) => running.peer.receive(remote, message).await,
-        };
-        match &result {
-            Ok(()) => add(&self.counters.messages_in, 1),
-            Err(refusal) => {
-                debug!(remote = %remote.site.fmt_short(), %refusal, "a message was refused");
-                add(&self.counters.refused_by_peer, 1);
-            }
-        }
-        result
-    }
-
-    /// Tells the peer above that changes may be missing.
-    pub(super) async fn report_garbled(&self, running: &Running, connection: &Connection, reason: String) {
-        warn!(remote = %connection.remote.site.fmt_short(), reason, "a message could not be read");
-        add(&self.counters.garbled, 1);
-        running.peer.garbled(connection.remote, reason).await;
-    }
-}
-
-/// Decodes a frame, a long one outside of the runtime's threads.
-pub(super) async fn decode_frame(frame: impl AsRef<[u8]> + Send + 'static, limits: &Limits) -> Result<Frame, String> {
-    let read = if frame.as_ref().len() <= INLINE_PARSE_BYTES_MAX / 8 {
-        v2::decode(frame.as_ref(), limits)
-    } else {
-        let limits = limits.clone();
-        let reading = tokio::task::spawn_blocking(move || v2::decode(frame.as_ref(), &limits));
-        reading.await.map_err(|error| error.to_string())?
-    };
-    read.map_err(|error| error.to_string())
 }
 
 /// Who sends frames, as the head says.
@@ -507,12 +456,6 @@ fn unreadable(shared: &Shared, error: &ReadError) -> Response {
 pub(super) struct Message {
     pub(super) peer_id: String,
     pub(super) content: Result<Content, DecodeError>,
-}
-
-#[derive(Debug)]
-pub(super) enum Content {
-    Sync(SyncRequest),
-    Data(Unverified),
 }
 
 /// What is wrong with a body, in the order in which the original looks.

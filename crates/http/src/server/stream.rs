@@ -76,7 +76,7 @@ pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, r
     let wish = Wish::read(site, grant, request.headers());
     let form = wish.form;
     if form == StreamForm::Frames && request.headers().contains_key(OFFER_HEADER) {
-        return websocket::instead();
+        return websocket::instead(request.version());
     }
     let phase = shared.phase.borrow().clone();
     let opened = match phase {
