@@ -8,12 +8,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use litemesh_proto::limits::PING_INTERVAL;
 use reqwest::header::{
     CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use reqwest::{StatusCode, Upgraded};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tracing::debug;
 
 use super::dial::{Dialer, Received};
@@ -28,6 +30,10 @@ use crate::websocket::{
 /// How long a handshake may take before the client turns to a stream: what swallows handshakes would otherwise cost each dial the
 /// patience that a silent stream gets.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often the server hears that we are alive, where nothing else is said: also while our peer takes long over a message, and no
+/// ping of the server's is read.
+const SIGN_OF_LIFE_INTERVAL: Duration = PING_INTERVAL;
 
 /// Messages that wait to be written. Beyond them whoever sends waits.
 const OUTBOX_MAX: usize = 2;
@@ -60,7 +66,8 @@ impl Dialer {
         let (stream, sink) = split(upgraded, false, self.peer.limits().message_bytes_max);
         let (sender, messages) = mpsc::channel(OUTBOX_MAX);
         let reader = SocketReader { stream, kind, idle_timeout: options.idle_timeout, has_heard: false, code: None };
-        Ok((reader, Outbox { sender, messages, sink, kind }))
+        let interval = SIGN_OF_LIFE_INTERVAL.min(options.idle_timeout / 3);
+        Ok((reader, Outbox { sender, messages, sink, kind, interval }))
     }
 
     async fn shake_hands(&self) -> Result<(Upgraded, Kind), NoSocket> {
@@ -165,6 +172,8 @@ pub(super) struct Outbox {
     messages: mpsc::Receiver<Vec<u8>>,
     sink: SocketWriter<Upgraded>,
     kind: Kind,
+    /// Of signs of life.
+    interval: Duration,
 }
 
 impl Outbox {
@@ -180,7 +189,10 @@ impl Outbox {
     }
 
     async fn write_all(self, link: &Link) -> io::Result<()> {
-        let Self { mut messages, mut sink, kind, .. } = self;
+        let Self { sender, mut messages, mut sink, kind, interval } = self;
+        drop(sender);
+        let mut ticks = interval_at(Instant::now() + interval, interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // Nothing is lost with a dropped branch but what waits, and that of a connection that has ended.
             tokio::select! {
@@ -195,6 +207,7 @@ impl Outbox {
                     }
                 }
                 payload = sink.pinged() => sink.pong(&payload).await?,
+                _ = ticks.tick() => sink.pong(&[]).await?,
             }
         }
         let farewell = match link.ending() {

@@ -127,7 +127,8 @@ impl HttpServerBuilder {
         self
     }
 
-    /// How long a client may take nothing of what waits for it before it is dropped; 30 s where nothing else is said.
+    /// How long a client may take nothing of what waits for it before it is dropped, or over a WebSocket leave a ping without an
+    /// answer; 30 s where nothing else is said.
     pub fn stall_timeout(mut self, timeout: Duration) -> Self {
         self.options.stall_timeout = timeout;
         self

@@ -242,7 +242,14 @@ impl<S: AsyncWrite> SocketWriter<S> {
         }
     }
 
-    /// Answers a ping.
+    /// Asks the other end whether it is alive.
+    ///
+    /// *Cancel safety*: none, as of [`write`](Self::write).
+    pub(crate) async fn ping(&mut self) -> io::Result<()> {
+        self.write_frame(OpCode::Ping, true, &[]).await
+    }
+
+    /// Answers a ping; without one, says that we are alive.
     ///
     /// *Cancel safety*: none, as of [`write`](Self::write).
     pub(crate) async fn pong(&mut self, payload: &[u8]) -> io::Result<()> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use litemesh_proto::Refusal;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tracing::debug;
 
 use super::super::connection::{Connection, Ending};
@@ -89,6 +90,9 @@ impl Carrier {
 
     async fn write_queue(&self, mut writer: Writer) -> io::Result<()> {
         let connection = &self.connection;
+        let interval = self.shared.options.ping_interval;
+        let mut ticks = interval_at(Instant::now() + interval, interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // Nothing is lost with a dropped branch: what was not taken waits.
             tokio::select! {
@@ -99,6 +103,8 @@ impl Carrier {
                     add(&self.shared.counters.bytes_out, bytes.len());
                 }
                 payload = writer.pinged() => writer.pong(&payload).await?,
+                // Whoever is still there answers, a browser by itself.
+                _ = ticks.tick() => writer.ping().await?,
             }
         }
         // The queue has ended because the connection has, or is about to.

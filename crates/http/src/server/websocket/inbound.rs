@@ -1,7 +1,9 @@
 //! The next message of a client, under the limits of a body: [`next_message`].
 
+use std::time::Duration;
+
 use tokio::io::AsyncRead;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::super::Shared;
 use super::super::body::{BODY_PAUSE_MAX, Held, ReadError};
@@ -21,6 +23,8 @@ pub(super) enum Over {
     Socket(End),
     /// Nothing of a message came for too long. What comes between its parts does not count.
     Slow,
+    /// Nothing came at all, no answer to a ping either.
+    Silent(Duration),
     /// The messages of all clients hold as much as they may.
     Busy,
 }
@@ -37,7 +41,8 @@ impl From<ReadError> for Over {
     }
 }
 
-/// Waits for the next message. Between two of them a client may be silent for as long as it likes.
+/// Waits for the next message. Between two of them a client may say nothing for as long as it likes, but that it is alive: it is
+/// asked each time that a stream would have a ping.
 ///
 /// *Cancel safety*: none, but that of the socket, which has to be given up then.
 pub(super) async fn next_message<'a, S: AsyncRead>(
@@ -47,13 +52,12 @@ pub(super) async fn next_message<'a, S: AsyncRead>(
     let mut held = Held::nothing(shared);
     // How much of a message has come, and when it was less.
     let mut progress: Option<(usize, Instant)> = None;
+    let silence_max = shared.options.ping_interval.saturating_add(shared.options.stall_timeout);
     loop {
-        let read = match progress {
-            None => reader.read().await?,
-            Some((_, moved_at)) => {
-                timeout_at(moved_at + BODY_PAUSE_MAX, reader.read()).await.map_err(|_| Over::Slow)??
-            }
-        };
+        let paused = progress.map(|(_, moved_at)| BODY_PAUSE_MAX.saturating_sub(moved_at.elapsed()));
+        let patience = paused.unwrap_or(silence_max).min(silence_max);
+        let read = timeout(patience, reader.read()).await;
+        let read = read.map_err(|_| if patience < silence_max { Over::Slow } else { Over::Silent(silence_max) })??;
         add(&shared.counters.bytes_in, read.bytes);
         if let Some((kind, bytes)) = read.message {
             held.grow_to(bytes.len())?;
@@ -80,14 +84,17 @@ impl Over {
                 }
                 return end.reason("the client");
             }
-            Self::Slow => (&counters.refused_malformed, code::POLICY, "a message stopped arriving"),
+            Self::Slow => (&counters.refused_malformed, code::POLICY, "a message stopped arriving".to_owned()),
+            Self::Silent(silence) => {
+                (&counters.stalled, code::POLICY, format!("no sign of life for {} s", silence.as_secs()))
+            }
             Self::Busy => {
                 let text = "the messages of all clients take up the memory that there is for them; try again later";
-                (&counters.refused_busy, code::TRY_AGAIN, text)
+                (&counters.refused_busy, code::TRY_AGAIN, text.to_owned())
             }
         };
         add(counter, 1);
-        reader.say(Farewell::new(code, reason));
-        reason.to_owned()
+        reader.say(Farewell::new(code, &reason));
+        reason
     }
 }
