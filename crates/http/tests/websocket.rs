@@ -141,61 +141,83 @@ async fn a_client_comes_back_over_a_socket() {
 }
 
 /// What lies between breaks sockets in one way or another.
-#[derive(Clone, Copy, Debug)]
-enum Proxy {
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
     /// It knows nothing of upgrades, and passes the request on without.
     DropsHeaders,
-    /// It answers for itself.
-    Refuses,
+    /// It answers for itself, with this status.
+    Answers(u16),
+    /// It agrees to something that was not offered.
+    Agrees(&'static str),
     /// It hangs up.
     HangsUp,
     /// It hangs up after the handshake.
     HangsUpLater,
+    /// It hangs up after the server has introduced itself.
+    HangsUpLast,
+}
+
+/// A proxy that has a fault, for so many of the first handshakes.
+#[derive(Clone)]
+struct Proxy {
+    fault: Fault,
+    times: usize,
+    dials: Arc<AtomicUsize>,
+    server: SocketAddr,
+    address: SocketAddr,
 }
 
 impl Proxy {
-    async fn start(self, server: SocketAddr, dials: Arc<AtomicUsize>) -> SocketAddr {
+    async fn start(server: SocketAddr, fault: Fault, times: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let proxy = Self { fault, times, dials: Arc::default(), server, address };
+        let passing = proxy.clone();
         tokio::spawn(async move {
             loop {
                 let (near, _) = listener.accept().await.unwrap();
-                tokio::spawn(self.pass(near, server, dials.clone()));
+                tokio::spawn(passing.clone().pass(near));
             }
         });
-        address
+        proxy
     }
 
-    async fn pass(self, mut near: TcpStream, server: SocketAddr, dials: Arc<AtomicUsize>) {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            if near.read(&mut byte).await.unwrap_or_default() == 0 {
-                return;
-            }
-            head.push(byte[0]);
-        }
-        let mut head = String::from_utf8(head).unwrap();
-        let mut far = TcpStream::connect(server).await.unwrap();
-        if head.starts_with("GET /ws") {
-            dials.fetch_add(1, Relaxed);
-            match self {
-                Self::DropsHeaders => {
+    fn dials(&self) -> usize {
+        self.dials.load(Relaxed)
+    }
+
+    async fn pass(self, mut near: TcpStream) {
+        let Some(mut head) = read_head(&mut near).await else { return };
+        let mut far = TcpStream::connect(self.server).await.unwrap();
+        if head.starts_with("GET /ws") && self.dials.fetch_add(1, Relaxed) < self.times {
+            match self.fault {
+                Fault::DropsHeaders => {
                     let is_kept = |line: &&str| !line.starts_with("upgrade") && !line.starts_with("connection");
                     head = head.split_inclusive('\n').filter(is_kept).collect();
                 }
-                Self::Refuses => {
-                    let _ = near.write_all(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n").await;
+                Fault::Answers(status) => {
+                    let answer = format!("HTTP/1.1 {status} No\r\ncontent-length: 0\r\n\r\n");
+                    let _ = near.write_all(answer.as_bytes()).await;
                     return;
                 }
-                Self::HangsUp => return,
-                Self::HangsUpLater => {
+                Fault::HangsUp => return,
+                Fault::Agrees(_) | Fault::HangsUpLater | Fault::HangsUpLast => {
                     far.write_all(head.as_bytes()).await.unwrap();
-                    let mut answer = [0; 12];
-                    far.read_exact(&mut answer).await.unwrap();
-                    assert_eq!(&answer, b"HTTP/1.1 101");
-                    let rest = "\r\n\r\n";
-                    let _ = near.write_all(rest.as_bytes()).await;
+                    let mut answer = read_head(&mut far).await.unwrap();
+                    assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+                    if let Fault::Agrees(protocol) = self.fault {
+                        answer = answer.replace("litemesh.v2", protocol);
+                    }
+                    near.write_all(answer.as_bytes()).await.unwrap();
+                    if self.fault == Fault::HangsUpLater {
+                        return;
+                    }
+                    // A short frame, the hello.
+                    let mut hello = vec![0; 2];
+                    far.read_exact(&mut hello).await.unwrap();
+                    hello.resize(2 + usize::from(hello[1]), 0);
+                    far.read_exact(&mut hello[2..]).await.unwrap();
+                    near.write_all(&hello).await.unwrap();
                     return;
                 }
             }
@@ -205,40 +227,119 @@ impl Proxy {
     }
 }
 
-#[tokio::test]
-async fn where_a_proxy_breaks_sockets_the_client_falls_back() {
-    for proxy in [Proxy::DropsHeaders, Proxy::Refuses, Proxy::HangsUp, Proxy::HangsUpLater] {
-        let (server, _server_peer, mut server_reports) = started(HttpServer::new(), Limits::default()).await;
-        let dials = Arc::new(AtomicUsize::new(0));
-        let address = proxy.start(server.address, dials.clone()).await;
-        let client = client("http", address);
-        let (peer, mut reports) = RecordingPeer::new(CLIENT);
+async fn read_head(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).await.ok()?;
+        head.push(byte[0]);
+    }
+    Some(String::from_utf8(head).unwrap())
+}
+
+/// Waits for the connection that works both ways, after others that came and went.
+async fn settled(reports: &mut Reports) -> litemesh_proto::Remote {
+    let mut last = None;
+    loop {
+        match reports.next().await {
+            Report::Connect(remote) => last = Some(remote),
+            Report::Sync(from, _) if Some(from) == last => return from,
+            _ => {}
+        }
+    }
+}
+
+/// A server, a proxy before it, a client that has found its way, and how the server ends a connection.
+struct Detour {
+    server: support::Running,
+    proxy: Proxy,
+    client: HttpClient,
+    reports: Reports,
+    server_reports: Reports,
+    /// What the server calls the connection that stands.
+    remote: Option<litemesh_proto::Remote>,
+    _peers: [Arc<RecordingPeer>; 2],
+}
+
+impl Detour {
+    async fn start(fault: Fault, times: usize) -> Self {
+        let (server, server_peer, server_reports) = started(HttpServer::new(), Limits::default()).await;
+        let proxy = Proxy::start(server.address, fault, times).await;
+        let client = client("http", proxy.address);
+        let (peer, reports) = RecordingPeer::new(CLIENT);
         peer.start(Arc::new(client.clone())).await;
-        let remote = greeted(&mut reports).await;
-        // A connection that a socket made may have come and gone before.
-        let message = changes(vec![change(1, "by POST")]);
-        soon(client.send(remote, message.clone())).await.unwrap();
+        Self { server, proxy, client, reports, server_reports, remote: None, _peers: [server_peer, peer] }
+    }
+
+    /// Waits for a connection, and sends something over it.
+    async fn settle(&mut self) {
+        let remote = settled(&mut self.reports).await;
+        let message = changes(vec![change(1, "by some way")]);
+        soon(self.client.send(remote, message.clone())).await.unwrap();
         loop {
-            if let Report::Receive(_, received) = server_reports.next().await {
-                assert_eq!(received, message, "{proxy:?}");
-                break;
+            if let Report::Receive(remote, received) = self.server_reports.next().await {
+                assert_eq!(received, message);
+                self.remote = Some(remote);
+                return;
             }
         }
-        assert!(!client.is_websocket(), "{proxy:?}");
-        let tried = dials.load(Relaxed);
-        assert!(tried >= 1, "{proxy:?}");
-        // It is not tried again.
-        let at_server = soon(async {
-            loop {
-                if server.transport.counters().streams_open == 1 {
-                    break;
-                }
-                tokio::task::yield_now().await;
+    }
+
+    /// Has the server end the connection that stands.
+    async fn end_connection(&mut self) {
+        let remote = self.remote.take().unwrap();
+        self.server.transport.close(remote).await;
+    }
+}
+
+#[tokio::test]
+async fn what_answers_in_place_of_a_socket_is_not_asked_again_for_a_while() {
+    let answers = [200, 400, 401, 403, 404, 426, 429, 500, 502, 503].map(Fault::Answers);
+    let others = [Fault::DropsHeaders, Fault::Agrees("litemesh.v1"), Fault::Agrees("mqtt")];
+    for fault in answers.into_iter().chain(others) {
+        let mut detour = Detour::start(fault, usize::MAX).await;
+        for _ in 0..3 {
+            detour.settle().await;
+            assert!(!detour.client.is_websocket(), "{fault:?}");
+            detour.end_connection().await;
+        }
+        detour.settle().await;
+        // Several dials later.
+        assert_eq!(detour.proxy.dials(), 1, "{fault:?}");
+        detour.client.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_line_that_breaks_once_or_twice_costs_no_sockets() {
+    for fault in [Fault::HangsUp, Fault::HangsUpLater, Fault::HangsUpLast] {
+        let mut detour = Detour::start(fault, 2).await;
+        for _ in 0..3 {
+            detour.settle().await;
+            if detour.client.is_websocket() {
+                break;
             }
-        });
-        at_server.await;
-        client.stop().await;
-        assert_eq!(dials.load(Relaxed), tried, "{proxy:?}");
+            // By a stream meanwhile.
+            assert_ne!(fault, Fault::HangsUpLast);
+            detour.end_connection().await;
+        }
+        assert!(detour.client.is_websocket() && detour.proxy.dials() == 3, "{fault:?}");
+        detour.client.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_line_that_breaks_each_time_shuts_the_way_of_sockets() {
+    for fault in [Fault::HangsUp, Fault::HangsUpLater, Fault::HangsUpLast] {
+        let mut detour = Detour::start(fault, usize::MAX).await;
+        for _ in 0..6 {
+            detour.settle().await;
+            assert!(!detour.client.is_websocket(), "{fault:?}");
+            detour.end_connection().await;
+        }
+        detour.settle().await;
+        assert_eq!(detour.proxy.dials(), 3, "{fault:?}");
+        detour.client.stop().await;
     }
 }
 
@@ -246,8 +347,8 @@ async fn where_a_proxy_breaks_sockets_the_client_falls_back() {
 #[tokio::test]
 async fn who_asks_for_a_socket_alone_hears_why_there_is_none() {
     let (server, _server_peer, _reports) = started(HttpServer::new(), Limits::default()).await;
-    let address = Proxy::Refuses.start(server.address, Arc::default()).await;
-    let client = client("ws", address);
+    let proxy = Proxy::start(server.address, Fault::Answers(502), usize::MAX).await;
+    let client = client("ws", proxy.address);
     let (peer, mut reports) = RecordingPeer::new(CLIENT);
     peer.start(Arc::new(client.clone())).await;
     let error = soon(async {
