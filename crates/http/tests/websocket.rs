@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use litemesh_http::{DialError, HttpClient, HttpServer, TokenFile};
 use litemesh_proto::codec::v1;
 use litemesh_proto::codec::v2::{self, Frame};
@@ -19,9 +20,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::protocol::frame::Frame as Fragment;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 const FIRST_DELAY: Duration = Duration::from_millis(10);
@@ -49,7 +51,16 @@ impl Socket {
         protocol: Option<&str>,
         headers: &[(&'static str, &str)],
     ) -> Result<Self, Error> {
-        let mut request = format!("ws://{address}/ws?peerId={CLIENT}").into_client_request().unwrap();
+        Self::open_at(address, &format!("peerId={CLIENT}"), protocol, headers).await
+    }
+
+    async fn open_at(
+        address: SocketAddr,
+        query: &str,
+        protocol: Option<&str>,
+        headers: &[(&'static str, &str)],
+    ) -> Result<Self, Error> {
+        let mut request = format!("ws://{address}/ws?{query}").into_client_request().unwrap();
         let protocol = protocol.map(|protocol| ("sec-websocket-protocol", protocol));
         for (name, value) in headers.iter().copied().chain(protocol) {
             request.headers_mut().insert(name, value.parse().unwrap());
@@ -62,7 +73,12 @@ impl Socket {
     }
 
     async fn of_frames(address: SocketAddr) -> Self {
-        let mut socket = Self::open(address, Some("litemesh.v2"), &[("litemesh-version", "2")]).await.unwrap();
+        Self::of_frames_as(address, CLIENT).await
+    }
+
+    async fn of_frames_as(address: SocketAddr, site: SiteId) -> Self {
+        let query = format!("peerId={site}");
+        let mut socket = Self::open_at(address, &query, Some("litemesh.v2"), &[]).await.unwrap();
         assert!(matches!(socket.frame().await, Frame::Hello(hello) if hello.site == SERVER));
         socket
     }
@@ -304,8 +320,9 @@ async fn what_answers_in_place_of_a_socket_is_not_asked_again_for_a_while() {
             detour.end_connection().await;
         }
         detour.settle().await;
-        // Several dials later.
-        assert_eq!(detour.proxy.dials(), 1, "{fault:?}");
+        // Several dials later. Who is busy is asked again.
+        let expected = if matches!(fault, Fault::Answers(429 | 503)) { 3 } else { 1 };
+        assert_eq!(detour.proxy.dials(), expected, "{fault:?}");
         detour.client.stop().await;
     }
 }
@@ -464,21 +481,332 @@ async fn what_is_too_much_or_makes_no_sense_closes_the_socket_with_a_reason() {
     let limits = Limits { message_bytes_max: 100_000, ..Limits::default() };
     let transport = HttpServer::builder().bodies_bytes_max(120_000).build();
     let (server, _peer, mut reports) = started(transport, limits).await;
-    let large = |bytes: usize| Message::binary(vec![0; bytes]);
-    for (message, code) in [
-        (large(100_001), CloseCode::Size),
-        (large(95_000), CloseCode::Again),
-        (Message::text("{}"), CloseCode::Unsupported),
+    let part =
+        |bytes: usize, data, is_last| Message::Frame(Fragment::message(vec![0; bytes], OpCode::Data(data), is_last));
+    for (messages, code) in [
+        (vec![Message::binary(vec![0; 100_001])], CloseCode::Size),
+        (vec![part(60_000, Data::Binary, false), part(60_000, Data::Continue, false)], CloseCode::Size),
+        (vec![Message::binary(vec![0; 95_000])], CloseCode::Again),
+        // What comes between the parts of a message takes nothing off what they hold.
+        (
+            vec![
+                part(50_000, Data::Binary, false),
+                Message::Ping("?".into()),
+                part(44_000, Data::Continue, false),
+                Message::Ping("?".into()),
+            ],
+            CloseCode::Again,
+        ),
+        (vec![Message::text("{}")], CloseCode::Unsupported),
+        (vec![part(0, Data::Continue, true)], CloseCode::Protocol),
     ] {
         let mut socket = Socket::of_frames(server.address).await;
         reports.connect().await;
-        // The server may close before all is written.
-        let _ = soon(socket.0.send(message)).await;
+        for message in messages {
+            // The server may close before all is written.
+            let _ = soon(socket.0.send(message)).await;
+        }
         assert_eq!(socket.closed().await.code, code);
         reports.disconnect().await;
     }
     let counters = server.transport.counters();
-    assert_eq!((counters.refused_too_large, counters.refused_busy, counters.body_bytes_held), (1, 1, 0));
+    assert_eq!((counters.refused_too_large, counters.refused_busy, counters.body_bytes_held), (2, 2, 0));
+    assert_eq!(counters.refused_malformed, 2);
+}
+
+/// The head of a frame of so many bytes, as a client sends it.
+fn announced(bytes: u64) -> Vec<u8> {
+    [&[0x82, 0xff][..], &bytes.to_be_bytes(), &[0; 4]].concat()
+}
+
+/// Announcing a large message takes no memory of others: what counts is what comes.
+#[tokio::test]
+async fn who_announces_much_and_sends_nothing_holds_nothing() {
+    let transport = HttpServer::builder().bodies_bytes_max(1 << 20).build();
+    let (server, _peer, mut reports) = started(transport, Limits::default()).await;
+    let mut sockets = Vec::new();
+    for number in 0..50 {
+        let mut socket = Socket::of_frames_as(server.address, SiteId::from_bytes([number + 1; 16])).await;
+        let bytes_max = Limits::default().message_bytes_max as u64;
+        soon(socket.0.get_mut().write_all(&announced(bytes_max))).await.unwrap();
+        soon(socket.0.get_mut().write_all(&[0; 10])).await.unwrap();
+        reports.connect().await;
+        sockets.push(socket);
+    }
+    while server.transport.counters().body_bytes_held < 10 * sockets.len() as u64 {
+        tokio::task::yield_now().await;
+    }
+    let mut socket = Socket::of_frames(server.address).await;
+    reports.connect().await;
+    let message = changes(vec![change(1, noise(1, 500_000))]);
+    socket.send(Message::binary(v2::message(&message))).await;
+    assert_eq!(reports.message().await, message);
+    assert_eq!(server.transport.counters().body_bytes_held, 10 * sockets.len() as u64);
+    // One byte too many is refused before any of it comes.
+    drop(socket);
+    reports.disconnect().await;
+    let mut socket = Socket::of_frames(server.address).await;
+    soon(socket.0.get_mut().write_all(&announced(Limits::default().message_bytes_max as u64 + 1))).await.unwrap();
+    assert_eq!(socket.closed().await.code, CloseCode::Size);
+}
+
+/// However many pings come, and whether their answers are read or not: messages go through, and nothing is held.
+#[tokio::test]
+async fn a_flood_of_pings_holds_up_nothing() {
+    let (server, _peer, mut reports) = started(HttpServer::new(), Limits::default()).await;
+    let mut socket = Socket::of_frames(server.address).await;
+    reports.connect().await;
+    // Of 125 bytes each, as a client sends them: 13 MB, of which nothing is read back meanwhile.
+    let ping = [&[0x89, 0xfd][..], &[0; 4], &[b'x'; 125]].concat().repeat(1000);
+    for _ in 0..100 {
+        soon(socket.0.get_mut().write_all(&ping)).await.unwrap();
+    }
+    let message = changes(vec![change(1, "after")]);
+    socket.send(Message::binary(v2::message(&message))).await;
+    assert_eq!(reports.message().await, message);
+    // At least one of them is answered.
+    loop {
+        if let Message::Pong(payload) = socket.next().await {
+            assert_eq!(payload, "x".repeat(125));
+            break;
+        }
+    }
+    assert_eq!(server.transport.counters().body_bytes_held, 0);
+}
+
+/// What a client still sends when its connection ends is read, so that no reset overtakes the reason.
+#[tokio::test]
+async fn who_is_closed_while_sending_much_hears_why() {
+    let limits = Limits { message_bytes_max: 100_000, ..Limits::default() };
+    let (server, _peer, mut reports) = started(HttpServer::new(), limits).await;
+    for _ in 0..10 {
+        let mut socket = Socket::of_frames(server.address).await;
+        reports.connect().await;
+        socket.send(Message::binary(vec![0; 5_000_000])).await;
+        let frame = socket.closed().await;
+        assert_eq!(frame.code, CloseCode::Size);
+        assert!(frame.reason.contains("100000 bytes"), "{frame:?}");
+        reports.disconnect().await;
+    }
+}
+
+/// A server that takes less than its client sends says so once: the next try is smaller.
+#[tokio::test]
+async fn a_client_sends_less_to_a_server_that_takes_less() {
+    let limits = Limits { message_bytes_max: 2_000_000, ..Limits::default() };
+    let (server, _server_peer, mut server_reports) = started(HttpServer::new(), limits).await;
+    let client = client("ws", server.address);
+    let (peer, mut reports) = RecordingPeer::new(CLIENT);
+    peer.start(Arc::new(client.clone())).await;
+    let mut remote = greeted(&mut reports).await;
+    greeted(&mut server_reports).await;
+    let first = client.message_bytes_max(remote);
+    // Until a message of the size that the client says fits.
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        assert!(tries < 5, "it sends the same for ever");
+        let bytes = client.message_bytes_max(remote);
+        let message = changes(vec![change(tries, noise(1, bytes))]);
+        soon(client.send(remote, message.clone())).await.unwrap();
+        match server_reports.next().await {
+            Report::Receive(_, received) => break assert_eq!(received, message),
+            Report::Disconnect(..) => {}
+            other => panic!("{other:?}"),
+        }
+        let (lost, reason) = reports.disconnect().await;
+        assert!(lost == remote && reason.contains("1009"), "{reason}");
+        remote = greeted(&mut reports).await;
+        greeted(&mut server_reports).await;
+    }
+    assert!(tries > 1 && client.message_bytes_max(remote) < first);
+}
+
+/// Who is not wanted hears it, whichever end does not want the other.
+#[tokio::test]
+async fn who_is_refused_hears_why() {
+    let (server, peer, mut reports) = started(HttpServer::new(), Limits::default()).await;
+    for _ in 0..20 {
+        let refusal = Refusal::Unavailable("it is closing time".to_owned());
+        peer.connect_answers.lock().unwrap().push_back(Err(refusal));
+        let mut socket = Socket::of_frames(server.address).await;
+        assert!(matches!(socket.frame().await, Frame::Error(text) if text.contains("closing time")));
+        let frame = socket.closed().await;
+        assert!(frame.code == CloseCode::Policy && frame.reason.contains("closing time"), "{frame:?}");
+        soon(async {
+            while server.transport.counters().streams_open > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    reports.assert_none();
+}
+
+/// A message that could not be taken for now is not passed over: the next one would leave a hole.
+#[tokio::test]
+async fn a_message_that_cannot_be_taken_now_ends_the_connection() {
+    let (server, peer, mut reports) = started(HttpServer::new(), Limits::default()).await;
+    let mut socket = Socket::of_frames(server.address).await;
+    let remote = reports.connect().await;
+    peer.answer_next(Refusal::Unavailable("the disk is full".to_owned()));
+    let frame = v2::message(&changes(vec![change(1, "x")]));
+    socket.send(Message::binary(frame.clone())).await;
+    socket.send(Message::binary(frame)).await;
+    reports.message().await;
+    let (lost, reason) = reports.disconnect().await;
+    assert!(lost == remote && reason.contains("disk is full"), "{reason}");
+    let frame = socket.closed().await;
+    assert!(frame.code == CloseCode::Again && frame.reason.contains("disk is full"), "{frame:?}");
+    reports.assert_none();
+}
+
+#[tokio::test]
+async fn a_close_is_answered_and_hanging_up_is_nothing_malformed() {
+    let (server, _peer, mut reports) = started(HttpServer::new(), Limits::default()).await;
+    let mut socket = Socket::of_frames(server.address).await;
+    let remote = reports.connect().await;
+    socket.send(Message::Close(Some(CloseFrame { code: CloseCode::Iana(3001), reason: "enough".into() }))).await;
+    assert_eq!(socket.closed().await.code, CloseCode::Iana(3001));
+    let (lost, reason) = reports.disconnect().await;
+    assert!(lost == remote && reason.contains("enough") && reason.contains("3001"), "{reason}");
+    for is_inside in [false, true] {
+        let mut socket = Socket::of_frames(server.address).await;
+        let remote = reports.connect().await;
+        if is_inside {
+            soon(socket.0.get_mut().write_all(&announced(100_000))).await.unwrap();
+        }
+        drop(socket);
+        assert_eq!(reports.disconnect().await.0, remote);
+    }
+    let counters = server.transport.counters();
+    assert_eq!((counters.refused_malformed, counters.garbled, counters.body_bytes_held), (0, 0, 0));
+}
+
+/// However a line ends while the server writes, it is told once.
+#[tokio::test]
+async fn a_line_that_breaks_under_a_write_is_told_once() {
+    let (server, _peer, mut reports) = started(HttpServer::new(), Limits::default()).await;
+    for _ in 0..10 {
+        let socket = Socket::of_frames(server.address).await;
+        let remote = reports.connect().await;
+        let message = changes(vec![change(1, noise(1, 1 << 20))]);
+        for _ in 0..3 {
+            soon(server.transport.send(remote, message.clone())).await.unwrap();
+        }
+        // With bytes unread this is a reset.
+        drop(socket);
+        while server.transport.send(remote, message.clone()).await.is_ok() {}
+        assert_eq!(reports.disconnect().await.0, remote);
+        reports.assert_none();
+    }
+}
+
+/// A request that cannot be read holds no changes that could be missing.
+#[tokio::test]
+async fn an_unreadable_request_is_told_and_not_garbled() {
+    let (server, _peer, mut reports) = started(HttpServer::new(), Limits::default()).await;
+    let mut socket = Socket::open(server.address, Some("litemesh.v1"), &[]).await.unwrap();
+    assert_eq!(socket.json().await["type"], "connect");
+    assert_eq!(socket.json().await["type"], "sync");
+    reports.connect().await;
+    let request = format!(r#"{{"type":"sync","peerId":"{CLIENT}","cursor":"nonsense"}}"#);
+    socket.send(Message::text(request)).await;
+    assert_eq!(socket.json().await["type"], "error");
+    socket.send(Message::Close(None)).await;
+    reports.disconnect().await;
+
+    let mut socket = Socket::of_frames(server.address).await;
+    assert!(matches!(socket.frame().await, Frame::Sync(_)));
+    reports.connect().await;
+    let request = v2::sync(&SyncRequest::default());
+    socket.send(Message::binary(request[..1].to_vec())).await;
+    assert!(matches!(socket.frame().await, Frame::Error(_)));
+    let message = v2::message(&changes(vec![change(1, "x")]));
+    socket.send(Message::binary(message[..message.len() - 1].to_vec())).await;
+    reports.garbled().await;
+    let counters = server.transport.counters();
+    assert_eq!((counters.garbled, counters.refused_malformed), (1, 3));
+}
+
+/// Large messages go out in frames of moderate size, so that whoever receives them may bound frames; and come in slowly without that
+/// being taken for silence.
+#[tokio::test]
+async fn our_client_sends_parts_and_is_patient_with_slow_ones() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let idle_timeout = Duration::from_millis(600);
+    let client = HttpClient::builder(format!("ws://{}", listener.local_addr().unwrap()))
+        .reconnect_delay_min(FIRST_DELAY)
+        .idle_timeout(idle_timeout)
+        .build();
+    let (peer, mut reports) = RecordingPeer::new(CLIENT);
+    peer.start(Arc::new(client.clone())).await;
+    let (stream, _) = soon(listener.accept()).await.unwrap();
+    let mut config = WebSocketConfig::default();
+    config.max_frame_size = Some(64 << 10);
+    #[allow(clippy::result_large_err)] // the library's
+    let agree = |_: &Request, mut response: Response| {
+        response.headers_mut().insert("sec-websocket-protocol", "litemesh.v2".parse().unwrap());
+        Ok(response)
+    };
+    let accepted = tokio_tungstenite::accept_hdr_async_with_config(stream, agree, Some(config));
+    let mut socket = soon(accepted).await.unwrap();
+    let hello = v2::Hello { version: v2::VERSION, site: SERVER, access: Access::FULL };
+    socket.send(Message::binary(v2::hello(&hello))).await.unwrap();
+    let remote = reports.connect().await;
+    let message = changes(vec![change(1, noise(1, 1 << 20))]);
+    soon(client.send(remote, message.clone())).await.unwrap();
+    let limits = Limits::default();
+    loop {
+        // Its request comes first, and signs of life between.
+        let Message::Binary(frame) = soon(socket.next()).await.unwrap().unwrap() else { continue };
+        if let Frame::Message(received) = v2::decode(&frame, &limits).unwrap() {
+            assert_eq!(received.verify(&limits).unwrap(), message);
+            break;
+        }
+    }
+    // One part after another, each soon enough, and all of them take twice as long as a silence may.
+    let frame = v2::message(&message);
+    let parts: Vec<&[u8]> = frame.chunks(frame.len() / 12).collect();
+    for (number, part) in parts.iter().enumerate() {
+        let data = if number == 0 { Data::Binary } else { Data::Continue };
+        let part = Fragment::message(part.to_vec(), OpCode::Data(data), number + 1 == parts.len());
+        socket.send(Message::Frame(part)).await.unwrap();
+        tokio::time::sleep(idle_timeout / 6).await;
+    }
+    assert_eq!(reports.message().await, message);
+    // A message that has begun and does not go on is a silence like any other.
+    socket.send(Message::Frame(Fragment::message(vec![0; 10], OpCode::Data(Data::Binary), false))).await.unwrap();
+    let (lost, reason) = reports.disconnect().await;
+    assert!(lost == remote && reason.contains("no sign of life"), "{reason}");
+}
+
+/// A browser answers pings by itself; who does not is gone, also where TCP has not noticed.
+#[tokio::test]
+async fn a_client_that_gives_no_sign_of_life_is_dropped() {
+    let (interval, patience) = (Duration::from_millis(50), Duration::from_millis(600));
+    let transport = HttpServer::builder().ping_interval(interval).stall_timeout(patience).build();
+    let (server, _peer, mut reports) = started(transport, Limits::default()).await;
+    // Answers, and says nothing else for longer than a silence may last.
+    let mut socket = Socket::of_frames(server.address).await;
+    let remote = reports.connect().await;
+    let mut pings = 0;
+    while pings < 20 {
+        pings += usize::from(matches!(socket.next().await, Message::Ping(_)));
+    }
+    reports.assert_none();
+    // Takes everything, and answers nothing.
+    let (lost, reason) = soon(async {
+        let mut bytes = [0; 4096];
+        loop {
+            tokio::select! {
+                read = socket.0.get_mut().read(&mut bytes) => assert!(read.is_ok()),
+                lost = reports.disconnect() => break lost,
+            }
+        }
+    })
+    .await;
+    assert!(lost == remote && reason.contains("no sign of life"), "{reason}");
 }
 
 #[tokio::test]
@@ -508,33 +836,94 @@ async fn a_server_that_ends_says_so() {
     soon(server.task).await.unwrap().unwrap();
 }
 
+/// What is being handled when the server shuts down is waited for, as the answer to a POST is.
 #[tokio::test]
-async fn tokens_and_tickets_open_sockets_and_end_them() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = TokenFile::new(folder.path().join("tokens"));
-    std::fs::write(file.path(), "").unwrap();
-    let token = file.add("test", &Access::FULL).unwrap();
-    let transport =
-        HttpServer::builder().tokens(file.clone()).unwrap().reload_interval(Duration::from_millis(20)).build();
-    let (server, _peer, mut reports) = started(transport, Limits::default()).await;
-    let denied = Socket::open(server.address, Some("litemesh.v2"), &[]).await;
-    assert!(matches!(denied, Err(Error::Http(response)) if response.status() == 401));
-    let bearer = format!("Bearer {}", token.token);
-    let headers = [("litemesh-version", "2"), ("authorization", &bearer)];
-    let mut socket = Socket::open(server.address, Some("litemesh.v2"), &headers).await.unwrap();
-    assert!(matches!(socket.frame().await, Frame::Hello(_)));
+async fn a_server_that_ends_waits_for_what_came_over_sockets() {
+    let transport = HttpServer::new();
+    let (peer, mut reports) = RecordingPeer::with(SERVER, Limits::default(), true);
+    peer.start(Arc::new(transport.clone())).await;
+    let mut server = support::serve(transport).await;
+    let mut socket = Socket::of_frames(server.address).await;
     reports.connect().await;
-    std::fs::write(file.path(), "").unwrap();
+    socket.send(Message::binary(v2::message(&changes(vec![change(1, "the last")])))).await;
+    while server.transport.counters().body_bytes_held == 0 {
+        tokio::task::yield_now().await;
+    }
+    server.shutdown.cancel();
+    assert_eq!(socket.closed().await.code, CloseCode::Away);
+    drop(socket);
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut server.task).await;
+    assert!(early.is_err(), "a message is still being handled");
+    peer.open_gate(1);
+    reports.message().await;
+    soon(server.task).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn tokens_open_sockets_and_end_them() {
+    let hub = Hub::start().await;
+    let denied = Socket::open(hub.server.address, Some("litemesh.v2"), &[]).await;
+    assert!(matches!(denied, Err(Error::Http(response)) if response.status() == 401));
+    let headers = [("litemesh-version", "2"), ("authorization", &*hub.bearer)];
+    let mut socket = Socket::open(hub.server.address, Some("litemesh.v2"), &headers).await.unwrap();
+    assert!(matches!(socket.frame().await, Frame::Hello(_)));
+    let mut reports = hub.reports;
+    reports.connect().await;
+    std::fs::write(hub.tokens.path(), "").unwrap();
     let frame = socket.closed().await;
     assert!(frame.reason.contains("revoked"), "{frame:?}");
     reports.disconnect().await;
+}
+
+/// A browser's WebSocket sends no headers of its own but subprotocols.
+#[tokio::test]
+async fn a_ticket_opens_one_socket_in_place_of_a_token() {
+    let mut hub = Hub::start().await;
+    let authorization = format!("Authorization: {}", hub.bearer);
+    let (head, answer) = exchange(hub.server.address, "POST", "/ticket", &[&authorization], Some(b"")).await;
+    assert_eq!(head.status(), 200);
+    let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+    let query = format!("peerId={CLIENT}&ticket={}", answer["ticket"].as_str().unwrap());
+    let mut socket = Socket::open_at(hub.server.address, &query, Some("litemesh.v1"), &[]).await.unwrap();
+    assert_eq!(socket.json().await["type"], "connect");
+    hub.reports.connect().await;
+    socket.send(Message::Close(None)).await;
+    hub.reports.disconnect().await;
+    // It is good once.
+    for query in [query, format!("peerId={CLIENT}&ticket=x"), format!("peerId={CLIENT}&ticket=")] {
+        let denied = Socket::open_at(hub.server.address, &query, Some("litemesh.v1"), &[]).await;
+        assert!(matches!(denied, Err(Error::Http(response)) if response.status() == 401), "{query}");
+    }
+}
+
+/// A server that asks for tokens.
+struct Hub {
+    server: support::Running,
+    reports: Reports,
+    tokens: TokenFile,
+    bearer: String,
+    _peer: Arc<RecordingPeer>,
+    _folder: tempfile::TempDir,
+}
+
+impl Hub {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let tokens = TokenFile::new(folder.path().join("tokens"));
+        std::fs::write(tokens.path(), "").unwrap();
+        let bearer = format!("Bearer {}", tokens.add("test", &Access::FULL).unwrap().token);
+        let transport = HttpServer::builder().tokens(tokens.clone()).unwrap();
+        let transport = transport.reload_interval(Duration::from_millis(20)).build();
+        let (server, peer, reports) = started(transport, Limits::default()).await;
+        Self { server, reports, tokens, bearer, _peer: peer, _folder: folder }
+    }
 }
 
 #[tokio::test]
 async fn only_who_offers_a_socket_is_told_of_one() {
     let (server, ..) = started(HttpServer::new(), Limits::default()).await;
     let site = SiteId::from_bytes([9; 16]);
-    let (head, _) = support::raw::exchange(
+    let (head, _) = exchange(
         server.address,
         "GET",
         &format!("/stream?peerId={site}"),
@@ -542,7 +931,45 @@ async fn only_who_offers_a_socket_is_told_of_one() {
         None,
     )
     .await;
-    assert_eq!(head.status(), 426);
+    assert_eq!((head.status(), head.header("upgrade")), (426, Some("websocket")));
+    assert!(head.header("connection").is_some_and(|words| words.contains("upgrade")), "{head:?}");
     let mut stream = support::raw::EventStream::open(server.address, site).await;
     assert_eq!(stream.expect("connect").await["type"], "connect");
+}
+
+/// A browser that has a connection of HTTP/2 opens its WebSockets over that.
+#[tokio::test]
+async fn a_stream_of_http2_can_be_a_socket() {
+    let (server, _peer, mut reports) = started(HttpServer::new(), Limits::default()).await;
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let (mut requests, connection) = soon(handshake).await.unwrap();
+    tokio::spawn(connection);
+    let base = format!("http://{}", server.address);
+    // By the time of its answer the server's settings have come.
+    let first = hyper::Request::get(format!("{base}/ws?peerId={CLIENT}")).body(String::new()).unwrap();
+    let answer = soon(requests.send_request(first)).await.unwrap();
+    assert_eq!(answer.status(), 426);
+    assert!(!answer.headers().contains_key("connection"));
+    let connect = |protocol: &'static str| {
+        hyper::Request::connect(format!("{base}/ws?peerId={CLIENT}"))
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-protocol", "litemesh.v2")
+            .extension(hyper::ext::Protocol::from_static(protocol))
+            .body(String::new())
+            .unwrap()
+    };
+    assert_eq!(soon(requests.send_request(connect("connect-udp"))).await.unwrap().status(), 404);
+    let answer = soon(requests.send_request(connect("websocket"))).await.unwrap();
+    assert_eq!((answer.status().as_u16(), &answer.headers()["sec-websocket-protocol"] == "litemesh.v2"), (200, true));
+    let upgraded = TokioIo::new(soon(hyper::upgrade::on(answer)).await.unwrap());
+    let mut socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
+    reports.connect().await;
+    let message = changes(vec![change(1, noise(1, 200_000))]);
+    soon(socket.send(Message::binary(v2::message(&message)))).await.unwrap();
+    assert_eq!(reports.message().await, message);
+    soon(socket.close(None)).await.unwrap();
+    reports.disconnect().await;
+    // It goes on until the other end has answered.
+    while let Some(Ok(_)) = soon(socket.next()).await {}
 }

@@ -195,7 +195,10 @@ impl Dialer {
     }
 
     fn note_broken(&self, reason: &str) {
-        info!(endpoint = self.shared.endpoint, reason, "no WebSocket to this server: using a stream and POSTs for a while");
+        info!(
+            endpoint = self.shared.endpoint,
+            reason, "no WebSocket to this server: using a stream and POSTs for a while"
+        );
     }
 
     async fn open_socket(&self) -> Result<Opened, NoSocket> {

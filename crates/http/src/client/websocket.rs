@@ -45,7 +45,7 @@ pub(super) enum NoSocket {
     Refused(DialError),
     /// The answer was another one than to a handshake.
     Broken(DialError),
-    /// There was no answer, or nothing behind it.
+    /// There was no answer, or nothing behind it, or one that asks for patience.
     Failed(DialError),
 }
 
@@ -76,8 +76,11 @@ impl Dialer {
         let mut random = [0; 16];
         fastrand::fill(&mut random);
         let key = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, random);
-        let (protocol, kind) =
-            if self.shared.options.is_announced { (FRAMES_PROTOCOL, Kind::Binary) } else { (JSON_PROTOCOL, Kind::Text) };
+        let (protocol, kind) = if self.shared.options.is_announced {
+            (FRAMES_PROTOCOL, Kind::Binary)
+        } else {
+            (JSON_PROTOCOL, Kind::Text)
+        };
         let request = self
             .announce(self.clients.upgrading.get(url))
             .header(CONNECTION, "upgrade")
@@ -93,7 +96,10 @@ impl Dialer {
         let status = response.status();
         if status != StatusCode::SWITCHING_PROTOCOLS {
             let said = read_answer(response).await.unwrap_or_default();
-            return Err(NoSocket::Broken(DialError::of_answer(status, &said)));
+            let error = DialError::of_answer(status, &said);
+            // What a busy server says may be another thing the next time.
+            let is_passing = matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
+            return Err(if is_passing { NoSocket::Failed(error) } else { NoSocket::Broken(error) });
         }
         let head = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         if head(SEC_WEBSOCKET_ACCEPT) != Some(&*accept(key.as_bytes())) {

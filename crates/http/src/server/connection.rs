@@ -190,7 +190,9 @@ pub(super) async fn own(
                 info!(remote = %remote.site.fmt_short(), reason, "client disconnected");
                 running.peer.disconnect(remote, reason.clone()).await;
             }
-            Some(Ending::Silent | Ending::Refused(_)) | None => debug!(remote = %remote.site.fmt_short(), "stream closed"),
+            Some(Ending::Silent | Ending::Refused(_)) | None => {
+                debug!(remote = %remote.site.fmt_short(), "stream closed")
+            }
         }
     }
     sub_one(&shared.counters.streams_open);

@@ -75,10 +75,12 @@ pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, r
     };
     let wish = Wish::read(site, grant, request.headers());
     let form = wish.form;
-    if form == StreamForm::Frames && request.headers().contains_key(OFFER_HEADER) {
+    let phase = shared.phase.borrow().clone();
+    // A socket does not wait for the start.
+    let is_offered = form == StreamForm::Frames && request.headers().contains_key(OFFER_HEADER);
+    if is_offered && matches!(phase, Phase::Running(_)) {
         return websocket::instead(request.version());
     }
-    let phase = shared.phase.borrow().clone();
     let opened = match phase {
         Phase::Waiting => wait_for_start(shared.clone(), wish),
         Phase::Running(running) => open(&shared, &running, wish),

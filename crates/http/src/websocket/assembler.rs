@@ -268,10 +268,7 @@ mod tests {
         assert_eq!(assembler.feed(&mut &[0; 10][..]), Ok(None));
         assert!(assembler.held_bytes() == 10 && assembler.message.capacity() < 100);
         for length in [(1 << 30) + 1, u64::MAX] {
-            assert_eq!(
-                Assembler::new(true, 1 << 30).feed(&mut &*head(length)),
-                Err(Fault::TooLarge { max: 1 << 30 })
-            );
+            assert_eq!(Assembler::new(true, 1 << 30).feed(&mut &*head(length)), Err(Fault::TooLarge { max: 1 << 30 }));
         }
     }
 

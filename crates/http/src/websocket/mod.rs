@@ -16,8 +16,6 @@ use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest, Sha1};
 
 pub(crate) use self::assembler::{Assembler, Event, Fault, Kind};
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use self::frame::{Header, OpCode, mask};
 pub(crate) use self::socket::{End, SocketReader, SocketWriter, split, until_after};
 
 /// The subprotocol of wire v2: a frame in each binary message.

@@ -290,8 +290,12 @@ fn random_mask() -> io::Result<[u8; 4]> {
 mod tests {
     use super::*;
 
-    fn pair() -> (SocketReader<tokio::io::DuplexStream>, SocketWriter<tokio::io::DuplexStream>, SocketReader<tokio::io::DuplexStream>, SocketWriter<tokio::io::DuplexStream>)
-    {
+    fn pair() -> (
+        SocketReader<tokio::io::DuplexStream>,
+        SocketWriter<tokio::io::DuplexStream>,
+        SocketReader<tokio::io::DuplexStream>,
+        SocketWriter<tokio::io::DuplexStream>,
+    ) {
         let (near, far) = tokio::io::duplex(1 << 20);
         let (client_reader, client_writer) = split(near, false, 1 << 20);
         let (server_reader, server_writer) = split(far, true, 1 << 20);

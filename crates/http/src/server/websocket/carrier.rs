@@ -16,9 +16,7 @@ use super::super::{Running, Shared, content};
 use super::inbound::{Inbound, Over, next_message};
 use crate::counters::add;
 use crate::form::StreamForm;
-use crate::websocket::{
-    End, FAREWELL_TIMEOUT, Farewell, Kind, SocketReader, SocketWriter, code, split, until_after,
-};
+use crate::websocket::{End, FAREWELL_TIMEOUT, Farewell, Kind, SocketReader, SocketWriter, code, split, until_after};
 
 type Reader = SocketReader<TokioIo<Upgraded>>;
 type Writer = SocketWriter<TokioIo<Upgraded>>;
@@ -162,7 +160,11 @@ impl Carrier {
             (Kind::Text, StreamForm::SocketJson) => content::of_json(bytes).await,
             _ => {
                 add(&self.shared.counters.refused_malformed, 1);
-                return self.end(reader, code::UNSUPPORTED, "messages are text in litemesh.v1 and binary in litemesh.v2");
+                return self.end(
+                    reader,
+                    code::UNSUPPORTED,
+                    "messages are text in litemesh.v1 and binary in litemesh.v2",
+                );
             }
         };
         // Not before the peer above knows the connection.

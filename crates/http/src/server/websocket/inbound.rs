@@ -98,3 +98,68 @@ impl Over {
         reason
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::HttpServer;
+    use crate::websocket::{SocketWriter, split};
+    use tokio::io::DuplexStream;
+
+    const PART: Duration = Duration::from_secs(20);
+
+    /// A server, and a client's socket to it.
+    fn pair() -> (HttpServer, SocketReader<DuplexStream>, SocketWriter<DuplexStream>) {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        (HttpServer::new(), split(far, true, 1 << 20).0, split(near, false, 1 << 20).1)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_may_come_slowly() {
+        let (server, mut reader, mut writer) = pair();
+        let writing = async {
+            for number in 1..=10 {
+                tokio::time::sleep(PART).await;
+                writer.write(Kind::Binary, &[7; 10], number == 10).await.unwrap();
+            }
+        };
+        let (message, ()) = tokio::join!(next_message(&server.shared, &mut reader), writing);
+        let message = message.unwrap_or_else(|over| panic!("{over:?}"));
+        assert_eq!(message.bytes, [7; 100]);
+        assert_eq!(server.counters().body_bytes_held, 100);
+        drop(message);
+        assert_eq!(server.counters().body_bytes_held, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_stops_is_given_up_whatever_else_comes() {
+        let (server, mut reader, mut writer) = pair();
+        writer.write(Kind::Binary, &[7; 10], false).await.unwrap();
+        let started = Instant::now();
+        let pinging = async {
+            loop {
+                tokio::time::sleep(PART).await;
+                writer.ping().await.unwrap();
+            }
+        };
+        let over = tokio::select! {
+            message = next_message(&server.shared, &mut reader) => message.err().unwrap(),
+            () = pinging => unreachable!(),
+        };
+        assert!(matches!(over, Over::Slow) && started.elapsed() == BODY_PAUSE_MAX, "{over:?}");
+        assert_eq!(server.counters().body_bytes_held, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_says_nothing_but_that_it_is_alive() {
+        let (server, mut reader, mut writer) = pair();
+        let living = async {
+            for _ in 0..10 {
+                tokio::time::sleep(PART).await;
+                writer.pong(&[]).await.unwrap();
+            }
+        };
+        let (over, ()) = tokio::join!(next_message(&server.shared, &mut reader), living);
+        assert!(matches!(over.err(), Some(Over::Silent(silence)) if silence == Duration::from_secs(60)));
+    }
+}
