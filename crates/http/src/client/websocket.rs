@@ -13,6 +13,7 @@ use reqwest::header::{
     CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use reqwest::{StatusCode, Upgraded};
+use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
@@ -114,8 +115,8 @@ impl Dialer {
 }
 
 /// The messages that come.
-pub(super) struct SocketReader {
-    stream: crate::websocket::SocketReader<Upgraded>,
+pub(super) struct SocketReader<S = Upgraded> {
+    stream: crate::websocket::SocketReader<S>,
     /// What messages are made of.
     kind: Kind,
     idle_timeout: Duration,
@@ -125,7 +126,7 @@ pub(super) struct SocketReader {
     pub(super) code: Option<u16>,
 }
 
-impl SocketReader {
+impl<S: AsyncRead> SocketReader<S> {
     /// The next message; an error where the connection has ended. Whatever can be read at all is a message.
     ///
     /// A message that comes slowly is no silence: each of its bytes is a sign of life.
@@ -222,5 +223,51 @@ impl Outbox {
             None => Farewell::new(code::GOING_AWAY, "the client stops"),
         };
         sink.close(farewell).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::DuplexStream;
+
+    use super::*;
+
+    const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+
+    fn pair() -> (SocketReader<DuplexStream>, SocketWriter<DuplexStream>) {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let (stream, kind) = (split(near, false, 1 << 20).0, Kind::Binary);
+        let reader = SocketReader { stream, kind, idle_timeout: IDLE_TIMEOUT, has_heard: false, code: None };
+        (reader, split(far, true, 1 << 20).1)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_message_is_no_silence_and_one_that_stops_is() {
+        let (mut reader, mut writer) = pair();
+        let writing = async {
+            for number in 1..=10 {
+                tokio::time::sleep(IDLE_TIMEOUT / 2).await;
+                writer.write(Kind::Binary, &[7], number == 10).await.unwrap();
+            }
+            writer.write(Kind::Binary, &[7], false).await.unwrap();
+        };
+        let (message, ()) = tokio::join!(reader.next(), writing);
+        assert_eq!(message, Ok(Received::Frame(vec![7; 10])));
+        assert_eq!(reader.next().await, Err("no sign of life for 90 s".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn what_was_heard_is_remembered() {
+        let (mut reader, mut writer) = pair();
+        writer.write(Kind::Binary, b"hello", true).await.unwrap();
+        assert_eq!(reader.first().await, Ok(Received::Frame(b"hello".to_vec())));
+        assert!(!reader.has_heard);
+        writer.close(Farewell::new(code::TOO_LARGE, "too large")).await.unwrap();
+        assert_eq!(reader.next().await, Err("the server closed the socket: too large (1009)".to_owned()));
+        assert!(reader.has_heard && reader.is_too_large());
+        // Text where frames are spoken.
+        let (mut reader, mut writer) = pair();
+        writer.write(Kind::Text, b"{}", true).await.unwrap();
+        assert!(reader.next().await.is_err());
     }
 }

@@ -6,6 +6,8 @@
 
 mod assembler;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod hostile;
 mod socket;
 
 use std::fmt;
