@@ -167,8 +167,8 @@ pub(crate) struct ServeArgs {
 /// With --once it ends when both sides have everything that the other had.
 ///
 /// The other side is a hub, a file on another machine, or a file on this one. A hub is talked to over a WebSocket where the way there
-/// lets one through, else over a stream and POSTs; ws:// and wss:// take the first or nothing. For ssh://HOST/PATH `ssh` starts `litemesh stdio PATH`
-/// on HOST, where litemesh must be in the PATH; /~/ begins a path in the folder of the user.
+/// lets one through, else over a stream and POSTs; ws:// and wss:// take the first or nothing. For ssh://HOST/PATH `ssh` starts
+/// `litemesh stdio PATH` on HOST, where litemesh must be in the PATH; /~/ begins a path in the folder of the user.
 ///
 /// A hub that asks for a token gets that of --token-file, or that of the variable LITEMESH_TOKEN. Where the token is to read
 /// only, or for some tables only, nothing else is sent.

@@ -71,15 +71,11 @@ pub(super) struct Dialer {
 
 /// A connection whose server has introduced itself.
 struct Opened {
-    messages: Messages,
+    source: Source,
+    /// Where a WebSocket takes our messages.
+    outbox: Option<Outbox>,
     remote: Remote,
     access: Access,
-}
-
-/// Where messages come from, and where a WebSocket takes ours.
-enum Messages {
-    Stream(MessageStream),
-    Socket(SocketReader, Outbox),
 }
 
 impl Options {
@@ -93,13 +89,9 @@ impl Dialer {
     /// One connection from the dial to its end; the reason why it ended.
     async fn connect(&self) -> Result<String, DialError> {
         // Nothing is lost with a dropped branch: nobody was told of the connection yet.
-        let Opened { messages, remote, access } = tokio::select! {
+        let Opened { mut source, outbox, remote, access } = tokio::select! {
             () = self.shared.stop.cancelled() => return Ok("stopped".to_owned()),
             opened = self.open() => opened?,
-        };
-        let (mut stream, outbox) = match messages {
-            Messages::Stream(stream) => (Source::Stream(stream), None),
-            Messages::Socket(reader, outbox) => (Source::Socket(reader), Some(outbox)),
         };
         let bytes_max = self.peer.limits().message_bytes_max;
         let sender = outbox.as_ref().map(|outbox| outbox.sender.clone());
@@ -111,7 +103,7 @@ impl Dialer {
         self.shared.set_link(Some(link.clone()));
         if let Err(refusal) = self.peer.connect(remote, access).await {
             link.close();
-            stream.part(writer).await;
+            source.part(writer).await;
             return Err(match remote.site {
                 site if site == self.peer.site() => DialError::SameSite { site },
                 _ => DialError::RefusedByPeer { reason: refusal.to_string() },
@@ -120,12 +112,12 @@ impl Dialer {
         info!(remote = %remote.site.fmt_short(), endpoint = self.shared.endpoint, "connected");
         self.shared.attempts.store(0, Relaxed);
         self.shared.state().last_error = None;
-        self.read(&link, &mut stream).await;
+        self.read(&link, &mut source).await;
         let reason = self.report_end(&link).await;
-        if let Source::Socket(reader) = &stream {
+        if let Source::Socket(reader) = &source {
             self.judge_socket(&link, reader);
         }
-        stream.part(writer).await;
+        source.part(writer).await;
         Ok(reason)
     }
 
@@ -207,7 +199,7 @@ impl Dialer {
         let first = reader.first().await.map_err(failed)?;
         let (remote, access) = self.introduced(&first).map_err(NoSocket::Refused)?;
         self.shared.way().found();
-        Ok(Opened { messages: Messages::Socket(reader, outbox), remote, access })
+        Ok(Opened { source: Source::Socket(reader), outbox: Some(outbox), remote, access })
     }
 
     /// Opens a stream; `None` where the server would rather have the WebSocket that we offer.
@@ -239,7 +231,7 @@ impl Dialer {
             .map_err(|reason| DialError::no_stream(&reason))?;
         let first = stream.next().await.map_err(|reason| DialError::no_stream(&reason))?;
         let (remote, access) = self.introduced(&first.map_err(|reason| DialError::no_stream(&reason))?)?;
-        Ok(Some(Opened { messages: Messages::Stream(stream), remote, access }))
+        Ok(Some(Opened { source: Source::Stream(Box::new(stream)), outbox: None, remote, access }))
     }
 
     /// Adds who we are: the token, and that we are a Litemesh peer.
@@ -261,13 +253,13 @@ impl Dialer {
     }
 
     /// Handles messages, one after another, until the link ends.
-    async fn read(&self, link: &Link, stream: &mut Source) {
+    async fn read(&self, link: &Link, source: &mut Source) {
         while !link.end.is_cancelled() {
             // A message that is dropped half read belongs to a connection that has ended.
             let next = tokio::select! {
                 biased;
                 () = link.end.cancelled() => return,
-                next = stream.next() => next,
+                next = source.next() => next,
             };
             let handled = match next {
                 Ok(Ok(Received::Json(data))) => self.handle_json(link, &data).await,
@@ -390,7 +382,7 @@ pub(super) enum Received {
 
 /// Where messages come from.
 enum Source {
-    Stream(MessageStream),
+    Stream(Box<MessageStream>),
     Socket(SocketReader),
 }
 

@@ -284,7 +284,7 @@ impl HttpClient {
         HttpClientBuilder { endpoint: endpoint.into(), http: None, token: None, ca: None, options }
     }
 
-    /// Whether the event stream is open and the server has introduced itself: the seed's `isSSEConnected`.
+    /// Whether the event stream, or the WebSocket, is open and the server has introduced itself: the seed's `isSSEConnected`.
     pub fn is_sse_connected(&self) -> bool {
         self.shared.link().is_some()
     }
@@ -392,7 +392,11 @@ impl Shared {
                     builder.build().map_err(|error| cannot(error.to_string()))
                 };
                 let http = build(reqwest::Client::builder())?;
-                Ok(Clients { http, upgrading: build(reqwest::Client::builder().http1_only())? })
+                let upgrading = match self.options.websocket {
+                    WebSocket::Never => http.clone(),
+                    WebSocket::Preferred | WebSocket::Only => build(reqwest::Client::builder().http1_only())?,
+                };
+                Ok(Clients { http, upgrading })
             }
         }
     }

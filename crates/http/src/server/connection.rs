@@ -191,7 +191,7 @@ pub(super) async fn own(
                 running.peer.disconnect(remote, reason.clone()).await;
             }
             Some(Ending::Silent | Ending::Refused(_)) | None => {
-                debug!(remote = %remote.site.fmt_short(), "stream closed")
+                debug!(remote = %remote.site.fmt_short(), "stream closed");
             }
         }
     }

@@ -34,28 +34,49 @@ pub(super) struct Handshake {
     protocol: Option<&'static str>,
 }
 
+/// What is wrong with a handshake.
+pub(super) enum BadHandshake {
+    NoUpgrade,
+    Version,
+    NoKey,
+    Protocol,
+}
+
+impl BadHandshake {
+    pub(super) fn answer(&self, version: Version) -> Response {
+        match self {
+            Self::NoUpgrade => instead(version),
+            Self::Version => {
+                let mut response = answer::error(StatusCode::UPGRADE_REQUIRED, "the version of WebSocket is not 13");
+                response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+                response
+            }
+            Self::NoKey => answer::error(StatusCode::BAD_REQUEST, "there is no sec-websocket-key"),
+            Self::Protocol => {
+                let text = "none of the subprotocols is spoken here: there are litemesh.v2 and litemesh.v1";
+                answer::error(StatusCode::BAD_REQUEST, text)
+            }
+        }
+    }
+}
+
 impl Handshake {
-    pub(super) fn read(request: &Request) -> Result<Self, Response> {
+    pub(super) fn read(request: &Request) -> Result<Self, BadHandshake> {
         let headers = request.headers();
         let is_upgrade = request.version() == Version::HTTP_11
             && has_word(headers, CONNECTION.as_str(), "upgrade")
             && has_word(headers, UPGRADE.as_str(), "websocket");
         if !(is_upgrade || is_stream(request)) || request.extensions().get::<OnUpgrade>().is_none() {
-            return Err(instead(request.version()));
+            return Err(BadHandshake::NoUpgrade);
         }
         if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-            let mut response = answer::error(StatusCode::UPGRADE_REQUIRED, "the version of WebSocket is not 13");
-            response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-            return Err(response);
+            return Err(BadHandshake::Version);
         }
-        let bad = |text: &str| answer::error(StatusCode::BAD_REQUEST, text);
-        let accept = match is_upgrade {
-            true => {
-                let key = headers.get(SEC_WEBSOCKET_KEY).ok_or_else(|| bad("there is no sec-websocket-key"))?;
-                let accept = HeaderValue::try_from(accept(key.as_bytes()));
-                Some(accept.map_err(|_| bad("the sec-websocket-key cannot be answered"))?)
-            }
-            false => None,
+        let accept = if is_upgrade {
+            let key = headers.get(SEC_WEBSOCKET_KEY).ok_or(BadHandshake::NoKey)?;
+            Some(HeaderValue::try_from(accept(key.as_bytes())).map_err(|_| BadHandshake::NoKey)?)
+        } else {
+            None
         };
         let is_offered = |protocol| has_word(headers, SEC_WEBSOCKET_PROTOCOL.as_str(), protocol);
         let (form, protocol) = if is_offered(FRAMES_PROTOCOL) {
@@ -63,7 +84,7 @@ impl Handshake {
         } else if is_offered(JSON_PROTOCOL) {
             (StreamForm::SocketJson, Some(JSON_PROTOCOL))
         } else if headers.contains_key(SEC_WEBSOCKET_PROTOCOL) {
-            return Err(bad("none of the subprotocols is spoken here: there are litemesh.v2 and litemesh.v1"));
+            return Err(BadHandshake::Protocol);
         } else {
             (StreamForm::SocketJson, None)
         };

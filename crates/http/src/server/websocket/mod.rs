@@ -56,7 +56,7 @@ pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, m
     };
     let handshake = match Handshake::read(&request) {
         Ok(handshake) => handshake,
-        Err(response) => return malformed(response),
+        Err(bad) => return malformed(bad.answer(request.version())),
     };
     let wish = Wish::read(site, grant, request.headers());
     let wish = Wish { form: handshake.form, is_gzip: false, resume: None, ..wish };
