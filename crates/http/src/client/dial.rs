@@ -140,7 +140,7 @@ impl Dialer {
         if reader.is_too_large() && link.remote.is_litemesh {
             self.shared.send_less(link.sent_bytes_max.load(Relaxed));
         }
-        let is_lost = !self.shared.stop.is_cancelled() && matches!(link.ending(), Some(Ending::Reported(_)));
+        let is_lost = link.is_lost() && !self.shared.stop.is_cancelled();
         if reader.has_heard {
             self.shared.way().works();
         } else if is_lost && self.shared.way().failed(Instant::now()) {

@@ -78,6 +78,11 @@ impl Link {
         self.ending.get()
     }
 
+    /// Whether something ended it that was no decision of ours.
+    pub(super) fn is_lost(&self) -> bool {
+        matches!(self.ending(), Some(Ending::Reported(_)))
+    }
+
     /// What a caller is told who needed the connection.
     pub(super) fn lost(&self) -> TransportError {
         let reason = match self.ending() {

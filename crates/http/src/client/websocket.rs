@@ -201,21 +201,19 @@ impl Outbox {
         let mut ticks = interval_at(Instant::now() + interval, interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // Nothing is lost with a dropped branch but what waits, and that of a connection that has ended.
+            // Nothing is lost with a dropped branch: what was not taken waits.
             tokio::select! {
                 () = link.end.cancelled() => break,
-                Some(message) = messages.recv() => {
-                    let count = message.chunks(FRAGMENT_BYTES).len();
-                    for (number, part) in message.chunks(FRAGMENT_BYTES).enumerate() {
-                        if link.end.is_cancelled() {
-                            break;
-                        }
-                        sink.write(kind, part, number + 1 == count).await?;
-                    }
-                }
+                Some(message) = messages.recv() => write_message(&mut sink, kind, &message, link).await?,
                 payload = sink.pinged() => sink.pong(&payload).await?,
                 _ = ticks.tick() => sink.pong(&[]).await?,
             }
+        }
+        // Whoever closes or stops has been told that these were taken.
+        while !link.is_lost()
+            && let Ok(message) = messages.try_recv()
+        {
+            write_message(&mut sink, kind, &message, link).await?;
         }
         let farewell = match link.ending() {
             Some(Ending::Reported(reason)) => Farewell::new(code::GOING_AWAY, reason),
@@ -224,6 +222,17 @@ impl Outbox {
         };
         sink.close(farewell).await
     }
+}
+
+/// Writes a message in parts, of which those that are left are not worth it once the connection is lost.
+async fn write_message(sink: &mut SocketWriter<Upgraded>, kind: Kind, message: &[u8], link: &Link) -> io::Result<()> {
+    let mut parts = message.chunks(FRAGMENT_BYTES).peekable();
+    while !link.is_lost()
+        && let Some(part) = parts.next()
+    {
+        sink.write(kind, part, parts.peek().is_none()).await?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
