@@ -34,6 +34,11 @@ impl StreamForm {
         matches!(self, Self::Events | Self::Frames | Self::SocketFrames)
     }
 
+    /// Whether it goes over a WebSocket.
+    pub(crate) fn is_socket(self) -> bool {
+        matches!(self, Self::SocketJson | Self::SocketFrames)
+    }
+
     /// What a stream begins with: who we are, and what a Litemesh client may do here.
     pub(crate) fn connect(self, site: SiteId, access: &Access) -> Bytes {
         match self {

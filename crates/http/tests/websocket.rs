@@ -622,7 +622,7 @@ async fn a_client_sends_less_to_a_server_that_takes_less() {
     assert!(tries > 1 && client.message_bytes_max(remote) < first);
 }
 
-/// Who is not wanted hears it, whichever end does not want the other.
+/// Who is not wanted hears it, although its connection has ended before the handshake has.
 #[tokio::test]
 async fn who_is_refused_hears_why() {
     let (server, peer, mut reports) = started(HttpServer::new(), Limits::default()).await;
@@ -630,7 +630,6 @@ async fn who_is_refused_hears_why() {
         let refusal = Refusal::Unavailable("it is closing time".to_owned());
         peer.connect_answers.lock().unwrap().push_back(Err(refusal));
         let mut socket = Socket::of_frames(server.address).await;
-        assert!(matches!(socket.frame().await, Frame::Error(text) if text.contains("closing time")));
         let frame = socket.closed().await;
         assert!(frame.code == CloseCode::Policy && frame.reason.contains("closing time"), "{frame:?}");
         soon(async {
@@ -659,6 +658,34 @@ async fn a_message_that_cannot_be_taken_now_ends_the_connection() {
     let frame = socket.closed().await;
     assert!(frame.code == CloseCode::Again && frame.reason.contains("disk is full"), "{frame:?}");
     reports.assert_none();
+}
+
+/// As by the answer to a POST: the peer above hears what was refused, and the next connection asks again for what is missing.
+#[tokio::test]
+async fn our_client_ends_a_connection_over_which_a_message_was_refused() {
+    let (server, server_peer, mut server_reports) = started(HttpServer::new(), Limits::default()).await;
+    for builder in [HttpClient::builder(format!("ws://{}", server.address)), {
+        HttpClient::builder(format!("ws://{}", server.address)).announce(false)
+    }] {
+        let client = builder.reconnect_delay_min(FIRST_DELAY).build();
+        let (peer, mut reports) = RecordingPeer::new(CLIENT);
+        peer.start(Arc::new(client.clone())).await;
+        let remote = greeted(&mut reports).await;
+        greeted(&mut server_reports).await;
+        server_peer.answer_next(Refusal::Invalid("there is no such table".to_owned()));
+        soon(client.send(remote, changes(vec![change(1, "x")]))).await.unwrap();
+        server_reports.message().await;
+        match reports.next().await {
+            Report::Refused(by, reason) => assert!(by == remote && reason.contains("no such table"), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(reports.disconnect().await.0, remote);
+        server_reports.disconnect().await;
+        greeted(&mut reports).await;
+        greeted(&mut server_reports).await;
+        client.stop().await;
+        server_reports.disconnect().await;
+    }
 }
 
 #[tokio::test]

@@ -291,11 +291,7 @@ impl Dialer {
                 Ok(request) => self.peer.sync(remote, request).await,
                 Err(error) => Err(Refusal::Invalid(error.to_string())),
             },
-            "error" => {
-                let code = envelope.error().unwrap_or_default();
-                warn!(remote = %remote.site.fmt_short(), code, "the server reports an error");
-                Ok(())
-            }
+            "error" => return self.hear_error(link, envelope.error().unwrap_or_default()).await,
             _ => Ok(()),
         };
         handled(remote, result)
@@ -306,16 +302,23 @@ impl Dialer {
         let result = match v2::decode(frame, self.peer.limits()) {
             Ok(Frame::Message(message)) => self.peer.receive(remote, message).await,
             Ok(Frame::Sync(request)) => self.peer.sync(remote, request).await,
-            Ok(Frame::Error(code)) => {
-                warn!(remote = %remote.site.fmt_short(), code, "the server reports an error");
-                Ok(())
-            }
+            Ok(Frame::Error(code)) => return self.hear_error(link, &code).await,
             Ok(_) => Ok(()),
             // Nothing is lost with a request.
             Err(error) if v2::is_sync(frame) => Err(Refusal::Invalid(error.to_string())),
             Err(error) => return self.garbled(remote, &error).await,
         };
         handled(remote, result)
+    }
+
+    /// Over a socket an error is what the answer to a POST is otherwise: a message was refused. As there, it ends the connection.
+    async fn hear_error(&self, link: &Link, code: &str) -> ControlFlow<String> {
+        warn!(remote = %link.remote.site.fmt_short(), code, "the server reports an error");
+        if link.outbox.is_none() {
+            return ControlFlow::Continue(());
+        }
+        self.peer.refused(link.remote, code.to_owned()).await;
+        ControlFlow::Break(format!("the server refused a message: {code}"))
     }
 
     async fn garbled(&self, remote: Remote, error: &DecodeError) -> ControlFlow<String> {

@@ -168,7 +168,10 @@ pub(super) async fn own(
         }
         Err(refusal) => {
             info!(remote = %remote.site.fmt_short(), reason = %refusal, "client refused");
-            connection.queue.try_push(connection.form.error(running.site, &refusal.to_string()));
+            // A socket is closed with the reason.
+            if !connection.form.is_socket() {
+                connection.queue.try_push(connection.form.error(running.site, &refusal.to_string()));
+            }
             connection.refuse(refusal.to_string());
             false
         }

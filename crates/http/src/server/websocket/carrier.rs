@@ -185,13 +185,15 @@ impl Carrier {
         };
         let Err(refusal) = refused else { return ControlFlow::Continue(()) };
         let reason = refusal.to_string();
-        // Where the queue is full it goes unsaid: what was refused is asked for again anyway.
-        connection.queue.try_push(connection.form.error(self.running.site, &reason));
         match refusal {
             // Taking the next message would leave a hole (A4); over a new connection it is asked for again.
             Refusal::Unavailable(_) | Refusal::UnknownRemote => self.end(reader, code::TRY_AGAIN, &reason),
-            // Sent again it would be refused again, and no cursor moves over it.
-            _ => ControlFlow::Continue(()),
+            // Sent again it would be refused again, and no cursor moves over it. Whether to go on is for the client to say.
+            _ => {
+                // Where the queue is full it goes unsaid: what was refused is asked for again anyway.
+                connection.queue.try_push(connection.form.error(self.running.site, &reason));
+                ControlFlow::Continue(())
+            }
         }
     }
 
