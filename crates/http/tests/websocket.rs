@@ -586,6 +586,8 @@ async fn who_is_closed_while_sending_much_hears_why() {
         let frame = socket.closed().await;
         assert_eq!(frame.code, CloseCode::Size);
         assert!(frame.reason.contains("100000 bytes"), "{frame:?}");
+        // Then the end, and no reset.
+        assert!(soon(socket.0.next()).await.is_none());
         reports.disconnect().await;
     }
 }

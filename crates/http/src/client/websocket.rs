@@ -13,7 +13,7 @@ use reqwest::header::{
     CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use reqwest::{StatusCode, Upgraded};
-use tokio::io::AsyncRead;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
@@ -174,16 +174,16 @@ impl<S: AsyncRead> SocketReader<S> {
 }
 
 /// The messages that go.
-pub(super) struct Outbox {
+pub(super) struct Outbox<S = Upgraded> {
     pub(super) sender: mpsc::Sender<Vec<u8>>,
     messages: mpsc::Receiver<Vec<u8>>,
-    sink: SocketWriter<Upgraded>,
+    sink: SocketWriter<S>,
     kind: Kind,
     /// Of signs of life.
     interval: Duration,
 }
 
-impl Outbox {
+impl<S: AsyncWrite + Send + 'static> Outbox<S> {
     /// Writes what is sent over the link until that ends, and how it ended.
     pub(super) fn spawn(self, link: Arc<Link>) -> JoinHandle<()> {
         tokio::spawn(async move {
@@ -225,7 +225,12 @@ impl Outbox {
 }
 
 /// Writes a message in parts, of which those that are left are not worth it once the connection is lost.
-async fn write_message(sink: &mut SocketWriter<Upgraded>, kind: Kind, message: &[u8], link: &Link) -> io::Result<()> {
+async fn write_message(
+    sink: &mut SocketWriter<impl AsyncWrite>,
+    kind: Kind,
+    message: &[u8],
+    link: &Link,
+) -> io::Result<()> {
     let mut parts = message.chunks(FRAGMENT_BYTES).peekable();
     while !link.is_lost()
         && let Some(part) = parts.next()
@@ -237,7 +242,9 @@ async fn write_message(sink: &mut SocketWriter<Upgraded>, kind: Kind, message: &
 
 #[cfg(test)]
 mod tests {
+    use litemesh_proto::{Remote, SiteId};
     use tokio::io::DuplexStream;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
 
@@ -263,6 +270,65 @@ mod tests {
         let (message, ()) = tokio::join!(reader.next(), writing);
         assert_eq!(message, Ok(Received::Frame(vec![7; 10])));
         assert_eq!(reader.next().await, Err("no sign of life for 90 s".to_owned()));
+    }
+
+    fn link(stop: &CancellationToken) -> Arc<Link> {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let site = SiteId::from_bytes([7; 16]);
+        let remote = Remote { site, connection: Remote::next_connection(), is_litemesh: true };
+        Arc::new(Link::new(remote, site, reqwest::Client::new(), None, 1 << 20, stop))
+    }
+
+    /// What writes at one end, and what reads at the other.
+    fn outbox() -> (Outbox<DuplexStream>, crate::websocket::SocketReader<DuplexStream>) {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let (sender, messages) = mpsc::channel(OUTBOX_MAX);
+        let sink = split(near, false, 1 << 20).1;
+        let outbox = Outbox { sender, messages, sink, kind: Kind::Binary, interval: SIGN_OF_LIFE_INTERVAL };
+        (outbox, split(far, true, 1 << 20).0)
+    }
+
+    /// Nobody here reads the server's pings.
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_client_says_that_it_is_alive() {
+        let (outbox, mut reader) = outbox();
+        let stop = CancellationToken::new();
+        let _sender = outbox.sender.clone();
+        let writer = outbox.spawn(link(&stop));
+        let started = Instant::now();
+        for number in 1..5 {
+            assert_eq!(reader.read().await.unwrap().message, None);
+            assert_eq!(started.elapsed(), SIGN_OF_LIFE_INTERVAL * number);
+        }
+        stop.cancel();
+        writer.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_goes_before_a_close_and_not_after_a_loss() {
+        for is_lost in [false, true] {
+            let (outbox, mut reader) = outbox();
+            let link = link(&CancellationToken::new());
+            for number in 0..2 {
+                outbox.sender.send(vec![number; 100_000]).await.unwrap();
+            }
+            if is_lost {
+                link.lose("something else");
+            } else {
+                link.close();
+            }
+            outbox.spawn(link).await.unwrap();
+            let mut messages = 0;
+            let said = loop {
+                match reader.read().await {
+                    Ok(read) => messages += usize::from(read.message.is_some()),
+                    Err(End::Closed(said)) => break said,
+                    Err(other) => panic!("{other:?}"),
+                }
+            };
+            let expected = if is_lost { (0, code::GOING_AWAY) } else { (2, code::NORMAL) };
+            assert_eq!((messages, said.code), (expected.0, Some(expected.1)));
+        }
     }
 
     #[tokio::test]

@@ -351,9 +351,9 @@ mod tests {
             Err(End::Closed(said)) => assert_eq!(said, Farewell::without_reason(Some(3000))),
             other => panic!("{other:?}"),
         }
-        // Both have said all they have to say.
-        server_reader.drain().await;
-        client_reader.drain().await;
+        // Both have said all they have to say, although each could still read.
+        let both = async { tokio::join!(server_reader.drain(), client_reader.drain()) };
+        tokio::time::timeout(Duration::from_secs(30), both).await.unwrap();
     }
 
     #[tokio::test]
