@@ -171,6 +171,8 @@ enum Fault {
     HangsUpLater,
     /// It hangs up after the server has introduced itself.
     HangsUpLast,
+    /// It agrees for the server, and passes on nothing of it.
+    Swallows,
 }
 
 /// A proxy that has a fault, for so many of the first handshakes.
@@ -217,7 +219,7 @@ impl Proxy {
                     return;
                 }
                 Fault::HangsUp => return,
-                Fault::Agrees(_) | Fault::HangsUpLater | Fault::HangsUpLast => {
+                Fault::Agrees(_) | Fault::HangsUpLater | Fault::HangsUpLast | Fault::Swallows => {
                     far.write_all(head.as_bytes()).await.unwrap();
                     let mut answer = read_head(&mut far).await.unwrap();
                     assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
@@ -225,8 +227,10 @@ impl Proxy {
                         answer = answer.replace("litemesh.v2", protocol);
                     }
                     near.write_all(answer.as_bytes()).await.unwrap();
-                    if self.fault == Fault::HangsUpLater {
-                        return;
+                    match self.fault {
+                        Fault::HangsUpLater => return,
+                        Fault::Swallows => return std::future::pending().await,
+                        _ => {}
                     }
                     // A short frame, the hello.
                     let mut hello = vec![0; 2];
@@ -358,6 +362,21 @@ async fn a_line_that_breaks_each_time_shuts_the_way_of_sockets() {
         assert_eq!(detour.proxy.dials(), 3, "{fault:?}");
         detour.client.stop().await;
     }
+}
+
+/// A stream is taken in place of a socket that stands and stays silent.
+#[tokio::test]
+async fn what_swallows_a_socket_is_not_waited_for() {
+    let transport = HttpServer::builder().ping_interval(Duration::from_millis(100)).build();
+    let (server, _server_peer, mut server_reports) = started(transport, Limits::default()).await;
+    let proxy = Proxy::start(server.address, Fault::Swallows, usize::MAX).await;
+    let client = HttpClient::builder(format!("http://{}", proxy.address)).idle_timeout(Duration::from_secs(1)).build();
+    let (peer, mut reports) = RecordingPeer::new(CLIENT);
+    peer.start(Arc::new(client.clone())).await;
+    settled(&mut reports).await;
+    settled(&mut server_reports).await;
+    assert!(!client.is_websocket() && proxy.dials() >= 1);
+    client.stop().await;
 }
 
 /// An endpoint that asks for a socket gets one or nothing.

@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 use super::dial_error::DialError;
 use super::link::{Ending, Link};
 use super::post::{explain, read_answer};
-use super::websocket::{NoSocket, Outbox, SocketReader};
+use super::websocket::{NoSocket, OPENING_TIMEOUT, Outbox, SocketReader};
 use super::{Clients, Options, Shared, WebSocket};
 use crate::form::{FRAME_EVENT, FRAMES_TYPE, frame_of_event};
 use crate::gzip::{DECODE_STEP_BYTES, StreamDecoder};
@@ -195,8 +195,14 @@ impl Dialer {
 
     async fn open_socket(&self) -> Result<Opened, NoSocket> {
         let failed = |reason: String| NoSocket::Failed(DialError::no_stream(&reason));
-        let (mut reader, outbox) = self.dial_socket().await?;
-        let first = reader.first().await.map_err(failed)?;
+        let opening = async {
+            let (mut reader, outbox) = self.dial_socket().await?;
+            let first = reader.first().await.map_err(failed)?;
+            Ok((reader, outbox, first))
+        };
+        let patience = self.shared.options.idle_timeout.min(OPENING_TIMEOUT);
+        let opened = tokio::time::timeout(patience, opening).await;
+        let (reader, outbox, first) = opened.map_err(|_| NoSocket::Failed(DialError::TimedOut))??;
         let (remote, access) = self.introduced(&first).map_err(NoSocket::Refused)?;
         self.shared.way().found();
         Ok(Opened { source: Source::Socket(reader), outbox: Some(outbox), remote, access })

@@ -25,16 +25,19 @@ use super::link::{Ending, Link};
 use super::post::{explain, read_answer};
 use crate::websocket::{
     End, FAREWELL_TIMEOUT, FRAGMENT_BYTES, FRAMES_PROTOCOL, Farewell, JSON_PROTOCOL, Kind, SocketWriter, accept, code,
-    split, until_after,
+    random_key, split, until_after,
 };
 
-/// How long a handshake may take before the client turns to a stream: what swallows handshakes would otherwise cost each dial the
-/// patience that a silent stream gets.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a WebSocket may take from the dial to the server's introduction, before the client turns to a stream: what swallows
+/// either would otherwise cost each dial the patience that a silent stream gets.
+pub(super) const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often the server hears that we are alive, where nothing else is said: also while our peer takes long over a message, and no
 /// ping of the server's is read.
 const SIGN_OF_LIFE_INTERVAL: Duration = PING_INTERVAL;
+
+/// No idle timeout, however short, makes it more often than that.
+const SIGN_OF_LIFE_INTERVAL_MIN: Duration = Duration::from_millis(1);
 
 /// Messages that wait to be written. Beyond them whoever sends waits.
 const OUTBOX_MAX: usize = 2;
@@ -61,22 +64,18 @@ impl NoSocket {
 impl Dialer {
     pub(super) async fn dial_socket(&self) -> Result<(SocketReader, Outbox), NoSocket> {
         let options = &self.shared.options;
-        let patience = options.idle_timeout.min(HANDSHAKE_TIMEOUT);
-        let handshake = tokio::time::timeout(patience, self.shake_hands());
-        let (upgraded, kind) = handshake.await.map_err(|_| NoSocket::Failed(DialError::TimedOut))??;
+        let (upgraded, kind) = self.shake_hands().await?;
         let (stream, sink) = split(upgraded, false, self.peer.limits().message_bytes_max);
         let (sender, messages) = mpsc::channel(OUTBOX_MAX);
         let reader = SocketReader { stream, kind, idle_timeout: options.idle_timeout, has_heard: false, code: None };
-        let interval = SIGN_OF_LIFE_INTERVAL.min(options.idle_timeout / 3);
+        let interval = SIGN_OF_LIFE_INTERVAL.min(options.idle_timeout / 3).max(SIGN_OF_LIFE_INTERVAL_MIN);
         Ok((reader, Outbox { sender, messages, sink, kind, interval }))
     }
 
     async fn shake_hands(&self) -> Result<(Upgraded, Kind), NoSocket> {
         let broken = |reason: &str| NoSocket::Broken(DialError::no_stream(&reason));
         let url = format!("{}/ws?peerId={}", self.shared.base, self.peer.site());
-        let mut random = [0; 16];
-        fastrand::fill(&mut random);
-        let key = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, random);
+        let key = random_key();
         let (protocol, kind) = if self.shared.options.is_announced {
             (FRAMES_PROTOCOL, Kind::Binary)
         } else {

@@ -76,7 +76,7 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// a client that says that it is a Litemesh peer is told so in return, and nothing else changes.
 ///
 /// *Memory*: for each stream the frames that wait (see [`HttpServerBuilder::frame_queue_len`]), and for each client one
-/// request body of up to `Limits::message_bytes_max`, of all together [`HttpServerBuilder::bodies_bytes_max`].
+/// request body or message of up to `Limits::message_bytes_max`, of all together [`HttpServerBuilder::bodies_bytes_max`].
 ///
 /// ```
 /// use litemesh_http::HttpServer;

@@ -118,10 +118,12 @@ fn number<const BYTES: usize>(bytes: &[u8]) -> Result<(u64, &[u8]), Fault> {
 pub(crate) fn mask(part: &mut [u8], mask: [u8; 4], offset: usize) {
     let mut key = mask;
     key.rotate_left(offset % 4);
-    for four in part.chunks_mut(4) {
-        for (byte, key) in four.iter_mut().zip(key) {
-            *byte ^= key;
-        }
+    let (fours, rest) = part.as_chunks_mut::<4>();
+    for four in fours {
+        *four = (u32::from_ne_bytes(*four) ^ u32::from_ne_bytes(key)).to_ne_bytes();
+    }
+    for (byte, key) in rest.iter_mut().zip(key) {
+        *byte ^= key;
     }
 }
 

@@ -53,6 +53,13 @@ pub(crate) mod code {
     pub(crate) const TRY_AGAIN: u16 = 1013;
 }
 
+/// What a client says in `Sec-WebSocket-Key`: another one each time, no secret.
+pub(crate) fn random_key() -> String {
+    let mut random = [0; 16];
+    fastrand::fill(&mut random);
+    STANDARD.encode(random)
+}
+
 /// What `Sec-WebSocket-Accept` says where this is the key.
 pub(crate) fn accept(key: &[u8]) -> String {
     STANDARD.encode(Sha1::new().chain_update(key).chain_update(ACCEPT_SALT).finalize())
