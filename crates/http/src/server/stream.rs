@@ -54,14 +54,10 @@ pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, r
         _ => return answer::not_found(uri, request.method().clone()).await,
     }
     let query = Parameters::read(request.uri());
-    let grant = match shared.door.identify_stream(request.headers(), query.all("ticket").next()) {
+    let grant = match let_in(&shared, &request, &query) {
         Ok(grant) => grant,
-        Err(denial) => {
-            add(&shared.counters.refused_unauthorized, 1);
-            return denial.answer();
-        }
+        Err(denial) => return denial.answer(),
     };
-    Shared::note_known(request.extensions());
     if request.method() == Method::HEAD {
         // Only the head was asked for, so nothing is opened.
         return respond(&request, StreamForm::Json, false, Body::empty());
@@ -96,6 +92,16 @@ pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, r
         Opened::Unavailable(text) => answer::retry_later(StatusCode::SERVICE_UNAVAILABLE, text),
         Opened::Denied(denial) => denial.answer(),
     }
+}
+
+/// Finds out who asks for a stream, or for a WebSocket in its place.
+pub(super) fn let_in(shared: &Shared, request: &Request, query: &Parameters) -> Result<Grant, Denial> {
+    let grant = shared.door.identify_stream(request.headers(), query.all("ticket").next());
+    match &grant {
+        Ok(_) => Shared::note_known(request.extensions()),
+        Err(_) => add(&shared.counters.refused_unauthorized, 1),
+    }
+    grant
 }
 
 impl Wish {

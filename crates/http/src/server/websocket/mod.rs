@@ -18,7 +18,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use self::carrier::{Carrier, turn_away};
 use self::handshake::Handshake;
 use super::sockets::Socket;
-use super::stream::{Opened, Parameters, Wish, open, peer_id};
+use super::stream::{Opened, Parameters, Wish, let_in, open, peer_id};
 use super::{Phase, Shared, answer};
 use crate::counters::add;
 
@@ -38,14 +38,10 @@ pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, m
         return answer::not_found(uri, request.method().clone()).await;
     }
     let query = Parameters::read(request.uri());
-    let grant = match shared.door.identify_stream(request.headers(), query.all("ticket").next()) {
+    let grant = match let_in(&shared, &request, &query) {
         Ok(grant) => grant,
-        Err(denial) => {
-            add(&shared.counters.refused_unauthorized, 1);
-            return denial.answer();
-        }
+        Err(denial) => return denial.answer(),
     };
-    Shared::note_known(request.extensions());
     let malformed = |response: Response| {
         add(&shared.counters.refused_malformed, 1);
         response
