@@ -472,6 +472,22 @@ async fn handshakes_that_cannot_be_are_refused() {
     assert_eq!(server.transport.counters().streams_total, 0);
 }
 
+/// What is known before the handshake is answered is said by its answer.
+#[tokio::test]
+async fn sockets_beyond_the_limit_and_before_the_start_are_no_sockets() {
+    let limits = Limits { connections_max: 1, ..Limits::default() };
+    let (server, _peer, mut reports) = started(HttpServer::new(), limits).await;
+    let _first = Socket::of_frames(server.address).await;
+    reports.connect().await;
+    let early = support::serve(HttpServer::new()).await;
+    for address in [server.address, early.address] {
+        let query = format!("peerId={}", support::OTHER);
+        let refused = Socket::open_at(address, &query, Some("litemesh.v2"), &[]).await;
+        assert!(matches!(refused, Err(Error::Http(response)) if response.status() == 503));
+    }
+    assert_eq!(server.transport.counters().streams_total, 1);
+}
+
 #[tokio::test]
 async fn a_second_connection_of_a_site_hears_that_it_is_one() {
     let (server, _peer, mut reports) = started(HttpServer::new(), Limits::default()).await;
