@@ -170,9 +170,10 @@ pub(crate) struct ServeArgs {
 ///
 /// With --once it ends when both sides have everything that the other had.
 ///
-/// The other side is a hub, a file on another machine, or a file on this one. For ssh://HOST/PATH `ssh` starts `litemesh stdio PATH`
-/// on HOST, where litemesh must be in the PATH; /~/ begins a path in the folder of the user. nostr: stands for all devices that
-/// `litemesh pair` and `litemesh join` paired this file with; with --once all of them must be there.
+/// The other side is a hub, a file on another machine, or a file on this one. A hub is talked to over a WebSocket where the way there
+/// lets one through, else over a stream and POSTs; ws:// and wss:// take the first or nothing. For ssh://HOST/PATH `ssh` starts
+/// `litemesh stdio PATH` on HOST, where litemesh must be in the PATH; /~/ begins a path in the folder of the user. nostr: stands for all
+/// devices that `litemesh pair` and `litemesh join` paired this file with; with --once all of them must be there.
 ///
 /// A hub that asks for a token gets that of --token-file, or that of the variable LITEMESH_TOKEN. Where the token is to read
 /// only, or for some tables only, nothing else is sent.
@@ -181,6 +182,7 @@ pub(crate) struct ServeArgs {
     litemesh sync todo.db http://127.0.0.1:4646          stay in sync\n  \
     litemesh sync todo.db http://127.0.0.1:4646 --once   exchange what there is, then end\n  \
     litemesh sync todo.db https://hub.example.com --token-file ~/.hub-token\n  \
+    litemesh sync todo.db wss://hub.example.com          by a WebSocket, or not at all\n  \
     litemesh sync todo.db ssh://me@example.com/~/todo.db --once\n  \
     litemesh sync todo.db /media/stick/todo.db --once\n  \
     litemesh sync todo.db nostr:\n\n\

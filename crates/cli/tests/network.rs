@@ -49,6 +49,21 @@ fn sync_once_brings_both_sides_to_the_same_rows() {
 }
 
 #[test]
+fn sync_takes_a_websocket_where_the_url_says_so() {
+    let files = Files::new();
+    let (hub_file, copy) = (files.database("hub.db"), files.database("copy.db"));
+    let hub = Hub::start(&hub_file, &[]);
+    let address = hub.url.strip_prefix("http://").unwrap();
+    for (scheme, id) in [("ws", "1"), ("WS", "2")] {
+        litemesh(&["sql", &hub_file, &format!("INSERT INTO todo (id) VALUES ('of hub {id}')")]).ok();
+        litemesh(&["sql", &copy, &format!("INSERT INTO todo (id) VALUES ('of copy {id}')")]).ok();
+        litemesh(&["sync", &copy, &format!("{scheme}://{address}"), "--once"]).ok();
+        litemesh(&["diff", &hub_file, &copy]).ok();
+    }
+    assert_eq!(hub.running.stats_at_stop()["streams_total"], 2);
+}
+
+#[test]
 fn a_hub_says_what_it_has_done_when_it_stops() {
     let files = Files::new();
     let (hub_file, copy) = (files.database("hub.db"), files.path("copy.db"));

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {
-    /// Streams that are open now.
+    /// Streams that are open now, WebSockets among them.
     pub streams_open: u64,
     /// Streams that were ever opened.
     pub streams_total: u64,
@@ -16,17 +16,19 @@ pub struct Counters {
     pub messages_in: u64,
     /// Frames given to streams, pings included.
     pub messages_out: u64,
-    /// Bytes of request bodies as they came, compressed or not.
+    /// Bytes of request bodies as they came, compressed or not, and of WebSockets.
     pub bytes_in: u64,
     /// Bytes of stream bodies as they went out, compressed or not.
     pub bytes_out: u64,
-    /// Bytes of request bodies that are held now, decompressed: those that arrive, and those that are being handled.
+    /// Bytes of request bodies, and of messages of WebSockets, that are held now, decompressed: those that arrive, and those that are
+    /// being handled.
     pub body_bytes_held: u64,
-    /// Requests that were wrong in themselves: answers 400, 408, 415 and those 500 that a malformed message gets.
+    /// Requests that were wrong in themselves: answers 400, 408, 415 and those 500 that a malformed message gets; and such messages
+    /// of WebSockets.
     pub refused_malformed: u64,
-    /// Bodies over the limit: answers 413.
+    /// Bodies and messages over the limit: answers 413, and closes 1009.
     pub refused_too_large: u64,
-    /// Bodies for which there was no memory left: answers 503.
+    /// Bodies and messages for which there was no memory left: answers 503, and closes 1013.
     pub refused_busy: u64,
     /// Requests without a valid token where one is asked for, and messages for a connection of another token: answers 401 and 403.
     pub refused_unauthorized: u64,
@@ -40,7 +42,7 @@ pub struct Counters {
     pub refused_by_peer: u64,
     /// Data messages of known clients that could not be read.
     pub garbled: u64,
-    /// Streams that were dropped because their client took nothing.
+    /// Streams that were dropped because their client took nothing, and WebSockets whose client was silent.
     pub stalled: u64,
 }
 

@@ -22,64 +22,80 @@ pub(crate) enum StreamForm {
     Events,
     /// Wire v2 frames.
     Frames,
+    /// A WebSocket with a message of wire v1 JSON in each text message.
+    SocketJson,
+    /// A WebSocket with a wire v2 frame in each binary message.
+    SocketFrames,
 }
 
 impl StreamForm {
+    /// Whether the client speaks wire v2.
+    pub(crate) fn is_litemesh(self) -> bool {
+        matches!(self, Self::Events | Self::Frames | Self::SocketFrames)
+    }
+
+    /// Whether it goes over a WebSocket.
+    pub(crate) fn is_socket(self) -> bool {
+        matches!(self, Self::SocketJson | Self::SocketFrames)
+    }
+
     /// What a stream begins with: who we are, and what a Litemesh client may do here.
     pub(crate) fn connect(self, site: SiteId, access: &Access) -> Bytes {
         match self {
-            Self::Json => event(&v1::connect(site, false)),
-            Self::Events => event(&v1::connect_with(site, access)),
-            Self::Frames => {
+            Self::Json | Self::SocketJson => self.json(v1::connect(site, false)),
+            Self::Events => self.json(v1::connect_with(site, access)),
+            Self::Frames | Self::SocketFrames => {
                 let hello = v2::Hello { version: v1::LITEMESH_VERSION, site, access: access.clone() };
-                v2::framed(&v2::hello(&hello)).into()
+                self.frame(v2::hello(&hello), None)
             }
         }
     }
 
     pub(crate) fn ping(self, site: SiteId) -> Bytes {
         match self {
-            Self::Json | Self::Events => event(&v1::ping(site)),
-            Self::Frames => v2::framed(&v2::ping()).into(),
+            Self::Json | Self::Events | Self::SocketJson => self.json(v1::ping(site)),
+            Self::Frames | Self::SocketFrames => self.frame(v2::ping(), None),
         }
     }
 
     pub(crate) fn error(self, site: SiteId, code: &str) -> Bytes {
         match self {
-            Self::Json | Self::Events => event(&v1::error(site, code)),
-            Self::Frames => v2::framed(&v2::error(code)).into(),
+            Self::Json | Self::Events | Self::SocketJson => self.json(v1::error(site, code)),
+            Self::Frames | Self::SocketFrames => self.frame(v2::error(code), None),
         }
     }
 
     pub(crate) fn sync(self, site: SiteId, request: &SyncRequest) -> Bytes {
-        match self {
-            Self::Json => event(&v1::sync(site, request)),
-            Self::Events => frame_event(&v2::sync(request), None),
-            Self::Frames => v2::framed(&v2::sync(request)).into(),
-        }
+        if self.is_litemesh() { self.frame(v2::sync(request), None) } else { self.json(v1::sync(site, request)) }
     }
 
     pub(crate) fn message(self, site: SiteId, message: &PeerMessage) -> Bytes {
+        if !self.is_litemesh() {
+            return self.json(v1::data(site, message));
+        }
+        self.frame(v2::message(message), message.progress().and_then(|progress| progress.position))
+    }
+
+    /// A message of wire v1, on its own or as an event: `data: <json>` and an empty line.
+    fn json(self, json: Vec<u8>) -> Bytes {
         match self {
-            Self::Json => event(&v1::data(site, message)),
-            Self::Events => {
-                let position = message.progress().and_then(|progress| progress.position);
-                frame_event(&v2::message(message), position)
-            }
-            Self::Frames => v2::framed(&v2::message(message)).into(),
+            Self::SocketJson => json.into(),
+            _ => [b"data: ", &*json, b"\n\n"].concat().into(),
         }
     }
-}
 
-/// `data: <json>` and an empty line.
-fn event(json: &[u8]) -> Bytes {
-    [b"data: ", json, b"\n\n"].concat().into()
-}
-
-/// An event of the name [`FRAME_EVENT`], whose id is the position to which it brings its receiver.
-fn frame_event(frame: &[u8], position: Option<Position>) -> Bytes {
-    let id = position.map(|position| format!("id: {}\n", event_id(position))).unwrap_or_default();
-    format!("event: frame\n{id}data: {}\n\n", STANDARD.encode(frame)).into()
+    /// A frame of wire v2: on its own, with its length before it, or as an event whose id is the position to which it brings its
+    /// receiver.
+    fn frame(self, frame: Vec<u8>, position: Option<Position>) -> Bytes {
+        match self {
+            Self::SocketFrames => frame.into(),
+            Self::Events => {
+                let id = position.map(|position| format!("id: {}\n", event_id(position))).unwrap_or_default();
+                format!("event: frame\n{id}data: {}\n\n", STANDARD.encode(frame)).into()
+            }
+            _ => v2::framed(&frame).into(),
+        }
+    }
 }
 
 /// The frame in the data of an event.

@@ -5,6 +5,7 @@
 
 pub use crate::client::hostile::events;
 pub use crate::server::hostile::{request, tokens};
+pub use crate::websocket::hostile::socket;
 
 #[cfg(test)]
 mod tests {
@@ -71,6 +72,30 @@ mod tests {
             "\"data\":{",
         ];
         check("request", 0x4e9, 4000, &words, request);
+    }
+
+    #[test]
+    fn any_bytes_of_a_socket_cut_anywhere_give_the_same_messages() {
+        let words = [
+            "\u{1}\u{0}",
+            "\u{2}\u{3}abc",
+            "\u{0}\u{2}ab",
+            "\u{9}\u{0}",
+            "\0\0\0\0",
+            "\u{7e}\0\u{7f}",
+            "\u{7f}\0\0\0\0\0\0\0\u{10}",
+            "ü",
+        ];
+        let body = |bytes: &[u8]| {
+            socket(bytes);
+            // As it is, hardly anything is masked or final. With the bits that say so, more is.
+            let flagged: Vec<u8> =
+                bytes.iter().map(|byte| if matches!(byte, 0..=2 | 8..=10) { byte | 0x80 } else { *byte }).collect();
+            socket(&flagged);
+        };
+        let seeds = fuzz_seeds("socket");
+        seeds.iter().for_each(|seed| body(seed));
+        for_seeds(0x50c, 4000, |rng| body(&bytes(rng, &seeds, &words)));
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! HTTP transport of Litemesh: server-sent events one way, POST the other.
+//! HTTP transport of Litemesh: server-sent events one way, POST the other; or a WebSocket for both.
 //!
 //! Wire compatible with the HTTP transport of the original `@app/sync`: an original client can use [`HttpServer`], and
-//! [`HttpClient`] can use an original server. Between two Litemesh peers the same routes carry wire v2 frames.
+//! [`HttpClient`] can use an original server. Between two Litemesh peers the same routes carry wire v2 frames, or all goes over
+//! one WebSocket, where nothing on the way breaks it.
 //!
 //! - [`HttpServer`] is mounted into an axum server of yours ([`HttpServer::routes`]) or brings its own
 //!   ([`HttpServer::serve`]).
@@ -54,6 +55,7 @@ pub mod hostile;
 mod server;
 mod sse;
 mod tokens;
+mod websocket;
 
 pub use client::{DialError, HttpClient, HttpClientBuilder};
 pub use counters::Counters;

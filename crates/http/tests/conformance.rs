@@ -9,8 +9,13 @@ use litemesh_proto::{BoxFuture, Transport};
 use litemesh_testkit::conformance::{self, Kind};
 use tokio::net::TcpListener;
 
-struct Http {
-    frames: bool,
+/// In which form, and whether over a WebSocket.
+#[derive(Clone, Copy)]
+enum Http {
+    Frames,
+    Events,
+    SocketFrames,
+    SocketJson,
 }
 
 impl Kind for Http {
@@ -29,8 +34,12 @@ impl Kind for Http {
     }
 
     fn dial(&self, address: SocketAddr) -> Arc<dyn Transport> {
-        let client = HttpClient::builder(format!("http://{address}"))
-            .frames(self.frames)
+        let scheme = if matches!(self, Self::SocketFrames | Self::SocketJson) { "ws" } else { "http" };
+        let client = HttpClient::builder(format!("{scheme}://{address}"))
+            // Otherwise the hub would have its WebSocket taken.
+            .websocket(false)
+            .frames(!matches!(self, Self::Events))
+            .announce(!matches!(self, Self::SocketJson))
             .reconnect_delay_min(Duration::from_millis(100))
             .idle_timeout(Duration::from_secs(2));
         Arc::new(client.build())
@@ -39,10 +48,20 @@ impl Kind for Http {
 
 #[tokio::test]
 async fn streams_of_frames_keep_the_contract() {
-    conformance::check(&Http { frames: true }).await;
+    conformance::check(&Http::Frames).await;
 }
 
 #[tokio::test]
 async fn event_streams_keep_the_contract() {
-    conformance::check(&Http { frames: false }).await;
+    conformance::check(&Http::Events).await;
+}
+
+#[tokio::test]
+async fn sockets_of_frames_keep_the_contract() {
+    conformance::check(&Http::SocketFrames).await;
+}
+
+#[tokio::test]
+async fn sockets_of_json_keep_the_contract() {
+    conformance::check(&Http::SocketJson).await;
 }

@@ -65,18 +65,26 @@ async fn failure(client: &HttpClient, is_right: impl Fn(&DialError) -> bool) -> 
 
 #[tokio::test]
 async fn peers_exchange_messages_over_tls_with_a_token() {
+    exchange("https", false).await;
+    exchange("https", true).await;
+    exchange("wss", true).await;
+}
+
+async fn exchange(scheme: &str, is_websocket: bool) {
     let authority = Authority::new();
     let (cert, key) = authority.sign("localhost");
     let tokens = TokenFile::new(authority.folder.path().join("tokens"));
     let token = tokens.add("test", &Access::FULL).unwrap();
     let transport = HttpServer::builder().tls(cert, key).unwrap().tokens(tokens).unwrap().build();
     let (server, _peer, mut reports) = started(transport, Limits::default()).await;
-    let url = format!("https://localhost:{}", server.address.port());
-    let client = HttpClient::builder(url).ca(authority.pem()).token(&token.token).build();
+    let url = format!("{scheme}://localhost:{}", server.address.port());
+    let builder = HttpClient::builder(url).ca(authority.pem()).token(&token.token);
+    let client = builder.websocket(is_websocket).build();
     let (peer, mut client_reports) = RecordingPeer::new(CLIENT);
     peer.start(Arc::new(client.clone())).await;
     let (hub, leaf) = (client_reports.connect().await, reports.connect().await);
     assert_eq!((hub.site, leaf.site), (SERVER, CLIENT));
+    assert_eq!(client.is_websocket(), is_websocket);
     server.transport.send(leaf, eose()).await.unwrap();
     client.send(hub, changes(vec![change(1, "x".repeat(100_000))])).await.unwrap();
     loop {

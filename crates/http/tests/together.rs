@@ -12,7 +12,11 @@ use support::{CLIENT, RecordingPeer, Report, SERVER, change, changes, eose, nois
 fn client(server: &support::Running) -> HttpClient {
     let http = support::http_client().no_proxy().build().unwrap();
     let first_delay = std::time::Duration::from_millis(10);
-    HttpClient::builder(format!("http://{}", server.address)).http(http).reconnect_delay_min(first_delay).build()
+    HttpClient::builder(format!("http://{}", server.address))
+        .http(http)
+        .websocket(false)
+        .reconnect_delay_min(first_delay)
+        .build()
 }
 
 /// A connect and a sync request, in whichever order they come.

@@ -463,6 +463,17 @@ impl Inner {
         Ok(())
     }
 
+    /// As when `send` fails because the remote refused the message.
+    fn tell_refusal(&self, remote: Remote, reason: &str) {
+        let running = self.sessions().running.get(&remote.connection).map(|running| running.transport.clone());
+        if let Some(transport) = running {
+            let message = format!("the remote refused a message: {reason}");
+            // An error means that nobody listens.
+            let _ =
+                self.common.events.send(Event::Error { peer: Some(remote.site), transport: Some(transport), message });
+        }
+    }
+
     fn inbox(&self, remote: Remote) -> Result<mpsc::Sender<Box<Inbound>>, Refusal> {
         self.sessions()
             .running
@@ -527,6 +538,13 @@ impl PeerCallbacks for Callbacks {
 
     fn garbled(&self, remote: Remote, reason: String) -> BoxFuture<'_, ()> {
         Box::pin(self.end(remote, Inbound::Garbled(reason)))
+    }
+
+    fn refused(&self, remote: Remote, reason: String) -> BoxFuture<'_, ()> {
+        if let Some(peer) = self.peer.upgrade() {
+            peer.tell_refusal(remote, &reason);
+        }
+        Box::pin(async {})
     }
 
     fn disconnect(&self, remote: Remote, reason: String) -> BoxFuture<'_, ()> {

@@ -118,6 +118,12 @@ pub trait PeerCallbacks: Send + Sync + 'static {
     /// The remote's message could not even be read (too large, cut off, no JSON): what it held may be missing.
     fn garbled(&self, remote: Remote, reason: String) -> BoxFuture<'_, ()>;
 
+    /// The remote says that it refused a message of ours, and nothing of it was applied there. For carriers on which that is no
+    /// answer to [`Transport::send`], which has resolved by then; where it is, the error of `send` says it.
+    fn refused(&self, _remote: Remote, _reason: String) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
     /// The connection is gone.
     fn disconnect(&self, remote: Remote, reason: String) -> BoxFuture<'_, ()>;
 }

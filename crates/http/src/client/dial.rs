@@ -11,16 +11,20 @@ use litemesh_proto::codec::v1::{Envelope, LITEMESH_VERSION};
 use litemesh_proto::codec::v2::{self, Deframer, Frame};
 use litemesh_proto::{Access, DecodeError, Limits, PeerCallbacks, Refusal, Remote, SiteId, backoff_from};
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE};
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Response, StatusCode};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::Shared;
 use super::dial_error::DialError;
 use super::link::{Ending, Link};
 use super::post::{explain, read_answer};
+use super::websocket::{NoSocket, OPENING_TIMEOUT, Outbox, SocketReader};
+use super::{Clients, Options, Shared, WebSocket};
 use crate::form::{FRAME_EVENT, FRAMES_TYPE, frame_of_event};
 use crate::gzip::{DECODE_STEP_BYTES, StreamDecoder};
 use crate::sse::{Event, EventParser, EventTooLarge};
+use crate::websocket::OFFER_HEADER;
 use crate::{INSTANCE_HEADER, VERSION_HEADER};
 
 /// Room in a frame for what stands around the message.
@@ -30,8 +34,8 @@ const FRAME_ENVELOPE_BYTES: usize = 64 * 1024;
 const ACCEPT_FRAMES: &str = "application/vnd.litemesh.frames, text/event-stream";
 
 /// Dials until the transport is stopped.
-pub(super) async fn run(shared: Arc<Shared>, http: Client, peer: Arc<dyn PeerCallbacks>) {
-    let dialer = Dialer { shared: shared.clone(), http, peer };
+pub(super) async fn run(shared: Arc<Shared>, clients: Clients, peer: Arc<dyn PeerCallbacks>) {
+    let dialer = Dialer { shared: shared.clone(), clients, peer };
     loop {
         // Not interrupted from outside: it looks at the token wherever it waits for the network, and finishes callbacks.
         let reason = match dialer.connect().await {
@@ -59,27 +63,47 @@ pub(super) async fn run(shared: Arc<Shared>, http: Client, peer: Arc<dyn PeerCal
     }
 }
 
-struct Dialer {
-    shared: Arc<Shared>,
-    http: Client,
-    peer: Arc<dyn PeerCallbacks>,
+pub(super) struct Dialer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) clients: Clients,
+    pub(super) peer: Arc<dyn PeerCallbacks>,
+}
+
+/// A connection whose server has introduced itself.
+struct Opened {
+    source: Source,
+    /// Where a WebSocket takes our messages.
+    outbox: Option<Outbox>,
+    remote: Remote,
+    access: Access,
+}
+
+impl Options {
+    /// Whether a WebSocket is taken where there is one.
+    fn may_use_websocket(&self) -> bool {
+        self.websocket != WebSocket::Never && self.is_announced && self.takes_frames
+    }
 }
 
 impl Dialer {
     /// One connection from the dial to its end; the reason why it ended.
     async fn connect(&self) -> Result<String, DialError> {
         // Nothing is lost with a dropped branch: nobody was told of the connection yet.
-        let (mut stream, remote, access) = tokio::select! {
+        let Opened { mut source, outbox, remote, access } = tokio::select! {
             () = self.shared.stop.cancelled() => return Ok("stopped".to_owned()),
             opened = self.open() => opened?,
         };
-        let limits = self.peer.limits();
-        let link = Link::new(remote, self.peer.site(), self.http.clone(), limits.message_bytes_max, &self.shared.stop);
-        let link = Arc::new(link);
+        let bytes_max = self.peer.limits().message_bytes_max;
+        let sender = outbox.as_ref().map(|outbox| outbox.sender.clone());
+        let http = self.clients.http.clone();
+        let link = Arc::new(Link::new(remote, self.peer.site(), http, sender, bytes_max, &self.shared.stop));
+        // What the peer sends from within `connect` is written meanwhile.
+        let writer = outbox.map(|outbox| outbox.spawn(link.clone()));
         // Before the peer hears of the connection, since it sends its request from within the call.
         self.shared.set_link(Some(link.clone()));
         if let Err(refusal) = self.peer.connect(remote, access).await {
             link.close();
+            source.part(writer).await;
             return Err(match remote.site {
                 site if site == self.peer.site() => DialError::SameSite { site },
                 _ => DialError::RefusedByPeer { reason: refusal.to_string() },
@@ -88,64 +112,160 @@ impl Dialer {
         info!(remote = %remote.site.fmt_short(), endpoint = self.shared.endpoint, "connected");
         self.shared.attempts.store(0, Relaxed);
         self.shared.state().last_error = None;
-        self.read(&link, &mut stream).await;
-        if self.shared.stop.is_cancelled() {
-            return Ok("stopped".to_owned());
+        self.read(&link, &mut source).await;
+        let reason = self.report_end(&link).await;
+        if let Source::Socket(reader) = &source {
+            self.judge_socket(&link, reader);
         }
-        let reason = match link.ending() {
-            Some(Ending::Reported(reason)) => reason.clone(),
-            Some(Ending::Silent) => return Ok("closed by this side".to_owned()),
-            None => return Ok("stopped".to_owned()),
+        source.part(writer).await;
+        Ok(reason)
+    }
+
+    /// Tells the peer that a connection is lost, where it has not ended it itself. Says how it ended.
+    async fn report_end(&self, link: &Link) -> String {
+        let (remote, reason) = match link.ending() {
+            _ if self.shared.stop.is_cancelled() => return "stopped".to_owned(),
+            Some(Ending::Reported(reason)) => (link.remote, reason.clone()),
+            Some(Ending::Silent) => return "closed by this side".to_owned(),
+            None => return "stopped".to_owned(),
         };
         info!(remote = %remote.site.fmt_short(), reason, "disconnected");
         self.shared.set_link(None);
         self.peer.disconnect(remote, reason.clone()).await;
-        Ok(reason)
+        reason
     }
 
-    /// Opens the stream and reads its first frame, in which the server introduces itself.
-    async fn open(&self) -> Result<(MessageStream, Remote, Access), DialError> {
-        let url = format!("{}/stream?peerId={}", self.shared.endpoint, self.peer.site());
+    /// What the end of a WebSocket says of the way and of the server.
+    fn judge_socket(&self, link: &Link, reader: &SocketReader) {
+        if reader.is_too_large() && link.remote.is_litemesh {
+            self.shared.send_less(link.sent_bytes_max.load(Relaxed));
+        }
+        let is_lost = link.is_lost() && !self.shared.stop.is_cancelled();
+        if reader.has_heard {
+            self.shared.way().works();
+        } else if is_lost && self.shared.way().failed(Instant::now()) {
+            self.note_broken("nothing comes over it");
+        }
+    }
+
+    /// Opens a WebSocket or a stream, and reads its first message, in which the server introduces itself.
+    async fn open(&self) -> Result<Opened, DialError> {
+        let options = &self.shared.options;
+        if options.websocket == WebSocket::Only {
+            return self.open_socket().await.map_err(NoSocket::into_dial_error);
+        }
+        let now = Instant::now();
+        let (is_open, is_known) = {
+            let way = self.shared.way();
+            (options.may_use_websocket() && way.is_open(now), options.may_use_websocket() && way.is_known(now))
+        };
+        if !is_known && let Some(opened) = self.open_stream(is_open).await? {
+            return Ok(opened);
+        }
+        // The server has a WebSocket.
+        let no_socket = match self.open_socket().await {
+            Ok(opened) => return Ok(opened),
+            Err(NoSocket::Refused(error)) => return Err(error),
+            Err(no_socket) => no_socket,
+        };
+        debug!(endpoint = self.shared.endpoint, ?no_socket, "no WebSocket");
+        let stream = self.open_stream(false).await?;
+        let stream = stream.ok_or_else(|| DialError::no_stream(&"426 where no WebSocket was offered"))?;
+        // So it is not the server, nor we.
+        match no_socket {
+            NoSocket::Broken(error) => {
+                self.shared.way().broke(now);
+                self.note_broken(&error.to_string());
+            }
+            NoSocket::Failed(error) | NoSocket::Refused(error) => {
+                if self.shared.way().failed(now) {
+                    self.note_broken(&error.to_string());
+                }
+            }
+        }
+        Ok(stream)
+    }
+
+    fn note_broken(&self, reason: &str) {
+        info!(
+            endpoint = self.shared.endpoint,
+            reason, "no WebSocket to this server: using a stream and POSTs for a while"
+        );
+    }
+
+    async fn open_socket(&self) -> Result<Opened, NoSocket> {
+        let failed = |reason: String| NoSocket::Failed(DialError::no_stream(&reason));
+        let opening = async {
+            let (mut reader, outbox) = self.dial_socket().await?;
+            let first = reader.first().await.map_err(failed)?;
+            Ok((reader, outbox, first))
+        };
+        let patience = self.shared.options.idle_timeout.min(OPENING_TIMEOUT);
+        let opened = tokio::time::timeout(patience, opening).await;
+        let (reader, outbox, first) = opened.map_err(|_| NoSocket::Failed(DialError::TimedOut))??;
+        let (remote, access) = self.introduced(&first).map_err(NoSocket::Refused)?;
+        self.shared.way().found();
+        Ok(Opened { source: Source::Socket(reader), outbox: Some(outbox), remote, access })
+    }
+
+    /// Opens a stream; `None` where the server would rather have the WebSocket that we offer.
+    async fn open_stream(&self, offers_websocket: bool) -> Result<Option<Opened>, DialError> {
+        let url = format!("{}/stream?peerId={}", self.shared.base, self.peer.site());
         let takes_frames = self.shared.options.is_announced && self.shared.options.takes_frames;
         let accept = if takes_frames { ACCEPT_FRAMES } else { "text/event-stream" };
         let mut request = self
-            .shared
-            .authorize(self.http.get(url))
+            .announce(self.clients.http.get(url))
             .header(ACCEPT, accept)
             .header(CACHE_CONTROL, "no-cache")
             .header(ACCEPT_ENCODING, "gzip");
-        if self.shared.options.is_announced {
-            request = request.header(VERSION_HEADER, LITEMESH_VERSION).header(INSTANCE_HEADER, &self.shared.instance);
+        if offers_websocket {
+            request = request.header(OFFER_HEADER, "1");
         }
         let idle_timeout = self.shared.options.idle_timeout;
         let opening = async {
             let response = request.send().await.map_err(|error| DialError::of_request(&error))?;
             match response.status() {
-                StatusCode::OK => Ok(response),
+                StatusCode::OK => Ok(Some(response)),
+                StatusCode::UPGRADE_REQUIRED if offers_websocket => Ok(None),
                 // What was said before it broke off, or nothing: the status counts.
                 status => Err(DialError::of_answer(status, &read_answer(response).await.unwrap_or_default())),
             }
         };
         let response = tokio::time::timeout(idle_timeout, opening).await.map_err(|_| DialError::TimedOut)??;
+        let Some(response) = response else { return Ok(None) };
         let mut stream = MessageStream::new(response, self.peer.limits(), idle_timeout)
             .map_err(|reason| DialError::no_stream(&reason))?;
         let first = stream.next().await.map_err(|reason| DialError::no_stream(&reason))?;
-        let (remote, access) = match first.map_err(|reason| DialError::no_stream(&reason))? {
-            Received::Json(data) => remote_of_envelope(&data)?,
-            Received::Frame(frame) => remote_of_frame(&frame, self.peer.limits())?,
-        };
-        // What we may do there, seen from here: a server that takes nothing of us is sent nothing.
-        Ok((stream, remote, access.mirrored()))
+        let (remote, access) = self.introduced(&first.map_err(|reason| DialError::no_stream(&reason))?)?;
+        Ok(Some(Opened { source: Source::Stream(Box::new(stream)), outbox: None, remote, access }))
     }
 
-    /// Handles frames, one after another, until the link ends.
-    async fn read(&self, link: &Link, stream: &mut MessageStream) {
+    /// Adds who we are: the token, and that we are a Litemesh peer.
+    pub(super) fn announce(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        let request = self.shared.authorize(request);
+        if !self.shared.options.is_announced {
+            return request;
+        }
+        request.header(VERSION_HEADER, LITEMESH_VERSION).header(INSTANCE_HEADER, &self.shared.instance)
+    }
+
+    /// Who introduces itself, and what we may do there, seen from here: a server that takes nothing of us is sent nothing.
+    fn introduced(&self, first: &Received) -> Result<(Remote, Access), DialError> {
+        let (remote, access) = match first {
+            Received::Json(data) => remote_of_envelope(data)?,
+            Received::Frame(frame) => remote_of_frame(frame, self.peer.limits())?,
+        };
+        Ok((remote, access.mirrored()))
+    }
+
+    /// Handles messages, one after another, until the link ends.
+    async fn read(&self, link: &Link, source: &mut Source) {
         while !link.end.is_cancelled() {
-            // A frame that is dropped half read belongs to a connection that has ended.
+            // A message that is dropped half read belongs to a connection that has ended.
             let next = tokio::select! {
                 biased;
                 () = link.end.cancelled() => return,
-                next = stream.next() => next,
+                next = source.next() => next,
             };
             let handled = match next {
                 Ok(Ok(Received::Json(data))) => self.handle_json(link, &data).await,
@@ -177,11 +297,7 @@ impl Dialer {
                 Ok(request) => self.peer.sync(remote, request).await,
                 Err(error) => Err(Refusal::Invalid(error.to_string())),
             },
-            "error" => {
-                let code = envelope.error().unwrap_or_default();
-                warn!(remote = %remote.site.fmt_short(), code, "the server reports an error");
-                Ok(())
-            }
+            "error" => return self.hear_error(link, envelope.error().unwrap_or_default()).await,
             _ => Ok(()),
         };
         handled(remote, result)
@@ -192,14 +308,23 @@ impl Dialer {
         let result = match v2::decode(frame, self.peer.limits()) {
             Ok(Frame::Message(message)) => self.peer.receive(remote, message).await,
             Ok(Frame::Sync(request)) => self.peer.sync(remote, request).await,
-            Ok(Frame::Error(code)) => {
-                warn!(remote = %remote.site.fmt_short(), code, "the server reports an error");
-                Ok(())
-            }
+            Ok(Frame::Error(code)) => return self.hear_error(link, &code).await,
             Ok(_) => Ok(()),
+            // Nothing is lost with a request.
+            Err(error) if v2::is_sync(frame) => Err(Refusal::Invalid(error.to_string())),
             Err(error) => return self.garbled(remote, &error).await,
         };
         handled(remote, result)
+    }
+
+    /// Over a socket an error is what the answer to a POST is otherwise: a message was refused. As there, it ends the connection.
+    async fn hear_error(&self, link: &Link, code: &str) -> ControlFlow<String> {
+        warn!(remote = %link.remote.site.fmt_short(), code, "the server reports an error");
+        if link.outbox.is_none() {
+            return ControlFlow::Continue(());
+        }
+        self.peer.refused(link.remote, code.to_owned()).await;
+        ControlFlow::Break(format!("the server refused a message: {code}"))
     }
 
     async fn garbled(&self, remote: Remote, error: &DecodeError) -> ControlFlow<String> {
@@ -262,6 +387,33 @@ pub(super) enum Received {
     Json(Vec<u8>),
     /// Wire v2.
     Frame(Vec<u8>),
+}
+
+/// Where messages come from.
+enum Source {
+    Stream(Box<MessageStream>),
+    Socket(SocketReader),
+}
+
+impl Source {
+    async fn next(&mut self) -> Result<Result<Received, String>, String> {
+        match self {
+            Self::Stream(stream) => stream.next().await,
+            Self::Socket(reader) => reader.next().await.map(Ok),
+        }
+    }
+
+    /// Waits, for a bounded time, until the server has heard that the connection ended.
+    async fn part(&mut self, writer: Option<JoinHandle<()>>) {
+        if let Self::Socket(reader) = self {
+            reader.drain().await;
+        }
+        if let Some(writer) = writer
+            && let Err(error) = writer.await
+        {
+            warn!(%error, "the task that writes to a WebSocket failed");
+        }
+    }
 }
 
 /// The messages of a response.

@@ -1,21 +1,26 @@
 //! One connection to the server.
 
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicUsize;
 
 use litemesh_proto::{Remote, SiteId, TransportError};
 use reqwest::Client;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
-/// One connection to the server: an open stream, and the POSTs that belong to it.
+/// One connection to the server: an open stream and the POSTs that belong to it, or a WebSocket.
 pub(super) struct Link {
     pub(super) remote: Remote,
     /// Our own site.
     pub(super) site: SiteId,
     pub(super) http: Client,
+    /// Where messages go out over a WebSocket: what waits to be written. Otherwise they are posted.
+    pub(super) outbox: Option<mpsc::Sender<Vec<u8>>>,
+    /// Bytes of the largest message that went out over the WebSocket: the one that a server means that closes it for its size.
+    pub(super) sent_bytes_max: AtomicUsize,
     /// Largest message that we accept ourselves, and so expect a Litemesh server to accept.
     pub(super) message_bytes_max: usize,
-    /// Held while a message is posted: one after another, in order.
+    /// Held while a message is sent: one after another, in order.
     pub(super) turn: Mutex<()>,
     /// Cancelled when the connection is over, whatever ended it.
     pub(super) end: CancellationToken,
@@ -35,6 +40,7 @@ impl Link {
         remote: Remote,
         site: SiteId,
         http: Client,
+        outbox: Option<mpsc::Sender<Vec<u8>>>,
         message_bytes_max: usize,
         stop: &CancellationToken,
     ) -> Self {
@@ -42,6 +48,8 @@ impl Link {
             remote,
             site,
             http,
+            outbox,
+            sent_bytes_max: AtomicUsize::new(0),
             message_bytes_max,
             turn: Mutex::default(),
             end: stop.child_token(),
@@ -68,6 +76,11 @@ impl Link {
     /// How it ended; `None` while it stands, and where the transport is stopping.
     pub(super) fn ending(&self) -> Option<&Ending> {
         self.ending.get()
+    }
+
+    /// Whether something ended it that was no decision of ours.
+    pub(super) fn is_lost(&self) -> bool {
+        matches!(self.ending(), Some(Ending::Reported(_)))
     }
 
     /// What a caller is told who needed the connection.

@@ -7,6 +7,8 @@ pub(crate) mod hostile;
 mod link;
 mod post;
 mod split;
+mod way;
+mod websocket;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
@@ -24,6 +26,7 @@ pub use self::dial_error::DialError;
 use self::dial_error::Resolver;
 use self::link::Link;
 use self::post::Route;
+use self::way::Way;
 
 /// Silence on the stream after which the connection counts as dead: three pings that did not come.
 const IDLE_TIMEOUT: Duration = PING_INTERVAL.saturating_mul(3);
@@ -41,13 +44,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// less with the batches that a v1 server takes.
 const LITEMESH_BATCH_BYTES_MAX: usize = 4 << 20;
 
+/// Bytes of the length before a frame in a body.
+const LENGTH_BYTES_MAX: usize = 5;
+
 /// Largest body that is posted to a v1 server: its limit, less a little for whatever stands between us.
 const V1_BODY_BYTES_SAFE: usize = V1_BODY_BYTES_MAX - 4 * 1024;
 
 /// The client side of the HTTP transport: the seed's `TransportClientHttp`.
 ///
 /// A cheap handle: clones are the same client. It dials `{endpoint}/stream`, and again whenever the connection is lost,
-/// after 1, 2, 4, 8, 16, 30, 30 … seconds. Messages go out one at a time, each after the server took the one before.
+/// after 1, 2, 4, 8, 16, 30, 30 … seconds. Messages go out one at a time, each after the server took the one before. Where a
+/// Litemesh hub has a WebSocket, both directions go over that.
 ///
 /// The proxies of the environment (`HTTPS_PROXY` and the like) are used, except for endpoints on the loopback;
 /// [`HttpClientBuilder::http`] decides otherwise. Why there is no connection, [`last_error`](Self::last_error) tells.
@@ -109,6 +116,17 @@ struct Options {
     has_jitter: bool,
     is_announced: bool,
     takes_frames: bool,
+    websocket: WebSocket,
+}
+
+/// Whether to use a WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WebSocket {
+    /// Where the server has one, and nothing between us breaks it.
+    Preferred,
+    Never,
+    /// And nothing else: the endpoint says so.
+    Only,
 }
 
 impl HttpClientBuilder {
@@ -170,14 +188,30 @@ impl HttpClientBuilder {
         self
     }
 
+    /// Whether to take a WebSocket where a Litemesh hub has one, instead of an event stream and POSTs. Where it comes to nothing the
+    /// client falls back to these; and where that is not an accident, it tries no other for ten minutes. On where nothing else is
+    /// said; an endpoint that begins with `ws://` or `wss://` asks for a WebSocket and nothing else.
+    pub fn websocket(mut self, is_on: bool) -> Self {
+        self.options.websocket = if is_on { WebSocket::Preferred } else { WebSocket::Never };
+        self
+    }
+
     /// The client, not started yet.
-    pub fn build(self) -> HttpClient {
+    pub fn build(mut self) -> HttpClient {
         let endpoint = self.endpoint.strip_suffix('/').unwrap_or(&self.endpoint).to_owned();
+        let base = match of_websocket(&endpoint) {
+            Some(base) => {
+                self.options.websocket = WebSocket::Only;
+                base
+            }
+            None => endpoint.clone(),
+        };
         let mut random = [0_u8; 16];
         fastrand::fill(&mut random);
         HttpClient {
             shared: Arc::new(Shared {
                 endpoint,
+                base,
                 instance: SiteId::from_bytes(random).to_string(),
                 http: self.http,
                 token: self.token,
@@ -185,6 +219,7 @@ impl HttpClientBuilder {
                 options: self.options,
                 attempts: AtomicU32::new(0),
                 litemesh_body_bytes_max: AtomicUsize::new(usize::MAX),
+                way: Mutex::default(),
                 stop: CancellationToken::new(),
                 state: Mutex::default(),
             }),
@@ -192,9 +227,19 @@ impl HttpClientBuilder {
     }
 }
 
+/// What makes the requests.
+#[derive(Debug)]
+struct Clients {
+    http: reqwest::Client,
+    /// For WebSockets, which take a connection over, as only one of HTTP/1.1 can be.
+    upgrading: reqwest::Client,
+}
+
 /// What the handles and the task of one client share.
 struct Shared {
     endpoint: String,
+    /// The endpoint as requests have it: also the handshake of a WebSocket is HTTP.
+    base: String,
     /// A random word, see [`INSTANCE_HEADER`](crate::INSTANCE_HEADER).
     instance: String,
     http: Option<reqwest::Client>,
@@ -205,6 +250,7 @@ struct Shared {
     attempts: AtomicU32,
     /// What a Litemesh server turned out to take at most, if it takes less than we would send.
     litemesh_body_bytes_max: AtomicUsize,
+    way: Mutex<Way>,
     stop: CancellationToken,
     state: Mutex<State>,
 }
@@ -233,13 +279,19 @@ impl HttpClient {
             has_jitter: false,
             is_announced: true,
             takes_frames: true,
+            websocket: WebSocket::Preferred,
         };
         HttpClientBuilder { endpoint: endpoint.into(), http: None, token: None, ca: None, options }
     }
 
-    /// Whether the event stream is open and the server has introduced itself: the seed's `isSSEConnected`.
+    /// Whether the event stream, or the WebSocket, is open and the server has introduced itself: the seed's `isSSEConnected`.
     pub fn is_sse_connected(&self) -> bool {
         self.shared.link().is_some()
+    }
+
+    /// Whether the connection that stands goes over a WebSocket.
+    pub fn is_websocket(&self) -> bool {
+        self.shared.link().is_some_and(|link| link.outbox.is_some())
     }
 
     /// The endpoint without its trailing slash: the seed's `getEndpoint`.
@@ -250,7 +302,7 @@ impl HttpClient {
     /// Whether there is a token that everybody on the way can read: one that goes to another machine without TLS.
     pub fn exposes_token(&self) -> bool {
         let is_plain = |url: &reqwest::Url| url.scheme() == "http" && !is_loopback(url);
-        self.shared.token.is_some() && reqwest::Url::parse(&self.shared.endpoint).is_ok_and(|url| is_plain(&url))
+        self.shared.token.is_some() && reqwest::Url::parse(&self.shared.base).is_ok_and(|url| is_plain(&url))
     }
 
     /// Dials since the last connection: the seed's `getReconnectAttempts`.
@@ -301,12 +353,12 @@ impl Shared {
         self.state().link = link;
     }
 
-    /// The HTTP client and the URL of the stream, where both can be had.
-    fn prepare(&self) -> Result<reqwest::Client, TransportError> {
+    /// The HTTP clients, where they can be had and the endpoint is one.
+    fn prepare(&self) -> Result<Clients, TransportError> {
         let cannot = |reason: String| TransportError::Endpoint { endpoint: self.endpoint.clone(), reason };
-        let url = reqwest::Url::parse(&self.endpoint).map_err(|error| cannot(error.to_string()))?;
+        let url = reqwest::Url::parse(&self.base).map_err(|error| cannot(error.to_string()))?;
         if !matches!(url.scheme(), "http" | "https") {
-            return Err(cannot(format!("the scheme must be http or https, not {}", url.scheme())));
+            return Err(cannot(format!("the scheme must be http, https, ws or wss, not {}", url.scheme())));
         }
         if url.query().is_some() || url.fragment().is_some() {
             return Err(cannot("it must end with a path, without ? and #".to_owned()));
@@ -315,28 +367,36 @@ impl Shared {
             return Err(cannot("the token has characters that no header can carry".to_owned()));
         }
         match &self.http {
-            Some(http) => Ok(http.clone()),
+            Some(http) => Ok(Clients { http: http.clone(), upgrading: http.clone() }),
             None => {
                 // An error means that the application has chosen a provider already, which is then used.
                 let _ = rustls::crypto::ring::default_provider().install_default();
-                let mut builder = reqwest::Client::builder()
-                    .connect_timeout(CONNECT_TIMEOUT)
-                    .tcp_nodelay(true)
-                    .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-                    .dns_resolver(Arc::new(Resolver));
-                if let Some(pem) = &self.ca {
-                    let trusted =
-                        reqwest::Certificate::from_pem_bundle(pem).map_err(|error| cannot(error.to_string()))?;
-                    if trusted.is_empty() {
-                        return Err(cannot("the file of trusted certificates has none".to_owned()));
+                let build = |builder: reqwest::ClientBuilder| {
+                    let mut builder = builder
+                        .connect_timeout(CONNECT_TIMEOUT)
+                        .tcp_nodelay(true)
+                        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+                        .dns_resolver(Arc::new(Resolver));
+                    if let Some(pem) = &self.ca {
+                        let trusted =
+                            reqwest::Certificate::from_pem_bundle(pem).map_err(|error| cannot(error.to_string()))?;
+                        if trusted.is_empty() {
+                            return Err(cannot("the file of trusted certificates has none".to_owned()));
+                        }
+                        builder = builder.tls_certs_only(trusted);
                     }
-                    builder = builder.tls_certs_only(trusted);
-                }
-                if is_loopback(&url) {
-                    // HTTP_PROXY and the like are for the way out of this machine.
-                    builder = builder.no_proxy();
-                }
-                builder.build().map_err(|error| cannot(error.to_string()))
+                    if is_loopback(&url) {
+                        // HTTP_PROXY and the like are for the way out of this machine.
+                        builder = builder.no_proxy();
+                    }
+                    builder.build().map_err(|error| cannot(error.to_string()))
+                };
+                let http = build(reqwest::Client::builder())?;
+                let upgrading = match self.options.websocket {
+                    WebSocket::Never => http.clone(),
+                    WebSocket::Preferred | WebSocket::Only => build(reqwest::Client::builder().http1_only())?,
+                };
+                Ok(Clients { http, upgrading })
             }
         }
     }
@@ -349,7 +409,11 @@ impl Shared {
         }
     }
 
-    /// Largest body that this server takes.
+    fn way(&self) -> MutexGuard<'_, Way> {
+        self.way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Largest body or message that this server takes.
     fn body_bytes_max(&self, remote: Remote, message_bytes_max: usize) -> usize {
         if remote.is_litemesh {
             message_bytes_max.min(self.litemesh_body_bytes_max.load(Relaxed))
@@ -357,6 +421,14 @@ impl Shared {
             V1_BODY_BYTES_SAFE
         }
     }
+}
+
+/// The URL of requests to an endpoint that asks for a WebSocket and nothing else: `http` for `ws`, `https` for `wss`.
+fn of_websocket(endpoint: &str) -> Option<String> {
+    let (scheme, rest) = endpoint.split_once("://")?;
+    let schemes = [("ws", "http"), ("wss", "https")];
+    let (_, http) = schemes.into_iter().find(|(ws, _)| scheme.eq_ignore_ascii_case(ws))?;
+    Some(format!("{http}://{rest}"))
 }
 
 /// Whether a URL names this machine.
@@ -376,37 +448,34 @@ impl Transport for HttpClient {
 
     fn start(&self, peer: Arc<dyn PeerCallbacks>) -> BoxFuture<'_, Result<(), TransportError>> {
         Box::pin(async move {
-            let http = self.shared.prepare()?;
+            let clients = self.shared.prepare()?;
             let mut state = self.shared.state();
             if std::mem::replace(&mut state.is_started, true) {
                 return Err(TransportError::AlreadyStarted);
             }
-            state.dialer = Some(tokio::spawn(dial::run(self.shared.clone(), http, peer)));
+            state.dialer = Some(tokio::spawn(dial::run(self.shared.clone(), clients, peer)));
             Ok(())
         })
     }
 
     fn sync(&self, remote: Remote, request: SyncRequest) -> BoxFuture<'_, Result<(), TransportError>> {
-        Box::pin(self.shared.post(remote, Route::Sync, move |link, _| {
-            Ok(if link.remote.is_litemesh {
-                vec![v2::framed(&v2::sync(&request))]
-            } else {
-                vec![v1::sync(link.site, &request)]
-            })
+        Box::pin(self.shared.deliver(remote, Route::Sync, move |link, _| {
+            let is_litemesh = link.remote.is_litemesh;
+            Ok(vec![if is_litemesh { v2::sync(&request) } else { v1::sync(link.site, &request) }])
         }))
     }
 
     fn send(&self, remote: Remote, message: PeerMessage) -> BoxFuture<'_, Result<(), TransportError>> {
-        Box::pin(self.shared.post(remote, Route::Data, move |link, max| {
+        Box::pin(self.shared.deliver(remote, Route::Data, move |link, max| {
             if !link.remote.is_litemesh {
                 return split::bodies(link.site, message, max);
             }
             // Numbered, so not to be cut here: it is the peer that makes its messages smaller.
-            let body = v2::framed(&v2::message(&message));
-            if body.len() > max {
-                return Err(TransportError::too_large(&message, body.len(), max));
+            let frame = v2::message(&message);
+            if frame.len() + LENGTH_BYTES_MAX > max {
+                return Err(TransportError::too_large(&message, frame.len() + LENGTH_BYTES_MAX, max));
             }
-            Ok(vec![body])
+            Ok(vec![frame])
         }))
     }
 
@@ -495,6 +564,18 @@ mod tests {
             let refused = HttpClient::new(endpoint).shared.prepare();
             assert!(matches!(refused, Err(TransportError::Endpoint { .. })), "{endpoint}");
         }
-        assert!(HttpClient::new("http://[::1]:3000/api").shared.prepare().is_ok());
+        for endpoint in ["http://[::1]:3000/api", "ws://h", "WSS://h/api"] {
+            assert!(HttpClient::new(endpoint).shared.prepare().is_ok(), "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_asks_for_a_socket_is_named_as_it_was_given() {
+        for (endpoint, base) in [("ws://h/x", "http://h/x"), ("WS://h", "http://h"), ("Wss://h", "https://h")] {
+            let client = HttpClient::new(endpoint);
+            assert_eq!((client.endpoint(), &*client.shared.base), (endpoint, base));
+            assert_eq!(client.shared.options.websocket, WebSocket::Only);
+        }
+        assert_eq!(HttpClient::new("http://ws/x").shared.options.websocket, WebSocket::Preferred);
     }
 }

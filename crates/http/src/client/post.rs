@@ -1,4 +1,4 @@
-//! Posts messages, one at a time.
+//! Sends messages, one at a time: posts them, or puts them into the WebSocket.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use litemesh_proto::codec::v1::Envelope;
+use litemesh_proto::codec::v2;
 use litemesh_proto::{Remote, TransportError};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Response, StatusCode};
@@ -41,11 +42,12 @@ impl Route {
 }
 
 impl Shared {
-    /// Posts the bodies that `encode` makes for the connection and the server's limit, each after the server took the last one.
+    /// Sends the messages that `encode` makes for the connection and the server's limit: posts each after the server took the last
+    /// one, or puts them into the socket.
     ///
     /// Any failure ends the connection, since what the server holds is not known any more. So does dropping the future
-    /// while a body is on its way.
-    pub(super) async fn post(
+    /// while a message is on its way.
+    pub(super) async fn deliver(
         &self,
         remote: Remote,
         route: Route,
@@ -53,18 +55,18 @@ impl Shared {
     ) -> Result<(), TransportError> {
         let link = self.link_of(remote)?;
         let _turn = link.turn.lock().await;
-        let bodies = encode(&link, self.body_bytes_max(remote, link.message_bytes_max))?;
-        for body in bodies {
+        let messages = encode(&link, self.body_bytes_max(remote, link.message_bytes_max))?;
+        for message in messages {
             let under_way = UnderWay { link: &link };
             // A dropped branch is a request whose outcome is not known, and the connection has ended then.
             let result = tokio::select! {
                 biased;
                 () = link.end.cancelled() => Err(link.lost()),
-                result = self.post_one(&link, route, body) => result,
+                result = self.deliver_one(&link, route, message) => result,
             };
             std::mem::forget(under_way);
             if let Err(error) = result {
-                debug!(remote = %remote.site.fmt_short(), %error, "a message could not be posted");
+                debug!(remote = %remote.site.fmt_short(), %error, "a message could not be sent");
                 link.lose(error.to_string());
                 return Err(error);
             }
@@ -72,8 +74,26 @@ impl Shared {
         Ok(())
     }
 
+    async fn deliver_one(&self, link: &Arc<Link>, route: Route, message: Vec<u8>) -> Result<(), TransportError> {
+        match &link.outbox {
+            Some(outbox) => {
+                link.sent_bytes_max.fetch_max(message.len(), Relaxed);
+                outbox.send(message).await.map_err(|_| link.lost())
+            }
+            None if link.remote.is_litemesh => self.post_one(link, route, v2::framed(&message)).await,
+            None => self.post_one(link, route, message).await,
+        }
+    }
+
+    /// A Litemesh server takes no message of this size: the next try, over the next connection, is cut smaller.
+    pub(super) fn send_less(&self, bytes: usize) {
+        let smaller = (bytes / 2).max(V1_BODY_BYTES_SAFE);
+        warn!(bytes, smaller, "the server takes no message of this size");
+        self.litemesh_body_bytes_max.fetch_min(smaller, Relaxed);
+    }
+
     async fn post_one(&self, link: &Arc<Link>, route: Route, body: Vec<u8>) -> Result<(), TransportError> {
-        let url = format!("{}/{}", self.endpoint, route.path());
+        let url = format!("{}/{}", self.base, route.path());
         let bytes = body.len();
         let request = self.authorize(link.http.post(url)).timeout(POST_TIMEOUT).body(Bytes::from(body));
         let request = if link.remote.is_litemesh {
@@ -98,10 +118,7 @@ impl Shared {
             return answer.map(drop).map_err(lost);
         }
         if status == StatusCode::PAYLOAD_TOO_LARGE && link.remote.is_litemesh {
-            // The next try, over the next connection, is cut smaller.
-            let smaller = (bytes / 2).max(V1_BODY_BYTES_SAFE);
-            warn!(bytes, smaller, "the server takes no body of this size");
-            self.litemesh_body_bytes_max.fetch_min(smaller, Relaxed);
+            self.send_less(bytes);
         }
         let answer = answer.unwrap_or_default();
         let reason = Envelope::parse(&answer).ok().and_then(|envelope| envelope.error().map(str::to_owned));

@@ -52,8 +52,8 @@ pub(super) async fn serve(
     tasks: &TaskTracker,
     closing: &CancellationToken,
 ) {
-    let server =
-        Arc::new(Server { shared: shared.clone(), builder: builder(shared.options.head_timeout), router, tls });
+    let builder = builder(shared.options.head_timeout);
+    let server = Arc::new(Server { shared: shared.clone(), builder, router, tls, tasks: tasks.clone() });
     loop {
         // Nothing is lost with a dropped branch: a socket that is not accepted yet waits with the kernel.
         let accepted = tokio::select! {
@@ -98,7 +98,7 @@ fn builder(head_timeout: Duration) -> Builder<TokioExecutor> {
     builder
         .http2()
         .timer(TokioTimer::new())
-        // For the applications whose routes stand beside ours.
+        // WebSockets, ours and those of the applications whose routes stand beside.
         .enable_connect_protocol()
         .max_header_list_size(HEAD_BYTES_MAX as u32)
         .max_concurrent_streams(HTTP2_REQUESTS_MAX)
@@ -113,6 +113,8 @@ struct Server {
     builder: Builder<TokioExecutor>,
     router: Router,
     tls: Option<TlsAcceptor>,
+    /// What the end of the serving waits for.
+    tasks: TaskTracker,
 }
 
 impl Server {
@@ -150,6 +152,8 @@ impl Server {
         let routes = TowerToHyperService::new(self.router.clone());
         let service = service_fn(|mut request: Request<Incoming>| {
             request.extensions_mut().insert(socket.clone());
+            // A WebSocket outlives its request and the connection of HTTP.
+            request.extensions_mut().insert(self.tasks.token());
             // Frames come from clients of ours, who try again.
             let under_way = socket.begin(check_head(request.headers()) == Ok(BodyForm::Frames));
             let (socket, is_preflight) = (socket.clone(), request.method() == Method::OPTIONS);

@@ -13,8 +13,8 @@ use super::Shared;
 use crate::counters::{CounterCells, add, sub};
 use crate::gzip::{BodyBuffer, BodyError, DECODE_STEP_BYTES};
 
-/// How long a client may pause within a body.
-const BODY_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How long a client may pause within a body, or within a message of a WebSocket.
+pub(super) const BODY_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// What is still read of a refused body, in bytes, so that the client finishes writing and looks at the answer.
 ///
@@ -28,7 +28,7 @@ const REFUSED_READ_MAX: Duration = Duration::from_secs(2);
 /// keeps nobody from ordinary messages.
 const SMALL_BODY_BYTES: usize = 64 * 1024;
 
-/// Why a body could not be read.
+/// Why a body could not be read, or a message of a WebSocket.
 #[derive(Clone, Debug)]
 pub(super) enum ReadError {
     TooLarge,
@@ -47,13 +47,19 @@ pub(super) struct Held<'a> {
     all_max: usize,
 }
 
-impl Held<'_> {
-    fn grow_to(&mut self, bytes: usize) -> Result<(), ReadError> {
+impl<'a> Held<'a> {
+    /// That of a body of which nothing has come.
+    pub(super) fn nothing(shared: &'a Shared) -> Self {
+        Self { counters: &shared.counters, bytes: 0, all_max: shared.options.bodies_bytes_max }
+    }
+
+    /// The body has so many bytes now. They count, also where there is no room for them.
+    pub(super) fn grow_to(&mut self, bytes: usize) -> Result<(), ReadError> {
         let more = bytes.saturating_sub(self.bytes);
-        let all = self.counters.body_bytes_held.fetch_add(more as u64, Relaxed) + more as u64;
         self.bytes += more;
-        let all_max = if bytes <= SMALL_BODY_BYTES { self.all_max } else { self.all_max / 4 * 3 };
-        if all > all_max as u64 { Err(ReadError::Busy) } else { Ok(()) }
+        let all = self.counters.body_bytes_held.fetch_add(more as u64, Relaxed) + more as u64;
+        let all_max = if self.bytes <= SMALL_BODY_BYTES { self.all_max } else { self.all_max / 4 * 3 };
+        if all <= all_max as u64 { Ok(()) } else { Err(ReadError::Busy) }
     }
 }
 
@@ -86,7 +92,7 @@ impl<'a> BodyReader<'a> {
             chunks: body.into_data_stream(),
             pending: Bytes::new(),
             buffer: BodyBuffer::new(is_gzip, bytes_max),
-            held: Held { counters: &shared.counters, bytes: 0, all_max: shared.options.bodies_bytes_max },
+            held: Held::nothing(shared),
             is_gzip,
             announces_too_much: announced.is_some_and(|announced| announced > bytes_max as u64),
             failed: None,

@@ -41,11 +41,13 @@ pub(super) struct Connection {
 pub(super) type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, Infallible>> + Send>>;
 
 /// How a connection ended. The first ending counts.
-enum Ending {
+pub(super) enum Ending {
     /// `disconnect` is reported with this reason.
     Reported(String),
     /// We ended it ourselves: nothing is reported.
     Silent,
+    /// The peer above did not want it, for this reason: nothing is reported.
+    Refused(String),
 }
 
 impl Connection {
@@ -82,16 +84,26 @@ impl Connection {
         self.finish(Ending::Silent);
     }
 
+    /// Ends the connection, which the peer above does not want.
+    fn refuse(&self, reason: String) {
+        self.finish(Ending::Refused(reason));
+    }
+
     fn finish(&self, ending: Ending) -> bool {
         let is_first = self.ending.set(ending).is_ok();
         self.end.cancel();
         is_first
     }
 
+    /// How it ended; `None` while it stands, and where the transport is stopping.
+    pub(super) fn ending(&self) -> Option<&Ending> {
+        self.ending.get()
+    }
+
     /// Why it ended, for errors.
     pub(super) fn reason(&self) -> &str {
         match self.ending.get() {
-            Some(Ending::Reported(reason)) => reason,
+            Some(Ending::Reported(reason) | Ending::Refused(reason)) => reason,
             Some(Ending::Silent) => "closed by this side",
             None => "the transport is stopping",
         }
@@ -156,8 +168,11 @@ pub(super) async fn own(
         }
         Err(refusal) => {
             info!(remote = %remote.site.fmt_short(), reason = %refusal, "client refused");
-            connection.queue.try_push(connection.form.error(running.site, &refusal.to_string()));
-            connection.close();
+            // A socket is closed with the reason.
+            if !connection.form.is_socket() {
+                connection.queue.try_push(connection.form.error(running.site, &refusal.to_string()));
+            }
+            connection.refuse(refusal.to_string());
             false
         }
     };
@@ -178,7 +193,9 @@ pub(super) async fn own(
                 info!(remote = %remote.site.fmt_short(), reason, "client disconnected");
                 running.peer.disconnect(remote, reason.clone()).await;
             }
-            Some(Ending::Silent) | None => debug!(remote = %remote.site.fmt_short(), "stream closed"),
+            Some(Ending::Silent | Ending::Refused(_)) | None => {
+                debug!(remote = %remote.site.fmt_short(), "stream closed");
+            }
         }
     }
     sub_one(&shared.counters.streams_open);

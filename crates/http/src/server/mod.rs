@@ -4,6 +4,7 @@ mod accept;
 mod answer;
 mod body;
 mod connection;
+mod content;
 mod door;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod hostile;
@@ -14,6 +15,7 @@ mod sockets;
 mod stream;
 mod ticket;
 mod tls;
+mod websocket;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -74,7 +76,7 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// a client that says that it is a Litemesh peer is told so in return, and nothing else changes.
 ///
 /// *Memory*: for each stream the frames that wait (see [`HttpServerBuilder::frame_queue_len`]), and for each client one
-/// request body of up to `Limits::message_bytes_max`, of all together [`HttpServerBuilder::bodies_bytes_max`].
+/// request body or message of up to `Limits::message_bytes_max`, of all together [`HttpServerBuilder::bodies_bytes_max`].
 ///
 /// ```
 /// use litemesh_http::HttpServer;
@@ -125,7 +127,8 @@ impl HttpServerBuilder {
         self
     }
 
-    /// How long a client may take nothing of what waits for it before it is dropped; 30 s where nothing else is said.
+    /// How long a client may take nothing of what waits for it before it is dropped, or over a WebSocket leave a ping without an
+    /// answer; 30 s where nothing else is said.
     pub fn stall_timeout(mut self, timeout: Duration) -> Self {
         self.options.stall_timeout = timeout;
         self
@@ -316,7 +319,7 @@ impl HttpServer {
         HttpServerBuilder { options }
     }
 
-    /// The routes `/stream`, `/sync` and `/data`, and with tokens `/ticket`, to be mounted into an axum server under any prefix: the seed's
+    /// The routes `/stream`, `/sync`, `/data` and `/ws`, and with tokens `/ticket`, to be mounted into an axum server under any prefix: the seed's
     /// `registerRoutes`.
     ///
     /// They can be mounted before the transport is started; until then messages are refused and streams wait.
@@ -327,7 +330,8 @@ impl HttpServer {
         let mut routes = Router::new()
             .route("/stream", any(stream::route))
             .route("/sync", any(post::sync_route))
-            .route("/data", any(post::data_route));
+            .route("/data", any(post::data_route))
+            .route("/ws", any(websocket::route));
         let has_tokens = self.shared.door.has_tokens();
         if has_tokens {
             routes = routes.route("/ticket", any(ticket::route));

@@ -10,14 +10,15 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::Response;
 use bytes::{Buf, Bytes};
 use litemesh_proto::codec::v1::Envelope;
-use litemesh_proto::codec::v2::{self, Deframer, Frame};
+use litemesh_proto::codec::v2::{Deframer, Frame};
 use litemesh_proto::limits::V1_BODY_BYTES_MAX;
-use litemesh_proto::{DecodeError, Limits, Refusal, SiteId, SyncRequest, Unverified};
+use litemesh_proto::{DecodeError, Limits, Refusal, SiteId};
 use tokio::sync::OwnedMutexGuard;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::body::{BodyReader, Held, ReadError};
 use super::connection::Connection;
+use super::content::{self, Content};
 use super::door::{Denial, Grant};
 use super::sender::{Sender, sender};
 use super::{Running, Shared, answer};
@@ -27,9 +28,6 @@ use crate::form::FRAMES_TYPE;
 
 /// Bytes of a body that are held before it is known which client sent it.
 const UNCLAIMED_BYTES_MAX: usize = 64 * 1024;
-
-/// From this size on a body is parsed outside of the runtime's threads: a megabyte takes some milliseconds.
-const INLINE_PARSE_BYTES_MAX: usize = 256 * 1024;
 
 const CONNECT_FIRST: &str = "Connect to /stream first";
 
@@ -298,14 +296,8 @@ impl Post {
 
     async fn handle(&self, turn: Option<&Turn>, body: Vec<u8>) -> Response {
         let route = self.route;
-        let read = if body.len() <= INLINE_PARSE_BYTES_MAX {
-            read_message(route, &body)
-        } else {
-            match tokio::task::spawn_blocking(move || read_message(route, &body)).await {
-                Ok(read) => read,
-                Err(error) => Err(Complaint::Json(error.to_string())),
-            }
-        };
+        let read = content::read_json(body, move |body| read_message(route, body)).await;
+        let read = read.unwrap_or_else(|reason| Err(Complaint::Json(reason)));
         let message = match read {
             Ok(message) => message,
             Err(complaint) => {
@@ -376,31 +368,16 @@ impl Post {
         tokio::task::coop::consume_budget().await;
         let limits = self.running.peer.limits();
         let Some(frame) = split_frame(body, limits)? else { return Ok(None) };
-        let read = if frame.len() <= INLINE_PARSE_BYTES_MAX / 8 {
-            v2::decode(&frame, limits)
-        } else {
-            let limits = limits.clone();
-            let reading = tokio::task::spawn_blocking(move || v2::decode(&frame, &limits));
-            reading.await.map_err(|error| error.to_string())?
-        };
-        read.map(Some).map_err(|error| error.to_string())
+        content::decode_frame(frame, limits).await.map(Some)
     }
 
     async fn deliver(&self, turn: &Turn, content: Content) -> Response {
         if turn.connection.end.is_cancelled() {
             return self.refuse_unknown();
         }
-        let remote = turn.connection.remote;
-        let result = match content {
-            Content::Sync(request) => self.running.peer.sync(remote, request).await,
-            Content::Data(message) => self.running.peer.receive(remote, message).await,
-        };
-        let Err(refusal) = result else {
-            add(&self.shared.counters.messages_in, 1);
+        let Err(refusal) = self.shared.deliver(&self.running, &turn.connection, content).await else {
             return answer::success();
         };
-        debug!(remote = %remote.site.fmt_short(), %refusal, "a message was refused");
-        add(&self.shared.counters.refused_by_peer, 1);
         match refusal {
             Refusal::UnknownRemote => answer::error(StatusCode::BAD_REQUEST, CONNECT_FIRST),
             Refusal::Unavailable(text) => answer::retry_later(StatusCode::INTERNAL_SERVER_ERROR, &text),
@@ -412,9 +389,7 @@ impl Post {
     /// Tells the peer above that changes may be missing. A sync request holds none.
     async fn report_garbled(&self, turn: &Turn, reason: String) {
         if self.route == Route::Data && !turn.connection.end.is_cancelled() {
-            warn!(remote = %turn.connection.remote.site.fmt_short(), reason, "a message could not be read");
-            add(&self.shared.counters.garbled, 1);
-            self.running.peer.garbled(turn.connection.remote, reason).await;
+            self.shared.report_garbled(&self.running, &turn.connection, reason).await;
         }
     }
 
@@ -481,12 +456,6 @@ fn unreadable(shared: &Shared, error: &ReadError) -> Response {
 pub(super) struct Message {
     pub(super) peer_id: String,
     pub(super) content: Result<Content, DecodeError>,
-}
-
-#[derive(Debug)]
-pub(super) enum Content {
-    Sync(SyncRequest),
-    Data(Unverified),
 }
 
 /// What is wrong with a body, in the order in which the original looks.

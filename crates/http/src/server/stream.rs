@@ -20,10 +20,11 @@ use tracing::debug;
 
 use super::connection::{self, Chunks, Connection};
 use super::door::{Denial, Grant};
-use super::{Phase, Running, Shared, answer};
+use super::{Phase, Running, Shared, answer, websocket};
 use crate::counters::add;
 use crate::form::{FRAMES_TYPE, StreamForm, position_of_id};
 use crate::gzip::accepts_gzip;
+use crate::websocket::OFFER_HEADER;
 use crate::{INSTANCE_HEADER, VERSION_HEADER};
 
 /// A stream whose client has left something lying for so long gives way to a newcomer with the same id.
@@ -38,8 +39,8 @@ pub(super) const LAST_EVENT_ID: &str = "last-event-id";
 
 /// What a client wants of its stream.
 pub(super) struct Wish {
-    site: SiteId,
-    grant: Grant,
+    pub(super) site: SiteId,
+    pub(super) grant: Grant,
     pub(super) form: StreamForm,
     pub(super) instance: Option<String>,
     pub(super) is_gzip: bool,
@@ -53,14 +54,10 @@ pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, r
         _ => return answer::not_found(uri, request.method().clone()).await,
     }
     let query = Parameters::read(request.uri());
-    let grant = match shared.door.identify_stream(request.headers(), query.all("ticket").next()) {
+    let grant = match let_in(&shared, &request, &query) {
         Ok(grant) => grant,
-        Err(denial) => {
-            add(&shared.counters.refused_unauthorized, 1);
-            return denial.answer();
-        }
+        Err(denial) => return denial.answer(),
     };
-    Shared::note_known(request.extensions());
     if request.method() == Method::HEAD {
         // Only the head was asked for, so nothing is opened.
         return respond(&request, StreamForm::Json, false, Body::empty());
@@ -75,17 +72,36 @@ pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, r
     let wish = Wish::read(site, grant, request.headers());
     let form = wish.form;
     let phase = shared.phase.borrow().clone();
+    // A socket does not wait for the start.
+    let is_offered = form == StreamForm::Frames && request.headers().contains_key(OFFER_HEADER);
+    if is_offered && matches!(phase, Phase::Running(_)) {
+        return websocket::instead(request.version());
+    }
     let opened = match phase {
-        Phase::Waiting => wait_for_start(shared, wish),
+        Phase::Waiting => wait_for_start(shared.clone(), wish),
         Phase::Running(running) => open(&shared, &running, wish),
         Phase::Stopped => Opened::Unavailable("Transport stopped"),
     };
     match opened {
-        Opened::Chunks { chunks, is_gzip } => respond(&request, form, is_gzip, Body::from_stream(chunks)),
+        Opened::Connection { connection, is_gzip } => {
+            let chunks = connection.chunks(shared, is_gzip);
+            respond(&request, form, is_gzip, Body::from_stream(chunks))
+        }
+        Opened::Later(chunks) => respond(&request, form, false, Body::from_stream(chunks)),
         Opened::AlreadyConnected(frame) => respond(&request, form, false, Body::from_stream(only(frame))),
         Opened::Unavailable(text) => answer::retry_later(StatusCode::SERVICE_UNAVAILABLE, text),
         Opened::Denied(denial) => denial.answer(),
     }
+}
+
+/// Finds out who asks for a stream, or for a WebSocket in its place.
+pub(super) fn let_in(shared: &Shared, request: &Request, query: &Parameters) -> Result<Grant, Denial> {
+    let grant = shared.door.identify_stream(request.headers(), query.all("ticket").next());
+    match &grant {
+        Ok(_) => Shared::note_known(request.extensions()),
+        Err(_) => add(&shared.counters.refused_unauthorized, 1),
+    }
+    grant
 }
 
 impl Wish {
@@ -194,11 +210,13 @@ fn respond(request: &Request, form: StreamForm, is_gzip: bool, body: Body) -> Re
     response
 }
 
-enum Opened {
-    Chunks {
-        chunks: Chunks,
+pub(super) enum Opened {
+    Connection {
+        connection: Arc<Connection>,
         is_gzip: bool,
     },
+    /// What there will be once the transport is started.
+    Later(Chunks),
     /// The frame that says so.
     AlreadyConnected(Bytes),
     Unavailable(&'static str),
@@ -230,18 +248,19 @@ fn wait_for_start(shared: Arc<Shared>, wish: Wish) -> Opened {
         // The head is sent already, so there is no status left to refuse with.
         match phase {
             Ok(Phase::Running(running)) => match open(&place.0, &running, Wish { is_gzip: false, ..wish }) {
-                Opened::Chunks { chunks, .. } => chunks,
+                Opened::Connection { connection, .. } => connection.chunks(place.0.clone(), false),
+                Opened::Later(chunks) => chunks,
                 Opened::AlreadyConnected(frame) => only(frame),
                 Opened::Unavailable(_) | Opened::Denied(_) => Box::pin(stream::empty()),
             },
             _ => Box::pin(stream::empty()) as Chunks,
         }
     };
-    Opened::Chunks { chunks: Box::pin(stream::once(opening).flatten()), is_gzip: false }
+    Opened::Later(Box::pin(stream::once(opening).flatten()))
 }
 
 /// Registers a client, unless it has a stream already.
-fn open(shared: &Arc<Shared>, running: &Arc<Running>, wish: Wish) -> Opened {
+pub(super) fn open(shared: &Arc<Shared>, running: &Arc<Running>, wish: Wish) -> Opened {
     let Wish { site, grant, form, instance, is_gzip, resume } = wish;
     let mut connections = running.connections();
     if running.stop.is_cancelled() {
@@ -271,8 +290,7 @@ fn open(shared: &Arc<Shared>, running: &Arc<Running>, wish: Wish) -> Opened {
         }
         None => None,
     };
-    let is_litemesh = form != StreamForm::Json;
-    let remote = Remote { site, connection: Remote::next_connection(), is_litemesh };
+    let remote = Remote { site, connection: Remote::next_connection(), is_litemesh: form.is_litemesh() };
     let introduction = form.connect(running.site, &grant.access);
     let connection = Connection::new(remote, form, grant, instance, shared.options.frame_queue_len, &running.stop);
     let connection = Arc::new(connection);
@@ -287,7 +305,7 @@ fn open(shared: &Arc<Shared>, running: &Arc<Running>, wish: Wish) -> Opened {
     }
     connections.insert(site, connection.clone());
     drop(connections);
-    Opened::Chunks { chunks: connection.chunks(shared.clone(), is_gzip), is_gzip }
+    Opened::Connection { connection, is_gzip }
 }
 
 /// Whether an open stream of the same id gives way: its client is gone, or is the one that asks. To another holder it gives

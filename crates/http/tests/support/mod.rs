@@ -37,6 +37,7 @@ pub enum Report {
     Sync(Remote, SyncRequest),
     Receive(Remote, PeerMessage),
     Garbled(Remote, String),
+    Refused(Remote, String),
     Disconnect(Remote, String),
 }
 
@@ -145,6 +146,10 @@ impl PeerCallbacks for RecordingPeer {
 
     fn garbled(&self, remote: Remote, reason: String) -> BoxFuture<'_, ()> {
         Box::pin(async move { self.report(Report::Garbled(remote, reason)) })
+    }
+
+    fn refused(&self, remote: Remote, reason: String) -> BoxFuture<'_, ()> {
+        Box::pin(async move { self.report(Report::Refused(remote, reason)) })
     }
 
     fn disconnect(&self, remote: Remote, reason: String) -> BoxFuture<'_, ()> {

@@ -143,6 +143,20 @@ pub fn ping() -> Vec<u8> {
     frame(kind::PING, |_| {})
 }
 
+/// Whether a frame, be it readable or not, says that it is a request for what its sender lacks: then no change is lost with it.
+///
+/// ```
+/// use litemesh_proto::SyncRequest;
+/// use litemesh_proto::codec::v2;
+///
+/// let frame = v2::sync(&SyncRequest::default());
+/// assert!(v2::is_sync(&frame) && v2::is_sync(&frame[..1]));
+/// assert!(!v2::is_sync(&v2::ping()) && !v2::is_sync(&[]));
+/// ```
+pub fn is_sync(frame: &[u8]) -> bool {
+    frame.first() == Some(&kind::SYNC)
+}
+
 /// Why we give up. Cut to [`ERROR_BYTES_MAX`].
 ///
 /// ```

@@ -1,0 +1,377 @@
+//! The two halves of a WebSocket over any stream of bytes: one reads, the other writes, and each in its own time.
+//!
+//! What the reader learns and the writer has to say, the answer to a ping and how the socket is closed, lies between them, in a place
+//! for one of each.
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::frame::{HEADER_BYTES_MAX, Header, OpCode, mask};
+use super::{Assembler, Event, Farewell, Fault, Kind};
+
+/// Bytes that are read at a time. They lie on the stack of who polls, so that a silent socket holds no buffer.
+const PIECE_BYTES: usize = 16 * 1024;
+
+/// What is still read of a socket that is being closed, in bytes, so that the other end finishes writing and reads why.
+///
+/// Closing with bytes unread would reset the connection, and the reset can overtake the close frame.
+const DRAINED_BYTES_MAX: usize = 8 << 20;
+
+/// The halves of a WebSocket whose handshake is done. Towards a client we are the server.
+pub(crate) fn split<S: AsyncRead + AsyncWrite>(
+    stream: S,
+    of_client: bool,
+    message_bytes_max: usize,
+) -> (SocketReader<S>, SocketWriter<S>) {
+    let (reading, writing) = tokio::io::split(stream);
+    let (pings, pinged) = watch::channel(Bytes::new());
+    let farewell = Arc::new(OnceLock::new());
+    let reader = SocketReader {
+        stream: reading,
+        assembler: Assembler::new(of_client, message_bytes_max),
+        rest: Bytes::new(),
+        pings,
+        farewell: farewell.clone(),
+    };
+    (reader, SocketWriter { stream: writing, is_client: !of_client, pinged, is_inside: false, farewell })
+}
+
+/// Does something that may go on for a while after `end`, and is then dropped.
+pub(crate) async fn until_after<T>(
+    end: &CancellationToken,
+    patience: Duration,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let enough = async {
+        end.cancelled().await;
+        tokio::time::sleep(patience).await;
+    };
+    // What is lost with the work, its caller knows.
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = enough => None,
+    }
+}
+
+/// What comes.
+pub(crate) struct SocketReader<S> {
+    stream: ReadHalf<S>,
+    assembler: Assembler,
+    /// What came behind the end of the last message.
+    rest: Bytes,
+    pings: watch::Sender<Bytes>,
+    farewell: Arc<OnceLock<Farewell>>,
+}
+
+/// A piece of what comes.
+#[derive(Debug)]
+pub(crate) struct Read {
+    /// Bytes that came from the network. None where what was read before held another message.
+    pub(crate) bytes: usize,
+    /// The message that they complete.
+    pub(crate) message: Option<(Kind, Vec<u8>)>,
+}
+
+/// Why nothing more comes.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The other end closed the socket, and said so.
+    Closed(Farewell),
+    /// It hung up.
+    HungUp,
+    Fault(Fault),
+    Broken(io::Error),
+}
+
+impl From<Fault> for End {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl End {
+    /// Why, in words; `who` is the other end.
+    pub(crate) fn reason(&self, who: &str) -> String {
+        match self {
+            Self::Closed(said) => format!("{who} closed the socket: {said}"),
+            Self::HungUp => format!("{who} closed the socket without a word"),
+            Self::Fault(fault) => fault.to_string(),
+            Self::Broken(error) => format!("the socket cannot be read: {error}"),
+        }
+    }
+}
+
+impl<S: AsyncRead> SocketReader<S> {
+    /// Bytes held of the message that has begun.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.assembler.held_bytes()
+    }
+
+    /// Whether a message has begun and is not complete.
+    pub(crate) fn is_inside(&self) -> bool {
+        self.assembler.is_inside()
+    }
+
+    /// Has the writer close the socket with these words. The first ones count.
+    pub(crate) fn say(&self, farewell: Farewell) {
+        // The other end or a fault was first.
+        let _ = self.farewell.set(farewell);
+    }
+
+    /// Waits for a piece of what comes, and takes it in. Not to be called after an error.
+    ///
+    /// *Cancel safety*: a dropped call has taken nothing.
+    pub(crate) async fn read(&mut self) -> Result<Read, End> {
+        let read = if self.rest.is_empty() { self.read_stream().await } else { self.read_rest() };
+        match &read {
+            // With its own code, which is how one agrees.
+            Err(End::Closed(said)) => self.say(Farewell::without_reason(said.code)),
+            Err(End::Fault(fault)) => self.say(fault.farewell()),
+            _ => {}
+        }
+        read
+    }
+
+    async fn read_stream(&mut self) -> Result<Read, End> {
+        poll_fn(|context| {
+            let mut space = [const { MaybeUninit::uninit() }; PIECE_BYTES];
+            let mut piece = ReadBuf::uninit(&mut space);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut piece))?;
+            let mut piece = piece.filled();
+            let bytes = piece.len();
+            if bytes == 0 {
+                return Poll::Ready(Err(End::HungUp));
+            }
+            let message = self.take(&mut piece)?;
+            self.rest = Bytes::copy_from_slice(piece);
+            Poll::Ready(Ok(Read { bytes, message }))
+        })
+        .await
+    }
+
+    fn read_rest(&mut self) -> Result<Read, End> {
+        let bytes = std::mem::take(&mut self.rest);
+        let mut piece = &*bytes;
+        let message = self.take(&mut piece)?;
+        self.rest = if piece.is_empty() { Bytes::new() } else { bytes.slice_ref(piece) };
+        Ok(Read { bytes: 0, message })
+    }
+
+    /// Takes bytes off the front of a piece, up to the end of a message.
+    fn take(&mut self, piece: &mut &[u8]) -> Result<Option<(Kind, Vec<u8>)>, End> {
+        while let Some(event) = self.assembler.feed(piece)? {
+            match event {
+                Event::Message(kind, message) => return Ok(Some((kind, message))),
+                // In place of the one before, if that has not been answered yet: one answer is for all of them.
+                Event::Ping(payload) => drop(self.pings.send_replace(payload.into())),
+                Event::Pong => {}
+                Event::Close(said) => return Err(End::Closed(said)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads on for nothing, within limits, until the other end has hung up: see [`DRAINED_BYTES_MAX`].
+    pub(crate) async fn drain(&mut self) {
+        let mut left = DRAINED_BYTES_MAX;
+        while left > 0 {
+            let read = poll_fn(|context| {
+                let mut space = [const { MaybeUninit::uninit() }; PIECE_BYTES];
+                let mut piece = ReadBuf::uninit(&mut space);
+                ready!(Pin::new(&mut self.stream).poll_read(context, &mut piece))?;
+                Poll::Ready(io::Result::Ok(piece.filled().len()))
+            });
+            match read.await {
+                Ok(0) | Err(_) => return,
+                Ok(bytes) => left = left.saturating_sub(bytes),
+            }
+        }
+    }
+}
+
+/// What goes.
+pub(crate) struct SocketWriter<S> {
+    stream: WriteHalf<S>,
+    /// Clients mask what they send.
+    is_client: bool,
+    pinged: watch::Receiver<Bytes>,
+    /// A message has gone out in part.
+    is_inside: bool,
+    farewell: Arc<OnceLock<Farewell>>,
+}
+
+impl<S: AsyncWrite> SocketWriter<S> {
+    /// Writes a part of a message, as a frame of its own.
+    ///
+    /// *Cancel safety*: none. Once a call was dropped, the socket is of no more use.
+    pub(crate) async fn write(&mut self, kind: Kind, part: &[u8], ends_message: bool) -> io::Result<()> {
+        let opcode = match kind {
+            _ if self.is_inside => OpCode::Continue,
+            Kind::Text => OpCode::Text,
+            Kind::Binary => OpCode::Binary,
+        };
+        self.is_inside = !ends_message;
+        self.write_frame(opcode, ends_message, part).await
+    }
+
+    /// Waits until the other end asks whether we are alive.
+    ///
+    /// *Cancel safety*: nothing is lost with a dropped call.
+    pub(crate) async fn pinged(&mut self) -> Bytes {
+        match self.pinged.changed().await {
+            Ok(()) => self.pinged.borrow_and_update().clone(),
+            // Nothing is read any more.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Asks the other end whether it is alive.
+    ///
+    /// *Cancel safety*: none, as of [`write`](Self::write).
+    pub(crate) async fn ping(&mut self) -> io::Result<()> {
+        self.write_frame(OpCode::Ping, true, &[]).await
+    }
+
+    /// Answers a ping; without one, says that we are alive.
+    ///
+    /// *Cancel safety*: none, as of [`write`](Self::write).
+    pub(crate) async fn pong(&mut self, payload: &[u8]) -> io::Result<()> {
+        self.write_frame(OpCode::Pong, true, payload).await
+    }
+
+    /// Closes the socket: with what the reader has to say, else with this. An error says that nobody is there to hear it.
+    pub(crate) async fn close(mut self, otherwise: Farewell) -> io::Result<()> {
+        let farewell = self.farewell.get_or_init(|| otherwise).payload();
+        self.write_frame(OpCode::Close, true, &farewell).await?;
+        // The other direction stays open, for what the other end still writes.
+        self.stream.shutdown().await
+    }
+
+    async fn write_frame(&mut self, opcode: OpCode, is_last: bool, payload: &[u8]) -> io::Result<()> {
+        let mask_key = if self.is_client { Some(random_mask()?) } else { None };
+        // One write, and one packet where it is short.
+        let mut frame = Vec::with_capacity(HEADER_BYTES_MAX + payload.len());
+        Header { is_last, opcode, length: payload.len() as u64, mask: mask_key }.write(&mut frame);
+        let start = frame.len();
+        frame.extend_from_slice(payload);
+        if let Some(key) = mask_key {
+            mask(&mut frame[start..], key, 0);
+        }
+        self.stream.write_all(&frame).await?;
+        self.stream.flush().await
+    }
+}
+
+/// Nobody who chooses what we send may guess it (RFC 6455, 10.3).
+fn random_mask() -> io::Result<[u8; 4]> {
+    let mut key = [0; 4];
+    getrandom::fill(&mut key).map_err(io::Error::other)?;
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (
+        SocketReader<tokio::io::DuplexStream>,
+        SocketWriter<tokio::io::DuplexStream>,
+        SocketReader<tokio::io::DuplexStream>,
+        SocketWriter<tokio::io::DuplexStream>,
+    ) {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let (client_reader, client_writer) = split(near, false, 1 << 20);
+        let (server_reader, server_writer) = split(far, true, 1 << 20);
+        (client_reader, client_writer, server_reader, server_writer)
+    }
+
+    async fn message<S: AsyncRead>(reader: &mut SocketReader<S>) -> (Kind, Vec<u8>) {
+        loop {
+            if let Some(message) = reader.read().await.unwrap().message {
+                return message;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn messages_go_both_ways_in_parts() {
+        let (mut client_reader, mut client_writer, mut server_reader, mut server_writer) = pair();
+        for (reader, writer) in [(&mut server_reader, &mut client_writer), (&mut client_reader, &mut server_writer)] {
+            writer.write(Kind::Text, b"in ", false).await.unwrap();
+            writer.pong(b"").await.unwrap();
+            writer.write(Kind::Text, b"parts", true).await.unwrap();
+            writer.write(Kind::Binary, &[1; 100_000], true).await.unwrap();
+            assert_eq!(message(reader).await, (Kind::Text, b"in parts".to_vec()));
+            assert_eq!(message(reader).await, (Kind::Binary, vec![1; 100_000]));
+            assert!(reader.rest.is_empty() && !reader.is_inside());
+        }
+    }
+
+    /// A flood of pings leaves one answer behind, however slowly that is taken.
+    #[tokio::test]
+    async fn only_the_last_of_many_pings_is_answered() {
+        let (_client_reader, mut client_writer, mut server_reader, mut server_writer) = pair();
+        for number in 0..10_000_u16 {
+            client_writer.write_frame(OpCode::Ping, true, &number.to_be_bytes()).await.unwrap();
+        }
+        client_writer.write(Kind::Text, b"after", true).await.unwrap();
+        assert_eq!(message(&mut server_reader).await.1, b"after");
+        assert_eq!(*server_writer.pinged().await, 9_999_u16.to_be_bytes());
+        let again = tokio::time::timeout(Duration::ZERO, server_writer.pinged()).await;
+        assert!(again.is_err(), "there is one answer");
+    }
+
+    #[tokio::test]
+    async fn who_closes_is_answered_with_the_same_code() {
+        let (mut client_reader, client_writer, mut server_reader, server_writer) = pair();
+        client_writer.close(Farewell::new(3000, "enough")).await.unwrap();
+        match server_reader.read().await {
+            Err(End::Closed(said)) => assert_eq!(said, Farewell::new(3000, "enough")),
+            other => panic!("{other:?}"),
+        }
+        server_writer.close(Farewell::new(1001, "something else")).await.unwrap();
+        match client_reader.read().await {
+            Err(End::Closed(said)) => assert_eq!(said, Farewell::without_reason(Some(3000))),
+            other => panic!("{other:?}"),
+        }
+        // Both have said all they have to say, although each could still read.
+        let both = async { tokio::join!(server_reader.drain(), client_reader.drain()) };
+        tokio::time::timeout(Duration::from_secs(30), both).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_fault_is_told_and_hanging_up_is_none() {
+        let (near, far) = tokio::io::duplex(1000);
+        let (mut reader, writer) = split(far, true, 100);
+        let (mut near_reader, mut near_writer) = split(near, false, 100);
+        near_writer.write(Kind::Binary, &[0; 101], true).await.unwrap();
+        assert!(matches!(reader.read().await, Err(End::Fault(Fault::TooLarge { max: 100 }))));
+        writer.close(Farewell::new(1001, "")).await.unwrap();
+        match near_reader.read().await {
+            Err(End::Closed(said)) => assert_eq!(said.code, Some(1009)),
+            other => panic!("{other:?}"),
+        }
+        drop((reader, near_reader, near_writer));
+        let (near, far) = tokio::io::duplex(1000);
+        let (mut reader, _writer) = split(far, true, 100);
+        drop(near);
+        assert!(matches!(reader.read().await, Err(End::HungUp)));
+    }
+}
