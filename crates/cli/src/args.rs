@@ -611,8 +611,10 @@ pub(crate) struct DemoArgs {
 /// How the files of the demo are connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum DemoTransport {
-    /// A hub over HTTP
+    /// A hub over HTTP: streams and POSTs
     Http,
+    /// A hub over WebSockets
+    Ws,
     /// A Nostr relay
     Nostr,
     /// Streams of bytes in memory

@@ -390,6 +390,18 @@ fn the_demo_ends_with_equal_files() {
 }
 
 #[test]
+fn the_demo_ends_well_by_every_way() {
+    for way in ["ws", "channel", "nostr"] {
+        let report = litemesh(&["demo", "--rows", "300", "--json", "--transport", way]).json();
+        assert_eq!(report["equal"], true, "{way}: {report}");
+        for conflict in report["conflicts"].as_array().unwrap() {
+            assert_eq!(conflict["as_expected"], true, "{way}: {conflict}");
+        }
+    }
+    litemesh(&["demo", "--transport", "nostr", "--keep"]).fails(2, &["only a hub can be joined"]);
+}
+
+#[test]
 fn the_demo_tells_its_story() {
     let done = litemesh(&["demo", "--rows", "50"]);
     for words in ["2. laptop and phone join http://127.0.0.1:", "they come back", "changes/s"] {

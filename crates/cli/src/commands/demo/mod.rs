@@ -36,8 +36,8 @@ const OFFLINE_TRANSACTIONS: u32 = 50;
 const LATENCY_SAMPLES: usize = 20;
 
 pub(crate) async fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
-    if args.keep && args.transport != DemoTransport::Http {
-        return Err(Failure::usage("only a hub over HTTP can be joined: --keep goes with --transport http", ""));
+    if args.keep && !matches!(args.transport, DemoTransport::Http | DemoTransport::Ws) {
+        return Err(Failure::usage("only a hub can be joined: --keep goes with --transport http and ws", ""));
     }
     let mut shutdown = Shutdown::listen()?;
     let folder = Folder::make(args.dir.as_deref())?;

@@ -22,8 +22,8 @@ use crate::failure::Failure;
 const STREAM_BYTES: usize = 64 * 1024;
 
 pub(super) enum Venue {
-    /// A server of this process.
-    Hub(Hub),
+    /// A server of this process, and the URL by which the others come.
+    Hub { hub: Hub, url: String },
     /// The hub's peer, and the channel that takes the others' streams.
     Channel { hub: Peer, accepting: Channel },
     /// The hub's peer, and a relay of this process.
@@ -34,10 +34,15 @@ impl Venue {
     /// Opens it, and lets the first of the three serve.
     pub(super) async fn open(kind: DemoTransport, hub: &Member, others: &[Member]) -> Result<Self, Failure> {
         match kind {
-            DemoTransport::Http => {
+            DemoTransport::Http | DemoTransport::Ws => {
                 let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
                 let (database, limits) = (hub.database.clone(), Limits::default());
-                Hub::start(&hub.file, database, HttpServer::new(), address, "/", limits).await.map(Self::Hub)
+                let hub = Hub::start(&hub.file, database, HttpServer::new(), address, "/", limits).await?;
+                let url = match kind {
+                    DemoTransport::Ws => hub.url.replacen("http", "ws", 1),
+                    _ => hub.url.clone(),
+                };
+                Ok(Self::Hub { hub, url })
             }
             DemoTransport::Channel => {
                 let accepting = Channel::new();
@@ -66,7 +71,7 @@ impl Venue {
     /// The peer of the first of the three.
     pub(super) fn hub(&self) -> &Peer {
         match self {
-            Self::Hub(hub) => &hub.peer,
+            Self::Hub { hub, .. } => &hub.peer,
             Self::Channel { hub, .. } | Self::Relay { hub, .. } => hub,
         }
     }
@@ -74,16 +79,15 @@ impl Venue {
     /// What the others come to, for people.
     pub(super) fn address(&self) -> &str {
         match self {
-            Self::Hub(hub) => &hub.url,
+            Self::Hub { url, .. } | Self::Relay { url, .. } => url,
             Self::Channel { .. } => "a channel in memory",
-            Self::Relay { url, .. } => url,
         }
     }
 
     /// By which one of the others comes here.
     pub(super) fn way(&self, file: &Path) -> Result<Arc<dyn Transport>, Failure> {
         Ok(match self {
-            Self::Hub(hub) => Arc::new(HttpClient::new(&hub.url)),
+            Self::Hub { url, .. } => Arc::new(HttpClient::builder(url).websocket(url.starts_with("ws")).build()),
             Self::Channel { accepting, .. } => {
                 let accepting = accepting.clone();
                 Arc::new(Channel::dialling("channel", move || {
@@ -107,7 +111,7 @@ impl Venue {
 
     pub(super) async fn close(self) -> Result<(), Failure> {
         match self {
-            Self::Hub(hub) => hub.stop().await.map(drop),
+            Self::Hub { hub, .. } => hub.stop().await.map(drop),
             Self::Channel { hub, .. } => {
                 hub.stop().await;
                 Ok(())
