@@ -112,11 +112,17 @@ pub trait PeerCallbacks: Send + Sync + 'static {
     /// # Errors
     ///
     /// Nothing of the message was applied; the text says why. The connection may go on: the peer moves no cursor over
-    /// what it refused.
+    /// what it refused. [`Refusal::Outdated`] comes only where the transport [keeps messages](Transport::keeps_messages).
     fn receive(&self, remote: Remote, message: Unverified) -> BoxFuture<'_, Result<(), Refusal>>;
 
     /// The remote's message could not even be read (too large, cut off, no JSON): what it held may be missing.
     fn garbled(&self, remote: Remote, reason: String) -> BoxFuture<'_, ()>;
+
+    /// Something cannot be done for this remote, as a sentence for the application: such as a value that nothing carries to it. The
+    /// connection goes on.
+    fn trouble(&self, _remote: Remote, _reason: String) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
 
     /// The connection is gone.
     fn disconnect(&self, remote: Remote, reason: String) -> BoxFuture<'_, ()>;
