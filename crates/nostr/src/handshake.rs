@@ -95,7 +95,7 @@ impl Listener {
         let urls = parse_relays(relays)?;
         let keys = Keys::generate();
         let string = ConnectionString::generate(&keys.public_key(), urls.iter().map(RelayUrl::as_str));
-        let string = string.map_err(|error| invalid("the connection string", error))?;
+        let string = string.map_err(|error| invalid("the connection string", &error))?;
         let until = Instant::now() + CONNECTION_STRING_VALIDITY;
         let (relays, heard) = connect(&keys, &urls).await?;
         relays.subscribe(CONNECT, filter::connect_requests(string.nonce()));
@@ -151,7 +151,7 @@ impl Listener {
                 litemesh: Some(Announcement::OURS),
             };
             let reply = envelope.connect_reply(&reply, Timestamp::now());
-            publish(&self.relays, &reply.map_err(|error| invalid("the reply", error))?).await;
+            publish(&self.relays, &reply.map_err(|error| invalid("the reply", &error))?).await;
             return Ok(pairing);
         }
     }
@@ -164,10 +164,10 @@ impl Listener {
 ///
 /// The string is of no use, nobody answers, or the pairing cannot be kept.
 pub async fn join(site: SiteId, device: &str, string: &ConnectionString, store: &Store) -> Result<Pairing, PairError> {
-    let listener = string.listener().map_err(|error| invalid("the key in the connection string", error))?;
+    let listener = string.listener().map_err(|error| invalid("the key in the connection string", &error))?;
     let urls = parse_relays(string.relays())?;
     let keys = Keys::generate();
-    let envelope = Envelope::new(keys.clone(), listener).map_err(|error| invalid("the key in the string", error))?;
+    let envelope = Envelope::new(keys.clone(), listener).map_err(|error| invalid("the key in the string", &error))?;
     let (relays, mut heard) = connect(&keys, &urls).await?;
     relays.subscribe(CONNECT, filter::connect_replies(listener));
     let asking = ask(&relays, &envelope, site, device, string);
@@ -217,7 +217,7 @@ async fn ask(relays: &Relays, envelope: &Envelope, site: SiteId, device: &str, s
         // Another event each time: relays pass one on only once.
         match envelope.connect_request(&request, string.nonce(), Timestamp::now()) {
             Ok(event) => publish(relays, &event).await,
-            Err(error) => return invalid("the request", error),
+            Err(error) => return invalid("the request", &error),
         }
         tokio::time::sleep(ASK_EVERY).await;
     }
@@ -249,10 +249,10 @@ fn parse_relays(relays: &[impl AsRef<str>]) -> Result<Vec<RelayUrl>, PairError> 
     if relays.is_empty() {
         return Err(PairError::Relays { reason: "none is given".to_owned() });
     }
-    let parse = |relay: &str| RelayUrl::parse(relay).map_err(|error| invalid(&format!("the relay {relay}"), error));
+    let parse = |relay: &str| RelayUrl::parse(relay).map_err(|error| invalid(&format!("the relay {relay}"), &error));
     relays.iter().map(|relay| parse(relay.as_ref())).collect()
 }
 
-fn invalid(what: &str, reason: impl ToString) -> PairError {
+fn invalid(what: &str, reason: &impl ToString) -> PairError {
     PairError::Invalid { what: what.to_owned(), reason: reason.to_string() }
 }

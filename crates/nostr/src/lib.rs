@@ -36,6 +36,7 @@ pub mod filter;
 mod handshake;
 mod inbox;
 mod link;
+mod looks;
 mod nip44v3;
 mod outbox;
 mod pairing;

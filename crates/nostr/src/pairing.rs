@@ -6,6 +6,7 @@ use std::time::Duration;
 use litemesh_proto::SiteId;
 use nostr::{Event, Keys, Kind, PublicKey, Tag, TagKind, Timestamp, UnsignedEvent};
 
+use crate::content::malformed;
 use crate::nip44v3::into_text;
 use crate::{
     BuildError, ChainHead, ChangesTags, ConnectReply, ConnectRequest, ConversationKey, CursorContent, Incoming,
@@ -158,6 +159,21 @@ impl Pairing {
         let tags = ChangesTags::of(event)?;
         let content = Incoming::read(self.key.decrypt(&event.content)?, peer)?;
         Ok(ReceivedChanges { head: ChainHead::of(event), tags, content })
+    }
+
+    /// Says again what this event of ours says, which relays have forgotten: as the next one of its stream.
+    pub(crate) fn again(
+        &self,
+        event: &Event,
+        previous: ChainHead,
+        lifetime: Duration,
+        now: Timestamp,
+    ) -> Result<Event, ReadError> {
+        let stream_id = ChangesTags::of(event)?.stream_id;
+        // The key is the same in both directions.
+        let plaintext = vec![self.key.decrypt(&event.content)?.into()];
+        let event = self.finish(Draft::changes(plaintext, &stream_id, Some(previous), lifetime, now));
+        event.map_err(|error| malformed("CHANGES", error.to_string()))
     }
 
     fn open_text(&self, event: &Event, kind: Kind) -> Result<String, ReadError> {
