@@ -118,6 +118,13 @@ impl Listener {
         paired
     }
 
+    /// The same, and the string is valid for so long from now on.
+    #[cfg(test)]
+    fn expiring(mut self, after: Duration) -> Self {
+        self.until = Instant::now() + after;
+        self
+    }
+
     async fn wait(&mut self, store: &Store) -> Result<Pairing, PairError> {
         loop {
             let event = hear(&mut self.heard).await;
@@ -131,7 +138,18 @@ impl Listener {
                     continue;
                 }
             };
+            let reply = ConnectReply {
+                peer_id: self.site,
+                device_info: self.device.clone(),
+                litemesh: Some(Announcement::OURS),
+            };
+            let reply = envelope.connect_reply(&reply, Timestamp::now());
+            let reply = reply.map_err(|error| invalid("the reply", &error))?;
             if request.peer_id == self.site {
+                // The other side sees the same. One of the original would not: it waits in vain.
+                if request.litemesh.is_some() {
+                    publish(&self.relays, &reply).await;
+                }
                 return Err(PairError::SameSite);
             }
             let pairing = Pairing {
@@ -145,13 +163,7 @@ impl Listener {
                 is_litemesh: request.litemesh.is_some_and(Announcement::speaks_ours),
             };
             store.pair(&pairing, Some(self.keys.secret_key()))?;
-            let reply = ConnectReply {
-                peer_id: self.site,
-                device_info: self.device.clone(),
-                litemesh: Some(Announcement::OURS),
-            };
-            let reply = envelope.connect_reply(&reply, Timestamp::now());
-            publish(&self.relays, &reply.map_err(|error| invalid("the reply", &error))?).await;
+            publish(&self.relays, &reply).await;
             return Ok(pairing);
         }
     }
@@ -256,3 +268,6 @@ fn parse_relays(relays: &[impl AsRef<str>]) -> Result<Vec<RelayUrl>, PairError> 
 fn invalid(what: &str, reason: &impl ToString) -> PairError {
     PairError::Invalid { what: what.to_owned(), reason: reason.to_string() }
 }
+
+#[cfg(test)]
+mod tests;

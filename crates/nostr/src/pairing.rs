@@ -29,12 +29,12 @@ pub const CHANGES_KIND: Kind = Kind::Custom(4680);
 ///
 /// ```
 /// use litemesh_nostr::nostr::{Keys, Timestamp};
-/// use litemesh_nostr::{Announcement, CursorContent, Pairing, StreamId};
+/// use litemesh_nostr::{CursorContent, Envelope, StreamId};
 /// use litemesh_proto::{Cursor, SiteId};
 ///
 /// let (alice, bob) = (Keys::generate(), Keys::generate());
-/// let at_alice = Pairing::new(alice.clone(), bob.public_key())?;
-/// let at_bob = Pairing::new(bob, alice.public_key())?;
+/// let at_alice = Envelope::new(alice.clone(), bob.public_key())?;
+/// let at_bob = Envelope::new(bob, alice.public_key())?;
 ///
 /// let site = SiteId::from_bytes([0xB2; 16]);
 /// let asked =

@@ -298,3 +298,6 @@ fn seconds(time: Timestamp) -> i64 {
 fn timestamp(seconds: i64) -> Timestamp {
     Timestamp::from_secs(seconds.max(0).cast_unsigned())
 }
+
+#[cfg(test)]
+mod tests;
