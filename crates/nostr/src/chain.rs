@@ -64,8 +64,7 @@ impl Chain {
             return Ok(());
         }
         // The next one is always taken, so that those that wait cannot keep it out.
-        let has_room = self.waiting.len() < WAITING_MAX && self.bytes + event.content.len() <= WAITING_BYTES_MAX;
-        if (is_next || has_room) && !self.waiting.contains_key(&previous) {
+        if !self.waiting.contains_key(&previous) && (is_next || self.make_room(&event)) {
             self.bytes += event.content.len();
             self.waiting.insert(previous, event);
         }
@@ -79,6 +78,17 @@ impl Chain {
         self.remember(self.head, event.id);
         (self.head, self.head_at) = (Some(event.id), event.created_at);
         Some(event)
+    }
+
+    /// Gives up later events for this one, whose turn comes sooner: relays send the newest first. Says whether there is room.
+    fn make_room(&mut self, event: &Event) -> bool {
+        while self.waiting.len() >= WAITING_MAX || self.bytes + event.content.len() > WAITING_BYTES_MAX {
+            let latest = self.waiting.iter().max_by_key(|(_, waiting)| waiting.created_at);
+            let latest = latest.filter(|(_, waiting)| waiting.created_at > event.created_at).map(|(key, _)| *key);
+            let Some(given_up) = latest.and_then(|key| self.waiting.remove(&key)) else { return false };
+            self.bytes -= given_up.content.len();
+        }
+        true
     }
 
     /// Whether it is the head or an event before it.
@@ -163,6 +173,20 @@ mod tests {
         chain.offer(Some(events[0].id), events[1].clone()).unwrap();
         let taken = std::iter::from_fn(|| chain.next()).count();
         assert_eq!(taken, WAITING_MAX + 1);
+    }
+
+    #[test]
+    fn what_comes_sooner_takes_the_place_of_what_comes_later() {
+        let events = events_of((0..).take(2 * WAITING_MAX));
+        let mut chain = Chain::after(Some(events[0].id), events[0].created_at);
+        // The newest first, and not the next.
+        for pair in events[1..].windows(2).rev() {
+            chain.offer(Some(pair[0].id), pair[1].clone()).unwrap();
+        }
+        assert_eq!(chain.waiting.len(), WAITING_MAX);
+        chain.offer(Some(events[0].id), events[1].clone()).unwrap();
+        assert_eq!(std::iter::from_fn(|| chain.next()).count(), WAITING_MAX + 1);
+        assert_eq!(chain.bytes, 0);
     }
 
     /// A sender that was killed may have forgotten an event that it had published, and publish another in its place.

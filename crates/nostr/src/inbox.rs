@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use litemesh_proto::codec::v2::{self, Frame};
 use litemesh_proto::{Ack, BoxFuture, Limits, PeerMessage, Progress, Refusal, SyncRequest, Unverified};
-use nostr::{Alphabet, Event, EventId, Filter, SingleLetterTag, Timestamp};
+use nostr::{Event, EventId, Timestamp};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tracing::debug;
@@ -22,7 +22,7 @@ use crate::link::{CHANGES, Ending, Ends, Handle, UNACKNOWLEDGED_MAX};
 use crate::looks::{LOOK_MAX, Looks, at, pending};
 use crate::parts::Assembler;
 use crate::reach::Reach;
-use crate::relays::Fetched;
+use crate::search::{self, Found, Pace};
 use crate::store::Inbound;
 use crate::{
     CHANGES_KIND, CHANGES_LIFETIME, ChangesTags, CursorContent, CursorTerms, Incoming, Store, StreamId, filter,
@@ -42,9 +42,6 @@ const QUIET: Duration = Duration::from_secs(2);
 
 /// The same before anything came.
 const QUIET_AT_FIRST: Duration = Duration::from_secs(10);
-
-/// Events that are looked through for the first of a stream.
-const FIRST_PAGES_MAX: usize = 20;
 
 /// From this size on a frame is decoded outside of the runtime's threads: it may become a hundred times as long.
 const INLINE_DECODE_BYTES_MAX: usize = 32 * 1024;
@@ -77,6 +74,7 @@ pub(crate) struct Inbox<'a> {
     looks: Looks,
     /// What relays are being asked.
     looking: Option<BoxFuture<'a, Looked>>,
+    pace: Pace,
     gap: Option<Instant>,
     /// When everything stored by an original peer counts as read.
     quiet_due: Option<Instant>,
@@ -85,10 +83,9 @@ pub(crate) struct Inbox<'a> {
 /// What relays have.
 struct Looked {
     /// After the head.
-    found: Vec<Event>,
+    found: Found,
     /// Whether they have our request, where one of them said so.
     has_request: Option<bool>,
-    is_answered: bool,
 }
 
 impl<'a> Inbox<'a> {
@@ -120,6 +117,7 @@ impl<'a> Inbox<'a> {
             asking: None,
             looks: Looks::new(LOOK_MAX),
             looking: None,
+            pace: Pace::START,
             gap: None,
             quiet_due: None,
         }
@@ -349,26 +347,29 @@ impl<'a> Inbox<'a> {
         self.looks.looked();
         let Some(state) = &self.state else { return };
         let (ends, stream, head, asked_at) = (self.ends, state.stream.clone(), self.chain.head(), state.asked_at);
+        let pace = self.pace;
         let is_published = self.gap.is_none() && self.asking.is_none() && self.cursor_due.is_none();
         self.looking = Some(Box::pin(async move {
-            let Fetched { events: found, is_answered } = find_next(ends, &stream, head).await;
+            let found = search::find_next(ends, &stream, head, pace).await;
             let mut has_request = None;
-            if is_published && found.is_empty() {
+            if is_published && found.events.is_empty() {
                 let own = ends.envelope.local();
                 let is_it = |event: &Event| event.pubkey == own && event.created_at >= asked_at;
                 let fetched = ends.relays.fetch(filter::latest_cursor(own), 1, |events| events.iter().any(is_it)).await;
                 has_request = fetched.is_answered.then(|| fetched.events.iter().any(is_it));
             }
-            Looked { found, has_request, is_answered }
+            Looked { found, has_request }
         }));
     }
 
     fn looked(&mut self, looked: Looked) -> Result<(), Ending> {
         self.looking = None;
-        if !looked.found.is_empty() {
+        let Found { events, is_answered, pace } = looked.found;
+        self.pace = pace;
+        if !events.is_empty() {
             self.looks.found();
         }
-        for event in looked.found {
+        for event in events {
             self.offer(event)?;
         }
         if looked.has_request == Some(false) && self.asking.is_none() {
@@ -378,7 +379,7 @@ impl<'a> Inbox<'a> {
         if !self.chain.has_gap() {
             self.gap = None;
         } else if let Some(since) = self.gap {
-            if !looked.is_answered {
+            if !is_answered {
                 // Nobody could be asked.
                 self.gap = Some(Instant::now());
             } else if since.elapsed() > GAP_PATIENCE {
@@ -423,43 +424,6 @@ fn new_stream() -> Result<StreamId, Ending> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| Ending::Broken(format!("there are no random bytes: {error}")))?;
     Ok(StreamId::from_bytes(bytes))
-}
-
-/// What a relay has of the events after this one, or of the first ones of the stream.
-async fn find_next(ends: &Ends, stream: &StreamId, head: Option<EventId>) -> Fetched {
-    let author = ends.pairing.peer_key;
-    let of_stream = Filter::new()
-        .kind(CHANGES_KIND)
-        .author(author)
-        .custom_tag(SingleLetterTag::lowercase(Alphabet::R), stream.as_str());
-    let is_next = |event: &Event| {
-        let tags = ChangesTags::of(event);
-        event.pubkey == author && tags.is_ok_and(|tags| tags.stream_id == *stream && tags.previous == head)
-    };
-    let has_next = |events: &[Event]| events.iter().any(is_next);
-    if let Some(head) = head {
-        return ends.relays.fetch(of_stream.event(head), 4, has_next).await;
-    }
-    // Relays begin with the newest. The first has no tag to be found by.
-    let mut until = None;
-    let mut is_answered = false;
-    for _ in 0..FIRST_PAGES_MAX {
-        let page = match until {
-            Some(until) => of_stream.clone().until(until),
-            None => of_stream.clone(),
-        };
-        let fetched = ends.relays.fetch(page, filter::CHANGES_PAGE, has_next).await;
-        is_answered |= fetched.is_answered;
-        if let Some(event) = fetched.events.iter().find(|event| is_next(event)) {
-            return Fetched { events: vec![event.clone()], is_answered };
-        }
-        let oldest = fetched.events.iter().map(|event| event.created_at).min();
-        if oldest.is_none() || oldest == until {
-            break;
-        }
-        until = oldest;
-    }
-    Fetched { events: Vec::new(), is_answered }
 }
 
 async fn decode(frame: Vec<u8>, limits: &Limits) -> Result<Frame, String> {

@@ -43,6 +43,7 @@ mod pairing;
 mod parts;
 mod reach;
 mod relays;
+mod search;
 mod store;
 mod stream_id;
 mod transport;

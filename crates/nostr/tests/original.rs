@@ -126,11 +126,15 @@ impl Original {
 
     /// Sends the next message of the stream that the device asks for.
     async fn send(&mut self, stream: &StreamId, changes: Vec<Change>, schema_version: i64) -> Event {
+        let event = self.next(stream, changes, schema_version, Timestamp::now());
+        self.client.send_event(&event).await.unwrap();
+        event
+    }
+
+    fn next(&mut self, stream: &StreamId, changes: Vec<Change>, schema_version: i64, now: Timestamp) -> Event {
         let batch = Batch::new(changes, schema_version);
         let content = Outgoing::Batch(&batch);
-        let event =
-            self.envelope.changes(SITE, content, stream, self.head, CHANGES_LIFETIME, Timestamp::now()).unwrap();
-        self.client.send_event(&event).await.unwrap();
+        let event = self.envelope.changes(SITE, content, stream, self.head, CHANGES_LIFETIME, now).unwrap();
         self.head = Some(ChainHead::of(&event));
         event
     }
@@ -334,6 +338,34 @@ async fn a_message_that_cannot_be_merged_stops_nothing() {
     running.wait("an error", |event| matches!(event, Told::Error { .. })).await;
     original.send(&stream, row(2, "good", 5), 0).await;
     running.wait_for_rows(&["2 'good' ".to_owned()]).await;
+}
+
+/// `known-failures.md` B10: more events than a relay sends at once, many of the same second; and what waits is bounded.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_away_for_more_events_than_a_relay_sends_at_once_gets_them() {
+    const COUNT: i64 = 700;
+    for has_begun in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let device = device(folder.path());
+        let mut original = Original::with(&device).await;
+        let mut running = device.start().await;
+        let stream = original.wait_for_request(None).await.stream_id;
+        if has_begun {
+            original.send(&stream, row(1, "row", 1), 0).await;
+            running.wait_for_rows(&["1 'row' ".to_owned()]).await;
+        }
+        let device = running.stop().await;
+        let now = Timestamp::now();
+        for id in 1 + i64::from(has_begun)..=COUNT {
+            let event = original.next(&stream, row(id, "row", id), 0, now + u64::try_from(id / 60).unwrap());
+            original.relay.keep(&event);
+        }
+        let mut running = device.start().await;
+        let rows: Vec<String> = (1..=COUNT).map(|id| format!("{id} 'row' ")).collect();
+        running.wait_for_rows(&rows).await;
+        assert_eq!(original.asked().unwrap().stream_id, stream, "the stream goes on, begun: {has_begun}");
+        running.stop().await;
+    }
 }
 
 /// 7.5.

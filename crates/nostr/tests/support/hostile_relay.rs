@@ -116,6 +116,11 @@ impl HostileRelay {
         self.state().events.retain(|event| !is_forgotten(event));
     }
 
+    /// Somebody else has published this.
+    pub fn keep(&self, event: &Event) {
+        self.state().store(event);
+    }
+
     /// Delivers what is late, backwards.
     pub fn release(&self) {
         let mut state = self.state();
@@ -172,6 +177,7 @@ impl HostileRelay {
     }
 
     async fn serve(self, stream: TcpStream) {
+        stream.set_nodelay(true).unwrap();
         let Ok(socket) = tokio_tungstenite::accept_async(stream).await else { return };
         let (mut sink, mut source) = socket.split();
         let (outgoing, mut waiting) = mpsc::channel(OUTGOING_MAX);
