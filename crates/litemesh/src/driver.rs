@@ -196,7 +196,12 @@ impl Driver {
                 Effect::Read(order) => self.spawn_read(tasks, order, beat),
                 Effect::Send(message) => self.spawn_send(tasks, message),
                 Effect::Reply(result) => {
-                    self.stats.messages_refused.fetch_add(u64::from(result.is_err()), Ordering::Relaxed);
+                    // Nothing went wrong, and there is nothing that the remote could do. Only who keeps the message has to know.
+                    let is_outdated = matches!(result, Err(Refusal::Outdated(_)));
+                    let result = if is_outdated && !self.transport.keeps_messages() { Ok(()) } else { result };
+                    self.stats
+                        .messages_refused
+                        .fetch_add(u64::from(result.is_err() && !is_outdated), Ordering::Relaxed);
                     if let Some(reply) = reply.take() {
                         // The transport may have given up waiting.
                         let _ = reply.send(result);

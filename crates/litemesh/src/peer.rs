@@ -547,6 +547,15 @@ impl PeerCallbacks for Callbacks {
         Box::pin(async {})
     }
 
+    fn trouble(&self, remote: Remote, reason: String) -> BoxFuture<'_, ()> {
+        if let Some(peer) = self.peer.upgrade() {
+            let transport = Some(peer.transports[self.index].name().into());
+            // An error means that nobody listens.
+            let _ = peer.common.events.send(Event::Error { peer: Some(remote.site), transport, message: reason });
+        }
+        Box::pin(async {})
+    }
+
     fn disconnect(&self, remote: Remote, reason: String) -> BoxFuture<'_, ()> {
         Box::pin(self.end(remote, Inbound::Closed(reason)))
     }

@@ -2,12 +2,13 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use nostr::{Event, EventId};
+use nostr::{Event, EventId, Timestamp};
 
 /// Events that wait for one before them. Others are fetched when it is their turn.
 const WAITING_MAX: usize = 256;
 
-/// Events before the head that are known to be.
+/// Events up to the head that are known when they come again: more than a relay sends of one subscription
+/// ([`CHANGES_PAGE`](crate::filter::CHANGES_PAGE)).
 const PASSED_MAX: usize = 1024;
 
 /// Bytes of content that wait for an event before them.
@@ -16,17 +17,23 @@ const WAITING_BYTES_MAX: usize = 8 << 20;
 /// The events of one stream behind its head, in the order of the chain.
 pub(crate) struct Chain {
     head: Option<EventId>,
-    /// By the event before each; `None` for the first of a stream. Of two that follow the same event the first that came counts.
+    head_at: Timestamp,
+    /// By the event before each; `None` for the first of a stream.
     waiting: HashMap<Option<EventId>, Event>,
     bytes: usize,
-    /// Events before the head. Relays send some of them again.
-    passed: VecDeque<EventId>,
+    /// Events up to the head, and the event before each.
+    passed: VecDeque<(Option<EventId>, EventId)>,
 }
 
+/// Two events follow the same one: their author has forgotten the first, which its receiver may have, and what follows the second does
+/// not follow the first.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Forked;
+
 impl Chain {
-    /// A chain that goes on after this event.
-    pub(crate) fn after(head: Option<EventId>) -> Self {
-        Self { head, waiting: HashMap::new(), bytes: 0, passed: VecDeque::new() }
+    /// A chain that goes on after this event, which is of this time.
+    pub(crate) fn after(head: Option<EventId>, head_at: Timestamp) -> Self {
+        Self { head, head_at, waiting: HashMap::new(), bytes: 0, passed: VecDeque::new() }
     }
 
     /// The last event that was taken.
@@ -34,60 +41,83 @@ impl Chain {
         self.head
     }
 
-    /// Whether the event after the head is there.
-    pub(crate) fn has_next(&self) -> bool {
-        self.waiting.contains_key(&self.head)
-    }
-
     /// Whether events wait for one that did not come.
     pub(crate) fn has_gap(&self) -> bool {
-        !self.waiting.is_empty() && !self.has_next()
+        !self.waiting.is_empty() && !self.waiting.contains_key(&self.head)
     }
 
-    /// An event of the stream came, and follows `previous`. One for which there is no room is left out.
-    pub(crate) fn offer(&mut self, previous: Option<EventId>, event: Event) {
-        if self.head == Some(event.id) || self.passed.contains(&event.id) {
-            self.pass(previous);
-            return;
+    /// An event of the stream came, signed by its author, and follows `previous`. One for which there is no room is left out.
+    pub(crate) fn offer(&mut self, previous: Option<EventId>, event: Event) -> Result<(), Forked> {
+        if self.is_known(event.id) {
+            self.pass(previous, event.id);
+            return Ok(());
+        }
+        let taken = self.passed.iter().any(|(known, _)| *known == previous);
+        let is_another = self.waiting.get(&previous).is_some_and(|waiting| waiting.id != event.id);
+        // The author never dates an event before the one that it follows.
+        let is_first_again = previous.is_none() && self.head.is_some();
+        if taken || is_another || is_first_again && event.created_at > self.head_at {
+            return Err(Forked);
         }
         let is_next = previous == self.head;
-        // What follows one before the head is a fork.
-        if !is_next && previous.is_none_or(|previous| self.passed.contains(&previous)) {
-            return;
+        if !is_next && (is_first_again || event.created_at < self.head_at) {
+            return Ok(());
         }
         // The next one is always taken, so that those that wait cannot keep it out.
-        let has_room = self.waiting.len() < WAITING_MAX && self.bytes + event.content.len() <= WAITING_BYTES_MAX;
-        if (is_next || has_room) && !self.waiting.contains_key(&previous) {
+        if !self.waiting.contains_key(&previous) && (is_next || self.make_room(&event)) {
             self.bytes += event.content.len();
             self.waiting.insert(previous, event);
         }
-    }
-
-    /// An event is known to be before the head, and so are those before it.
-    fn pass(&mut self, event: Option<EventId>) {
-        let mut next = event;
-        while let Some(id) = next
-            && !self.passed.contains(&id)
-        {
-            self.passed.push_back(id);
-            if self.passed.len() > PASSED_MAX {
-                self.passed.pop_front();
-            }
-            let here = self.waiting.iter().find(|(_, event)| event.id == id).map(|(previous, _)| *previous);
-            next = here.and_then(|previous| {
-                self.bytes -= self.waiting.remove(&previous)?.content.len();
-                previous
-            });
-        }
+        Ok(())
     }
 
     /// Takes the event after the head, which it becomes.
     pub(crate) fn next(&mut self) -> Option<Event> {
         let event = self.waiting.remove(&self.head)?;
         self.bytes -= event.content.len();
-        let before = self.head.replace(event.id);
-        self.pass(before);
+        self.remember(self.head, event.id);
+        (self.head, self.head_at) = (Some(event.id), event.created_at);
         Some(event)
+    }
+
+    /// Gives up later events for this one, whose turn comes sooner: relays send the newest first. Says whether there is room.
+    fn make_room(&mut self, event: &Event) -> bool {
+        while self.waiting.len() >= WAITING_MAX || self.bytes + event.content.len() > WAITING_BYTES_MAX {
+            let latest = self.waiting.iter().max_by_key(|(_, waiting)| waiting.created_at);
+            let latest = latest.filter(|(_, waiting)| waiting.created_at > event.created_at).map(|(key, _)| *key);
+            let Some(given_up) = latest.and_then(|key| self.waiting.remove(&key)) else { return false };
+            self.bytes -= given_up.content.len();
+        }
+        true
+    }
+
+    /// Whether it is the head or an event before it.
+    fn is_known(&self, id: EventId) -> bool {
+        self.head == Some(id) || self.passed.iter().any(|(previous, known)| *known == id || *previous == Some(id))
+    }
+
+    /// An event up to the head follows this one, which with all before it is therefore known, too. After a restart nothing else says so:
+    /// relays are asked for what came since the second of the head, and begin with the head itself.
+    fn pass(&mut self, mut previous: Option<EventId>, mut id: EventId) {
+        loop {
+            self.remember(previous, id);
+            let before = self.waiting.iter().find(|(_, event)| Some(event.id) == previous);
+            let Some(key) = before.map(|(key, _)| *key) else { return };
+            if let (Some(event), Some(known)) = (self.waiting.remove(&key), previous) {
+                self.bytes -= event.content.len();
+                (previous, id) = (key, known);
+            }
+        }
+    }
+
+    fn remember(&mut self, previous: Option<EventId>, id: EventId) {
+        if self.passed.iter().any(|(_, known)| *known == id) {
+            return;
+        }
+        self.passed.push_back((previous, id));
+        if self.passed.len() > PASSED_MAX {
+            self.passed.pop_front();
+        }
     }
 }
 
@@ -97,21 +127,34 @@ mod tests {
 
     use super::*;
 
-    fn events(count: usize) -> Vec<Event> {
+    const THEN: Timestamp = Timestamp::from_secs(1_000);
+
+    fn events_of(seconds: impl IntoIterator<Item = u64>) -> Vec<Event> {
         let keys = Keys::generate();
-        let event = |number| EventBuilder::new(Kind::Custom(4680), format!("{number}")).sign_with_keys(&keys).unwrap();
-        (0..count).map(event).collect()
+        let event = |(number, seconds): (usize, u64)| {
+            let event = EventBuilder::new(Kind::Custom(4680), format!("{number}"));
+            event.custom_created_at(Timestamp::from_secs(seconds)).sign_with_keys(&keys).unwrap()
+        };
+        seconds.into_iter().enumerate().map(event).collect()
+    }
+
+    fn events(count: usize) -> Vec<Event> {
+        events_of(std::iter::repeat_n(THEN.as_secs(), count))
+    }
+
+    fn begun() -> Chain {
+        Chain::after(None, Timestamp::from_secs(0))
     }
 
     #[test]
     fn events_are_taken_in_the_order_of_the_chain() {
         let events = events(4);
-        let mut chain = Chain::after(None);
+        let mut chain = begun();
         for index in [2, 1, 3, 2] {
-            chain.offer(Some(events[index - 1].id), events[index].clone());
+            chain.offer(Some(events[index - 1].id), events[index].clone()).unwrap();
         }
         assert!(chain.has_gap() && chain.next().is_none());
-        chain.offer(None, events[0].clone());
+        chain.offer(None, events[0].clone()).unwrap();
         let taken: Vec<EventId> = std::iter::from_fn(|| chain.next()).map(|event| event.id).collect();
         assert_eq!(taken, events.iter().map(|event| event.id).collect::<Vec<_>>());
         assert!(!chain.has_gap() && chain.bytes == 0);
@@ -122,44 +165,71 @@ mod tests {
     #[test]
     fn what_waits_is_bounded_and_does_not_keep_out_the_next() {
         let events = events(WAITING_MAX + 3);
-        let mut chain = Chain::after(Some(events[0].id));
+        let mut chain = Chain::after(Some(events[0].id), THEN);
         for pair in events[1..].windows(2) {
-            chain.offer(Some(pair[0].id), pair[1].clone());
+            chain.offer(Some(pair[0].id), pair[1].clone()).unwrap();
         }
         assert_eq!(chain.waiting.len(), WAITING_MAX);
-        chain.offer(Some(events[0].id), events[1].clone());
+        chain.offer(Some(events[0].id), events[1].clone()).unwrap();
         let taken = std::iter::from_fn(|| chain.next()).count();
         assert_eq!(taken, WAITING_MAX + 1);
     }
 
+    #[test]
+    fn what_comes_sooner_takes_the_place_of_what_comes_later() {
+        let events = events_of((0..).take(2 * WAITING_MAX));
+        let mut chain = Chain::after(Some(events[0].id), events[0].created_at);
+        // The newest first, and not the next.
+        for pair in events[1..].windows(2).rev() {
+            chain.offer(Some(pair[0].id), pair[1].clone()).unwrap();
+        }
+        assert_eq!(chain.waiting.len(), WAITING_MAX);
+        chain.offer(Some(events[0].id), events[1].clone()).unwrap();
+        assert_eq!(std::iter::from_fn(|| chain.next()).count(), WAITING_MAX + 1);
+        assert_eq!(chain.bytes, 0);
+    }
+
     /// A sender that was killed may have forgotten an event that it had published, and publish another in its place.
     #[test]
-    fn of_two_that_follow_the_same_event_the_first_counts() {
+    fn two_events_that_follow_the_same_one_are_a_fork() {
         let events = events(4);
-        let mut chain = Chain::after(None);
-        chain.offer(None, events[0].clone());
-        chain.offer(None, events[1].clone());
+        let mut chain = begun();
+        chain.offer(None, events[0].clone()).unwrap();
+        assert_eq!(chain.offer(None, events[1].clone()), Err(Forked));
         assert_eq!(chain.next().map(|event| event.id), Some(events[0].id));
-        chain.offer(Some(events[0].id), events[2].clone());
+        chain.offer(Some(events[0].id), events[2].clone()).unwrap();
         assert!(chain.next().is_some());
-        for (previous, event) in [(None, &events[0]), (None, &events[1]), (Some(events[0].id), &events[3])] {
-            chain.offer(previous, event.clone());
+        for (previous, event) in [(None, &events[0]), (Some(events[0].id), &events[2])] {
+            assert_eq!(chain.offer(previous, event.clone()), Ok(()), "they are only repeated");
         }
+        assert_eq!(chain.offer(Some(events[0].id), events[3].clone()), Err(Forked));
+        assert_eq!(chain.offer(None, events[1].clone()), Err(Forked));
         assert!(chain.next().is_none() && !chain.has_gap() && chain.bytes == 0);
     }
 
-    /// After a restart relays send everything again that is as old as the head, the newest first or in any order.
+    /// Relays are asked for what came since the second of the head: that is the head, and what came before it within that second.
     #[test]
-    fn what_is_before_the_head_leaves_no_gap() {
-        let events = events(5);
-        let previous = |index: usize| index.checked_sub(1).map(|index| events[index].id);
-        for order in [[4, 3, 2, 1, 0], [0, 1, 2, 3, 4], [2, 0, 3, 1, 4]] {
-            let mut chain = Chain::after(Some(events[3].id));
+    fn what_comes_again_after_a_restart_is_no_gap() {
+        let events = events_of([1, 2, 2, 2, 3]);
+        for order in [[0_usize, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 1, 3, 0]] {
+            let mut chain = Chain::after(Some(events[3].id), events[3].created_at);
             for index in order {
-                chain.offer(previous(index), events[index].clone());
+                let previous = index.checked_sub(1).map(|before| events[before].id);
+                chain.offer(previous, events[index].clone()).unwrap();
             }
-            assert_eq!(chain.next().map(|event| event.id), Some(events[4].id));
-            assert!(!chain.has_gap() && chain.waiting.is_empty() && chain.bytes == 0);
+            assert!(!chain.has_gap() && chain.next().is_none(), "{order:?}");
+            assert_eq!(chain.bytes, 0);
+            chain.offer(Some(events[3].id), events[4].clone()).unwrap();
+            assert!(chain.next().is_some());
         }
+    }
+
+    /// Its author has lost what it knew of the stream, and begins it again.
+    #[test]
+    fn a_stream_that_begins_again_is_forked() {
+        let events = events_of([1, 2, 3]);
+        let mut chain = Chain::after(Some(events[1].id), events[1].created_at);
+        assert_eq!(chain.offer(None, events[0].clone()), Ok(()), "the first one comes again");
+        assert_eq!(chain.offer(None, events[2].clone()), Err(Forked));
     }
 }

@@ -95,7 +95,7 @@ impl Listener {
         let urls = parse_relays(relays)?;
         let keys = Keys::generate();
         let string = ConnectionString::generate(&keys.public_key(), urls.iter().map(RelayUrl::as_str));
-        let string = string.map_err(|error| invalid("the connection string", error))?;
+        let string = string.map_err(|error| invalid("the connection string", &error))?;
         let until = Instant::now() + CONNECTION_STRING_VALIDITY;
         let (relays, heard) = connect(&keys, &urls).await?;
         relays.subscribe(CONNECT, filter::connect_requests(string.nonce()));
@@ -118,6 +118,13 @@ impl Listener {
         paired
     }
 
+    /// The same, and the string is valid for so long from now on.
+    #[cfg(test)]
+    fn expiring(mut self, after: Duration) -> Self {
+        self.until = Instant::now() + after;
+        self
+    }
+
     async fn wait(&mut self, store: &Store) -> Result<Pairing, PairError> {
         loop {
             let event = hear(&mut self.heard).await;
@@ -131,7 +138,18 @@ impl Listener {
                     continue;
                 }
             };
+            let reply = ConnectReply {
+                peer_id: self.site,
+                device_info: self.device.clone(),
+                litemesh: Some(Announcement::OURS),
+            };
+            let reply = envelope.connect_reply(&reply, Timestamp::now());
+            let reply = reply.map_err(|error| invalid("the reply", &error))?;
             if request.peer_id == self.site {
+                // The other side sees the same. One of the original would not: it waits in vain.
+                if request.litemesh.is_some() {
+                    publish(&self.relays, &reply).await;
+                }
                 return Err(PairError::SameSite);
             }
             let pairing = Pairing {
@@ -145,13 +163,7 @@ impl Listener {
                 is_litemesh: request.litemesh.is_some_and(Announcement::speaks_ours),
             };
             store.pair(&pairing, Some(self.keys.secret_key()))?;
-            let reply = ConnectReply {
-                peer_id: self.site,
-                device_info: self.device.clone(),
-                litemesh: Some(Announcement::OURS),
-            };
-            let reply = envelope.connect_reply(&reply, Timestamp::now());
-            publish(&self.relays, &reply.map_err(|error| invalid("the reply", error))?).await;
+            publish(&self.relays, &reply).await;
             return Ok(pairing);
         }
     }
@@ -164,10 +176,10 @@ impl Listener {
 ///
 /// The string is of no use, nobody answers, or the pairing cannot be kept.
 pub async fn join(site: SiteId, device: &str, string: &ConnectionString, store: &Store) -> Result<Pairing, PairError> {
-    let listener = string.listener().map_err(|error| invalid("the key in the connection string", error))?;
+    let listener = string.listener().map_err(|error| invalid("the key in the connection string", &error))?;
     let urls = parse_relays(string.relays())?;
     let keys = Keys::generate();
-    let envelope = Envelope::new(keys.clone(), listener).map_err(|error| invalid("the key in the string", error))?;
+    let envelope = Envelope::new(keys.clone(), listener).map_err(|error| invalid("the key in the string", &error))?;
     let (relays, mut heard) = connect(&keys, &urls).await?;
     relays.subscribe(CONNECT, filter::connect_replies(listener));
     let asking = ask(&relays, &envelope, site, device, string);
@@ -217,7 +229,7 @@ async fn ask(relays: &Relays, envelope: &Envelope, site: SiteId, device: &str, s
         // Another event each time: relays pass one on only once.
         match envelope.connect_request(&request, string.nonce(), Timestamp::now()) {
             Ok(event) => publish(relays, &event).await,
-            Err(error) => return invalid("the request", error),
+            Err(error) => return invalid("the request", &error),
         }
         tokio::time::sleep(ASK_EVERY).await;
     }
@@ -249,10 +261,13 @@ fn parse_relays(relays: &[impl AsRef<str>]) -> Result<Vec<RelayUrl>, PairError> 
     if relays.is_empty() {
         return Err(PairError::Relays { reason: "none is given".to_owned() });
     }
-    let parse = |relay: &str| RelayUrl::parse(relay).map_err(|error| invalid(&format!("the relay {relay}"), error));
+    let parse = |relay: &str| RelayUrl::parse(relay).map_err(|error| invalid(&format!("the relay {relay}"), &error));
     relays.iter().map(|relay| parse(relay.as_ref())).collect()
 }
 
-fn invalid(what: &str, reason: impl std::fmt::Display) -> PairError {
+fn invalid(what: &str, reason: &impl ToString) -> PairError {
     PairError::Invalid { what: what.to_owned(), reason: reason.to_string() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,34 +1,32 @@
 //! What comes from a remote: asks for a stream, takes its events in the order of the chain, and says how far it came.
 //!
 //! The chain is the order and the completeness. Where the next event does not come by itself it is fetched by the event before it, at
-//! once where others show that something is missing, and now and then where nothing does: a relay may have lost the last of them. A
-//! link that no relay has is a broken stream, and another is asked for, from what the database holds.
+//! once where others show that something is missing, and now and then where nothing does: a relay may not have delivered the last of
+//! them. A link that no relay has is a broken stream, and another is asked for, from what the database holds.
+//!
+//! What relays are asked and told meanwhile never holds up what comes: one that does not answer costs nothing.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use litemesh_proto::codec::v2::{self, Frame};
-use litemesh_proto::{Ack, Limits, PeerMessage, Progress, Refusal, SyncRequest, Unverified};
-use nostr::{Alphabet, Event, EventId, Filter, SingleLetterTag, Timestamp};
+use litemesh_proto::{Ack, BoxFuture, Limits, PeerMessage, Progress, Refusal, SyncRequest, Unverified};
+use nostr::{Event, EventId, Timestamp};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::chain::Chain;
-use crate::link::{CHANGES, Ending, Ends, Handle};
+use crate::chain::{Chain, Forked};
+use crate::link::{CHANGES, Ending, Ends, Handle, UNACKNOWLEDGED_MAX};
+use crate::looks::{LOOK_MAX, Looks, at, pending};
 use crate::parts::Assembler;
 use crate::reach::Reach;
+use crate::search::{self, Found, Pace};
 use crate::store::Inbound;
 use crate::{
     CHANGES_KIND, CHANGES_LIFETIME, ChangesTags, CursorContent, CursorTerms, Incoming, Store, StreamId, filter,
 };
-
-/// How often a stream is looked after that seems to be complete.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
-
-/// How soon a missing event is looked for again, at first.
-const GAP_LOOK: Duration = Duration::from_millis(500);
 
 /// How long a missing event may be missing while later ones are there.
 const GAP_PATIENCE: Duration = Duration::from_secs(30);
@@ -44,9 +42,6 @@ const QUIET: Duration = Duration::from_secs(2);
 
 /// The same before anything came.
 const QUIET_AT_FIRST: Duration = Duration::from_secs(10);
-
-/// Events that are looked through for the first of a stream.
-const FIRST_PAGES_MAX: usize = 20;
 
 /// From this size on a frame is decoded outside of the runtime's threads: it may become a hundred times as long.
 const INLINE_DECODE_BYTES_MAX: usize = 32 * 1024;
@@ -74,16 +69,23 @@ pub(crate) struct Inbox<'a> {
     acknowledged: Option<EventId>,
     /// When the next request or acknowledgement is published.
     cursor_due: Option<Instant>,
-    look_due: Option<Instant>,
-    gap: Option<Gap>,
+    /// What is being published of that.
+    asking: Option<BoxFuture<'a, Result<(), String>>>,
+    looks: Looks,
+    /// What relays are being asked.
+    looking: Option<BoxFuture<'a, Looked>>,
+    pace: Pace,
+    gap: Option<Instant>,
     /// When everything stored by an original peer counts as read.
     quiet_due: Option<Instant>,
 }
 
-/// An event is missing.
-struct Gap {
-    since: Instant,
-    wait: Duration,
+/// What relays have.
+struct Looked {
+    /// After the head.
+    found: Found,
+    /// Whether they have our request, where one of them said so.
+    has_request: Option<bool>,
 }
 
 impl<'a> Inbox<'a> {
@@ -104,7 +106,7 @@ impl<'a> Inbox<'a> {
             wake,
             is_first: true,
             state: None,
-            chain: Chain::after(None),
+            chain: Chain::after(None, Timestamp::from_secs(0)),
             assembler: Assembler::default(),
             answer: 0,
             number: 0,
@@ -112,7 +114,10 @@ impl<'a> Inbox<'a> {
             unacknowledged: VecDeque::new(),
             acknowledged: None,
             cursor_due: None,
-            look_due: None,
+            asking: None,
+            looks: Looks::new(LOOK_MAX),
+            looking: None,
+            pace: Pace::START,
             gap: None,
             quiet_due: None,
         }
@@ -131,13 +136,14 @@ impl<'a> Inbox<'a> {
                 return Ok(());
             }
             while let Ok(event) = self.events.try_recv() {
-                self.offer(event);
+                self.offer(event)?;
             }
             if let Ok(request) = self.requests.try_recv() {
                 self.ask(request).await?;
             } else if let Some(event) = self.chain.next() {
                 self.take(event).await?;
                 self.gap = None;
+                self.looks.begin();
             } else {
                 self.wait().await?;
             }
@@ -147,18 +153,20 @@ impl<'a> Inbox<'a> {
     /// Waits for something to do, and does it.
     async fn wait(&mut self) -> Result<(), Ending> {
         if self.chain.has_gap() && self.gap.is_none() {
-            self.gap = Some(Gap { since: Instant::now(), wait: GAP_LOOK });
-            self.look_due = Some(Instant::now());
+            self.gap = Some(Instant::now());
+            self.looks.missing();
         }
         // Losing a branch loses nothing: everything stays where it is.
         tokio::select! {
             () = self.handle.lost.cancelled() => {}
             Some(request) = self.requests.recv() => self.ask(request).await?,
-            Some(event) = self.events.recv() => self.offer(event),
+            Some(event) = self.events.recv() => self.offer(event)?,
             Ok(()) = self.acks.changed() => self.acknowledge(),
-            () = self.wake.notified() => self.look_due = self.look_due.map(|_| Instant::now()),
-            () = at(self.look_due) => self.look().await?,
-            () = at(self.cursor_due) => self.publish_cursor().await?,
+            () = self.wake.notified() => self.looks.at_once(),
+            looked = pending(&mut self.looking) => self.looked(looked)?,
+            () = at(self.looks.due()), if self.looking.is_none() => self.look(),
+            asked = pending(&mut self.asking) => self.asked(asked),
+            () = at(self.cursor_due), if self.asking.is_none() => self.publish_cursor().await?,
             () = at(self.quiet_due) => self.end_stored().await?,
         }
         Ok(())
@@ -173,7 +181,8 @@ impl<'a> Inbox<'a> {
             self.state = self.ends.stored(Store::inbound).await?;
         }
         let may_go_on = is_first && !is_broken;
-        let goes_on = self.state.as_ref().filter(|state| may_go_on && state.reach.is_where(&request) && !is_old(state));
+        let goes_on =
+            self.state.as_ref().filter(|state| may_go_on && state.reach.is_where(&request) && !self.is_old(state));
         let state = match goes_on {
             Some(state) => state.clone(),
             None => {
@@ -186,25 +195,26 @@ impl<'a> Inbox<'a> {
         debug!(stream = %state.stream, goes_on = state.head.is_some(), "asking for a stream");
         self.answer = request.terms.as_ref().map_or(1, |terms| terms.answer);
         self.number = 0;
-        self.chain = Chain::after(state.head);
+        self.chain = Chain::after(state.head, state.head_at);
         self.assembler = Assembler::default();
         self.holds_back = false;
         self.unacknowledged.clear();
         self.acknowledged = state.head;
-        self.gap = None;
+        (self.gap, self.looking, self.asking) = (None, None, None);
         let since = Some(state.head_at).filter(|at| at.as_secs() > 0);
         self.ends.relays.subscribe(CHANGES, filter::changes(self.ends.pairing.peer_key, &state.stream, since));
         self.state = Some(state);
         self.save().await?;
         self.cursor_due = Some(Instant::now());
-        self.look_due = Some(Instant::now());
+        self.looks.begin();
+        self.looks.at_once();
         self.quiet_due = (!self.handle.remote.is_litemesh).then(|| Instant::now() + QUIET_AT_FIRST);
         Ok(())
     }
 
     /// Puts an event into the chain, if it belongs to the stream.
-    fn offer(&mut self, event: Event) {
-        let Some(state) = &self.state else { return };
+    fn offer(&mut self, event: Event) -> Result<(), Ending> {
+        let Some(state) = &self.state else { return Ok(()) };
         // A relay may send another event under an id that it has sent before; the client does not look twice.
         let is_ours =
             event.kind == CHANGES_KIND && event.pubkey == self.ends.pairing.peer_key && event.verify().is_ok();
@@ -212,8 +222,11 @@ impl<'a> Inbox<'a> {
             && is_ours
             && tags.stream_id == state.stream
         {
-            self.chain.offer(tags.previous, event);
+            self.chain
+                .offer(tags.previous, event)
+                .map_err(|Forked| self.broken("its sender has forgotten what it sent"))?;
         }
+        Ok(())
     }
 
     /// Takes the next event of the stream.
@@ -258,6 +271,9 @@ impl<'a> Inbox<'a> {
             let _turn = self.ends.turn.lock().await;
             self.ends.peer.receive(self.handle.remote, message).await
         };
+        if self.unacknowledged.len() == UNACKNOWLEDGED_MAX {
+            self.unacknowledged.pop_front();
+        }
         self.unacknowledged.push_back((self.number, event.id));
         match taken {
             Ok(()) if self.holds_back => Ok(()),
@@ -308,47 +324,67 @@ impl<'a> Inbox<'a> {
         };
         let event = self.ends.envelope.cursor(&content, asked_at);
         let event = event.map_err(|error| Ending::Broken(error.to_string()))?;
-        let published = tokio::select! {
-            () = self.handle.lost.cancelled() => return Ok(()),
-            published = self.ends.relays.publish(&event) => published,
-        };
-        match published {
-            Ok(()) => {
-                state.asked_at = asked_at;
-                self.save().await
-            }
-            Err(reason) => {
-                debug!(reason, "a request was not published");
-                self.cursor_due = Some(Instant::now() + PUBLISH_AGAIN);
-                Ok(())
-            }
+        // Stored first: the next one must be later than all that relays may have seen.
+        state.asked_at = asked_at;
+        self.save().await?;
+        let ends = self.ends;
+        self.asking = Some(Box::pin(async move { ends.relays.publish(&event).await }));
+        Ok(())
+    }
+
+    /// A relay has taken our request, or none.
+    fn asked(&mut self, asked: Result<(), String>) {
+        self.asking = None;
+        if let Err(reason) = asked {
+            debug!(reason, "a request was not published");
+            self.cursor_due = Some(Instant::now() + PUBLISH_AGAIN);
         }
     }
 
-    /// Looks for the event after the head.
-    async fn look(&mut self) -> Result<(), Ending> {
-        self.look_due = Some(Instant::now() + LOOK_EVERY);
-        let Some(state) = &self.state else { return Ok(()) };
-        let found = tokio::select! {
-            () = self.handle.lost.cancelled() => return Ok(()),
-            found = find_next(self.ends, &state.stream, self.chain.head()) => found,
-        };
-        for event in found {
-            self.offer(event);
+    /// Looks for the event after the head, and where nothing seems to be missing whether relays still have our request: one that nobody
+    /// can read is never answered.
+    fn look(&mut self) {
+        self.looks.looked();
+        let Some(state) = &self.state else { return };
+        let (ends, stream, head, asked_at) = (self.ends, state.stream.clone(), self.chain.head(), state.asked_at);
+        let pace = self.pace;
+        let is_published = self.gap.is_none() && self.asking.is_none() && self.cursor_due.is_none();
+        self.looking = Some(Box::pin(async move {
+            let found = search::find_next(ends, &stream, head, pace).await;
+            let mut has_request = None;
+            if is_published && found.events.is_empty() {
+                let own = ends.envelope.local();
+                let is_it = |event: &Event| event.pubkey == own && event.created_at >= asked_at;
+                let fetched = ends.relays.fetch(filter::latest_cursor(own), 1, |events| events.iter().any(is_it)).await;
+                has_request = fetched.is_answered.then(|| fetched.events.iter().any(is_it));
+            }
+            Looked { found, has_request }
+        }));
+    }
+
+    fn looked(&mut self, looked: Looked) -> Result<(), Ending> {
+        self.looking = None;
+        let Found { events, is_answered, pace } = looked.found;
+        self.pace = pace;
+        if !events.is_empty() {
+            self.looks.found();
         }
-        if self.chain.has_next() {
-            // What follows it may have been dropped with it.
-            self.look_due = Some(Instant::now());
-        } else if let Some(gap) = &mut self.gap
-            && self.chain.has_gap()
-        {
-            if gap.since.elapsed() > GAP_PATIENCE {
+        for event in events {
+            self.offer(event)?;
+        }
+        if looked.has_request == Some(false) && self.asking.is_none() {
+            debug!("no relay has our request");
+            self.cursor_due.get_or_insert_with(Instant::now);
+        }
+        if !self.chain.has_gap() {
+            self.gap = None;
+        } else if let Some(since) = self.gap {
+            if !is_answered {
+                // Nobody could be asked.
+                self.gap = Some(Instant::now());
+            } else if since.elapsed() > GAP_PATIENCE {
                 return Err(self.broken("an event is missing that later ones refer to"));
             }
-            self.look_due = Some(Instant::now() + gap.wait);
-            gap.wait *= 2;
-        } else {
-            self.gap = None;
         }
         Ok(())
     }
@@ -365,67 +401,29 @@ impl<'a> Inbox<'a> {
         }
     }
 
+    /// Whether relays may have forgotten what follows the head: then its absence says nothing.
+    fn is_old(&self, state: &Inbound) -> bool {
+        // What we are set to is what the remote is likely to be set to.
+        let lifetime = self.ends.lifetime.min(CHANGES_LIFETIME);
+        // A part of it is left for clocks that differ.
+        Timestamp::now() > state.head_at.max(state.asked_at) + (lifetime - lifetime / 7)
+    }
+
     fn broken(&self, reason: &str) -> Ending {
         self.ends.break_stream();
         Ending::Broken(format!("{reason}: asking for another stream"))
     }
 
-    async fn save(&self) -> Result<(), Ending> {
+    async fn save(&mut self) -> Result<(), Ending> {
         let Some(state) = self.state.clone() else { return Ok(()) };
         self.ends.stored(move |store, pairing| store.set_inbound(pairing, &state)).await
     }
-}
-
-/// Pending where there is no time.
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Whether relays may have forgotten what follows the head: then its absence says nothing.
-fn is_old(state: &Inbound) -> bool {
-    /// Part of the lifetime that is left for clocks that differ.
-    const MARGIN: Duration = Duration::from_secs(24 * 60 * 60);
-    let since = state.head_at.max(state.asked_at);
-    Timestamp::now() > since + CHANGES_LIFETIME.saturating_sub(MARGIN)
 }
 
 fn new_stream() -> Result<StreamId, Ending> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| Ending::Broken(format!("there are no random bytes: {error}")))?;
     Ok(StreamId::from_bytes(bytes))
-}
-
-/// What a relay has of the events after this one, or of the first ones of the stream.
-async fn find_next(ends: &Ends, stream: &StreamId, head: Option<EventId>) -> Vec<Event> {
-    let of_stream = Filter::new()
-        .kind(CHANGES_KIND)
-        .author(ends.pairing.peer_key)
-        .custom_tag(SingleLetterTag::lowercase(Alphabet::R), stream.as_str());
-    if let Some(head) = head {
-        return ends.relays.fetch(of_stream.event(head), 4).await;
-    }
-    // Relays begin with the newest. The first has no tag to be found by.
-    let mut until = None;
-    for _ in 0..FIRST_PAGES_MAX {
-        let page = match until {
-            Some(until) => of_stream.clone().until(until),
-            None => of_stream.clone(),
-        };
-        let events = ends.relays.fetch(page, filter::CHANGES_PAGE).await;
-        let is_first = |event: &&Event| ChangesTags::of(event).is_ok_and(|tags| tags.previous.is_none());
-        if let Some(event) = events.iter().find(is_first) {
-            return vec![event.clone()];
-        }
-        let oldest = events.iter().map(|event| event.created_at).min();
-        if oldest.is_none() || oldest == until {
-            break;
-        }
-        until = oldest;
-    }
-    Vec::new()
 }
 
 async fn decode(frame: Vec<u8>, limits: &Limits) -> Result<Frame, String> {

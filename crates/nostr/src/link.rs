@@ -27,8 +27,8 @@ const WAITING_MAX: usize = 2;
 /// Events of a stream that wait to be looked at. Others are fetched later.
 const EVENTS_MAX: usize = 64;
 
-/// Requests of the remote that wait to be looked at; the newest one counts.
-const CURSORS_MAX: usize = 4;
+/// Messages of which it is known which event they ended with, until they are acknowledged: one that is away may not do so for days.
+pub(crate) const UNACKNOWLEDGED_MAX: usize = 4096;
 
 /// Names of subscriptions.
 pub(crate) const CHANGES: &str = "changes";
@@ -184,10 +184,10 @@ async fn connection(
     }
     info!(remote = %site.fmt_short(), transport = NAME, "connected");
     let (events, events_taken) = mpsc::channel(EVENTS_MAX);
-    let (cursors, cursors_taken) = mpsc::channel(CURSORS_MAX);
-    let wake = Notify::new();
-    let inbox = Inbox::new(ends, &handle, requests_taken, events_taken, acks, &wake);
-    let outbox = Outbox::new(ends, &handle, messages_taken, cursors_taken);
+    let (cursors, cursors_taken) = watch::channel(None);
+    let wake = [Notify::new(), Notify::new()];
+    let inbox = Inbox::new(ends, &handle, requests_taken, events_taken, acks, &wake[0]);
+    let outbox = Outbox::new(ends, &handle, messages_taken, cursors_taken, &wake[1]);
     let watch = async {
         tokio::select! {
             () = end.cancelled() => {}
@@ -243,15 +243,16 @@ async fn sort(
     ends: &Ends,
     heard: &mut mpsc::Receiver<Heard>,
     events: &mpsc::Sender<Event>,
-    cursors: &mpsc::Sender<Event>,
-    wake: &Notify,
+    cursors: &watch::Sender<Option<Event>>,
+    wake: &[Notify; 2],
 ) {
     let missed = ends.relays.missed();
+    let wake_all = || wake.iter().for_each(Notify::notify_one);
     loop {
         let heard = tokio::select! {
             heard = heard.recv() => heard,
             () = missed.notified() => {
-                wake.notify_one();
+                wake_all();
                 continue;
             }
         };
@@ -259,17 +260,25 @@ async fn sort(
             Some(Heard::Event(name, event)) if name == CHANGES => {
                 // What there is no room for is fetched when it is its turn.
                 if events.try_send(*event).is_err() {
-                    wake.notify_one();
+                    wake_all();
                 }
             }
             Some(Heard::Event(name, event)) if name == CURSORS => {
-                // While the last ones are being looked at, relays repeat themselves; the newest comes again with the next look.
-                if cursors.try_send(*event).is_err() {
-                    debug!("requests of a remote come faster than they are answered");
-                }
+                let is_news = |latest: &Option<Event>| {
+                    latest.as_ref().is_none_or(|latest| latest.id != event.id && latest.created_at <= event.created_at)
+                };
+                // Here, so that nobody else can take the place of what the remote asks for.
+                let is_authentic = || event.pubkey == ends.pairing.peer_key && event.verify().is_ok();
+                cursors.send_if_modified(|latest| {
+                    let is_taken = is_news(latest) && is_authentic();
+                    if is_taken {
+                        *latest = Some((*event).clone());
+                    }
+                    is_taken
+                });
             }
             Some(Heard::Event(..)) => {}
-            Some(Heard::Connected) => wake.notify_one(),
+            Some(Heard::Connected) => wake_all(),
             None => std::future::pending().await,
         }
     }

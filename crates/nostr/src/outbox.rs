@@ -3,22 +3,29 @@
 //! Before a message is published it is stored, with its events, so that a process that ends in between publishes the same ones again:
 //! published anew, they would be others, and the chain would fork. When a relay has taken a message the peer may send the next one; that
 //! the remote has it, it says with its requests.
+//!
+//! What relays say is not believed. Now and then they are asked whether they have the last event, unless the remote has said that it has
+//! it, and what the remote asks for: a relay may not have delivered that.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use litemesh_proto::codec::v2::{self, Frame};
 use litemesh_proto::limits::CREDIT_MAX;
-use litemesh_proto::{Ack, BoxFuture, PeerMessage, Refusal, SyncRequest, Unverified, backoff_from};
-use nostr::{Event, EventId, Timestamp};
-use tokio::sync::mpsc;
+use litemesh_proto::{Ack, BoxFuture, Change, PeerMessage, Refusal, SyncRequest, Unverified, backoff_from};
+use nostr::{Event, EventId, Filter, Timestamp};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::debug;
 
-use crate::link::{Ending, Ends, Handle};
+use crate::link::{Ending, Ends, Handle, UNACKNOWLEDGED_MAX};
+use crate::looks::{LOOK_MAX, Looks, at, pending};
 use crate::parts;
 use crate::reach::Reach;
 use crate::store::Outbound;
-use crate::{Batch, ChainHead, CursorContent, CursorTerms, Outgoing, Store};
+use crate::{
+    Batch, BuildError, ChainHead, CursorContent, CursorTerms, EncryptError, Outgoing, PLAINTEXT_BYTES_MAX, Store,
+    filter,
+};
 
 /// How soon an event is published again that no relay took, at first.
 const PUBLISH_AGAIN: Duration = Duration::from_millis(250);
@@ -26,11 +33,20 @@ const PUBLISH_AGAIN: Duration = Duration::from_millis(250);
 /// How long relays may take for the last messages when a connection ends.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Events that are kept until it is known that the remote or a relay has them, and their bytes.
+const RECENT_MAX: usize = 64;
+const RECENT_BYTES_MAX: usize = 1 << 20;
+
+/// Most time between two looks for the last event, which is downloaded each time.
+const HEAD_LOOK_MAX: Duration = Duration::from_secs(60 * 60);
+
 pub(crate) struct Outbox<'a> {
     ends: &'a Ends,
     handle: &'a Handle,
     messages: mpsc::Receiver<PeerMessage>,
-    cursors: mpsc::Receiver<Event>,
+    /// The newest request of the remote.
+    cursors: watch::Receiver<Option<Event>>,
+    wake: &'a Notify,
     state: Option<Outbound>,
     /// The number of the request that our peer is answering.
     answer: u32,
@@ -41,6 +57,22 @@ pub(crate) struct Outbox<'a> {
     unacknowledged: VecDeque<(u64, EventId)>,
     /// The message that is being published.
     publishing: Option<Publishing<'a>>,
+    /// The remote has said that it has everything up to this event.
+    confirmed: Option<EventId>,
+    cursor_looks: Looks,
+    looking: Option<BoxFuture<'a, Option<Event>>>,
+    head_looks: Looks,
+    /// The newest events that may not have arrived anywhere.
+    recent: VecDeque<Event>,
+    checking: Option<BoxFuture<'a, Checked>>,
+}
+
+/// What relays have of the newest events.
+struct Checked {
+    /// The head of the stream when they were asked.
+    head: EventId,
+    present: Vec<EventId>,
+    missing: Vec<Event>,
 }
 
 struct Publishing<'a> {
@@ -54,19 +86,27 @@ impl<'a> Outbox<'a> {
         ends: &'a Ends,
         handle: &'a Handle,
         messages: mpsc::Receiver<PeerMessage>,
-        cursors: mpsc::Receiver<Event>,
+        cursors: watch::Receiver<Option<Event>>,
+        wake: &'a Notify,
     ) -> Self {
         Self {
             ends,
             handle,
             messages,
             cursors,
+            wake,
             state: None,
             answer: 0,
             published: 0,
             acknowledged: 0,
             unacknowledged: VecDeque::new(),
             publishing: None,
+            confirmed: None,
+            cursor_looks: Looks::new(LOOK_MAX),
+            looking: None,
+            head_looks: Looks::new(HEAD_LOOK_MAX),
+            recent: VecDeque::new(),
+            checking: None,
         }
     }
 
@@ -82,16 +122,29 @@ impl<'a> Outbox<'a> {
         if let Some(state) = self.state.clone() {
             // Nobody knows whether these were published.
             self.publish(state.last, None);
+            self.head_looks.begin();
             self.answer(|answer| state.reach.onwards(&state.request, answer)).await?;
         }
+        self.cursor_looks.begin();
         loop {
             let is_publishing = self.publishing.is_some();
             // Losing a branch loses nothing: what is being published stays where it is.
             tokio::select! {
                 () = self.handle.lost.cancelled() => break,
-                Some(event) = self.cursors.recv() => self.hear(&event).await?,
+                Ok(()) = self.cursors.changed() => {
+                    let event = self.cursors.borrow_and_update().clone();
+                    self.found(event).await?;
+                }
                 message = done(&mut self.publishing), if is_publishing => self.published(message).await?,
                 Some(message) = self.messages.recv(), if !is_publishing => self.send(message).await?,
+                () = self.wake.notified() => self.cursor_looks.at_once(),
+                event = pending(&mut self.looking) => {
+                    self.looking = None;
+                    self.found(event).await?;
+                }
+                () = at(self.cursor_looks.due()), if self.looking.is_none() => self.look(),
+                checked = pending(&mut self.checking) => self.checked(checked).await?,
+                () = at(self.head_looks.due()), if self.checking.is_none() && !is_publishing => self.check(),
             }
         }
         // Who is away may come back only after we have gone, so relays get what our peer has handed over. In vain it is stored, and
@@ -115,6 +168,77 @@ impl<'a> Outbox<'a> {
         }
     }
 
+    /// Asks relays for the newest request of the remote.
+    fn look(&mut self) {
+        self.cursor_looks.looked();
+        let ends = self.ends;
+        self.looking = Some(Box::pin(async move {
+            let author = ends.pairing.peer_key;
+            // Of all of them: one may lag behind.
+            let fetched = ends.relays.fetch(filter::latest_cursor(author), 1, |_| false).await;
+            let by_remote = |event: &Event| event.pubkey == author && event.verify().is_ok();
+            fetched.events.into_iter().filter(by_remote).max_by_key(|event| event.created_at)
+        }));
+    }
+
+    async fn found(&mut self, cursor: Option<Event>) -> Result<(), Ending> {
+        match cursor {
+            Some(cursor) => self.hear(&cursor).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Asks relays for the last events of the stream.
+    fn check(&mut self) {
+        self.head_looks.looked();
+        let Some(state) = &self.state else { return };
+        let Some(head) = state.head.filter(|head| self.confirmed != Some(*head)) else { return };
+        let events: Vec<Event> = if self.recent.is_empty() { state.last.clone() } else { self.recent.clone().into() };
+        let ends = self.ends;
+        self.checking = Some(Box::pin(async move {
+            let filter = Filter::new().ids(events.iter().map(|event| event.id));
+            let is_in = |found: &[Event], event: &Event| found.iter().any(|found| found.id == event.id);
+            let are_all = |found: &[Event]| events.iter().all(|event| is_in(found, event));
+            let fetched = ends.relays.fetch(filter, events.len(), are_all).await;
+            let (present, missing): (Vec<Event>, Vec<Event>) =
+                events.iter().cloned().partition(|event| is_in(&fetched.events, event));
+            Checked {
+                head,
+                present: present.iter().map(|event| event.id).collect(),
+                missing: if fetched.is_answered { missing } else { Vec::new() },
+            }
+        }));
+    }
+
+    /// Of events that no relay has, the remote may never learn: of the last one nobody says that it is there.
+    async fn checked(&mut self, checked: Checked) -> Result<(), Ending> {
+        self.checking = None;
+        let Checked { head, present, mut missing } = checked;
+        self.recent.retain(|event| !present.contains(&event.id));
+        let is_head = self.state.as_ref().is_some_and(|state| state.head == Some(head));
+        if missing.is_empty() || !is_head || self.confirmed == Some(head) || self.publishing.is_some() {
+            return Ok(());
+        }
+        debug!(count = missing.len(), "no relay has the last events");
+        let Some(state) = &mut self.state else { return Ok(()) };
+        if state.last.iter().any(Event::is_expired) {
+            // It is of no use any more, and what it said is said again by the next ones. Who has it takes a repeat; who has not sees
+            // that something is missing.
+            let mut last = ChainHead { id: head, created_at: state.head_at };
+            for event in &mut state.last {
+                let again = self.ends.envelope.again(event, last, self.ends.lifetime, Timestamp::now());
+                *event = again.map_err(|error| Ending::Broken(error.to_string()))?;
+                last = ChainHead::of(event);
+            }
+            (state.head, state.head_at) = (Some(last.id), last.created_at);
+            missing.clone_from(&state.last);
+            self.recent.clear();
+            self.save().await?;
+        }
+        self.publish(missing, None);
+        Ok(())
+    }
+
     /// The remote asks for a stream, or says how much of it has come.
     async fn hear(&mut self, event: &Event) -> Result<(), Ending> {
         if self.state.as_ref().is_some_and(|state| event.created_at < state.asked_at) {
@@ -136,7 +260,13 @@ impl<'a> Outbox<'a> {
             Some(state) if state.stream == content.stream_id => {
                 state.asked_at = event.created_at;
                 match content.litemesh.and_then(|terms| terms.ack) {
-                    Some(acknowledged) => self.heed(acknowledged).await,
+                    Some(acknowledged) => {
+                        self.confirmed = Some(acknowledged);
+                        if let Some(index) = self.recent.iter().position(|event| event.id == acknowledged) {
+                            self.recent.drain(..=index);
+                        }
+                        self.heed(acknowledged).await
+                    }
                     None => Ok(()),
                 }
             }
@@ -149,8 +279,9 @@ impl<'a> Outbox<'a> {
         let Some(request) = self.read_request(content) else { return Ok(()) };
         debug!(stream = %content.stream_id, "asked for a stream");
         // What is being published belongs to another one.
-        self.publishing = None;
+        (self.publishing, self.checking) = (None, None);
         self.unacknowledged.clear();
+        self.recent.clear();
         let state = Outbound {
             stream: content.stream_id.clone(),
             reach: Reach::of(&request),
@@ -197,6 +328,10 @@ impl<'a> Outbox<'a> {
     }
 
     /// Stores a message as events, and begins to publish them.
+    ///
+    /// To an original peer nothing can carry a value that does not fit into one event. It is left out, the application is told, and what
+    /// follows goes on. The remote's cursor then moves over it: until somebody writes to this cell again it has another value there, or
+    /// none.
     async fn send(&mut self, message: PeerMessage) -> Result<(), Ending> {
         // What still comes for the last request is not for this stream.
         if let Some(progress) = message.progress()
@@ -211,19 +346,26 @@ impl<'a> Outbox<'a> {
         let mut add = |content: Outgoing<'_>| {
             let site = self.ends.peer.site();
             let (envelope, lifetime) = (&self.ends.envelope, self.ends.lifetime);
-            let event = envelope.changes(site, content, &state.stream, head, lifetime, Timestamp::now());
-            let event = event.map_err(|error| Ending::Broken(error.to_string()))?;
+            let event = envelope.changes(site, content, &state.stream, head, lifetime, Timestamp::now())?;
             head = Some(ChainHead::of(&event));
             events.push(event);
-            Ok(())
+            Ok::<(), BuildError>(())
         };
+        let mut left_out = Vec::new();
         if self.ends.pairing.is_litemesh {
             for part in parts::split(&v2::message(&message)) {
-                add(Outgoing::Frames(&part))?;
+                add(Outgoing::Frames(&part)).map_err(|error| Ending::Broken(error.to_string()))?;
             }
         } else if let PeerMessage::Changes { changes, schema_version, .. } = &message {
             for batch in Batch::cut(changes.clone(), *schema_version) {
-                add(Outgoing::Batch(&batch))?;
+                match add(Outgoing::Batch(&batch)) {
+                    Ok(()) => {}
+                    // Such a change is alone in its batch.
+                    Err(BuildError::Encrypt(EncryptError::PlaintextSize { .. })) => {
+                        left_out.extend(batch.changes().iter().map(describe_left_out));
+                    }
+                    Err(error) => return Err(Ending::Broken(error.to_string())),
+                }
             }
         }
         state.reach.add(message.progress(), message.versions());
@@ -231,10 +373,25 @@ impl<'a> Outbox<'a> {
             (state.head, state.head_at) = (Some(head.id), head.created_at);
         }
         let last = state.head;
-        state.last.clone_from(&events);
+        if !events.is_empty() {
+            state.last.clone_from(&events);
+        }
         self.save().await?;
+        for reason in left_out {
+            self.ends.peer.trouble(self.handle.remote, reason).await;
+        }
+        self.head_looks.begin();
+        self.remember(&events);
         self.publish(events, last.map(|last| (number, last)));
         Ok(())
+    }
+
+    fn remember(&mut self, events: &[Event]) {
+        self.recent.extend(events.iter().cloned());
+        let mut bytes: usize = self.recent.iter().map(|event| event.content.len()).sum();
+        while self.recent.len() > RECENT_MAX || bytes > RECENT_BYTES_MAX && self.recent.len() > 1 {
+            bytes -= self.recent.pop_front().map_or(0, |event| event.content.len());
+        }
     }
 
     fn publish(&mut self, events: Vec<Event>, message: Option<(u64, EventId)>) {
@@ -242,7 +399,10 @@ impl<'a> Outbox<'a> {
         let work = async move {
             for event in &events {
                 let mut attempts = 0;
-                while let Err(reason) = ends.relays.publish(event).await {
+                // Of one that has expired relays take no more note: the next look finds that it is not there.
+                while !event.is_expired()
+                    && let Err(reason) = ends.relays.publish(event).await
+                {
                     debug!(reason, "an event was not published");
                     tokio::time::sleep(backoff_from(PUBLISH_AGAIN, attempts, fastrand::f64())).await;
                     attempts = attempts.saturating_add(1);
@@ -259,6 +419,10 @@ impl<'a> Outbox<'a> {
         self.published = number;
         if !self.ends.pairing.is_litemesh {
             return Ok(());
+        }
+        if self.unacknowledged.len() == UNACKNOWLEDGED_MAX {
+            // It is acknowledged along with a later one.
+            self.unacknowledged.pop_front();
         }
         self.unacknowledged.push_back((number, last));
         self.tell().await
@@ -294,6 +458,16 @@ impl<'a> Outbox<'a> {
         let Some(state) = self.state.clone() else { return Ok(()) };
         self.ends.stored(move |store, pairing| store.set_outbound(pairing, &state)).await
     }
+}
+
+/// Names a change that is too long for the remote, and not what it says.
+fn describe_left_out(change: &Change) -> String {
+    let key = const_hex::encode(change.key.as_bytes());
+    let (table, column) = (&change.table, change.column.as_str());
+    format!(
+        "the value in table {table}, column {column}, key {key} is too long for an original peer, which takes {PLAINTEXT_BYTES_MAX} \
+         bytes of JSON over relays: it is left out"
+    )
 }
 
 /// Resolves when what is being published is. Dropping the future loses nothing.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use litemesh_proto::SiteId;
 use nostr::{Event, Keys, Kind, PublicKey, Tag, TagKind, Timestamp, UnsignedEvent};
 
+use crate::content::malformed;
 use crate::nip44v3::into_text;
 use crate::{
     BuildError, ChainHead, ChangesTags, ConnectReply, ConnectRequest, ConversationKey, CursorContent, Incoming,
@@ -28,12 +29,12 @@ pub const CHANGES_KIND: Kind = Kind::Custom(4680);
 ///
 /// ```
 /// use litemesh_nostr::nostr::{Keys, Timestamp};
-/// use litemesh_nostr::{Announcement, CursorContent, Pairing, StreamId};
+/// use litemesh_nostr::{CursorContent, Envelope, StreamId};
 /// use litemesh_proto::{Cursor, SiteId};
 ///
 /// let (alice, bob) = (Keys::generate(), Keys::generate());
-/// let at_alice = Pairing::new(alice.clone(), bob.public_key())?;
-/// let at_bob = Pairing::new(bob, alice.public_key())?;
+/// let at_alice = Envelope::new(alice.clone(), bob.public_key())?;
+/// let at_bob = Envelope::new(bob, alice.public_key())?;
 ///
 /// let site = SiteId::from_bytes([0xB2; 16]);
 /// let asked =
@@ -158,6 +159,21 @@ impl Pairing {
         let tags = ChangesTags::of(event)?;
         let content = Incoming::read(self.key.decrypt(&event.content)?, peer)?;
         Ok(ReceivedChanges { head: ChainHead::of(event), tags, content })
+    }
+
+    /// Says again what this event of ours says, which relays have forgotten: as the next one of its stream.
+    pub(crate) fn again(
+        &self,
+        event: &Event,
+        previous: ChainHead,
+        lifetime: Duration,
+        now: Timestamp,
+    ) -> Result<Event, ReadError> {
+        let stream_id = ChangesTags::of(event)?.stream_id;
+        // The key is the same in both directions.
+        let plaintext = vec![self.key.decrypt(&event.content)?.into()];
+        let event = self.finish(Draft::changes(plaintext, &stream_id, Some(previous), lifetime, now));
+        event.map_err(|error| malformed("CHANGES", error.to_string()))
     }
 
     fn open_text(&self, event: &Event, kind: Kind) -> Result<String, ReadError> {

@@ -68,6 +68,14 @@ pub(crate) struct Relays {
     ears: TaskTracker,
 }
 
+/// What relays have of what they were asked for.
+#[derive(Default)]
+pub(crate) struct Fetched {
+    pub(crate) events: Vec<Event>,
+    /// One of them has answered: what is not there it does not have.
+    pub(crate) is_answered: bool,
+}
+
 struct Line {
     relay: Relay,
     jobs: mpsc::Sender<Job>,
@@ -153,18 +161,21 @@ impl Relays {
         });
     }
 
-    /// Asks all relays that are there; gives what the first of them that has something says. At most `limit` events.
-    pub(crate) async fn fetch(&self, filter: Filter, limit: usize) -> Vec<Event> {
+    /// Asks all relays that are there, for at most `limit` events each, until what they have is enough or all have answered.
+    pub(crate) async fn fetch(&self, filter: Filter, limit: usize, is_enough: impl Fn(&[Event]) -> bool) -> Fetched {
         let filter = filter.limit(limit);
         let there = self.lines.iter().filter(|line| line.relay.is_connected());
         let mut asking: FuturesUnordered<_> =
             there.map(|line| fetch_from(line.relay.clone(), filter.clone(), limit)).collect();
-        while let Some(events) = asking.next().await {
-            if !events.is_empty() {
-                return events;
+        let mut fetched = Fetched::default();
+        while let Some(from_one) = asking.next().await {
+            fetched.is_answered |= from_one.is_answered;
+            fetched.events.extend(from_one.events);
+            if is_enough(&fetched.events) {
+                break;
             }
         }
-        Vec::new()
+        fetched
     }
 
     /// Something that came had to be dropped.
@@ -186,23 +197,25 @@ impl Relays {
     }
 }
 
-async fn fetch_from(relay: Relay, filter: Filter, limit: usize) -> Vec<Event> {
-    let mut events = Vec::new();
+async fn fetch_from(relay: Relay, filter: Filter, limit: usize) -> Fetched {
+    let mut fetched = Fetched::default();
+    let began = tokio::time::Instant::now();
     let Ok(mut stream) = relay.stream_events(filter, FETCH_TIMEOUT, ReqExitPolicy::ExitOnEOSE).await else {
-        return events;
+        return fetched;
     };
-    while events.len() < limit
-        && let Some(event) = stream.next().await
-    {
-        match event {
-            Ok(event) => events.push(event),
-            Err(error) => {
+    while fetched.events.len() < limit {
+        match stream.next().await {
+            Some(Ok(event)) => fetched.events.push(event),
+            Some(Err(error)) => {
                 debug!(relay = %relay.url(), %error, "fetching");
-                break;
+                return fetched;
             }
+            None => break,
         }
     }
-    events
+    // The client does not say whether it was the end of what is stored, or of its patience.
+    fetched.is_answered = began.elapsed() < FETCH_TIMEOUT && relay.is_connected();
+    fetched
 }
 
 /// Publishes at one relay, one event after another.

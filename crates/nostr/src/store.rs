@@ -230,7 +230,7 @@ impl Store {
         let mut statement = connection
             .prepare_cached("SELECT secret FROM pairing WHERE local_key = ?1 AND secret IS NOT NULL LIMIT 1")?;
         let secret: Option<String> = statement.query_row([local_key.to_hex()], |row| row.get(0)).optional()?;
-        secret.map(|secret| secret.parse().map(Keys::new).map_err(|error| content("a secret key", error))).transpose()
+        secret.map(|secret| secret.parse().map(Keys::new).map_err(|error| content("a secret key", &error))).transpose()
     }
 }
 
@@ -268,12 +268,12 @@ fn forget(connection: &Connection, site: SiteId, peer: SiteId) -> Result<bool, S
 fn read_pairing(row: &Row<'_>) -> Result<Pairing, StoreError> {
     let key = |index| {
         let hex: String = row.get(index)?;
-        PublicKey::from_hex(&hex).map_err(|error| content("a key", error))
+        PublicKey::from_hex(&hex).map_err(|error| content("a key", &error))
     };
     let site = |index| Ok::<_, StoreError>(SiteId::from_bytes(row.get(index)?));
     let relays: String = row.get(5)?;
     let relays =
-        relays.lines().map(|relay| RelayUrl::parse(relay).map_err(|error| content("a relay's address", error)));
+        relays.lines().map(|relay| RelayUrl::parse(relay).map_err(|error| content("a relay's address", &error)));
     Ok(Pairing {
         local_key: key(0)?,
         peer_key: key(1)?,
@@ -286,7 +286,7 @@ fn read_pairing(row: &Row<'_>) -> Result<Pairing, StoreError> {
     })
 }
 
-fn content(what: &'static str, reason: impl std::fmt::Display) -> StoreError {
+fn content(what: &'static str, reason: &impl ToString) -> StoreError {
     StoreError::Content { what, reason: reason.to_string() }
 }
 
@@ -298,3 +298,6 @@ fn seconds(time: Timestamp) -> i64 {
 fn timestamp(seconds: i64) -> Timestamp {
     Timestamp::from_secs(seconds.max(0).cast_unsigned())
 }
+
+#[cfg(test)]
+mod tests;

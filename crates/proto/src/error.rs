@@ -67,6 +67,9 @@ pub enum Refusal {
     /// The remote may not do this; sending it again will fail again.
     #[error("{0}")]
     Forbidden(String),
+    /// It was made with a newer schema than ours: the same message will be taken after the application's upgrade.
+    #[error("the message is of schema version {0}, which is newer than this database's")]
+    Outdated(i64),
     /// The connection is not known (any more): connect again.
     #[error("Peer not found")]
     UnknownRemote,

@@ -112,7 +112,7 @@ pub trait PeerCallbacks: Send + Sync + 'static {
     /// # Errors
     ///
     /// Nothing of the message was applied; the text says why. The connection may go on: the peer moves no cursor over
-    /// what it refused.
+    /// what it refused. [`Refusal::Outdated`] comes only where the transport [keeps messages](Transport::keeps_messages).
     fn receive(&self, remote: Remote, message: Unverified) -> BoxFuture<'_, Result<(), Refusal>>;
 
     /// The remote's message could not even be read (too large, cut off, no JSON): what it held may be missing.
@@ -121,6 +121,12 @@ pub trait PeerCallbacks: Send + Sync + 'static {
     /// The remote says that it refused a message of ours, and nothing of it was applied there. For carriers on which that is no
     /// answer to [`Transport::send`], which has resolved by then; where it is, the error of `send` says it.
     fn refused(&self, _remote: Remote, _reason: String) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
+    /// Something cannot be done for this remote, as a sentence for the application: such as a value that nothing carries to it. The
+    /// connection goes on.
+    fn trouble(&self, _remote: Remote, _reason: String) -> BoxFuture<'_, ()> {
         Box::pin(async {})
     }
 

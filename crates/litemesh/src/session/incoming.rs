@@ -211,7 +211,7 @@ impl Incoming {
                 effects.push(Effect::Tell(Notice::Outdated(message.schema_version())));
             }
             self.taken(false, false, effects);
-            effects.push(Effect::Reply(Ok(())));
+            effects.push(Effect::Reply(Err(Refusal::Outdated(message.schema_version()))));
             return None;
         }
         let message = match message.verify(&self.limits) {

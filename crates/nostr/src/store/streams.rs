@@ -84,7 +84,7 @@ impl Store {
         let mut rows = statement.query([pairing.local_key.to_hex(), pairing.peer_key.to_hex()])?;
         let Some(row) = rows.next()? else { return Ok(None) };
         let last: String = row.get(6)?;
-        let last = last.lines().map(|event| Event::from_json(event).map_err(|error| content("an event", error)));
+        let last = last.lines().map(|event| Event::from_json(event).map_err(|error| content("an event", &error)));
         Ok(Some(Outbound {
             stream: read_stream(&row.get::<_, String>(0)?)?,
             request: read_request(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?)?,
@@ -127,15 +127,15 @@ fn write_reach(reach: &Reach) -> Vec<u8> {
 fn read_request(bytes: &[u8]) -> Result<SyncRequest, StoreError> {
     match v2::decode(bytes, &Limits::default()) {
         Ok(Frame::Sync(request)) => Ok(request),
-        Ok(_) => Err(content("a request", "it is something else")),
-        Err(error) => Err(content("a request", error)),
+        Ok(_) => Err(content("a request", &"it is something else")),
+        Err(error) => Err(content("a request", &error)),
     }
 }
 
 fn read_head(hex: Option<String>) -> Result<Option<EventId>, StoreError> {
-    hex.map(|hex| EventId::from_hex(&hex).map_err(|error| content("an event's id", error))).transpose()
+    hex.map(|hex| EventId::from_hex(&hex).map_err(|error| content("an event's id", &error))).transpose()
 }
 
 fn read_stream(text: &str) -> Result<StreamId, StoreError> {
-    text.parse().map_err(|error| content("a stream's id", error))
+    text.parse().map_err(|error| content("a stream's id", &error))
 }

@@ -1,6 +1,8 @@
 //! Relays, and peers that meet there.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)] // each test binary uses a part of it
 
+pub mod hostile_relay;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,7 +85,12 @@ impl Device {
     }
 
     pub async fn start(self) -> Running {
-        let transport = NostrTransport::new(self.store.clone());
+        self.start_with_lifetime(litemesh_nostr::CHANGES_LIFETIME).await
+    }
+
+    /// Relays are asked to keep for so long what it sends.
+    pub async fn start_with_lifetime(self, lifetime: Duration) -> Running {
+        let transport = NostrTransport::with_lifetime(self.store.clone(), lifetime);
         let builder = Peer::builder(self.db.clone()).transport(transport.clone());
         let events = builder.events();
         Running { peer: builder.start().await.unwrap(), events, transport, device: self }
@@ -141,6 +148,34 @@ impl Running {
         self.peer.stop().await;
         self.device
     }
+}
+
+/// Copies a database or a file of pairings as it is now, also while it is written to.
+pub fn copy(from: &Path, to: &Path) {
+    let _ = std::fs::remove_file(to);
+    let connection = rusqlite::Connection::open(from).unwrap();
+    connection.busy_timeout(PATIENCE).unwrap();
+    connection.execute("VACUUM INTO ?1", [to.to_str().unwrap()]).unwrap();
+}
+
+/// Puts a copy back. Nobody has the file open.
+pub fn restore(copy: &Path, to: &Path) {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut path = to.as_os_str().to_owned();
+        path.push(suffix);
+        let _ = std::fs::remove_file(path);
+    }
+    std::fs::copy(copy, to).unwrap();
+}
+
+/// Waits until this is so.
+pub async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let wait = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "not in time: {what}");
 }
 
 /// Pairs two devices at these relays.

@@ -66,9 +66,12 @@ fn cursor_stands_still_after_a_refusal() {
 fn newer_schema_is_told_once_and_the_upgrade_makes_a_new_connection() {
     let mut session = session(false);
     let effects = session.handle(changes(&[(REMOTE, 1)], 2));
-    assert!(matches!(effects.as_slice(), [Effect::Tell(Notice::Outdated(2)), Effect::Reply(Ok(()))]), "{effects:?}");
+    assert!(
+        matches!(effects.as_slice(), [Effect::Tell(Notice::Outdated(2)), Effect::Reply(Err(Refusal::Outdated(2)))]),
+        "{effects:?}"
+    );
     let effects = session.handle(changes(&[(REMOTE, 2)], 2));
-    assert!(matches!(effects.as_slice(), [Effect::Reply(Ok(()))]), "{effects:?}");
+    assert!(matches!(effects.as_slice(), [Effect::Reply(Err(Refusal::Outdated(2)))]), "{effects:?}");
     let effects = session.handle(Input::SchemaChanged(2));
     let still_frozen = merge(&mut session, changes(&[(REMOTE, 3)], 2));
     assert_eq!(still_frozen, Cursor::new());

@@ -1,0 +1,85 @@
+//! When relays are asked for what did not come by itself: soon after something happened, and then less and less often.
+
+use std::time::Duration;
+
+use litemesh_proto::BoxFuture;
+use tokio::time::Instant;
+
+/// How soon after something happened.
+const LOOK_MIN: Duration = Duration::from_secs(2);
+
+/// How soon something is looked for again that is known to be missing, at first.
+const MISSING_LOOK: Duration = Duration::from_millis(500);
+
+/// Least time between two looks of which the first found nothing: a relay that floods us would keep us looking.
+const LOOK_LEAST: Duration = Duration::from_millis(100);
+
+/// Most time between two looks for what a relay should have delivered.
+pub(crate) const LOOK_MAX: Duration = Duration::from_secs(60);
+
+/// When the next look is due.
+pub(crate) struct Looks {
+    wait_max: Duration,
+    wait: Duration,
+    /// When the last look began, if it found nothing.
+    in_vain: Option<Instant>,
+    due: Option<Instant>,
+}
+
+impl Looks {
+    /// None is due before [`begin`](Self::begin).
+    pub(crate) fn new(wait_max: Duration) -> Self {
+        Self { wait_max, wait: LOOK_MIN, in_vain: None, due: None }
+    }
+
+    /// Something happened.
+    pub(crate) fn begin(&mut self) {
+        self.wait = LOOK_MIN;
+        self.due = Some(Instant::now() + self.wait);
+    }
+
+    /// Something is known to be missing.
+    pub(crate) fn missing(&mut self) {
+        self.wait = MISSING_LOOK;
+        self.at_once();
+    }
+
+    /// Something may have come that was dropped.
+    pub(crate) fn at_once(&mut self) {
+        let Some(due) = self.due else { return };
+        let soonest = self.in_vain.map_or_else(Instant::now, |in_vain| in_vain + LOOK_LEAST);
+        self.due = Some(due.min(soonest));
+    }
+
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// One begins; the next one is later.
+    pub(crate) fn looked(&mut self) {
+        let now = Instant::now();
+        (self.in_vain, self.due) = (Some(now), Some(now + self.wait));
+        self.wait = (self.wait * 2).min(self.wait_max);
+    }
+
+    /// It found something: the next one may follow at once.
+    pub(crate) fn found(&mut self) {
+        self.in_vain = None;
+    }
+}
+
+/// Pending where there is no time.
+pub(crate) async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What comes of the future; pending where there is none. Dropping this loses nothing.
+pub(crate) async fn pending<T>(work: &mut Option<BoxFuture<'_, T>>) -> T {
+    match work {
+        Some(work) => work.await,
+        None => std::future::pending().await,
+    }
+}

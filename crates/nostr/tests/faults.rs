@@ -1,0 +1,422 @@
+//! Relays that do everything wrong, and devices that were killed or restored: nothing is lost, and where it can be a stream is mended
+//! rather than begun anew.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::Duration;
+
+use litemesh::Event;
+use litemesh_nostr::nostr::{EventBuilder, JsonUtil, Keys, Timestamp};
+use litemesh_nostr::{CHANGES_KIND, CURSOR_KIND, ChangesTags, Store};
+use support::hostile_relay::{Delivery, HostileRelay, Verdict};
+use support::{Device, Running, copy, pair, restore, wait_until};
+
+/// Two devices that are paired at a relay of ours, and have synced one row.
+async fn two(folder: &Path) -> (HostileRelay, Running, Running, Vec<String>) {
+    let (one, other) = (Device::new(folder, "one"), Device::new(folder, "other"));
+    let relay = HostileRelay::start().await;
+    pair(&one, &other, &[relay.url()]).await;
+    one.execute("INSERT INTO todo VALUES (0, 'first', NULL)");
+    let (one, mut other) = (one.start().await, other.start().await);
+    let rows = vec!["0 'first' ".to_owned()];
+    other.wait_for_rows(&rows).await;
+    (relay, one, other, rows)
+}
+
+/// Writes a row, and says what it looks like.
+fn write(device: &Device, id: usize, rows: &mut Vec<String>) {
+    device.execute(&format!("INSERT INTO todo VALUES ({id}, 'row', NULL)"));
+    rows.push(format!("{id} 'row' "));
+    rows.sort_by_key(|row| row.split(' ').next().unwrap().parse::<usize>().unwrap());
+}
+
+fn event_of(device: &Device, relay: &HostileRelay) -> Vec<litemesh_nostr::nostr::Event> {
+    let pairings = device.store.pairings(device.site()).unwrap();
+    let events = relay.events(CHANGES_KIND).into_iter();
+    events.filter(|event| event.pubkey == pairings[0].local_key).collect()
+}
+
+/// `known-failures.md` B7: the original waits for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_relay_does_not_deliver_is_fetched() {
+    let folder = tempfile::tempdir().unwrap();
+    let (relay, one, mut other, mut rows) = two(folder.path()).await;
+    let mut count = 0;
+    relay.carry(move |event| {
+        count += usize::from(event.kind == CHANGES_KIND);
+        if event.kind == CHANGES_KIND && count.is_multiple_of(3) { Delivery::Never } else { Delivery::Now }
+    });
+    for id in 1..=12 {
+        write(&one.device, id, &mut rows);
+        other.wait_for_rows(&rows).await;
+    }
+    assert_eq!(relay.streams().len(), 2, "one in each direction");
+}
+
+/// Neither the changes nor the requests for them: only who asks gets something.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_delivers_nothing_by_itself_serves() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (Device::new(folder.path(), "one"), Device::new(folder.path(), "other"));
+    let relay = HostileRelay::start().await;
+    pair(&one, &other, &[relay.url()]).await;
+    relay.carry(|_| Delivery::Never);
+    let mut rows = Vec::new();
+    write(&one, 1, &mut rows);
+    let (_one, mut other) = (one.start().await, other.start().await);
+    other.wait_for_rows(&rows).await;
+    assert!(relay.streams().len() <= 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_late_and_backwards_is_put_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let (relay, one, mut other, mut rows) = two(folder.path()).await;
+    relay.carry(|event| if event.kind == CHANGES_KIND { Delivery::Late } else { Delivery::Now });
+    for round in 0..4 {
+        let before = event_of(&one.device, &relay).len();
+        for id in 1..=5 {
+            write(&one.device, 10 * round + id, &mut rows);
+            wait_until("published", || event_of(&one.device, &relay).len() >= before + id).await;
+        }
+        relay.release();
+        other.wait_for_rows(&rows).await;
+    }
+    assert_eq!(relay.streams().len(), 2, "one in each direction");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_wants_less_gets_it_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let (relay, one, mut other, mut rows) = two(folder.path()).await;
+    let mut count = 0;
+    relay.judge(move |_| {
+        count += 1;
+        if count % 3 == 0 { Verdict::Store } else { Verdict::Refuse("rate-limited: slow down") }
+    });
+    for id in 1..=5 {
+        write(&one.device, id, &mut rows);
+        other.wait_for_rows(&rows).await;
+    }
+    assert_eq!(relay.streams().len(), 2, "one in each direction");
+}
+
+/// `known-failures.md` B4, D10: events of the original reach 0.6 MB, and a value of more than 1 MiB ends its process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relays_that_refuse_large_events_carry_large_values() {
+    let folder = tempfile::tempdir().unwrap();
+    let (relay, one, mut other, mut rows) = two(folder.path()).await;
+    relay.judge(
+        |event| {
+            if event.as_json().len() > 64 * 1024 { Verdict::Refuse("invalid: too large") } else { Verdict::Store }
+        },
+    );
+    one.device.execute("INSERT INTO todo VALUES (1, 'large', randomblob(2000000))");
+    rows.push("1 'large' 2000000".to_owned());
+    other.wait_for_rows(&rows).await;
+    assert_eq!(relay.streams().len(), 2, "one in each direction");
+}
+
+/// Nobody refers to the last event of a stream, and nobody else can know that a request was made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_relay_only_says_that_it_has_stored_is_published_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (Device::new(folder.path(), "one"), Device::new(folder.path(), "other"));
+    let relay = HostileRelay::start().await;
+    pair(&one, &other, &[relay.url()]).await;
+    let mut rows = Vec::new();
+    write(&one, 1, &mut rows);
+    let (mut seen, mut asked) = (HashSet::new(), HashSet::new());
+    relay.judge(move |event| {
+        // A request that is made again is another event.
+        let is_first = if event.kind == CURSOR_KIND { asked.insert(event.pubkey) } else { seen.insert(event.id) };
+        if is_first { Verdict::Lie } else { Verdict::Store }
+    });
+    // The requests of both, and the answers to them.
+    let (one, mut other) = (one.start().await, other.start().await);
+    other.wait_for_rows(&rows).await;
+    write(&one.device, 2, &mut rows);
+    other.wait_for_rows(&rows).await;
+}
+
+/// The receiver is away meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_event_is_published_again_where_a_relay_has_forgotten_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (relay, one, other, mut rows) = two(folder.path()).await;
+    let other = other.stop().await;
+    let before = event_of(&one.device, &relay).len();
+    write(&one.device, 1, &mut rows);
+    wait_until("published", || event_of(&one.device, &relay).len() > before).await;
+    let last = event_of(&one.device, &relay).pop().unwrap();
+    relay.forget(|event| event.id == last.id);
+    let mut other = other.start().await;
+    other.wait_for_rows(&rows).await;
+    assert!(relay.times_published(last.id) > 1);
+    assert_eq!(relay.streams().len(), 2, "one in each direction");
+}
+
+/// `known-failures.md` B7: a killed original publishes other events in the place of those that it has forgotten, and its receiver waits
+/// for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_that_has_forgotten_what_it_sent_is_asked_for_another_stream() {
+    let folder = tempfile::tempdir().unwrap();
+    let (relay, one, mut other, mut rows) = two(folder.path()).await;
+    let (path, kept) = (Store::path_beside(&one.device.path), folder.path().join("kept"));
+    copy(&path, &kept);
+    for id in 1..=3 {
+        write(&one.device, id, &mut rows);
+        other.wait_for_rows(&rows).await;
+    }
+    let device = one.stop().await;
+    let file = device.path.clone();
+    drop(device);
+    restore(&kept, &path);
+    let one = Device::open(&file).start().await;
+    // The first event that it makes now follows one that others follow already.
+    write(&one.device, 4, &mut rows);
+    other.wait_for_rows(&rows).await;
+    write(&one.device, 5, &mut rows);
+    other.wait_for_rows(&rows).await;
+    assert!(relay.streams().len() <= 4, "{:?}", relay.streams());
+}
+
+/// `known-failures.md` A7, B7.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_killed_between_publishing_and_recording_publishes_the_same_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (relay, one, mut other, mut rows) = two(folder.path()).await;
+    let (path, kept) = (Store::path_beside(&one.device.path), folder.path().join("kept"));
+    let key = one.device.store.pairings(one.device.site()).unwrap()[0].local_key;
+    let (from, to) = (path.clone(), kept.clone());
+    // The file as it is at the moment in which the relay gets the event.
+    relay.judge(move |event| {
+        if event.kind == CHANGES_KIND && event.pubkey == key {
+            copy(&from, &to);
+        }
+        Verdict::Store
+    });
+    write(&one.device, 1, &mut rows);
+    other.wait_for_rows(&rows).await;
+    let device = one.stop().await;
+    let file = device.path.clone();
+    let last = event_of(&device, &relay).pop().unwrap();
+    drop(device);
+    restore(&kept, &path);
+    let one = Device::open(&file).start().await;
+    wait_until("published again", || relay.times_published(last.id) > 1).await;
+    write(&one.device, 2, &mut rows);
+    other.wait_for_rows(&rows).await;
+    assert_eq!(relay.streams().len(), 2, "one in each direction");
+    let previous: Vec<_> =
+        event_of(&one.device, &relay).iter().map(|event| ChangesTags::of(event).unwrap().previous).collect();
+    let different: HashSet<_> = previous.iter().collect();
+    assert_eq!(different.len(), previous.len(), "no two follow the same event");
+}
+
+/// `known-failures.md` A7: killed with much that was not published yet, the original never sends it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_killed_with_a_backlog_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (relay, one, mut other, mut rows) = two(folder.path()).await;
+    relay.judge(|event| if event.kind == CHANGES_KIND { Verdict::Refuse("error: not now") } else { Verdict::Store });
+    for id in 1..=50 {
+        write(&one.device, id, &mut rows);
+    }
+    one.wait_until_sent(2).await;
+    let (path, kept) = (Store::path_beside(&one.device.path), folder.path().join("kept"));
+    copy(&path, &kept);
+    let device = one.stop().await;
+    let file = device.path.clone();
+    drop(device);
+    restore(&kept, &path);
+    relay.judge(|_| Verdict::Store);
+    let one = Device::open(&file).start().await;
+    other.wait_for_rows(&rows).await;
+    assert_eq!(relay.streams().len(), 2, "one in each direction");
+    drop(one);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_restored_from_a_backup_gets_what_it_has_forgotten() {
+    for with_file in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let (relay, one, other, mut rows) = two(folder.path()).await;
+        let other = other.stop().await;
+        let (path, kept) = (other.path.clone(), folder.path().join("kept"));
+        let (pairings, pairings_kept) = (Store::path_beside(&path), folder.path().join("pairings-kept"));
+        copy(&path, &kept);
+        copy(&pairings, &pairings_kept);
+        let mut other = other.start().await;
+        for id in 1..=3 {
+            write(&one.device, id, &mut rows);
+            other.wait_for_rows(&rows).await;
+        }
+        drop(other.stop().await);
+        restore(&kept, &path);
+        if with_file {
+            restore(&pairings_kept, &pairings);
+        }
+        let device = Device::open(&path);
+        assert_eq!(device.rows(), ["0 'first' "]);
+        let mut other = device.start().await;
+        other.wait_for_rows(&rows).await;
+        write(&one.device, 4, &mut rows);
+        other.wait_for_rows(&rows).await;
+        let streams = relay.streams().len();
+        assert!(streams == 2 || !with_file && streams == 3, "{streams} streams, with the file: {with_file}");
+    }
+}
+
+/// Longer than the relays keep anything. Set to the same everywhere, and known to the sender only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_that_was_away_for_too_long_catches_up() {
+    const LIFETIME: Duration = Duration::from_secs(1);
+    for receivers in [LIFETIME, litemesh_nostr::CHANGES_LIFETIME] {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (Device::new(folder.path(), "one"), Device::new(folder.path(), "other"));
+        let relay = HostileRelay::start().await;
+        pair(&one, &other, &[relay.url()]).await;
+        let (one, mut other) = (one.start_with_lifetime(LIFETIME).await, other.start_with_lifetime(receivers).await);
+        let mut rows = Vec::new();
+        write(&one.device, 0, &mut rows);
+        other.wait_for_rows(&rows).await;
+        let other = other.stop().await;
+        let before = event_of(&one.device, &relay).len();
+        write(&one.device, 1, &mut rows);
+        wait_until("published", || event_of(&one.device, &relay).len() > before).await;
+        let one = one.stop().await;
+        wait_until("expired", || event_of(&one, &relay).iter().all(litemesh_nostr::nostr::Event::is_expired)).await;
+        let mut other = other.start_with_lifetime(receivers).await;
+        let _one = one.start_with_lifetime(litemesh_nostr::CHANGES_LIFETIME).await;
+        other.wait_for_rows(&rows).await;
+    }
+}
+
+/// What it has published last relays do not take any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_that_was_away_for_too_long_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (relay, one, mut other, mut rows) = two(folder.path()).await;
+    let one = one.stop().await.start_with_lifetime(Duration::from_secs(3)).await;
+    write(&one.device, 1, &mut rows);
+    other.wait_for_rows(&rows).await;
+    let one = one.stop().await;
+    wait_until("expired", || event_of(&one, &relay).last().is_some_and(litemesh_nostr::nostr::Event::is_expired)).await;
+    relay.judge(|event| if event.is_expired() { Verdict::Refuse("invalid: event expired") } else { Verdict::Store });
+    let one = one.start().await;
+    write(&one.device, 2, &mut rows);
+    other.wait_for_rows(&rows).await;
+}
+
+/// `known-failures.md` A8: the original never asks again for what it could not take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outdated_changes_are_still_there_after_the_upgrade() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_relay, one, other, mut rows) = two(folder.path()).await;
+    let (one, other) = (one.stop().await, other.stop().await);
+    one.execute("PRAGMA user_version = 2");
+    let (one, mut other) = (one.start().await, other.start().await);
+    for id in 1..=3 {
+        write(&one.device, id, &mut rows);
+    }
+    other.wait("outdated", |event| matches!(event, Event::Outdated { schema_version: 2, .. })).await;
+    // Restarted before the upgrade, and once more after it.
+    let mut other = other.stop().await.start().await;
+    other.wait("outdated", |event| matches!(event, Event::Outdated { schema_version: 2, .. })).await;
+    assert_eq!(other.device.rows().len(), 1);
+    let other = other.stop().await;
+    other.execute("PRAGMA user_version = 2");
+    let mut other = other.start().await;
+    other.wait_for_rows(&rows).await;
+    // And upgraded while it runs.
+    one.device.execute("PRAGMA user_version = 3");
+    write(&one.device, 4, &mut rows);
+    other.wait("outdated", |event| matches!(event, Event::Outdated { schema_version: 3, .. })).await;
+    other.device.execute("PRAGMA user_version = 3");
+    other.wait_for_rows(&rows).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forged_events_are_not_merged_and_break_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (relay, one, mut other, mut rows) = two(folder.path()).await;
+    write(&one.device, 1, &mut rows);
+    other.wait_for_rows(&rows).await;
+    let known = event_of(&one.device, &relay).pop().unwrap();
+    // Another body under a known id, a wrong signature, the right one of a stranger.
+    let mut other_body = known.clone();
+    other_body.content.replace_range(0..1, "B");
+    let mut unsigned = known.clone();
+    unsigned.created_at = Timestamp::from_secs(known.created_at.as_secs() + 1);
+    unsigned.id = litemesh_nostr::nostr::EventId::all_zeros();
+    let tags = known.tags.clone();
+    let stranger = EventBuilder::new(CHANGES_KIND, known.content.clone()).tags(tags);
+    let stranger = stranger.sign_with_keys(&Keys::generate()).unwrap();
+    let asked = EventBuilder::new(CURSOR_KIND, known.content.clone()).sign_with_keys(&Keys::generate()).unwrap();
+    for id in 2..=6 {
+        for event in [&other_body, &unsigned, &stranger] {
+            relay.send_forged("changes", event);
+        }
+        for _ in 0..1_000 {
+            relay.send_forged("changes", &stranger);
+            relay.send_forged("cursors", &asked);
+        }
+        write(&one.device, id, &mut rows);
+        other.wait_for_rows(&rows).await;
+    }
+    assert_eq!(relay.streams().len(), 2, "one in each direction");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relays_that_hang_up_are_dialled_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (relay, one, mut other, mut rows) = two(folder.path()).await;
+    for id in 1..=3 {
+        relay.hang_up();
+        write(&one.device, id, &mut rows);
+        other.wait_for_rows(&rows).await;
+    }
+    relay.set_messages_max(20);
+    for id in 4..=6 {
+        write(&one.device, id, &mut rows);
+        other.wait_for_rows(&rows).await;
+    }
+    assert_eq!(relay.streams().len(), 2, "one in each direction");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subscriptions_that_a_relay_gives_up_are_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (relay, mut one, mut other, mut rows) = two(folder.path()).await;
+    for id in 1..=2 {
+        relay.close_subscriptions();
+        write(&one.device, id, &mut rows);
+        other.wait_for_rows(&rows).await;
+        write(&other.device, 10 + id, &mut rows);
+        one.wait_for_rows(&rows).await;
+    }
+    assert_eq!(relay.streams().len(), 2, "one in each direction");
+}
+
+/// `known-failures.md` B2, B6: connected, and says nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_answers_nothing_holds_up_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (Device::new(folder.path(), "one"), Device::new(folder.path(), "other"));
+    let (mute, relay) = (HostileRelay::start().await, HostileRelay::start().await);
+    pair(&one, &other, &[mute.url(), relay.url()]).await;
+    mute.set_mute(true);
+    mute.judge(|_| Verdict::Lie);
+    // What the other one has must be fetched, each time.
+    relay.carry(|event| if event.kind == CHANGES_KIND { Delivery::Never } else { Delivery::Now });
+    let (one, mut other) = (one.start().await, other.start().await);
+    let mut rows = Vec::new();
+    for id in 1..=3 {
+        write(&one.device, id, &mut rows);
+        other.wait_for_rows(&rows).await;
+    }
+}
