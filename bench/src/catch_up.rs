@@ -18,7 +18,7 @@ pub enum Direction {
     Up,
 }
 
-pub async fn run(rows: usize, direction: Direction, v1: bool) -> Result<Value, Error> {
+pub async fn run(rows: usize, direction: Direction, v1: bool, streams: bool) -> Result<Value, Error> {
     let folder = tempfile::tempdir()?;
     let (hub_file, peer_file) = (folder.path().join("hub.db"), folder.path().join("peer.db"));
     let (full, empty) = match direction {
@@ -46,6 +46,7 @@ pub async fn run(rows: usize, direction: Direction, v1: bool) -> Result<Value, E
         .arg(&peer_file)
         .arg(&url)
         .args(v1.then_some("--v1"))
+        .args(streams.then_some("--streams"))
         .stderr(Stdio::inherit())
         .output()
         .await?;
@@ -65,6 +66,7 @@ pub async fn run(rows: usize, direction: Direction, v1: bool) -> Result<Value, E
     Ok(json!({
         "scenario": "catch-up",
         "wire": if v1 { "v1, plain" } else { "v2" },
+        "over": if streams { "streams" } else { "websocket" },
         "direction": format!("{direction:?}").to_lowercase(),
         "changes": changes,
         "seconds": seconds,

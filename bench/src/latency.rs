@@ -13,7 +13,7 @@ use tokio::process::Command;
 
 use crate::{Error, process, workload};
 
-pub async fn run(writes: usize) -> Result<Value, Error> {
+pub async fn run(writes: usize, streams: bool) -> Result<Value, Error> {
     let folder = tempfile::tempdir()?;
     let (hub_db, peer_db) =
         (Database::open(folder.path().join("hub.db"))?, Database::open(folder.path().join("peer.db"))?);
@@ -26,7 +26,7 @@ pub async fn run(writes: usize) -> Result<Value, Error> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
     let serving = tokio::spawn(async move { server.serve(listener, std::future::pending()).await });
-    let peer_builder = Peer::builder(peer_db.clone()).transport(HttpClient::new(&url));
+    let peer_builder = Peer::builder(peer_db.clone()).transport(HttpClient::builder(&url).websocket(!streams).build());
     let mut peer_events = peer_builder.events();
     let peer = peer_builder.start().await?;
     while !matches!(peer_events.recv().await?, Event::Eose { .. }) {}
@@ -39,7 +39,7 @@ pub async fn run(writes: usize) -> Result<Value, Error> {
     hub.stop().await;
     serving.abort();
     Ok(json!({
-        "scenario": "live latency", "hub_to_peer_ms": down, "peer_to_hub_ms": up, "other_process_to_hub_ms": foreign,
+        "scenario": "live latency", "over": if streams { "streams" } else { "websocket" }, "hub_to_peer_ms": down, "peer_to_hub_ms": up, "other_process_to_hub_ms": foreign,
         "writes": writes,
     }))
 }

@@ -34,11 +34,17 @@ enum Scenario {
         /// Both take each other for peers of the original: plain wire v1, without positions and compressed uploads.
         #[arg(long)]
         v1: bool,
+        /// Over streams and POSTs in place of WebSockets.
+        #[arg(long)]
+        streams: bool,
     },
     /// From commit on one side to commit on the other, both ways, and from a writer in another process: p50 and p99.
     Latency {
         #[arg(long, default_value_t = 1000)]
         writes: usize,
+        /// Over streams and POSTs in place of WebSockets.
+        #[arg(long)]
+        streams: bool,
     },
     /// Local inserts, updates and deletes as ratios to plain SQLite, and merge and read in cells/s.
     Local {
@@ -76,28 +82,31 @@ enum Scenario {
         url: String,
         #[arg(long)]
         v1: bool,
+        #[arg(long)]
+        streams: bool,
     },
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     match Arguments::parse().scenario {
-        Scenario::CatchUp { rows, direction, v1 } => print(catch_up::run(rows, direction, v1).await?),
-        Scenario::Latency { writes } => print(latency::run(writes).await?),
+        Scenario::CatchUp { rows, direction, v1, streams } => print(catch_up::run(rows, direction, v1, streams).await?),
+        Scenario::Latency { writes, streams } => print(latency::run(writes, streams).await?),
         Scenario::Local { rows } => print(local::run(rows)?),
         Scenario::Nostr { rows, writes } => print(nostr::run(rows, writes).await?),
         Scenario::Paired { file } => nostr::sync(&file).await?,
         Scenario::Load { scenario } => print(load::run(scenario).await?),
         Scenario::Hub { file, listen } => process::hub(&file, &listen).await?,
         Scenario::Write { file } => process::write(&file)?,
-        Scenario::Join { file, url, v1 } => process::join(&file, &url, v1).await?,
+        Scenario::Join { file, url, v1, streams } => process::join(&file, &url, v1, streams).await?,
         Scenario::All => {
             print(local::run(100_000)?);
-            print(latency::run(1000).await?);
+            print(latency::run(1000, false).await?);
+            print(nostr::run(100_000, 1000).await?);
             for v1 in [false, true] {
                 for rows in [33_334, 100_000, 333_334] {
                     for direction in [catch_up::Direction::Down, catch_up::Direction::Up] {
-                        print(catch_up::run(rows, direction, v1).await?);
+                        print(catch_up::run(rows, direction, v1, v1).await?);
                     }
                 }
             }

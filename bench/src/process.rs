@@ -28,8 +28,9 @@ pub async fn hub(file: &Path, listen: &str) -> Result<(), Error> {
 }
 
 /// Joins a hub until both directions are caught up; prints seconds and peak memory.
-pub async fn join(file: &Path, url: &str, v1: bool) -> Result<(), Error> {
-    let builder = Peer::builder(Database::open(file)?).transport(HttpClient::builder(url).announce(!v1).build());
+pub async fn join(file: &Path, url: &str, v1: bool, streams: bool) -> Result<(), Error> {
+    let builder = Peer::builder(Database::open(file)?)
+        .transport(HttpClient::builder(url).announce(!v1).websocket(!streams).build());
     let mut events = builder.events();
     let started = Instant::now();
     let peer = builder.start().await?;

@@ -38,6 +38,9 @@ pub struct Arguments {
     /// Peers with a database, beside the others.
     #[arg(long, default_value_t = 1)]
     real: usize,
+    /// Over streams and POSTs in place of WebSockets.
+    #[arg(long)]
+    streams: bool,
 }
 
 pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
@@ -48,13 +51,20 @@ pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
     hub::fill(&db, "before", arguments.rows, 100)?;
     let hub = Hub::start(&file, "127.0.0.1:0").await?;
     let mut herd = Herd::new();
-    herd.join(&hub.url, 1, false).await?;
-    herd.join(&hub.url, arguments.peers.saturating_sub(1), false).await?;
+    herd.streams = arguments.streams;
+    herd.join(&hub.url, 1).await?;
+    herd.join(&hub.url, arguments.peers.saturating_sub(1)).await?;
     let mut real = Vec::new();
     for n in 0..arguments.real {
         let db = Database::open(folder.path().join(format!("peer-{n}.db")))?;
         hub::create(&db)?;
-        real.push((Peer::builder(db.clone()).transport(HttpClient::new(&hub.url)).start().await?, db));
+        real.push((
+            Peer::builder(db.clone())
+                .transport(HttpClient::builder(&hub.url).websocket(!arguments.streams).build())
+                .start()
+                .await?,
+            db,
+        ));
     }
     let before = hub.memory_kib()?;
     let stalled = stalled::start(hub.address(), arguments.stalled);
@@ -99,7 +109,7 @@ pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
     let messages = seen.messages.load(Relaxed) - messages_before;
     let round = |number: f64| (number * 10.0).round() / 10.0;
     let result = json!({
-        "scenario": "load fan-out",
+        "scenario": "load fan-out", "streams": arguments.streams,
         "peers": herd.peers.len(),
         "stalled": arguments.stalled,
         "transactions": writes,

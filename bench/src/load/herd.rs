@@ -16,6 +16,10 @@ pub struct Herd {
     writes: Vec<watch::Sender<Option<Schedule>>>,
     /// How long a peer keeps a connection open over which it posts nothing.
     pub socket_idle_timeout: Duration,
+    /// Peers wait for up to a quarter longer, at random, before they dial again.
+    pub has_jitter: bool,
+    /// Streams and POSTs in place of WebSockets.
+    pub streams: bool,
 }
 
 impl Herd {
@@ -27,21 +31,23 @@ impl Herd {
             seen: Arc::default(),
             writes: Vec::new(),
             socket_idle_timeout: Duration::from_secs(15),
+            has_jitter: false,
+            streams: false,
         }
     }
 
     /// Adds peers that hold nothing, or what the first one holds.
-    pub async fn join(&mut self, url: &str, count: usize, has_jitter: bool) -> Result<(), Error> {
-        self.join_paced(url, count, has_jitter, f64::INFINITY).await
+    pub async fn join(&mut self, url: &str, count: usize) -> Result<(), Error> {
+        self.join_paced(url, count, f64::INFINITY).await
     }
 
     /// As [`join`](Self::join), so many a second at most.
-    pub async fn join_paced(&mut self, url: &str, count: usize, has_jitter: bool, pace: f64) -> Result<(), Error> {
+    pub async fn join_paced(&mut self, url: &str, count: usize, pace: f64) -> Result<(), Error> {
         let started = Instant::now();
         let held = self.peers.first().map(LightPeer::held).unwrap_or_default();
         for n in 0..count {
             tokio::time::sleep_until((started + Duration::from_secs_f64(n as f64 / pace)).into()).await;
-            self.add(url, held.clone(), has_jitter).await?;
+            self.add(url, held.clone()).await?;
             // A few at a time: this is not what is measured.
             while self.peers.len() > self.in_sync() + 32 {
                 tokio::time::sleep(Duration::from_millis(2)).await;
@@ -50,7 +56,7 @@ impl Herd {
         self.wait_for_sync(Duration::from_secs(120)).await.map(drop)
     }
 
-    async fn add(&mut self, url: &str, held: Held, has_jitter: bool) -> Result<(), Error> {
+    async fn add(&mut self, url: &str, held: Held) -> Result<(), Error> {
         // Its own, as another process would have: connections for the stream and for what it posts.
         let http = reqwest::Client::builder()
             .tcp_nodelay(true)
@@ -58,7 +64,7 @@ impl Herd {
             .tls_certs_only([])
             .pool_idle_timeout(self.socket_idle_timeout)
             .build()?;
-        let transport = HttpClient::builder(url).http(http).jitter(has_jitter).build();
+        let transport = HttpClient::builder(url).http(http).jitter(self.has_jitter).websocket(!self.streams).build();
         let (writes, schedule) = watch::channel(None);
         let peer = LightPeer::start(self.peers.len(), transport, self.seen.clone(), held, schedule).await?;
         self.peers.push(peer);

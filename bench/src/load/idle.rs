@@ -26,6 +26,9 @@ pub struct Arguments {
     /// Seconds after which a peer closes the connection over which it posted: 15, as `HttpClient` does.
     #[arg(long, default_value_t = 15)]
     socket_idle: u64,
+    /// Over streams and POSTs in place of WebSockets.
+    #[arg(long)]
+    streams: bool,
 }
 
 pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
@@ -36,14 +39,15 @@ pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
     hub::fill(&db, "before", arguments.rows, 1)?;
     let hub = Hub::start(&file, "127.0.0.1:0").await?;
     let mut herd = Herd::new();
+    herd.streams = arguments.streams;
     herd.socket_idle_timeout = Duration::from_secs(arguments.socket_idle);
     // The first few make the hub allocate what it needs once.
-    herd.join(&hub.url, 1, false).await?;
-    herd.join(&hub.url, 9, false).await?;
+    herd.join(&hub.url, 1).await?;
+    herd.join(&hub.url, 9).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (before, peers_before) = (hub.memory_kib()?, herd.peers.len());
     let cpu_before = hub.cpu_seconds()?;
-    herd.join_paced(&hub.url, arguments.peers, false, arguments.pace).await?;
+    herd.join_paced(&hub.url, arguments.peers, arguments.pace).await?;
     let joining_cpu = hub.cpu_seconds()? - cpu_before;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let cpu_before = hub.cpu_seconds()?;
@@ -68,7 +72,7 @@ pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
     let after_news = hub.memory_kib()?;
     let each = |now: u64| (now.saturating_sub(before) as f64 / added as f64 * 10.0).round() / 10.0;
     let result = json!({
-        "scenario": "load idle",
+        "scenario": "load idle", "streams": arguments.streams,
         "peers": added,
         "in_sync": in_sync,
         "hub_mib_before": before / 1024,

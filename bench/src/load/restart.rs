@@ -30,6 +30,9 @@ pub struct Arguments {
     /// Peers wait for up to a quarter longer, at random, before they dial again.
     #[arg(long)]
     jitter: bool,
+    /// Over streams and POSTs in place of WebSockets.
+    #[arg(long)]
+    streams: bool,
 }
 
 pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
@@ -41,8 +44,10 @@ pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
     let mut hub = Hub::start(&file, "127.0.0.1:0").await?;
     let listen = hub.address().to_owned();
     let mut herd = Herd::new();
-    herd.join(&hub.url, 1, arguments.jitter).await?;
-    herd.join(&hub.url, arguments.peers.saturating_sub(1), arguments.jitter).await?;
+    herd.streams = arguments.streams;
+    herd.has_jitter = arguments.jitter;
+    herd.join(&hub.url, 1).await?;
+    herd.join(&hub.url, arguments.peers.saturating_sub(1)).await?;
     let mut rounds = Vec::new();
     for round in 0..arguments.rounds {
         let missed_before = herd.seen.untimed_changes.load(Relaxed);
@@ -70,7 +75,7 @@ pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
     let result = json!({
-        "scenario": "load restart",
+        "scenario": "load restart", "streams": arguments.streams,
         "peers": herd.peers.len(),
         "jitter": arguments.jitter,
         "missed": arguments.missed,
