@@ -404,7 +404,7 @@ impl<'a> Inbox<'a> {
     /// Whether relays may have forgotten what follows the head: then its absence says nothing.
     fn is_old(&self, state: &Inbound) -> bool {
         // What we are set to is what the remote is likely to be set to.
-        let lifetime = self.ends.lifetime.min(CHANGES_LIFETIME);
+        let lifetime = self.ends.shared.lifetime.min(CHANGES_LIFETIME);
         // A part of it is left for clocks that differ.
         Timestamp::now() > state.head_at.max(state.asked_at) + (lifetime - lifetime / 7)
     }

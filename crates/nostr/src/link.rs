@@ -54,11 +54,9 @@ pub(crate) struct Handle {
 pub(crate) struct Ends {
     pub(crate) pairing: Pairing,
     pub(crate) envelope: Envelope,
-    pub(crate) store: Arc<Store>,
+    pub(crate) shared: Arc<Shared>,
     pub(crate) peer: Arc<dyn PeerCallbacks>,
     pub(crate) relays: Relays,
-    /// How long relays are asked to keep what we publish.
-    pub(crate) lifetime: Duration,
     /// One callback at a time.
     pub(crate) turn: Mutex<()>,
     /// The next request begins a new stream, whatever is stored: the last one is broken.
@@ -101,7 +99,7 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<dyn PeerCallbacks>, pairi
 
 /// Dials the relays, and makes connections until the pairing ends or the remote turns out to be of the other kind.
 async fn serve(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     peer: &Arc<dyn PeerCallbacks>,
     pairing: Pairing,
     end: &CancellationToken,
@@ -115,10 +113,9 @@ async fn serve(
     let ends = Ends {
         pairing,
         envelope,
-        store: shared.store.clone(),
+        shared: shared.clone(),
         peer: peer.clone(),
         relays,
-        lifetime: shared.lifetime,
         turn: Mutex::new(()),
         is_broken: AtomicBool::new(false),
     };
@@ -126,7 +123,7 @@ async fn serve(
         let began = tokio::time::Instant::now();
         match connection(shared, &ends, &mut heard, end).await {
             Some(Ending::Changed { is_litemesh }) => {
-                let changed = ends.store.set_litemesh(&ends.pairing, is_litemesh);
+                let changed = shared.store.set_litemesh(&ends.pairing, is_litemesh);
                 if let Err(error) = changed {
                     shared.report(error.to_string());
                 }
@@ -290,7 +287,7 @@ impl Ends {
         &self,
         work: impl FnOnce(&Store, &Pairing) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Ending> {
-        let (store, pairing) = (self.store.clone(), self.pairing.clone());
+        let (store, pairing) = (self.shared.store.clone(), self.pairing.clone());
         match tokio::task::spawn_blocking(move || work(&store, &pairing)).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => Err(Ending::Broken(error.to_string())),

@@ -30,6 +30,9 @@ use crate::{
 /// How soon an event is published again that no relay took, at first.
 const PUBLISH_AGAIN: Duration = Duration::from_millis(250);
 
+/// Attempts after which it is said that no relay takes an event: some seconds.
+const REFUSED_OFTEN: u32 = 5;
+
 /// How long relays may take for the last messages when a connection ends.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -226,11 +229,16 @@ impl<'a> Outbox<'a> {
             // that something is missing.
             let mut last = ChainHead { id: head, created_at: state.head_at };
             for event in &mut state.last {
-                let again = self.ends.envelope.again(event, last, self.ends.lifetime, Timestamp::now());
+                let again = self.ends.envelope.again(event, last, self.ends.shared.lifetime, Timestamp::now());
                 *event = again.map_err(|error| Ending::Broken(error.to_string()))?;
                 last = ChainHead::of(event);
             }
             (state.head, state.head_at) = (Some(last.id), last.created_at);
+            if let Some((_, event)) = self.unacknowledged.back_mut()
+                && *event == head
+            {
+                *event = last.id;
+            }
             missing.clone_from(&state.last);
             self.recent.clear();
             self.save().await?;
@@ -345,7 +353,7 @@ impl<'a> Outbox<'a> {
         let mut events = Vec::new();
         let mut add = |content: Outgoing<'_>| {
             let site = self.ends.peer.site();
-            let (envelope, lifetime) = (&self.ends.envelope, self.ends.lifetime);
+            let (envelope, lifetime) = (&self.ends.envelope, self.ends.shared.lifetime);
             let event = envelope.changes(site, content, &state.stream, head, lifetime, Timestamp::now())?;
             head = Some(ChainHead::of(&event));
             events.push(event);
@@ -378,6 +386,7 @@ impl<'a> Outbox<'a> {
         }
         self.save().await?;
         for reason in left_out {
+            let _turn = self.ends.turn.lock().await;
             self.ends.peer.trouble(self.handle.remote, reason).await;
         }
         self.head_looks.begin();
@@ -404,6 +413,9 @@ impl<'a> Outbox<'a> {
                     && let Err(reason) = ends.relays.publish(event).await
                 {
                     debug!(reason, "an event was not published");
+                    if attempts == REFUSED_OFTEN {
+                        ends.shared.report(format!("no relay takes an event: {reason}"));
+                    }
                     tokio::time::sleep(backoff_from(PUBLISH_AGAIN, attempts, fastrand::f64())).await;
                     attempts = attempts.saturating_add(1);
                 }

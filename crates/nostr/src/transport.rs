@@ -33,6 +33,7 @@ pub struct NostrTransport {
 
 pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
+    /// How long relays are asked to keep what we publish.
     pub(crate) lifetime: Duration,
     phase: watch::Sender<Phase>,
     handles: Mutex<HashMap<u64, Handle>>,

@@ -420,3 +420,84 @@ async fn a_relay_that_answers_nothing_holds_up_nothing() {
         other.wait_for_rows(&rows).await;
     }
 }
+
+/// Everything at once, in an order from a seed: `LITEMESH_SEED` replays one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn devices_converge_whatever_two_relays_and_their_users_do() {
+    let given = std::env::var("LITEMESH_SEED").ok().map(|seed| seed.parse().unwrap());
+    let seeds: Vec<u64> = given.map_or_else(|| (1..=3).collect(), |seed| vec![seed]);
+    for seed in seeds {
+        println!("LITEMESH_SEED={seed}");
+        let folder = tempfile::tempdir().unwrap();
+        let mut random = fastrand::Rng::with_seed(seed);
+        let relays = [HostileRelay::start().await, HostileRelay::start().await];
+        let (one, other) = (Device::new(folder.path(), "one"), Device::new(folder.path(), "other"));
+        pair(&one, &other, &relays.clone().map(|relay| relay.url())).await;
+        let mut devices = [Some(one.start().await), Some(other.start().await)];
+        for step in 0..60 {
+            let relay = &relays[random.usize(..2)];
+            let side = random.usize(..2);
+            match random.u32(..20) {
+                0..=9 => {
+                    let (id, device) = (random.u32(..20), &devices[side].as_ref().unwrap().device);
+                    device.execute(&match random.u32(..4) {
+                        0 => format!("DELETE FROM todo WHERE id = {id}"),
+                        1 => format!("REPLACE INTO todo VALUES ({id}, 'large', randomblob(150000))"),
+                        _ => format!("INSERT OR IGNORE INTO todo VALUES ({id}, 's{step}', NULL); UPDATE todo SET title = 't{step}' WHERE id = {id}"),
+                    });
+                }
+                10 => relay.hang_up(),
+                11 => relay.close_subscriptions(),
+                12 => relay.release(),
+                13 => {
+                    // Killed, or restored from an older copy of what it knows of streams.
+                    let device = devices[side].take().unwrap().stop().await;
+                    let (path, kept) = (Store::path_beside(&device.path), folder.path().join(format!("kept{side}")));
+                    let file = device.path.clone();
+                    drop(device);
+                    if kept.exists() && random.bool() {
+                        restore(&kept, &path);
+                    }
+                    copy(&path, &kept);
+                    devices[side] = Some(Device::open(&file).start().await);
+                }
+                14 | 15 => {
+                    let mut random = random.fork();
+                    relay.judge(move |_| match random.u32(..6) {
+                        0 => Verdict::Lie,
+                        1 | 2 => Verdict::Refuse("rate-limited: slow down"),
+                        _ => Verdict::Store,
+                    });
+                }
+                16 | 17 => {
+                    let mut random = random.fork();
+                    relay.carry(move |_| match random.u32(..4) {
+                        0 => Delivery::Never,
+                        1 => Delivery::Late,
+                        _ => Delivery::Now,
+                    });
+                }
+                18 => relay.forget(|event| event.kind == CHANGES_KIND && event.id.as_bytes()[0] < 64),
+                // What was done so far gets somewhere.
+                _ => tokio::time::sleep(Duration::from_millis(300)).await,
+            }
+        }
+        for relay in &relays {
+            relay.judge(|_| Verdict::Store);
+            relay.carry(|_| Delivery::Now);
+            relay.release();
+        }
+        let [one, other] = devices.map(Option::unwrap);
+        let converge = async {
+            while one.device.rows() != other.device.rows() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let is_converged = tokio::time::timeout(4 * support::PATIENCE, converge).await.is_ok();
+        let (one_rows, other_rows) = (one.device.rows(), other.device.rows());
+        let errors = (one.transport.last_error(), other.transport.last_error());
+        assert!(is_converged, "LITEMESH_SEED={seed}: {one_rows:?} and {other_rows:?}; {errors:?}");
+        one.stop().await;
+        other.stop().await;
+    }
+}
