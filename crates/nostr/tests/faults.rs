@@ -476,6 +476,34 @@ async fn a_request_from_the_future_does_not_stand_in_the_way_of_later_ones() {
     other.wait_for_rows(&rows).await;
 }
 
+/// `known-failures.md` B2, B3: in the original everybody waits for the slowest pairing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_remote_whose_relay_takes_nothing_holds_up_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let [hub, one, other] = ["hub", "one", "other"].map(|name| Device::new(folder.path(), name));
+    let (refusing, relay) = (HostileRelay::start().await, HostileRelay::start().await);
+    pair(&hub, &one, &[refusing.url()]).await;
+    pair(&hub, &other, &[relay.url()]).await;
+    let (hub, mut one, mut other) = (hub.start().await, one.start().await, other.start().await);
+    let mut rows = Vec::new();
+    write(&hub.device, 0, &mut rows);
+    one.wait_for_rows(&rows).await;
+    refusing.judge(|_| Verdict::Refuse("error: full"));
+    // More than the original queues.
+    hub.device.execute(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6000)
+         INSERT INTO todo SELECT i, 'row', NULL FROM n",
+    );
+    rows.extend((1..=6000).map(|id| format!("{id} 'row' ")));
+    other.wait_for_rows(&rows).await;
+    write(&hub.device, 6001, &mut rows);
+    other.wait_for_rows(&rows).await;
+    assert_eq!(one.device.rows().len(), 1);
+    wait_until("it is said", || hub.transport.last_error().is_some_and(|error| error.contains("full"))).await;
+    refusing.judge(|_| Verdict::Store);
+    one.wait_for_rows(&rows).await;
+}
+
 /// Everything at once, in an order from a seed: `LITEMESH_SEED` replays one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn devices_converge_whatever_two_relays_and_their_users_do() {
