@@ -87,9 +87,9 @@ pub struct CursorTerms {
 }
 
 impl CursorTerms {
-    /// Whether who says this speaks our wire version, and asks in it.
+    /// Whether who says this speaks our wire version. It asks in it where it knows that we do, too.
     pub fn speaks_ours(&self) -> bool {
-        self.version >= v1::LITEMESH_VERSION && self.sync.is_some()
+        self.version >= v1::LITEMESH_VERSION
     }
 }
 

@@ -69,6 +69,8 @@ pub(crate) struct Inbox<'a> {
     acknowledged: Option<EventId>,
     /// When the next request or acknowledgement is published.
     cursor_due: Option<Instant>,
+    /// The last one that was made.
+    asked: Option<EventId>,
     /// What is being published of that.
     asking: Option<BoxFuture<'a, Result<(), String>>>,
     looks: Looks,
@@ -84,8 +86,8 @@ pub(crate) struct Inbox<'a> {
 struct Looked {
     /// After the head.
     found: Found,
-    /// Whether they have our request, where one of them said so.
-    has_request: Option<bool>,
+    /// The newest request of ours, where one of them has said what it has.
+    request: Option<Option<Event>>,
 }
 
 impl<'a> Inbox<'a> {
@@ -114,6 +116,7 @@ impl<'a> Inbox<'a> {
             unacknowledged: VecDeque::new(),
             acknowledged: None,
             cursor_due: None,
+            asked: None,
             asking: None,
             looks: Looks::new(LOOK_MAX),
             looking: None,
@@ -327,6 +330,7 @@ impl<'a> Inbox<'a> {
         // Stored first: the next one must be later than all that relays may have seen.
         state.asked_at = asked_at;
         self.save().await?;
+        self.asked = Some(event.id);
         let ends = self.ends;
         self.asking = Some(Box::pin(async move { ends.relays.publish(&event).await }));
         Ok(())
@@ -346,19 +350,21 @@ impl<'a> Inbox<'a> {
     fn look(&mut self) {
         self.looks.looked();
         let Some(state) = &self.state else { return };
-        let (ends, stream, head, asked_at) = (self.ends, state.stream.clone(), self.chain.head(), state.asked_at);
+        let (ends, stream, head, asked) = (self.ends, state.stream.clone(), self.chain.head(), self.asked);
         let pace = self.pace;
         let is_published = self.gap.is_none() && self.asking.is_none() && self.cursor_due.is_none();
         self.looking = Some(Box::pin(async move {
             let found = search::find_next(ends, &stream, head, pace).await;
-            let mut has_request = None;
+            let mut request = None;
             if is_published && found.events.is_empty() {
                 let own = ends.envelope.local();
-                let is_it = |event: &Event| event.pubkey == own && event.created_at >= asked_at;
-                let fetched = ends.relays.fetch(filter::latest_cursor(own), 1, |events| events.iter().any(is_it)).await;
-                has_request = fetched.is_answered.then(|| fetched.events.iter().any(is_it));
+                let is_it = |events: &[Event]| events.iter().any(|event| Some(event.id) == asked);
+                let fetched = ends.relays.fetch(filter::latest_cursor(own), 1, is_it).await;
+                let by_us = fetched.events.into_iter().filter(|event| event.pubkey == own);
+                let newest = by_us.max_by_key(|event| (Some(event.id) == asked, event.created_at));
+                request = fetched.is_answered.then_some(newest);
             }
-            Looked { found, has_request }
+            Looked { found, request }
         }));
     }
 
@@ -372,8 +378,16 @@ impl<'a> Inbox<'a> {
         for event in events {
             self.offer(event)?;
         }
-        if looked.has_request == Some(false) && self.asking.is_none() {
+        if let Some(request) = looked.request
+            && self.asking.is_none()
+            && self.asked.is_some()
+            && self.asked != request.as_ref().map(|request| request.id)
+        {
             debug!("no relay has our request");
+            if let (Some(state), Some(request)) = (&mut self.state, request) {
+                // A file that was restored does not know of the latest, and relays keep that.
+                state.asked_at = state.asked_at.max(request.created_at);
+            }
             self.cursor_due.get_or_insert_with(Instant::now);
         }
         if !self.chain.has_gap() {

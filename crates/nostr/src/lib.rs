@@ -1,11 +1,13 @@
-//! Nostr transport of Litemesh, wire compatible with that of the original `@app/sync`: the parts of it that do no I/O.
+//! Nostr transport of Litemesh, wire compatible with that of the original `@app/sync`.
 //!
 //! Two peers that share no network talk through relays, which store what one says until the other asks for it. Relays see
 //! keys, stream ids, times and sizes, and no content: it is encrypted between the two pairing keys. Numbers below are
 //! sections of `wire-protocol.md`.
 //!
+//! - [`NostrTransport`] syncs with everyone who is paired. [`Listener`] and [`join`] pair two devices, and a [`Store`] keeps the
+//!   pairings, beside the database.
 //! - [`ConnectionString`] is what one of them shows and the other enters, once, to be paired (7.5).
-//! - [`Pairing`] makes the events of two paired peers and reads them: CONNECT, with which they are paired, CURSOR, with which
+//! - [`Envelope`] makes the events of two paired peers and reads them: CONNECT, with which they are paired, CURSOR, with which
 //!   one asks for a stream, and CHANGES, the stream (7.1). [`filter`] has what relays are asked for.
 //! - [`Batch`] cuts pending changes into messages that an original peer takes (7.4).
 //! - [`ConversationKey`] encrypts and decrypts (7.6).

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use litemesh_proto::limits::RECONNECT_DELAY_MIN;
 use litemesh_proto::{Access, Ack, PeerCallbacks, PeerMessage, Remote, SyncRequest, backoff_from};
-use nostr::Event;
+use nostr::{Event, Timestamp};
 use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
@@ -57,6 +57,8 @@ pub(crate) struct Ends {
     pub(crate) shared: Arc<Shared>,
     pub(crate) peer: Arc<dyn PeerCallbacks>,
     pub(crate) relays: Relays,
+    /// Requests of the remote from before are of no interest.
+    pub(crate) heard_until: Timestamp,
     /// One callback at a time.
     pub(crate) turn: Mutex<()>,
     /// The next request begins a new stream, whatever is stored: the last one is broken.
@@ -75,17 +77,22 @@ pub(crate) enum Ending {
     /// The remote asks for another stream, and what our peer still sends belongs to the last one.
     Anew,
     /// The remote is not what it was taken for: an original or a Litemesh peer.
-    Changed { is_litemesh: bool },
+    Changed {
+        is_litemesh: bool,
+        /// When it said so. What it said before is of no interest, though no stream remembers it.
+        heard_until: Timestamp,
+    },
 }
 
 /// Serves one pairing until it is ended or the transport stops.
 pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<dyn PeerCallbacks>, pairing: Pairing, end: CancellationToken) {
     let mut attempts = 0;
     let mut is_litemesh = pairing.is_litemesh;
+    let mut heard_until = Timestamp::from_secs(0);
     loop {
         let pairing = Pairing { is_litemesh, ..pairing.clone() };
-        match serve(&shared, &peer, pairing, &end, &mut attempts).await {
-            Ok(Some(changed)) => is_litemesh = changed,
+        match serve(&shared, &peer, pairing, heard_until, &end, &mut attempts).await {
+            Ok(Some(changed)) => (is_litemesh, heard_until) = changed,
             Ok(None) => return,
             Err(reason) => {
                 shared.report(reason);
@@ -102,9 +109,10 @@ async fn serve(
     shared: &Arc<Shared>,
     peer: &Arc<dyn PeerCallbacks>,
     pairing: Pairing,
+    heard_until: Timestamp,
     end: &CancellationToken,
     attempts: &mut u32,
-) -> Result<Option<bool>, String> {
+) -> Result<Option<(bool, Timestamp)>, String> {
     let keys = shared.store.keys(pairing.local_key).map_err(|error| error.to_string())?;
     let keys = keys.ok_or("the key of a pairing is not in the file of pairings")?;
     let envelope = Envelope::new(keys.clone(), pairing.peer_key).map_err(|error| error.to_string())?;
@@ -116,18 +124,19 @@ async fn serve(
         shared: shared.clone(),
         peer: peer.clone(),
         relays,
+        heard_until,
         turn: Mutex::new(()),
         is_broken: AtomicBool::new(false),
     };
     let changed = loop {
         let began = tokio::time::Instant::now();
         match connection(shared, &ends, &mut heard, end).await {
-            Some(Ending::Changed { is_litemesh }) => {
+            Some(Ending::Changed { is_litemesh, heard_until }) => {
                 let changed = shared.store.set_litemesh(&ends.pairing, is_litemesh);
                 if let Err(error) = changed {
                     shared.report(error.to_string());
                 }
-                break Some(is_litemesh);
+                break Some((is_litemesh, heard_until));
             }
             Some(ending) => {
                 debug!(remote = %ends.pairing.peer.fmt_short(), ?ending, "the connection over relays ended");
@@ -230,8 +239,8 @@ fn describe(ending: &Ending) -> String {
         Ending::Lost => "the connection ended".to_owned(),
         Ending::Broken(reason) => reason.clone(),
         Ending::Anew => "the remote begins anew".to_owned(),
-        Ending::Changed { is_litemesh: true } => "the remote is a Litemesh peer now".to_owned(),
-        Ending::Changed { is_litemesh: false } => "the remote is an original peer now".to_owned(),
+        Ending::Changed { is_litemesh: true, .. } => "the remote is a Litemesh peer now".to_owned(),
+        Ending::Changed { is_litemesh: false, .. } => "the remote is an original peer now".to_owned(),
     }
 }
 

@@ -249,7 +249,8 @@ impl<'a> Outbox<'a> {
 
     /// The remote asks for a stream, or says how much of it has come.
     async fn hear(&mut self, event: &Event) -> Result<(), Ending> {
-        if self.state.as_ref().is_some_and(|state| event.created_at < state.asked_at) {
+        let asked_at = self.state.as_ref().map_or(self.ends.heard_until, |state| state.asked_at);
+        if event.created_at < asked_at {
             // A relay lags behind.
             return Ok(());
         }
@@ -262,7 +263,11 @@ impl<'a> Outbox<'a> {
         };
         let is_litemesh = content.litemesh.as_ref().is_some_and(CursorTerms::speaks_ours);
         if is_litemesh != self.ends.pairing.is_litemesh {
-            return Err(Ending::Changed { is_litemesh });
+            return Err(Ending::Changed { is_litemesh, heard_until: event.created_at });
+        }
+        if is_litemesh && content.litemesh.as_ref().is_some_and(|terms| terms.sync.is_none()) {
+            // It takes us for an original peer, until it has read a request of ours.
+            return Ok(());
         }
         match &mut self.state {
             Some(state) if state.stream == content.stream_id => {

@@ -208,15 +208,14 @@ impl Store {
         rows.collect()
     }
 
-    /// The remote turned out to be of the other kind: its streams begin anew.
+    /// The remote turned out to be of the other kind: what it is sent begins anew. So does what comes from it, since it is asked in another
+    /// way; when it was asked last is kept.
     pub(crate) fn set_litemesh(&self, pairing: &Pairing, is_litemesh: bool) -> Result<(), StoreError> {
         let mut connection = self.connection();
         let transaction = connection.transaction()?;
         let (local_key, peer_key) = (pairing.local_key.to_hex(), pairing.peer_key.to_hex());
-        for table in ["inbound", "outbound"] {
-            let delete = format!("DELETE FROM {table} WHERE local_key = ?1 AND peer_key = ?2");
-            transaction.execute(&delete, [&local_key, &peer_key])?;
-        }
+        let delete = "DELETE FROM outbound WHERE local_key = ?1 AND peer_key = ?2";
+        transaction.execute(delete, [&local_key, &peer_key])?;
         transaction.execute(
             "UPDATE pairing SET is_litemesh = ?3 WHERE local_key = ?1 AND peer_key = ?2",
             params![local_key, peer_key, is_litemesh],

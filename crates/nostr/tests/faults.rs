@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use litemesh::Event;
 use litemesh_nostr::nostr::{EventBuilder, JsonUtil, Keys, Timestamp};
-use litemesh_nostr::{CHANGES_KIND, CURSOR_KIND, ChangesTags, Store};
+use litemesh_nostr::{CHANGES_KIND, CURSOR_KIND, ChangesTags, CursorContent, Envelope, Store, StreamId};
+use litemesh_proto::Cursor;
 use support::hostile_relay::{Delivery, HostileRelay, Verdict};
 use support::{Device, Running, copy, pair, restore, wait_until};
 
@@ -419,6 +420,88 @@ async fn a_relay_that_answers_nothing_holds_up_nothing() {
         write(&one.device, id, &mut rows);
         other.wait_for_rows(&rows).await;
     }
+}
+
+/// Paired when both, or one of them, still ran the original; and one that went back to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn litemesh_peers_find_each_other_whatever_they_were_taken_for() {
+    for taken_for in [[false, false], [false, true], [true, false]] {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (Device::new(folder.path(), "one"), Device::new(folder.path(), "other"));
+        let (relay, stale) = (HostileRelay::start().await, HostileRelay::start().await);
+        pair(&one, &other, &[relay.url(), stale.url()]).await;
+        for (device, is_litemesh) in [&one, &other].into_iter().zip(taken_for) {
+            let pairing = device.store.pairings(device.site()).unwrap().remove(0);
+            let path = Store::path_beside(&device.path);
+            let connection = rusqlite::Connection::open(path).unwrap();
+            connection.execute("UPDATE pairing SET is_litemesh = ?1", [is_litemesh]).unwrap();
+            // A relay that takes nothing any more, and has what the original asked for once.
+            let secret: String = connection.query_row("SELECT secret FROM pairing", (), |row| row.get(0)).unwrap();
+            let envelope = Envelope::new(Keys::parse(&secret).unwrap(), pairing.peer_key).unwrap();
+            let (peer_id, stream_id) = (device.site(), StreamId::from_bytes([1; 16]));
+            let content = CursorContent { peer_id, stream_id, cursor: Cursor::new(), litemesh: None };
+            stale.keep(&envelope.cursor(&content, Timestamp::from_secs(1_700_000_000)).unwrap());
+        }
+        stale.judge(|_| Verdict::Refuse("blocked: read only"));
+        one.execute("INSERT INTO todo VALUES (1, 'large', zeroblob(2000000))");
+        other.execute("INSERT INTO todo VALUES (2, 'other', x'00')");
+        let rows = ["1 'large' 2000000".to_owned(), "2 'other' 1".to_owned()];
+        let (mut one, mut other) = (one.start().await, other.start().await);
+        one.wait_for_rows(&rows).await;
+        other.wait_for_rows(&rows).await;
+        for running in [&one, &other] {
+            assert!(running.peer.status()[0].is_litemesh);
+            assert!(running.device.store.pairings(running.device.site()).unwrap()[0].is_litemesh);
+        }
+        one.stop().await;
+        other.stop().await;
+    }
+}
+
+/// The clock was wrong once, and what is known of that was restored from a backup: relays keep the latest request (`known-failures.md`
+/// B11).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_from_the_future_does_not_stand_in_the_way_of_later_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (Device::new(folder.path(), "one"), Device::new(folder.path(), "other"));
+    let relay = HostileRelay::start().await;
+    pair(&one, &other, &[relay.url()]).await;
+    let connection = rusqlite::Connection::open(Store::path_beside(&other.path)).unwrap();
+    let secret: String = connection.query_row("SELECT secret FROM pairing", (), |row| row.get(0)).unwrap();
+    let future = EventBuilder::new(CURSOR_KIND, "").custom_created_at(Timestamp::now() + 3_600_u64);
+    relay.keep(&future.sign_with_keys(&Keys::parse(&secret).unwrap()).unwrap());
+    let mut rows = Vec::new();
+    write(&one, 1, &mut rows);
+    let (_one, mut other) = (one.start().await, other.start().await);
+    other.wait_for_rows(&rows).await;
+}
+
+/// `known-failures.md` B2, B3: in the original everybody waits for the slowest pairing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_remote_whose_relay_takes_nothing_holds_up_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let [hub, one, other] = ["hub", "one", "other"].map(|name| Device::new(folder.path(), name));
+    let (refusing, relay) = (HostileRelay::start().await, HostileRelay::start().await);
+    pair(&hub, &one, &[refusing.url()]).await;
+    pair(&hub, &other, &[relay.url()]).await;
+    let (hub, mut one, mut other) = (hub.start().await, one.start().await, other.start().await);
+    let mut rows = Vec::new();
+    write(&hub.device, 0, &mut rows);
+    one.wait_for_rows(&rows).await;
+    refusing.judge(|_| Verdict::Refuse("error: full"));
+    // More than the original queues.
+    hub.device.execute(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6000)
+         INSERT INTO todo SELECT i, 'row', NULL FROM n",
+    );
+    rows.extend((1..=6000).map(|id| format!("{id} 'row' ")));
+    other.wait_for_rows(&rows).await;
+    write(&hub.device, 6001, &mut rows);
+    other.wait_for_rows(&rows).await;
+    assert_eq!(one.device.rows().len(), 1);
+    wait_until("it is said", || hub.transport.last_error().is_some_and(|error| error.contains("full"))).await;
+    refusing.judge(|_| Verdict::Store);
+    one.wait_for_rows(&rows).await;
 }
 
 /// Everything at once, in an order from a seed: `LITEMESH_SEED` replays one.

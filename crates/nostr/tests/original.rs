@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use litemesh::Event as Told;
@@ -18,7 +19,7 @@ use litemesh_proto::{
     CausalLength, Change, ColVersion, Column, Cursor, DbVersion, Limits, PackedKey, PeerMessage, Seq, SiteId, Value,
 };
 use nostr_sdk::{Client, RelayPoolNotification};
-use support::hostile_relay::HostileRelay;
+use support::hostile_relay::{HostileRelay, Verdict};
 use support::{Device, PATIENCE, wait_until};
 
 const SITE: SiteId = SiteId::from_bytes([0xA7; 16]);
@@ -216,6 +217,34 @@ async fn an_original_gets_a_chain_of_json_that_goes_on_after_restarts() {
     let anew = original.ask(cursor).await;
     wait_until("another stream", || original.titles(&anew).len() == 2).await;
     assert_eq!(original.titles(&anew), ["later", "last"]);
+    running.stop().await;
+}
+
+/// `known-failures.md` B3: after a backlog and three of these the original sends nothing any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_original_may_begin_anew_in_the_middle_of_a_backlog() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = device(folder.path());
+    let mut original = Original::with(&device).await;
+    device.execute(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6000)
+         INSERT INTO todo SELECT i, 'row', NULL FROM n",
+    );
+    let running = device.start().await;
+    let mut stream = new_stream();
+    // One message each, and then nothing more.
+    let mut begun = HashSet::new();
+    original.relay.judge(move |event| {
+        let is_more =
+            event.kind == CHANGES_KIND && !begun.insert(ChangesTags::of(event).unwrap().stream_id.to_string());
+        if is_more { Verdict::Refuse("error: full") } else { Verdict::Store }
+    });
+    for _ in 0..3 {
+        stream = original.ask(Cursor::new()).await;
+        wait_until("it begins", || !original.stream(&stream).is_empty()).await;
+    }
+    original.relay.judge(|_| Verdict::Store);
+    wait_until("all rows", || original.titles(&stream).len() == 6000).await;
     running.stop().await;
 }
 

@@ -112,10 +112,13 @@ fn streams_end_with_their_pairing() {
     assert_eq!(store.pairings(SITE).unwrap(), std::slice::from_ref(&again));
     assert_eq!((store.inbound(&again).unwrap(), store.inbound(&two).unwrap()), (None, None));
 
-    // The remote became one of the original: what it is sent is something else.
+    // The remote became one of the original: what it is sent is something else. When it was asked last is not forgotten: relays keep
+    // the latest request only.
     store.set_inbound(&again, &inbound).unwrap();
+    store.set_outbound(&again, &outbound).unwrap();
     store.set_litemesh(&again, false).unwrap();
-    assert_eq!(store.inbound(&again).unwrap(), None);
+    assert_eq!(store.inbound(&again).unwrap().unwrap().asked_at, inbound.asked_at);
+    assert_eq!(store.outbound(&again).unwrap(), None);
     assert!(!store.pairings(SITE).unwrap()[0].is_litemesh);
     // A copied database has another id, and no pairings (C2).
     assert!(store.pairings(SiteId::from_bytes([8; 16])).unwrap().is_empty());
