@@ -50,14 +50,20 @@ impl Batch {
     /// `schema_version` is the highest of the messages that the changes came with.
     ///
     /// Source: `wire-protocol.md` 7.4.
-    pub fn cut(mut changes: Vec<Change>, schema_version: i64) -> Vec<Self> {
+    pub fn cut(changes: Vec<Change>, schema_version: i64) -> Vec<Self> {
+        Self::cut_within(changes, schema_version, JSON_BYTES_MAX)
+    }
+
+    /// The same, and a message is also closed before its array of changes would be longer than this many bytes of JSON. To an original
+    /// receiver every cut is as good as another, and many relays take no event of more than 64 KiB.
+    pub(crate) fn cut_within(mut changes: Vec<Change>, schema_version: i64, json_bytes_max: usize) -> Vec<Self> {
         changes.sort_by_key(|change| change.db_version);
         let mut batches = Vec::new();
         let mut batch = Builder::default();
         for change in changes {
             let size = size(&change);
             let object = object(&change);
-            if !batch.takes(size, &object) {
+            if !batch.takes(size, &object, json_bytes_max) {
                 batches.push(std::mem::take(&mut batch).finish(schema_version));
             }
             batch.push(change, size, &object);
@@ -94,9 +100,9 @@ struct Builder {
 
 impl Builder {
     /// The first change is always taken: alone or with others, it has to go.
-    fn takes(&self, size: usize, object: &[u8]) -> bool {
+    fn takes(&self, size: usize, object: &[u8], json_bytes_max: usize) -> bool {
         self.changes.is_empty()
-            || (self.size + size < BATCH_SIZE_MAX && self.json.len() + object.len() + 2 <= JSON_BYTES_MAX)
+            || (self.size + size < BATCH_SIZE_MAX && self.json.len() + object.len() + 2 <= json_bytes_max)
     }
 
     fn push(&mut self, change: Change, size: usize, object: &[u8]) {

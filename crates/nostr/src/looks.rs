@@ -8,11 +8,9 @@ use tokio::time::Instant;
 /// How soon after something happened.
 const LOOK_MIN: Duration = Duration::from_secs(2);
 
-/// How soon something is looked for again that is known to be missing, at first.
+/// How soon something is looked for again that is known to be missing, at first, and the least time between two looks of which the first
+/// found nothing: a relay that floods us would keep us looking, and so would a page that is longer than what is kept of it.
 const MISSING_LOOK: Duration = Duration::from_millis(500);
-
-/// Least time between two looks of which the first found nothing: a relay that floods us would keep us looking.
-const LOOK_LEAST: Duration = Duration::from_millis(100);
 
 /// Most time between two looks for what a relay should have delivered.
 pub(crate) const LOOK_MAX: Duration = Duration::from_secs(60);
@@ -47,7 +45,7 @@ impl Looks {
     /// Something may have come that was dropped.
     pub(crate) fn at_once(&mut self) {
         let Some(due) = self.due else { return };
-        let soonest = self.in_vain.map_or_else(Instant::now, |in_vain| in_vain + LOOK_LEAST);
+        let soonest = self.in_vain.map_or_else(Instant::now, |in_vain| in_vain + MISSING_LOOK);
         self.due = Some(due.min(soonest));
     }
 
@@ -81,5 +79,42 @@ pub(crate) async fn pending<T>(work: &mut Option<BoxFuture<'_, T>>) -> T {
     match work {
         Some(work) => work.await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_become_rare_and_begin_again() {
+        let mut looks = Looks::new(LOOK_MAX);
+        looks.at_once();
+        assert_eq!(looks.due(), None, "not begun");
+        looks.begin();
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            let before = Instant::now();
+            at(looks.due()).await;
+            waits.push(before.elapsed().as_secs());
+            looks.looked();
+        }
+        assert_eq!(waits, [2, 2, 4, 8, 16, 32, 60, 60]);
+        looks.begin();
+        assert_eq!(looks.due(), Some(Instant::now() + LOOK_MIN));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looking_in_vain_is_not_done_at_once_again() {
+        let mut looks = Looks::new(LOOK_MAX);
+        looks.begin();
+        looks.missing();
+        assert_eq!(looks.due(), Some(Instant::now()));
+        looks.looked();
+        looks.at_once();
+        assert_eq!(looks.due(), Some(Instant::now() + MISSING_LOOK));
+        looks.found();
+        looks.at_once();
+        assert_eq!(looks.due(), Some(Instant::now()));
     }
 }

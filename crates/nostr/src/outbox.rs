@@ -370,7 +370,7 @@ impl<'a> Outbox<'a> {
                 add(Outgoing::Frames(&part)).map_err(|error| Ending::Broken(error.to_string()))?;
             }
         } else if let PeerMessage::Changes { changes, schema_version, .. } = &message {
-            for batch in Batch::cut(changes.clone(), *schema_version) {
+            for batch in Batch::cut_within(changes.clone(), *schema_version, parts::PART_BYTES_MAX) {
                 match add(Outgoing::Batch(&batch)) {
                     Ok(()) => {}
                     // Such a change is alone in its batch.

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use litemesh::Event as Told;
-use litemesh_nostr::nostr::{Event, Keys, RelayUrl, Timestamp};
+use litemesh_nostr::nostr::{Event, JsonUtil, Keys, RelayUrl, Timestamp};
 use litemesh_nostr::{
     BATCH_SIZE_MAX, Batch, CHANGES_KIND, CHANGES_LIFETIME, CURSOR_KIND, ChainHead, ChangesTags, ConnectReply,
     ConnectRequest, ConnectionString, CursorContent, Envelope, Incoming, Listener, Outgoing, Pairing, StreamId, filter,
@@ -188,6 +188,10 @@ async fn an_original_gets_a_chain_of_json_that_goes_on_after_restarts() {
     for id in 0..40 {
         device.execute(&format!("INSERT INTO todo VALUES ({id}, '{}', NULL)", "x".repeat(20_000 + id)));
     }
+    // As many relays do.
+    original.relay.judge(|event| {
+        if event.as_json().len() > 64 * 1024 { Verdict::Refuse("invalid: too large") } else { Verdict::Store }
+    });
     let running = device.start().await;
     let stream = original.ask(Cursor::new()).await;
     wait_until("all rows", || original.titles(&stream).len() == 40).await;
