@@ -1,17 +1,9 @@
 //! [`Batch`]: how pending changes are cut into messages for an original peer.
 
-use std::time::Duration;
-
 use litemesh_proto::codec::v1;
 use litemesh_proto::{Change, Value};
 
 use crate::PLAINTEXT_BYTES_MAX;
-
-/// How long a sender gathers what comes before it cuts it into messages.
-pub const GATHER_DELAY: Duration = Duration::from_millis(100);
-
-/// From how many queued changes on, over all pairings, nothing more is taken into the queue until it has become shorter.
-pub const QUEUED_CHANGES_MAX: usize = 10_000;
 
 /// Size at which a message is closed, as the original counts it: UTF-16 units of names, key, site id and text, nothing for the
 /// rest.

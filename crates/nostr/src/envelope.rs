@@ -1,4 +1,4 @@
-//! [`Pairing`]: makes the events that two paired peers exchange, and reads them.
+//! [`Envelope`]: makes the events that two paired peers exchange, and reads them.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -44,13 +44,13 @@ pub const CHANGES_KIND: Kind = Kind::Custom(4680);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct Pairing {
+pub struct Envelope {
     keys: Keys,
     remote: PublicKey,
     key: ConversationKey,
 }
 
-impl Pairing {
+impl Envelope {
     /// Derives the key between both, once for all events.
     ///
     /// A listener does not know the connector before it has a request: its pairing is with the request's author.

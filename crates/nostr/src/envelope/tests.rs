@@ -48,10 +48,10 @@ fn keys(vectors: &Json, name: &str) -> Keys {
 }
 
 /// The same pairing at Alice and at Bob.
-fn pairings(vectors: &Json) -> (Pairing, Pairing) {
+fn pairings(vectors: &Json) -> (Envelope, Envelope) {
     let (alice, bob) = (keys(vectors, "alice"), keys(vectors, "bob"));
     let (alice_public, bob_public) = (alice.public_key(), bob.public_key());
-    (Pairing::new(alice, bob_public).unwrap(), Pairing::new(bob, alice_public).unwrap())
+    (Envelope::new(alice, bob_public).unwrap(), Envelope::new(bob, alice_public).unwrap())
 }
 
 fn events_vectors() -> Json {
@@ -75,7 +75,7 @@ fn changes_of(content: Incoming) -> Batch {
 }
 
 /// Finishes a draft as the vectors were made, to compare all of it, signature included.
-fn check_draft(pairing: &Pairing, draft: Draft<'_>, case: &Json) {
+fn check_draft(pairing: &Envelope, draft: Draft<'_>, case: &Json) {
     let plaintext = draft.plaintext.concat();
     assert_eq!(String::from_utf8(plaintext).unwrap(), text(case, "plaintext"));
     let nonce = const_hex::decode_to_array(text(case, "nonce")).unwrap();
@@ -344,12 +344,12 @@ fn events_of_others_and_events_made_up_are_refused() {
     assert_eq!(at_alice.read_cursor(&later, BOB_SITE), Err(ReadError::Signature));
 
     // By Bob, but for Carol.
-    let carol = Pairing::new(at_bob.keys.clone(), keys(&vectors, "carol").public_key()).unwrap();
+    let carol = Envelope::new(at_bob.keys.clone(), keys(&vectors, "carol").public_key()).unwrap();
     let content = at_alice.read_cursor(&cursor, BOB_SITE).unwrap();
     let for_carol = carol.cursor(&content, Timestamp::from_secs(0)).unwrap();
     assert_eq!(at_alice.read_cursor(&for_carol, BOB_SITE), Err(ReadError::Decrypt(DecryptError::Mac)));
 
-    assert!(Pairing::new(at_alice.keys.clone(), PublicKey::from_byte_array([0xFF; 32])).is_err());
+    assert!(Envelope::new(at_alice.keys.clone(), PublicKey::from_byte_array([0xFF; 32])).is_err());
 }
 
 #[test]
