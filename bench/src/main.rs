@@ -9,6 +9,7 @@ mod latency;
 mod load;
 mod local;
 mod nostr;
+mod nostr_original;
 mod process;
 mod workload;
 

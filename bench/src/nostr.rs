@@ -15,7 +15,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::process::peak_memory_kib;
-use crate::{Error, latency, workload};
+use crate::{Error, latency, nostr_original, workload};
 
 pub async fn run(rows: usize, writes: usize) -> Result<Value, Error> {
     let memory = MemoryDatabase::with_opts(MemoryDatabaseOptions { events: true, max_events: None });
@@ -25,7 +25,10 @@ pub async fn run(rows: usize, writes: usize) -> Result<Value, Error> {
     let url = relay.url().await.to_string();
     let catch_up = catch_up(rows, &url, &memory).await?;
     let live = live(writes, &url).await?;
-    Ok(json!({ "scenario": "nostr", "catch_up": catch_up, "live_ms": live, "writes": writes }))
+    let original = nostr_original::run(rows, &url, &memory).await?;
+    Ok(json!({
+        "scenario": "nostr", "catch_up": catch_up, "live_ms": live, "writes": writes, "original": original,
+    }))
 }
 
 /// A device that has nothing catches up with one that is there.
@@ -111,7 +114,7 @@ fn start(file: &std::path::Path) -> Result<Child, Error> {
     Ok(command.spawn()?)
 }
 
-fn transport(file: &std::path::Path) -> Result<NostrTransport, Error> {
+pub fn transport(file: &std::path::Path) -> Result<NostrTransport, Error> {
     Ok(NostrTransport::new(Arc::new(Store::open(&Store::path_beside(file))?)))
 }
 

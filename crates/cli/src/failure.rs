@@ -120,6 +120,10 @@ impl Failure {
         match error {
             StartError::Open(error) => Self::open(file, error),
             StartError::Peer(error) => Self::peer(file, error),
+            StartError::Transport { transport, source } if transport == "nostr" => Self::database(
+                source.to_string(),
+                "one `litemesh sync FILE nostr:` at a time syncs with everyone who is paired",
+            ),
             StartError::Transport { source, .. } => Self::usage(
                 source.to_string(),
                 "give the URL as `litemesh serve` prints it, http://HOST:PORT, and with --ca a PEM file",

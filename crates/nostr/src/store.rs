@@ -6,7 +6,7 @@
 
 mod streams;
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,6 +19,9 @@ pub(crate) use streams::{Inbound, Outbound};
 
 /// What the file of a database is called: its own name and this.
 const SUFFIX: &str = "-nostr";
+
+/// What the file is called by which one transport keeps others away: the file's name and this.
+const LOCK_SUFFIX: &str = "-lock";
 
 /// How long a call waits for another process that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,6 +78,8 @@ pub struct Pairing {
 /// ```
 pub struct Store {
     connection: Mutex<Connection>,
+    /// `None` for one in memory.
+    path: Option<PathBuf>,
 }
 
 /// The file cannot be used.
@@ -100,6 +105,9 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
+    /// Another transport publishes with its keys.
+    #[error("another program syncs over these pairings")]
+    InUse,
     /// A later version made it.
     #[error("the file of pairings has version {version}, this program knows 1: use a newer one")]
     Newer {
@@ -123,7 +131,7 @@ impl Store {
     /// It cannot be opened, or is of a later version.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         own(path).map_err(|source| StoreError::File { path: path.to_owned(), source })?;
-        Self::new(Connection::open(path)?)
+        Self::new(Connection::open(path)?, Some(path.to_owned()))
     }
 
     /// A store that is gone with the process.
@@ -132,10 +140,10 @@ impl Store {
     ///
     /// SQLite's.
     pub fn open_in_memory() -> Result<Self, StoreError> {
-        Self::new(Connection::open_in_memory()?)
+        Self::new(Connection::open_in_memory()?, None)
     }
 
-    fn new(connection: Connection) -> Result<Self, StoreError> {
+    fn new(connection: Connection, path: Option<PathBuf>) -> Result<Self, StoreError> {
         connection.busy_timeout(BUSY_TIMEOUT)?;
         let version: i64 = connection.query_row("PRAGMA user_version", (), |row| row.get(0))?;
         if version > 1 {
@@ -144,7 +152,23 @@ impl Store {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.execute_batch(SCHEMA)?;
-        Ok(Self { connection: Mutex::new(connection) })
+        Ok(Self { connection: Mutex::new(connection), path })
+    }
+
+    /// Makes sure that no other transport publishes with these keys, here or in another process, as long as what this gives is kept:
+    /// two of them would break each other's streams.
+    pub(crate) fn claim(&self) -> Result<Option<File>, StoreError> {
+        let Some(path) = &self.path else { return Ok(None) };
+        let mut name = path.as_os_str().to_owned();
+        name.push(LOCK_SUFFIX);
+        let path = PathBuf::from(name);
+        let failed = |source| StoreError::File { path: path.clone(), source };
+        let file = own(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Err(StoreError::InUse),
+            Err(TryLockError::Error(source)) => Err(failed(source)),
+        }
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
@@ -240,7 +264,7 @@ impl std::fmt::Debug for Store {
 }
 
 /// Makes the file, and takes it away from all but its owner. SQLite gives the files beside it the same permissions.
-fn own(path: &Path) -> std::io::Result<()> {
+fn own(path: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).write(true);
     #[cfg(unix)]
@@ -248,8 +272,7 @@ fn own(path: &Path) -> std::io::Result<()> {
     let file = options.open(path)?;
     #[cfg(unix)]
     file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    drop(file);
-    Ok(())
+    Ok(file)
 }
 
 fn forget(connection: &Connection, site: SiteId, peer: SiteId) -> Result<bool, StoreError> {

@@ -1,6 +1,7 @@
 //! [`NostrTransport`]: a connection for each pairing.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tracing::warn;
 
 use crate::link::{self, Handle};
 use crate::store::Pairing;
-use crate::{CHANGES_LIFETIME, Store};
+use crate::{CHANGES_LIFETIME, Store, StoreError};
 
 /// Stands in logs and events.
 pub(crate) const NAME: &str = "nostr";
@@ -36,6 +37,8 @@ pub(crate) struct Shared {
     /// How long relays are asked to keep what we publish.
     pub(crate) lifetime: Duration,
     phase: watch::Sender<Phase>,
+    /// Keeps other transports away from the pairings while this one runs.
+    claim: Mutex<Option<File>>,
     handles: Mutex<HashMap<u64, Handle>>,
     last_error: Mutex<Option<String>>,
     tasks: TaskTracker,
@@ -62,6 +65,7 @@ impl NostrTransport {
             store,
             lifetime,
             phase: watch::Sender::new(Phase::Waiting),
+            claim: Mutex::default(),
             handles: Mutex::default(),
             last_error: Mutex::default(),
             tasks: TaskTracker::new(),
@@ -84,6 +88,19 @@ impl Shared {
     pub(crate) fn report(&self, reason: String) {
         warn!(reason, "nostr");
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+    }
+
+    fn claimed(&self) -> MutexGuard<'_, Option<File>> {
+        self.claim.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn claim(&self) -> Result<(), TransportError> {
+        let unusable = |error: StoreError| TransportError::Endpoint {
+            endpoint: "the pairings".to_owned(),
+            reason: error.to_string(),
+        };
+        *self.claimed() = self.store.claim().map_err(unusable)?;
+        Ok(())
     }
 
     fn handle(&self, remote: Remote) -> Result<Handle, TransportError> {
@@ -146,16 +163,20 @@ impl Transport for NostrTransport {
 
     fn start(&self, peer: Arc<dyn PeerCallbacks>) -> BoxFuture<'_, Result<(), TransportError>> {
         Box::pin(async move {
-            let is_first = self.shared.phase.send_if_modified(|phase| {
-                let is_first = *phase == Phase::Waiting;
-                if is_first {
+            let mut started = Err(TransportError::AlreadyStarted);
+            self.shared.phase.send_if_modified(|phase| {
+                if *phase != Phase::Waiting {
+                    return false;
+                }
+                // In here, so that a stop comes before all of this or after it.
+                started = self.shared.claim();
+                if started.is_ok() {
                     *phase = Phase::Running;
-                    // In here, so that a stop comes before all of this or after it.
                     self.shared.tasks.spawn(supervise(self.shared.clone(), peer.clone()));
                 }
-                is_first
+                started.is_ok()
             });
-            if is_first { Ok(()) } else { Err(TransportError::AlreadyStarted) }
+            started
         })
     }
 
@@ -194,6 +215,7 @@ impl Transport for NostrTransport {
             self.shared.stop.cancel();
             self.shared.tasks.close();
             self.shared.tasks.wait().await;
+            self.shared.claimed().take();
         })
     }
 

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use litemesh::Event;
-use litemesh_nostr::CHANGES_KIND;
+use litemesh::{Event, Peer};
+use litemesh_nostr::{CHANGES_KIND, NostrTransport};
 use nostr_relay_builder::builder::{PolicyResult, QueryPolicy, RelayBuilderNip42, RelayBuilderNip42Mode};
 use nostr_relay_builder::prelude::{Alphabet, BoxedFuture, Filter, NostrDatabase, SingleLetterTag};
 use support::{Device, builder, memory, pair, relay, run, streams};
@@ -227,4 +227,20 @@ async fn a_stream_of_which_nothing_comes_by_itself_is_fetched_to_its_end() {
     let mut other = other.start().await;
     other.wait_for_rows(&rows).await;
     assert!(streams(&memory).await.len() <= 2, "one in each direction at most");
+}
+
+/// Two that publish with the same keys would break each other's streams.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_program_at_a_time_syncs_over_the_same_pairings() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = Device::new(folder.path(), "one");
+    let path = one.path.clone();
+    let running = one.start().await;
+    let second = Device::open(&path);
+    let builder = Peer::builder(second.db.clone()).transport(NostrTransport::new(second.store.clone()));
+    let refused = builder.start().await.err().unwrap().to_string();
+    assert!(refused.contains("another program syncs over these pairings"), "{refused}");
+    let one = running.stop().await;
+    second.start().await.stop().await;
+    drop(one);
 }

@@ -14,7 +14,7 @@ use nostr_relay_builder::prelude::{Filter, MemoryDatabase, MemoryDatabaseOptions
 use nostr_relay_builder::{LocalRelay, RelayBuilder};
 
 /// Long enough for any machine; a test that needs it fails.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(240);
 
 pub fn builder() -> RelayBuilder {
     RelayBuilder::default().rate_limit(RateLimit { max_reqs: 100_000, notes_per_minute: 1_000_000 })
