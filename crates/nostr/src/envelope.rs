@@ -8,6 +8,7 @@ use nostr::{Event, Keys, Kind, PublicKey, Tag, TagKind, Timestamp, UnsignedEvent
 
 use crate::content::malformed;
 use crate::nip44v3::into_text;
+use crate::signer::{Identity, SignerError};
 use crate::{
     BuildError, ChainHead, ChangesTags, ConnectReply, ConnectRequest, ConversationKey, CursorContent, Incoming,
     KeyError, Outgoing, ReadError, ReceivedChanges, StreamId,
@@ -45,7 +46,7 @@ pub const CHANGES_KIND: Kind = Kind::Custom(4680);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Envelope {
-    keys: Keys,
+    local: Identity,
     remote: PublicKey,
     key: ConversationKey,
 }
@@ -60,12 +61,18 @@ impl Envelope {
     /// The remote's key is no point of the curve.
     pub fn new(keys: Keys, remote: PublicKey) -> Result<Self, KeyError> {
         let key = ConversationKey::derive(keys.secret_key(), &remote)?;
-        Ok(Self { keys, remote, key })
+        Ok(Self { local: keys.into(), remote, key })
+    }
+
+    /// The same with a key that a [`Signer`](crate::Signer) has.
+    pub(crate) fn with(local: Identity, remote: PublicKey) -> Result<Self, SignerError> {
+        let key = local.signer.conversation_key(local.key, remote)?;
+        Ok(Self { local, remote, key })
     }
 
     /// Our public key: the author of what we make.
     pub fn local(&self) -> PublicKey {
-        self.keys.public_key()
+        self.local.key
     }
 
     /// The remote's public key: the author of what we read.
@@ -193,8 +200,8 @@ impl Envelope {
 
     fn finish(&self, draft: Draft<'_>) -> Result<Event, BuildError> {
         let content = self.key.encrypt_parts(&draft.parts())?;
-        let sign_error = |error: nostr::event::Error| BuildError::Sign { reason: error.to_string() };
-        draft.unsigned(self.local(), content).sign_with_keys(&self.keys).map_err(sign_error)
+        let event = draft.unsigned(self.local(), content);
+        self.local.signer.sign(event).map_err(|SignerError { reason }| BuildError::Sign { reason })
     }
 }
 

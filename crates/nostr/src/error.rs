@@ -12,7 +12,7 @@ pub enum BuildError {
     /// The content is too long, most of all; see [`PLAINTEXT_BYTES_MAX`](crate::PLAINTEXT_BYTES_MAX).
     #[error("cannot encrypt the content: {0}")]
     Encrypt(#[from] EncryptError),
-    /// The library refused what it signed itself.
+    /// Our key is not there, or not to be used.
     #[error("cannot sign the event: {reason}")]
     Sign { reason: String },
 }

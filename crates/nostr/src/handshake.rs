@@ -1,18 +1,20 @@
 //! Pairing: two devices meet at a relay by a string that one shows and the other is given (`wire-protocol.md` 7.5).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use litemesh_proto::SiteId;
-use nostr::{Event, Keys, RelayUrl, Timestamp};
+use nostr::{Event, Keys, RelayUrl, SecretKey, Timestamp};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::debug;
 
 use crate::relays::{Heard, Relays};
+use crate::signer::Identity;
 use crate::store::Pairing;
 use crate::{
     Announcement, CONNECTION_STRING_VALIDITY, ConnectReply, ConnectRequest, ConnectionString, Envelope, ReadError,
-    Store, StoreError, filter,
+    Signer, SignerError, Store, StoreError, filter,
 };
 
 /// How long a device that joins waits for the other one.
@@ -58,9 +60,31 @@ pub enum PairError {
         /// What the last one said.
         reason: String,
     },
+    /// A signer has no key for it.
+    #[error(transparent)]
+    Signer(#[from] SignerError),
     /// The pairing cannot be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Our key in the pairing that is being made.
+struct Own {
+    identity: Identity,
+    /// To be kept with the pairing, where no signer keeps it.
+    secret: Option<SecretKey>,
+}
+
+impl Own {
+    /// A new one.
+    fn new() -> Self {
+        let keys = Keys::generate();
+        Self { secret: Some(keys.secret_key().clone()), identity: keys.into() }
+    }
+
+    fn of(signer: Arc<dyn Signer>) -> Result<Self, SignerError> {
+        Ok(Self { identity: Identity { key: signer.pairing_key()?, signer }, secret: None })
+    }
 }
 
 /// A device that shows its connection string and waits.
@@ -77,7 +101,7 @@ pub enum PairError {
 pub struct Listener {
     site: SiteId,
     device: String,
-    keys: Keys,
+    own: Own,
     string: ConnectionString,
     urls: Vec<RelayUrl>,
     until: Instant,
@@ -92,14 +116,31 @@ impl Listener {
     ///
     /// No relay, or one whose address cannot be used.
     pub async fn start(site: SiteId, device: &str, relays: &[impl AsRef<str>]) -> Result<Self, PairError> {
+        Self::start_as(Own::new(), site, device, relays).await
+    }
+
+    /// The same with a key that a signer has and keeps.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`start`](Self::start), and that of the signer.
+    pub async fn start_with(
+        signer: Arc<dyn Signer>,
+        site: SiteId,
+        device: &str,
+        relays: &[impl AsRef<str>],
+    ) -> Result<Self, PairError> {
+        Self::start_as(Own::of(signer)?, site, device, relays).await
+    }
+
+    async fn start_as(own: Own, site: SiteId, device: &str, relays: &[impl AsRef<str>]) -> Result<Self, PairError> {
         let urls = parse_relays(relays)?;
-        let keys = Keys::generate();
-        let string = ConnectionString::generate(&keys.public_key(), urls.iter().map(RelayUrl::as_str));
+        let string = ConnectionString::generate(&own.identity.key, urls.iter().map(RelayUrl::as_str));
         let string = string.map_err(|error| invalid("the connection string", &error))?;
         let until = Instant::now() + CONNECTION_STRING_VALIDITY;
-        let (relays, heard) = connect(&keys, &urls).await?;
+        let (relays, heard) = connect(&own, &urls).await?;
         relays.subscribe(CONNECT, filter::connect_requests(string.nonce()));
-        Ok(Self { site, device: device.to_owned(), keys, string, urls, until, relays, heard })
+        Ok(Self { site, device: device.to_owned(), own, string, urls, until, relays, heard })
     }
 
     /// What the other device is to be given. It is a secret: who has it within ten minutes is paired.
@@ -129,7 +170,7 @@ impl Listener {
         loop {
             let event = hear(&mut self.heard).await;
             // Who listens here has no key of the other side yet: it comes with the request.
-            let Ok(envelope) = Envelope::new(self.keys.clone(), event.pubkey) else { continue };
+            let Ok(envelope) = Envelope::with(self.own.identity.clone(), event.pubkey) else { continue };
             let request = match envelope.read_connect_request(&event) {
                 Ok(request) if request.has_secret(self.string.secret()) => request,
                 Ok(_) => continue,
@@ -154,7 +195,7 @@ impl Listener {
             }
             let pairing = Pairing {
                 site: self.site,
-                local_key: self.keys.public_key(),
+                local_key: self.own.identity.key,
                 peer: request.peer_id,
                 peer_key: event.pubkey,
                 device: request.device_info,
@@ -162,7 +203,7 @@ impl Listener {
                 paired_at: Timestamp::now(),
                 is_litemesh: request.litemesh.is_some_and(Announcement::speaks_ours),
             };
-            store.pair(&pairing, Some(self.keys.secret_key()))?;
+            store.pair(&pairing, self.own.secret.as_ref())?;
             publish(&self.relays, &reply).await;
             return Ok(pairing);
         }
@@ -176,11 +217,36 @@ impl Listener {
 ///
 /// The string is of no use, nobody answers, or the pairing cannot be kept.
 pub async fn join(site: SiteId, device: &str, string: &ConnectionString, store: &Store) -> Result<Pairing, PairError> {
+    join_as(Own::new(), site, device, string, store).await
+}
+
+/// The same with a key that a signer has and keeps.
+///
+/// # Errors
+///
+/// Those of [`join()`], and that of the signer.
+pub async fn join_with(
+    signer: Arc<dyn Signer>,
+    site: SiteId,
+    device: &str,
+    string: &ConnectionString,
+    store: &Store,
+) -> Result<Pairing, PairError> {
+    join_as(Own::of(signer)?, site, device, string, store).await
+}
+
+async fn join_as(
+    own: Own,
+    site: SiteId,
+    device: &str,
+    string: &ConnectionString,
+    store: &Store,
+) -> Result<Pairing, PairError> {
     let listener = string.listener().map_err(|error| invalid("the key in the connection string", &error))?;
     let urls = parse_relays(string.relays())?;
-    let keys = Keys::generate();
-    let envelope = Envelope::new(keys.clone(), listener).map_err(|error| invalid("the key in the string", &error))?;
-    let (relays, mut heard) = connect(&keys, &urls).await?;
+    let envelope =
+        Envelope::with(own.identity.clone(), listener).map_err(|error| invalid("the key in the string", &error))?;
+    let (relays, mut heard) = connect(&own, &urls).await?;
     relays.subscribe(CONNECT, filter::connect_replies(listener));
     let asking = ask(&relays, &envelope, site, device, string);
     let answered = async {
@@ -205,7 +271,7 @@ pub async fn join(site: SiteId, device: &str, string: &ConnectionString, store: 
     let reply = reply?;
     let pairing = Pairing {
         site,
-        local_key: keys.public_key(),
+        local_key: own.identity.key,
         peer: reply.peer_id,
         peer_key: listener,
         device: reply.device_info,
@@ -213,7 +279,7 @@ pub async fn join(site: SiteId, device: &str, string: &ConnectionString, store: 
         paired_at: Timestamp::now(),
         is_litemesh: reply.litemesh.is_some_and(Announcement::speaks_ours),
     };
-    store.pair(&pairing, Some(keys.secret_key()))?;
+    store.pair(&pairing, own.secret.as_ref())?;
     Ok(pairing)
 }
 
@@ -253,8 +319,8 @@ async fn hear(heard: &mut mpsc::Receiver<Heard>) -> Event {
     }
 }
 
-async fn connect(keys: &Keys, urls: &[RelayUrl]) -> Result<(Relays, mpsc::Receiver<Heard>), PairError> {
-    Relays::connect(keys.clone(), urls, true).await.map_err(|reason| PairError::Relays { reason })
+async fn connect(own: &Own, urls: &[RelayUrl]) -> Result<(Relays, mpsc::Receiver<Heard>), PairError> {
+    Relays::connect(own.identity.clone(), urls, true).await.map_err(|reason| PairError::Relays { reason })
 }
 
 fn parse_relays(relays: &[impl AsRef<str>]) -> Result<Vec<RelayUrl>, PairError> {

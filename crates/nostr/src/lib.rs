@@ -46,6 +46,7 @@ mod parts;
 mod reach;
 mod relays;
 mod search;
+mod signer;
 mod store;
 mod stream_id;
 mod transport;
@@ -56,12 +57,13 @@ pub use connection_string::{CONNECTION_STRING_VALIDITY, ConnectionString, Connec
 pub use content::{Announcement, ConnectReply, ConnectRequest, CursorContent, CursorTerms, DEVICE_INFO_BYTES_MAX};
 pub use envelope::{CHANGES_KIND, CONNECT_KIND, CURSOR_KIND, Envelope};
 pub use error::{BuildError, ReadError};
-pub use handshake::{JOIN_TIMEOUT, Listener, PairError, join};
+pub use handshake::{JOIN_TIMEOUT, Listener, PairError, join, join_with};
 pub use nip44v3::{
     Base64Error, ConversationKey, DecryptError, EncryptError, KeyError, PAYLOAD_CHARS_MAX, PLAINTEXT_BYTES_MAX,
 };
 /// Keys, events and filters. Its version is part of this crate's.
 pub use nostr;
+pub use signer::{Signer, SignerError};
 pub use store::{Pairing, Store, StoreError};
 pub use stream_id::{ParseStreamIdError, StreamId};
 pub use transport::NostrTransport;

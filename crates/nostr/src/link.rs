@@ -113,10 +113,9 @@ async fn serve(
     end: &CancellationToken,
     attempts: &mut u32,
 ) -> Result<Option<(bool, Timestamp)>, String> {
-    let keys = shared.store.keys(pairing.local_key).map_err(|error| error.to_string())?;
-    let keys = keys.ok_or("the key of a pairing is not in the file of pairings")?;
-    let envelope = Envelope::new(keys.clone(), pairing.peer_key).map_err(|error| error.to_string())?;
-    let (relays, mut heard) = Relays::connect(keys, &pairing.relays, pairing.is_litemesh).await?;
+    let identity = shared.identity(pairing.local_key)?;
+    let envelope = Envelope::with(identity.clone(), pairing.peer_key).map_err(|error| error.to_string())?;
+    let (relays, mut heard) = Relays::connect(identity, &pairing.relays, pairing.is_litemesh).await?;
     relays.subscribe(CURSORS, filter::cursors(pairing.peer_key).limit(1));
     let ends = Ends {
         pairing,

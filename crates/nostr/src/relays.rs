@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use nostr::{Event, Filter, Keys, RelayMessage, RelayUrl, SubscriptionId};
+use nostr::{Event, Filter, RelayMessage, RelayUrl, SubscriptionId};
 use nostr_sdk::pool::RelayLimits;
 use nostr_sdk::pool::relay::{RelayNotification, ReqExitPolicy};
 use nostr_sdk::{Client, ClientOptions, Relay, RelayOptions, RelayStatus, SubscribeOptions};
@@ -16,6 +16,8 @@ use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
+
+use crate::signer::Identity;
 
 /// Events that wait for one relay. A relay that is further behind is left out.
 const JOBS_MAX: usize = 16;
@@ -89,13 +91,13 @@ struct Job {
 impl Relays {
     /// Dials all of them. What they say comes out of the receiver.
     pub(crate) async fn connect(
-        keys: Keys,
+        login: Identity,
         urls: &[RelayUrl],
         is_litemesh: bool,
     ) -> Result<(Self, mpsc::Receiver<Heard>), String> {
         // Relays that ask for it learn that we have the key (NIP-42).
-        let login = ClientOptions::new().automatic_authentication(true);
-        let client = Client::builder().signer(keys).opts(login).build();
+        let options = ClientOptions::new().automatic_authentication(true);
+        let client = Client::builder().signer(login).opts(options).build();
         let mut limits = RelayLimits::default();
         limits.messages.max_size = Some(if is_litemesh { EVENT_BYTES_MAX } else { EVENT_BYTES_MAX_V1 });
         let options = RelayOptions::new()

@@ -6,14 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use litemesh_proto::{BoxFuture, PeerCallbacks, PeerMessage, Remote, SyncRequest, Transport, TransportError};
+use nostr::PublicKey;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::link::{self, Handle};
+use crate::signer::Identity;
 use crate::store::Pairing;
-use crate::{CHANGES_LIFETIME, Store, StoreError};
+use crate::{CHANGES_LIFETIME, Signer, Store, StoreError};
 
 /// Stands in logs and events.
 pub(crate) const NAME: &str = "nostr";
@@ -34,6 +36,7 @@ pub struct NostrTransport {
 
 pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
+    signer: Option<Arc<dyn Signer>>,
     /// How long relays are asked to keep what we publish.
     pub(crate) lifetime: Duration,
     phase: watch::Sender<Phase>,
@@ -58,11 +61,22 @@ impl NostrTransport {
         Self::with_lifetime(store, CHANGES_LIFETIME)
     }
 
+    /// The same, with a signer for the pairings whose keys are not in the store ([`Listener::start_with`](crate::Listener::start_with),
+    /// [`join_with`](crate::join_with)).
+    pub fn with_signer(store: Arc<Store>, signer: Arc<dyn Signer>) -> Self {
+        Self::with(store, Some(signer), CHANGES_LIFETIME)
+    }
+
     /// The same, and relays are asked to keep what we send for so long. Who is away for longer is sent what it lacks when it is back;
     /// who is there sooner need not wait for us.
     pub fn with_lifetime(store: Arc<Store>, lifetime: Duration) -> Self {
+        Self::with(store, None, lifetime)
+    }
+
+    fn with(store: Arc<Store>, signer: Option<Arc<dyn Signer>>, lifetime: Duration) -> Self {
         let shared = Shared {
             store,
+            signer,
             lifetime,
             phase: watch::Sender::new(Phase::Waiting),
             claim: Mutex::default(),
@@ -88,6 +102,16 @@ impl Shared {
     pub(crate) fn report(&self, reason: String) {
         warn!(reason, "nostr");
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+    }
+
+    /// Our key in a pairing.
+    pub(crate) fn identity(&self, key: PublicKey) -> Result<Identity, String> {
+        match (self.store.keys(key), &self.signer) {
+            (Ok(Some(keys)), _) => Ok(keys.into()),
+            (Ok(None), Some(signer)) => Ok(Identity { key, signer: signer.clone() }),
+            (Ok(None), None) => Err("the key of a pairing is not in the file of pairings".to_owned()),
+            (Err(error), _) => Err(error.to_string()),
+        }
     }
 
     fn claimed(&self) -> MutexGuard<'_, Option<File>> {

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use litemesh::{Event, Peer};
-use litemesh_nostr::{CHANGES_KIND, NostrTransport};
+use litemesh_nostr::nostr::Keys;
+use litemesh_nostr::{CHANGES_KIND, Listener, NostrTransport, Signer, join_with};
 use nostr_relay_builder::builder::{PolicyResult, QueryPolicy, RelayBuilderNip42, RelayBuilderNip42Mode};
 use nostr_relay_builder::prelude::{Alphabet, BoxedFuture, Filter, NostrDatabase, SingleLetterTag};
-use support::{Device, builder, memory, pair, relay, run, streams};
+use support::{Device, builder, memory, pair, relay, run, streams, wait_until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_devices_are_paired_by_a_string_and_sync_both_ways() {
@@ -157,7 +158,7 @@ async fn a_relay_that_forgot_everything_gets_another_stream() {
     other.wait_for_rows(&rows).await;
     let other = other.stop().await;
     one.device.execute("INSERT INTO todo VALUES (2, 'lost', NULL)");
-    one.wait_until_sent(2).await;
+    one.wait_until_sent(4).await;
     memory.wipe().await.unwrap();
     one.device.execute("INSERT INTO todo VALUES (3, 'refers to what is lost', NULL)");
     rows.extend(["2 'lost' ".to_owned(), "3 'refers to what is lost' ".to_owned()]);
@@ -183,7 +184,7 @@ async fn devices_are_paired_and_unpaired_while_they_sync() {
         assert!(one_store.unpair(at_one, at_other).unwrap() && other_store.unpair(at_other, at_one).unwrap());
         one.wait("the end", |event| matches!(event, Event::Disconnect { .. })).await;
         other.wait("the end", |event| matches!(event, Event::Disconnect { .. })).await;
-        assert!(one.peer.status().is_empty());
+        wait_until("no connection", || one.peer.status().is_empty()).await;
     }
 }
 
@@ -219,7 +220,7 @@ async fn a_stream_of_which_nothing_comes_by_itself_is_fetched_to_its_end() {
     for id in 1..=30 {
         one.device.execute(&format!("INSERT INTO todo VALUES ({id}, 'later', NULL)"));
         rows.push(format!("{id} 'later' "));
-        one.wait_until_sent(id + 1).await;
+        one.wait_until_sent(2 * (id + 1)).await;
     }
     // All of it is at the relay.
     let _one = one.stop().await;
@@ -243,4 +244,36 @@ async fn one_program_at_a_time_syncs_over_the_same_pairings() {
     let one = running.stop().await;
     second.start().await.stop().await;
     drop(one);
+}
+
+/// Keys of applications that keep them elsewhere: the file has none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_may_stay_with_a_signer() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (Device::new(folder.path(), "one"), Device::new(folder.path(), "other"));
+    let relay = relay().await;
+    let relays = [relay.url().await.to_string()];
+    let signers: [Arc<dyn Signer>; 2] = [Arc::new(Keys::generate()), Arc::new(Keys::generate())];
+    let listener = Listener::start_with(signers[0].clone(), one.site(), "one", &relays).await.unwrap();
+    let string = listener.connection_string().clone();
+    let joining = join_with(signers[1].clone(), other.site(), "other", &string, &other.store);
+    let (listened, joined) = tokio::join!(listener.paired(&one.store), joining);
+    assert_eq!(listened.unwrap().local_key, signers[0].pairing_key().unwrap());
+    assert_eq!(joined.unwrap().local_key, signers[1].pairing_key().unwrap());
+
+    one.execute("INSERT INTO todo VALUES (1, 'signed elsewhere', NULL)");
+    // Without the signer nothing can be signed, and that is said.
+    let (store, db) = (one.store.clone(), one.db.clone());
+    let transport = NostrTransport::new(store.clone());
+    let peer = Peer::builder(db.clone()).transport(transport.clone()).start().await.unwrap();
+    let says_why = || transport.last_error().is_some_and(|error| error.contains("not in the file of pairings"));
+    wait_until("an error", says_why).await;
+    peer.stop().await;
+    let peer =
+        Peer::builder(db).transport(NostrTransport::with_signer(store, signers[0].clone())).start().await.unwrap();
+    let store = other.store.clone();
+    let mut other = other.start_over(NostrTransport::with_signer(store, signers[1].clone())).await;
+    other.wait_for_rows(&["1 'signed elsewhere' ".to_owned()]).await;
+    peer.stop().await;
+    other.stop().await;
 }

@@ -91,6 +91,10 @@ impl Device {
     /// Relays are asked to keep for so long what it sends.
     pub async fn start_with_lifetime(self, lifetime: Duration) -> Running {
         let transport = NostrTransport::with_lifetime(self.store.clone(), lifetime);
+        self.start_over(transport).await
+    }
+
+    pub async fn start_over(self, transport: NostrTransport) -> Running {
         let builder = Peer::builder(self.db.clone()).transport(transport.clone());
         let events = builder.events();
         Running { peer: builder.start().await.unwrap(), events, transport, device: self }
@@ -132,7 +136,7 @@ impl Running {
         }
     }
 
-    /// Waits until so many changes were handed to the transport over the connection that stands.
+    /// Waits until so many changes (two for each row) were handed to the transport over the connection that stands.
     pub async fn wait_until_sent(&self, count: u64) {
         let sent = || self.peer.status().first().map_or(0, |remote| remote.changes_sent);
         let wait = async {
