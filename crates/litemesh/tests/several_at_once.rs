@@ -164,9 +164,10 @@ async fn a_remote_that_is_reached_two_ways_stays_in_sync_when_one_breaks() {
         hub.wait_for(&of_phone).await;
         phone.wait_for(&of_hub).await;
     }
-    // Each row is a change, sent by its writer at most once a way, and at most once back by the way on which it did not come.
+    // Each row is two changes, sent by its writer once each way, and perhaps back by the way on which it did not come first, and what came
+    // while a session asked again once more. A storm has no bound.
     let sent = hub.changes_sent() + phone.changes_sent();
-    assert!(sent <= 4 * 40, "{sent} changes were sent for 40");
+    assert!(sent <= 8 * 80, "{sent} changes were sent for 80");
 
     serving.stop().await;
     let is_http = |event: &Event| matches!(event, Event::Disconnect { transport, .. } if &**transport == "http");
