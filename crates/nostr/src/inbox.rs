@@ -23,7 +23,7 @@ use crate::looks::{LOOK_MAX, Looks, at, pending};
 use crate::parts::Assembler;
 use crate::reach::Reach;
 use crate::search::{self, Found, Pace};
-use crate::store::Inbound;
+use crate::store::{Inbound, Taking};
 use crate::{
     CHANGES_KIND, CHANGES_LIFETIME, ChangesTags, CursorContent, CursorTerms, Incoming, Store, StreamId, filter,
 };
@@ -184,15 +184,22 @@ impl<'a> Inbox<'a> {
             self.state = self.ends.stored(Store::inbound).await?;
         }
         let may_go_on = is_first && !is_broken;
-        let goes_on =
-            self.state.as_ref().filter(|state| may_go_on && state.reach.is_where(&request) && !self.is_old(state));
-        let state = match goes_on {
-            Some(state) => state.clone(),
+        let goes_on = self.state.as_ref().filter(|state| may_go_on && !self.is_old(state));
+        let state = match goes_on.and_then(|state| state.resumed(&request)) {
+            Some(state) => state,
             None => {
                 let asked_at = self.state.as_ref().map_or(Timestamp::from_secs(0), |state| state.asked_at);
                 let reach = Reach::of(&request);
                 let head_at = Timestamp::from_secs(0);
-                Inbound { stream: new_stream()?, request: request.clone(), asked_at, head: None, head_at, reach }
+                Inbound {
+                    stream: new_stream()?,
+                    request: request.clone(),
+                    asked_at,
+                    head: None,
+                    head_at,
+                    reach,
+                    taking: None,
+                }
             }
         };
         debug!(stream = %state.stream, goes_on = state.head.is_some(), "asking for a stream");
@@ -268,8 +275,12 @@ impl<'a> Inbox<'a> {
         self.number += 1;
         let message = message.numbered(self.answer, self.number);
         let Some(state) = &mut self.state else { return Ok(()) };
-        let mut reach = state.reach.clone();
-        reach.add(message.progress(), message.versions());
+        if !self.holds_back {
+            let mut reach = state.reach.clone();
+            reach.add(message.progress(), message.versions());
+            state.taking = Some(Taking { head: event.id, head_at: event.created_at, reach });
+            self.save().await?;
+        }
         let taken = {
             let _turn = self.ends.turn.lock().await;
             self.ends.peer.receive(self.handle.remote, message).await
@@ -279,10 +290,12 @@ impl<'a> Inbox<'a> {
         }
         self.unacknowledged.push_back((self.number, event.id));
         match taken {
-            Ok(()) if self.holds_back => Ok(()),
+            // Stored with the next one.
             Ok(()) => {
-                (state.head, state.head_at, state.reach) = (Some(event.id), event.created_at, reach);
-                self.save().await
+                if let Some(state) = self.state.as_mut().filter(|_| !self.holds_back) {
+                    state.taken();
+                }
+                Ok(())
             }
             Err(Refusal::UnknownRemote) => Err(Ending::Closed),
             // The session has taken note of it, and asks for it again over another connection.

@@ -15,7 +15,7 @@ use litemesh_proto::SiteId;
 use nostr::{Keys, PublicKey, RelayUrl, SecretKey, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-pub(crate) use streams::{Inbound, Outbound};
+pub(crate) use streams::{Inbound, Outbound, Taking};
 
 /// What the file of a database is called: its own name and this.
 const SUFFIX: &str = "-nostr";
@@ -34,6 +34,7 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS inbound (
         local_key TEXT NOT NULL, peer_key TEXT NOT NULL, stream TEXT NOT NULL, request BLOB NOT NULL,
         asked_at INTEGER NOT NULL, head TEXT, head_at INTEGER NOT NULL, reach BLOB NOT NULL,
+        taking TEXT, taking_at INTEGER, taking_reach BLOB,
         PRIMARY KEY (local_key, peer_key)) STRICT, WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS outbound (
         local_key TEXT NOT NULL, peer_key TEXT NOT NULL, stream TEXT NOT NULL, request BLOB NOT NULL,

@@ -22,6 +22,37 @@ pub(crate) struct Inbound {
     pub(crate) head: Option<EventId>,
     pub(crate) head_at: Timestamp,
     pub(crate) reach: Reach,
+    /// The one whose message is being taken: stored before, since the database commits by itself.
+    pub(crate) taking: Option<Taking>,
+}
+
+/// Where a stream stands once a message is taken.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Taking {
+    pub(crate) head: EventId,
+    pub(crate) head_at: Timestamp,
+    pub(crate) reach: Reach,
+}
+
+impl Inbound {
+    /// The message that was being taken is.
+    pub(crate) fn taken(&mut self) {
+        if let Some(Taking { head, head_at, reach }) = self.taking.take() {
+            (self.head, self.head_at, self.reach) = (Some(head), head_at, reach);
+        }
+    }
+
+    /// The same stream from where who asks so stands, where that is on it. A process may have ended before it heard that a message was
+    /// taken; where both places would do, the earlier one is the safe one, which repeats a message.
+    pub(crate) fn resumed(&self, request: &SyncRequest) -> Option<Self> {
+        let mut here = Self { taking: None, ..self.clone() };
+        if here.reach.is_where(request) {
+            return Some(here);
+        }
+        here.taking.clone_from(&self.taking);
+        here.taken();
+        here.reach.is_where(request).then_some(here)
+    }
 }
 
 /// The stream that goes to a remote.
@@ -42,7 +73,8 @@ impl Store {
     pub(crate) fn inbound(&self, pairing: &Pairing) -> Result<Option<Inbound>, StoreError> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
-            "SELECT stream, request, asked_at, head, head_at, reach FROM inbound WHERE local_key = ?1 AND peer_key = ?2",
+            "SELECT stream, request, asked_at, head, head_at, reach, taking, taking_at, taking_reach FROM inbound
+             WHERE local_key = ?1 AND peer_key = ?2",
         )?;
         let mut rows = statement.query([pairing.local_key.to_hex(), pairing.peer_key.to_hex()])?;
         let Some(row) = rows.next()? else { return Ok(None) };
@@ -53,15 +85,26 @@ impl Store {
             head: read_head(row.get(3)?)?,
             head_at: timestamp(row.get(4)?),
             reach: Reach::of(&read_request(row.get_ref(5)?.as_blob().map_err(rusqlite::Error::from)?)?),
+            taking: match read_head(row.get(6)?)? {
+                None => None,
+                Some(head) => Some(Taking {
+                    head,
+                    head_at: timestamp(row.get(7)?),
+                    reach: Reach::of(&read_request(row.get_ref(8)?.as_blob().map_err(rusqlite::Error::from)?)?),
+                }),
+            },
         }))
     }
 
     pub(crate) fn set_inbound(&self, pairing: &Pairing, inbound: &Inbound) -> Result<(), StoreError> {
         let connection = self.connection();
         let mut statement = connection.prepare_cached(
-            "INSERT OR REPLACE INTO inbound (local_key, peer_key, stream, request, asked_at, head, head_at, reach)
-             SELECT local_key, peer_key, ?3, ?4, ?5, ?6, ?7, ?8 FROM pairing WHERE local_key = ?1 AND peer_key = ?2",
+            "INSERT OR REPLACE INTO inbound (local_key, peer_key, stream, request, asked_at, head, head_at, reach, taking,
+                 taking_at, taking_reach)
+             SELECT local_key, peer_key, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 FROM pairing
+             WHERE local_key = ?1 AND peer_key = ?2",
         )?;
+        let taking = inbound.taking.as_ref();
         statement.execute(params![
             pairing.local_key.to_hex(),
             pairing.peer_key.to_hex(),
@@ -71,6 +114,9 @@ impl Store {
             inbound.head.map(|id| id.to_hex()),
             seconds(inbound.head_at),
             write_reach(&inbound.reach),
+            taking.map(|taking| taking.head.to_hex()),
+            taking.map(|taking| seconds(taking.head_at)),
+            taking.map(|taking| write_reach(&taking.reach)),
         ])?;
         Ok(())
     }

@@ -46,6 +46,11 @@ fn streams(is_litemesh: bool) -> (Inbound, Outbound) {
         head: Some(events[0].id),
         head_at: events[0].created_at,
         reach: Reach::of(&request(8, is_litemesh)),
+        taking: Some(Taking {
+            head: events[1].id,
+            head_at: events[1].created_at,
+            reach: Reach::of(&request(9, is_litemesh)),
+        }),
     };
     let outbound = Outbound {
         stream,
@@ -78,7 +83,8 @@ fn what_is_stored_comes_back() {
         assert_eq!(store.keys(pairing.local_key).unwrap().unwrap().secret_key(), keys.secret_key());
         assert_eq!(store.inbound(&pairing).unwrap(), Some(inbound.clone()));
         assert_eq!(store.outbound(&pairing).unwrap(), Some(outbound.clone()));
-        let (first, none) = (Inbound { head: None, ..inbound }, Outbound { head: None, last: Vec::new(), ..outbound });
+        let (first, none) =
+            (Inbound { head: None, taking: None, ..inbound }, Outbound { head: None, last: Vec::new(), ..outbound });
         store.set_inbound(&pairing, &first).unwrap();
         store.set_outbound(&pairing, &none).unwrap();
         assert_eq!((store.inbound(&pairing).unwrap(), store.outbound(&pairing).unwrap()), (Some(first), Some(none)));
@@ -165,4 +171,19 @@ fn what_cannot_be_read_is_named() {
     store.connection().execute_batch("UPDATE inbound SET stream = ''").unwrap();
     let error = store.inbound(&pairing).unwrap_err().to_string();
     assert!(error.contains("a stream's id cannot be read"), "{error}");
+}
+
+/// A process may end before it hears that a message was taken, or take it and forget that it did.
+#[test]
+fn a_stream_goes_on_before_or_after_the_message_that_was_being_taken() {
+    let (inbound, _) = streams(true);
+    let taking = inbound.taking.clone().unwrap();
+    let head = |version| inbound.resumed(&request(version, true)).map(|here| (here.head, here.taking));
+    assert_eq!(head(8), Some((inbound.head, None)));
+    assert_eq!(head(9), Some((Some(taking.head), None)));
+    assert_eq!((head(7), head(10)), (None, None));
+    // Of an original nobody knows whether all of a version has come, so the message comes again.
+    let (inbound, _) = streams(false);
+    assert_eq!(inbound.resumed(&request(9, false)).map(|here| here.head), Some(inbound.head));
+    assert_eq!(inbound.resumed(&request(7, false)), None);
 }
