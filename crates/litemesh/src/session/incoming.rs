@@ -298,6 +298,7 @@ impl Incoming {
             cursor: progress.cursor.unwrap_or_default(),
             position: progress.position.map(|position| (key, position)),
             completes: is_staged.then_some((key, after)),
+            since: progress.since.map(|since| (key, since)),
             is_provisional: progress.provisional,
             ends_answer: is_eose,
         };
@@ -309,7 +310,12 @@ impl Incoming {
 
     /// From where to where the next message leads; `None` where it does not go on from what is here.
     fn lead(&self, progress: &Progress) -> Option<(Reach, Reach)> {
-        let here = &self.staged.reach;
+        // What another connection brought; whether it did, the engine looks.
+        let since = progress.since.map(|position| Reach { position, place: None });
+        if since.is_some() && self.staged.messages > 0 {
+            return None;
+        }
+        let here = since.as_ref().unwrap_or(&self.staged.reach);
         let after = match &progress.part {
             // What is here of a transaction that is begun anew is forgotten.
             Part::Whole | Part::Piece { after: None, .. } => Reach { position: here.position, place: None },

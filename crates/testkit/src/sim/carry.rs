@@ -22,6 +22,9 @@ use super::{Event, Simulation};
 /// Work that one session may have under way: its opening, a merge and a read (`engine_thread`, `COMMANDS_MAX`).
 const JOBS_MAX: usize = 4;
 
+/// How long a session does not hear that another one to its remote ended.
+const OTHER_WAYS_DELAY: Duration = Duration::from_micros(500);
+
 /// How long a link may be silent before its ends give it up.
 pub(super) const SILENCE_MAX: Duration = PING_INTERVAL.saturating_mul(3);
 
@@ -93,7 +96,7 @@ impl Simulation {
             return self.open_talk(node, connection, end, transport, remote);
         }
         let running = self.nodes[node].running.as_mut().expect("a peer that runs");
-        let (session, opening) = Session::new(remote, &running.process, &Limits::default(), self.pages);
+        let (session, opening) = Session::new(remote, false, &running.process, &Limits::default(), self.pages);
         let session = RunningSession::new(Side::Ours(Box::new(session)), end, transport);
         running.sessions.insert(connection, session);
         self.order(node, connection, opening);
@@ -117,6 +120,10 @@ impl Simulation {
     /// Removes a session, and dials again where this was the end that dials.
     pub(super) fn forget_session(&mut self, node: usize, connection: u64) -> Option<usize> {
         let session = self.nodes[node].running.as_mut()?.sessions.remove(&connection)?;
+        if let Side::Ours(session) = &session.session {
+            session.end();
+        }
+        self.tell_other_ways(node);
         let wire = self.connections[&connection].wire;
         self.check_bounds(connection, &session);
         if self.wires[wire].current[session.end] == Some(connection) {
@@ -366,6 +373,28 @@ impl Simulation {
                 Action::Reply(result) => self.replied(node, connection, result),
                 Action::Tell(what) => self.note(format_args!("{node} hears over {connection}: {what}")),
             }
+        }
+        self.tell_other_ways(node);
+    }
+
+    /// Sessions hear that another one to their remote began or ceased to carry what is written.
+    fn tell_other_ways(&mut self, node: usize) {
+        let boot = self.nodes[node].boot;
+        let Some(running) = &self.nodes[node].running else { return };
+        let has_news = |session: &RunningSession| matches!(&session.session, Side::Ours(session) if session.has_news());
+        let told = running.sessions.iter().filter(|(_, session)| has_news(session)).map(|(connection, _)| *connection);
+        for connection in told.collect::<Vec<_>>() {
+            self.agenda.after(OTHER_WAYS_DELAY, Event::OtherWays { node, boot, connection });
+        }
+    }
+
+    pub(super) fn other_ways(&mut self, node: usize, boot: u64, connection: u64) {
+        if self.nodes[node].boot != boot {
+            return;
+        }
+        let session = self.nodes[node].running.as_ref().and_then(|running| running.sessions.get(&connection));
+        if session.is_some_and(|session| matches!(&session.session, Side::Ours(session) if session.has_news())) {
+            self.feed(node, connection, simulation::Event::OtherWays);
         }
     }
 

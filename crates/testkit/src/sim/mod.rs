@@ -44,29 +44,79 @@ use trace::Trace;
 /// Something that will happen.
 enum Event {
     /// The dialling end of a wire tries.
-    Dial { wire: usize },
+    Dial {
+        wire: usize,
+    },
     /// The next frame reaches an end.
-    Arrive { connection: u64, end: usize },
+    Arrive {
+        connection: u64,
+        end: usize,
+    },
     /// The message that an end sent was taken, or refused.
-    Taken { connection: u64, end: usize, refused: Option<String> },
+    Taken {
+        connection: u64,
+        end: usize,
+        refused: Option<String>,
+    },
     /// An end is brought once more what it was brought before.
-    Repeat { connection: u64, end: usize, bytes: Vec<u8> },
+    Repeat {
+        connection: u64,
+        end: usize,
+        bytes: Vec<u8>,
+    },
     /// An end has heard nothing for so long that it gives the connection up, unless the way is free again.
-    Silent { connection: u64, end: usize },
+    Silent {
+        connection: u64,
+        end: usize,
+    },
     /// The application committed something.
-    Wake { node: usize, boot: u64 },
+    Wake {
+        node: usize,
+        boot: u64,
+    },
     /// The engine has time for its next job.
-    Work { node: usize, boot: u64 },
+    Work {
+        node: usize,
+        boot: u64,
+    },
     /// A session learns what came of its work.
-    Done { node: usize, boot: u64, connection: u64, result: Result<Done, String> },
+    Done {
+        node: usize,
+        boot: u64,
+        connection: u64,
+        result: Result<Done, String>,
+    },
     /// A session learns that the database changed.
-    Announce { node: usize, boot: u64, connection: u64 },
+    Announce {
+        node: usize,
+        boot: u64,
+        connection: u64,
+    },
     /// Somebody forks the file of a peer that was this site.
-    Fork { node: usize, site: SiteId, common: DbVersion },
+    Fork {
+        node: usize,
+        site: SiteId,
+        common: DbVersion,
+    },
     /// A session wanted to be woken about now.
-    Timer { node: usize, boot: u64, connection: u64, timer: Timer },
+    OtherWays {
+        node: usize,
+        boot: u64,
+        connection: u64,
+    },
+    Timer {
+        node: usize,
+        boot: u64,
+        connection: u64,
+        timer: Timer,
+    },
     /// A session wanted its connection to end about now.
-    End { node: usize, boot: u64, connection: u64, reason: String },
+    End {
+        node: usize,
+        boot: u64,
+        connection: u64,
+        reason: String,
+    },
 }
 
 /// What a simulation did.
@@ -338,6 +388,7 @@ impl Simulation {
             Event::Done { node, boot, connection, result } => self.done(node, boot, connection, result),
             Event::Announce { node, boot, connection } => self.announce(node, boot, connection),
             Event::Fork { node, site, common } => self.fork(node, site, common),
+            Event::OtherWays { node, boot, connection } => self.other_ways(node, boot, connection),
             Event::Timer { node, boot, connection, timer } => self.timer(node, boot, connection, timer),
             Event::End { node, boot, connection, reason } => {
                 if self.nodes[node].boot == boot {
@@ -363,6 +414,7 @@ impl Simulation {
             | Event::Done { node, .. }
             | Event::Announce { node, .. }
             | Event::Fork { node, .. }
+            | Event::OtherWays { node, .. }
             | Event::Timer { node, .. }
             | Event::End { node, .. } => Some(*node),
         }
