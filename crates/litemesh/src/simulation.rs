@@ -206,6 +206,7 @@ pub struct Session {
     recent: Recent,
     way: Way,
     standing: Standing,
+    keeps_messages: bool,
     limits: PageLimits,
     staged_bytes_max: u64,
     last: Beat,
@@ -234,6 +235,7 @@ impl Session {
             recent: Arc::default(),
             way: process.ways.add(remote.site, keeps_messages),
             standing: Standing::default(),
+            keeps_messages,
             limits: pages,
             staged_bytes_max: limits.staged_bytes_max,
             last,
@@ -289,12 +291,15 @@ impl Session {
         if let Some(served) = self.session.served() {
             self.way.report(served);
         }
-        effects.into_iter().map(|effect| self.action(effect)).collect()
+        effects.into_iter().filter_map(|effect| self.action(effect)).collect()
     }
 
-    fn action(&self, effect: Effect) -> Action {
-        match effect {
+    /// What the driver of tokio makes of it, too.
+    fn action(&self, effect: Effect) -> Option<Action> {
+        Some(match effect {
             Effect::Open { key } => Action::Work(self.work(Kind::Open { remote: key, is_first: false })),
+            // Of one who is away an answer may take days.
+            Effect::Wake(session::Timer::Silence | session::Timer::Answer, _) if self.keeps_messages => return None,
             Effect::Wake(timer, delay) => Action::Wake(Timer(timer), delay),
             Effect::Stage { key, changes, after, until } => Action::Work(self.work(Kind::Stage {
                 sender: key,
@@ -307,6 +312,8 @@ impl Session {
             Effect::Ask(request) => Action::Ask(request),
             Effect::Send(message) => Action::Send(message),
             Effect::EndAfter(delay, reason) => Action::EndAfter(delay, reason),
+            // Nothing went wrong, and only who keeps the message has to know.
+            Effect::Reply(Err(Refusal::Outdated(_))) if !self.keeps_messages => Action::Reply(Ok(())),
             Effect::Reply(result) => Action::Reply(result),
             Effect::Merge { changes, progress, reached, echoes } => {
                 Action::Work(self.work(Kind::Merge { changes, progress, reached, echoes }))
@@ -319,7 +326,7 @@ impl Session {
                 Notice::Outdated(version) => format!("outdated: {version}"),
                 Notice::Error(message) => format!("error: {message}"),
             }),
-        }
+        })
     }
 
     fn work(&self, kind: Kind) -> Work {

@@ -67,3 +67,10 @@ pub use signer::{Signer, SignerError};
 pub use store::{Pairing, Store, StoreError};
 pub use stream_id::{ParseStreamIdError, StreamId};
 pub use transport::NostrTransport;
+
+/// What the testkit's simulation plays relays with.
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation {
+    pub use crate::reach::Reach;
+}

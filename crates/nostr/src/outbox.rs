@@ -307,8 +307,9 @@ impl<'a> Outbox<'a> {
         let (reach, request) = (state.reach.clone(), state.request.clone());
         self.state = Some(state);
         self.save().await?;
-        if self.answer > 0 && !self.ends.pairing.is_litemesh {
-            // Nothing tells the messages of one answer from those of the next.
+        if self.answer > 0 {
+            // Nothing tells the messages of one answer to an original peer from those of the next. And a file that was restored from a
+            // backup asks for what it has sent us over this connection, too, which our peer does not send back over it.
             return Err(Ending::Anew);
         }
         self.answer(|answer| reach.onwards(&request, answer)).await

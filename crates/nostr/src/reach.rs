@@ -8,7 +8,7 @@ use litemesh_proto::{Cursor, DbVersion, Part, Place, Position, Progress, SiteId,
 /// The receiver goes on with a stream only where its database says the same: after a restore from a backup, or after messages that it
 /// could not take, the two differ, and it begins another stream. The sender goes on from here after a restart.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Reach {
+pub enum Reach {
     /// Between Litemesh peers: how far in the sender's versions, and inside of the next transaction.
     Local(Position, Option<Place>),
     /// With an original peer: of each site everything up to a version. The newest that came counts as incomplete.
@@ -17,7 +17,7 @@ pub(crate) enum Reach {
 
 impl Reach {
     /// Where an answer to this request begins.
-    pub(crate) fn of(request: &SyncRequest) -> Self {
+    pub fn of(request: &SyncRequest) -> Self {
         match &request.terms {
             Some(terms) => Self::Local(terms.position, terms.staged.clone()),
             None => Self::Sites(request.cursor.clone()),
@@ -25,10 +25,13 @@ impl Reach {
     }
 
     /// A message of the stream came, or was sent.
-    pub(crate) fn add(&mut self, progress: Option<&Progress>, versions: impl Iterator<Item = (SiteId, DbVersion)>) {
+    pub fn add(&mut self, progress: Option<&Progress>, versions: impl Iterator<Item = (SiteId, DbVersion)>) {
         match self {
             Self::Local(position, place) => {
                 let Some(progress) = progress else { return };
+                if let Some(since) = progress.since {
+                    *position = since;
+                }
                 *place = match &progress.part {
                     Part::Piece { until, .. } => Some(until.clone()),
                     Part::Whole | Part::Last { .. } => None,
@@ -44,7 +47,7 @@ impl Reach {
     }
 
     /// Whether who asks so stands where the stream has brought it.
-    pub(crate) fn is_where(&self, request: &SyncRequest) -> bool {
+    pub fn is_where(&self, request: &SyncRequest) -> bool {
         match (self, &request.terms) {
             (Self::Local(position, place), Some(terms)) => *position == terms.position && *place == terms.staged,
             (Self::Sites(cursor), None) => cursor.iter().all(|(site, version)| request.cursor.get(site) >= version),
@@ -53,7 +56,7 @@ impl Reach {
     }
 
     /// The request that a sender answers to go on from here. `answer`: a number of its own, since the receiver goes by the chain.
-    pub(crate) fn onwards(&self, request: &SyncRequest, answer: u32) -> SyncRequest {
+    pub fn onwards(&self, request: &SyncRequest, answer: u32) -> SyncRequest {
         match self {
             Self::Local(position, staged) => {
                 let terms = Terms { answer, credit: CREDIT_MAX, position: *position, staged: staged.clone() };

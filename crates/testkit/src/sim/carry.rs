@@ -106,6 +106,10 @@ impl Simulation {
     pub(super) fn end_session(&mut self, node: usize, connection: u64, reason: &str) {
         let Some(end) = self.forget_session(node, connection) else { return };
         self.note(format_args!("{node} ends connection {connection}: {reason}"));
+        if !self.connections.contains_key(&connection) {
+            // To the other end of a pairing that is nothing.
+            return;
+        }
         self.lose_tail(connection, end);
         self.push(connection, end, Frame::Close(reason.to_owned()));
     }
@@ -124,6 +128,10 @@ impl Simulation {
             session.end();
         }
         self.tell_other_ways(node);
+        if let Some(relayed) = &session.relayed {
+            self.close_relayed(connection, relayed, session.end);
+            return Some(session.end);
+        }
         let wire = self.connections[&connection].wire;
         self.check_bounds(connection, &session);
         if self.wires[wire].current[session.end] == Some(connection) {
@@ -343,16 +351,19 @@ impl Simulation {
 
     // Sessions.
 
-    fn feed(&mut self, node: usize, connection: u64, event: simulation::Event) {
+    pub(super) fn feed(&mut self, node: usize, connection: u64, event: simulation::Event) {
         let running = self.nodes[node].running.as_mut().expect("a peer that runs");
         let Some(session) = running.sessions.get_mut(&connection) else { return };
-        let end = session.end;
+        let (end, is_relayed) = (session.end, session.relayed.is_some());
         let actions = match &mut session.session {
             Side::Ours(session) => session.handle(event),
             Side::Original(_) => return self.talk_over(node, connection, event),
         };
         for action in actions {
             match action {
+                Action::Ask(request) if is_relayed => self.ask_relayed(node, connection, request),
+                Action::Send(message) if is_relayed => self.send_relayed(node, connection, &message),
+                Action::Reply(result) if is_relayed => self.replied_relayed(node, connection, result),
                 Action::Ask(request) => {
                     let is_litemesh = self.wires[self.connections[&connection].wire].is_litemesh;
                     let bytes =
@@ -429,7 +440,7 @@ impl Simulation {
 
     // The engine.
 
-    fn order(&mut self, node: usize, connection: u64, work: Work) {
+    pub(super) fn order(&mut self, node: usize, connection: u64, work: Work) {
         self.queue(node, Job::Work { connection, work: Box::new(work) });
         let jobs = &self.nodes[node].running.as_ref().expect("a peer that runs").jobs;
         let of_this = |job: &&Job| matches!(job, Job::Work { connection: of, .. } if *of == connection);

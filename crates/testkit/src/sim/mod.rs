@@ -18,6 +18,7 @@ mod network;
 mod node;
 mod options;
 mod original;
+mod relay;
 mod trace;
 mod workload;
 
@@ -39,84 +40,39 @@ use network::{Connection, Wire};
 use node::Node;
 pub use options::{Faults, Lossy, Options};
 use original::Original;
+use relay::{Pairing, RelayEvent};
 use trace::Trace;
 
 /// Something that will happen.
 enum Event {
     /// The dialling end of a wire tries.
-    Dial {
-        wire: usize,
-    },
+    Dial { wire: usize },
     /// The next frame reaches an end.
-    Arrive {
-        connection: u64,
-        end: usize,
-    },
+    Arrive { connection: u64, end: usize },
     /// The message that an end sent was taken, or refused.
-    Taken {
-        connection: u64,
-        end: usize,
-        refused: Option<String>,
-    },
+    Taken { connection: u64, end: usize, refused: Option<String> },
     /// An end is brought once more what it was brought before.
-    Repeat {
-        connection: u64,
-        end: usize,
-        bytes: Vec<u8>,
-    },
+    Repeat { connection: u64, end: usize, bytes: Vec<u8> },
     /// An end has heard nothing for so long that it gives the connection up, unless the way is free again.
-    Silent {
-        connection: u64,
-        end: usize,
-    },
+    Silent { connection: u64, end: usize },
     /// The application committed something.
-    Wake {
-        node: usize,
-        boot: u64,
-    },
+    Wake { node: usize, boot: u64 },
     /// The engine has time for its next job.
-    Work {
-        node: usize,
-        boot: u64,
-    },
+    Work { node: usize, boot: u64 },
     /// A session learns what came of its work.
-    Done {
-        node: usize,
-        boot: u64,
-        connection: u64,
-        result: Result<Done, String>,
-    },
+    Done { node: usize, boot: u64, connection: u64, result: Result<Done, String> },
     /// A session learns that the database changed.
-    Announce {
-        node: usize,
-        boot: u64,
-        connection: u64,
-    },
+    Announce { node: usize, boot: u64, connection: u64 },
     /// Somebody forks the file of a peer that was this site.
-    Fork {
-        node: usize,
-        site: SiteId,
-        common: DbVersion,
-    },
+    Fork { node: usize, site: SiteId, common: DbVersion },
+    /// Something happens at an end of a pairing.
+    Relay { pairing: usize, end: usize, what: RelayEvent },
+    /// Another session to the same remote began or ceased to carry what is written.
+    OtherWays { node: usize, boot: u64, connection: u64 },
     /// A session wanted to be woken about now.
-    OtherWays {
-        node: usize,
-        boot: u64,
-        connection: u64,
-    },
-    Timer {
-        node: usize,
-        boot: u64,
-        connection: u64,
-        timer: Timer,
-    },
+    Timer { node: usize, boot: u64, connection: u64, timer: Timer },
     /// A session wanted its connection to end about now.
-    End {
-        node: usize,
-        boot: u64,
-        connection: u64,
-        reason: String,
-    },
+    End { node: usize, boot: u64, connection: u64, reason: String },
 }
 
 /// What a simulation did.
@@ -156,6 +112,7 @@ pub struct Simulation {
     pages: PageLimits,
     nodes: Vec<Node>,
     wires: Vec<Wire>,
+    pairings: Vec<Pairing>,
     connections: BTreeMap<u64, Connection>,
     connections_made: u64,
     /// Nothing fails on its own any more.
@@ -190,6 +147,7 @@ impl Simulation {
             pages: PageLimits { changes_max, bytes_max: BATCH_BYTES_MAX, stretch: BATCH_STRETCH },
             nodes: Vec::new(),
             wires: Vec::new(),
+            pairings: Vec::new(),
             connections: BTreeMap::new(),
             connections_made: 0,
             is_healed: false,
@@ -242,6 +200,9 @@ impl Simulation {
         }
         for [dialler, listener] in shape.wires {
             self.add_wire(dialler, listener, true);
+        }
+        for [one, other] in shape.pairings {
+            self.pair(one, other);
         }
         for [dialler, listener] in shape.v1_wires {
             self.add_wire(dialler, listener, false);
@@ -388,6 +349,7 @@ impl Simulation {
             Event::Done { node, boot, connection, result } => self.done(node, boot, connection, result),
             Event::Announce { node, boot, connection } => self.announce(node, boot, connection),
             Event::Fork { node, site, common } => self.fork(node, site, common),
+            Event::Relay { pairing, end, what } => self.at_relay(pairing, end, what),
             Event::OtherWays { node, boot, connection } => self.other_ways(node, boot, connection),
             Event::Timer { node, boot, connection, timer } => self.timer(node, boot, connection, timer),
             Event::End { node, boot, connection, reason } => {
@@ -409,6 +371,7 @@ impl Simulation {
                 let connection = self.connections.get(connection)?;
                 Some(self.wires[connection.wire].nodes[*end])
             }
+            Event::Relay { pairing, end, .. } => Some(self.pairings[*pairing].nodes[*end]),
             Event::Wake { node, .. }
             | Event::Work { node, .. }
             | Event::Done { node, .. }
