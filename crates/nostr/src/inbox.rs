@@ -385,11 +385,12 @@ impl<'a> Inbox<'a> {
         self.looking = None;
         let Found { events, is_answered, pace } = looked.found;
         self.pace = pace;
-        if !events.is_empty() {
-            self.looks.found();
-        }
         for event in events {
             self.offer(event)?;
+        }
+        // Nothing else counts: a relay that answers with whatever it likes would keep us looking. What comes next was signed by the remote.
+        if self.chain.has_next() {
+            self.looks.found();
         }
         if let Some(request) = looked.request
             && self.asking.is_none()

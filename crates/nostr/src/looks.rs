@@ -1,4 +1,5 @@
-//! When relays are asked for what did not come by itself: soon after something happened, and then less and less often.
+//! When relays are asked for what did not come by itself: soon after something happened, and then less and less often. What is found is
+//! followed without a pause.
 
 use std::time::Duration;
 
@@ -21,19 +22,22 @@ pub(crate) struct Looks {
     wait: Duration,
     /// When the last look began, if it found nothing.
     in_vain: Option<Instant>,
+    /// The last look found what comes next, and there may be more.
+    is_on_trail: bool,
     due: Option<Instant>,
 }
 
 impl Looks {
     /// None is due before [`begin`](Self::begin).
     pub(crate) fn new(wait_max: Duration) -> Self {
-        Self { wait_max, wait: LOOK_MIN, in_vain: None, due: None }
+        Self { wait_max, wait: LOOK_MIN, in_vain: None, is_on_trail: false, due: None }
     }
 
-    /// Something happened.
+    /// Something happened. On a trail the next look follows at once: once for each look that found something.
     pub(crate) fn begin(&mut self) {
         self.wait = LOOK_MIN;
-        self.due = Some(Instant::now() + self.wait);
+        let pause = if self.is_on_trail { Duration::ZERO } else { self.wait };
+        self.due = Some(Instant::now() + pause);
     }
 
     /// Something is known to be missing.
@@ -56,13 +60,13 @@ impl Looks {
     /// One begins; the next one is later.
     pub(crate) fn looked(&mut self) {
         let now = Instant::now();
-        (self.in_vain, self.due) = (Some(now), Some(now + self.wait));
+        (self.in_vain, self.is_on_trail, self.due) = (Some(now), false, Some(now + self.wait));
         self.wait = (self.wait * 2).min(self.wait_max);
     }
 
-    /// It found something: the next one may follow at once.
+    /// It found what comes next.
     pub(crate) fn found(&mut self) {
-        self.in_vain = None;
+        (self.in_vain, self.is_on_trail) = (None, true);
     }
 }
 
@@ -116,5 +120,27 @@ mod tests {
         looks.found();
         looks.at_once();
         assert_eq!(looks.due(), Some(Instant::now()));
+    }
+
+    /// Each event of a chain is found by the one before it.
+    #[tokio::test(start_paused = true)]
+    async fn a_trail_is_followed_without_pauses_to_its_end() {
+        let mut looks = Looks::new(LOOK_MAX);
+        looks.begin();
+        at(looks.due()).await;
+        let began = Instant::now();
+        for _ in 0..100 {
+            looks.looked();
+            looks.found();
+            // What was found is taken.
+            looks.begin();
+            at(looks.due()).await;
+        }
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        looks.looked();
+        assert_eq!(looks.due(), Some(Instant::now() + LOOK_MIN), "there is no more of it");
+        // What comes by itself afterwards is no trail.
+        looks.begin();
+        assert_eq!(looks.due(), Some(Instant::now() + LOOK_MIN));
     }
 }
