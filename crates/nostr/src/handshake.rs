@@ -152,9 +152,9 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// Nobody came, or the pairing cannot be kept.
+    /// Nobody came, or the pairing cannot be kept, or no relay takes the answer.
     pub async fn paired(mut self, store: &Store) -> Result<Pairing, PairError> {
-        let paired = tokio::time::timeout_at(self.until, self.wait(store)).await.unwrap_or(Err(PairError::Expired));
+        let paired = self.wait(store).await;
         self.relays.close().await;
         paired
     }
@@ -167,46 +167,56 @@ impl Listener {
     }
 
     async fn wait(&mut self, store: &Store) -> Result<Pairing, PairError> {
+        // Who comes in time is answered, whenever that is done: a pairing is there on both sides or on neither.
+        let asked = tokio::time::timeout_at(self.until, self.asked()).await;
+        let (envelope, request) = asked.map_err(|_| PairError::Expired)?;
+        let reply =
+            ConnectReply { peer_id: self.site, device_info: self.device.clone(), litemesh: Some(Announcement::OURS) };
+        let reply = envelope.connect_reply(&reply, Timestamp::now());
+        let reply = reply.map_err(|error| invalid("the reply", &error))?;
+        if request.peer_id == self.site {
+            // The other side sees the same. One of the original would not: it waits in vain.
+            if request.litemesh.is_some() {
+                let _ = self.answer(&reply).await;
+            }
+            return Err(PairError::SameSite);
+        }
+        let pairing = Pairing {
+            site: self.site,
+            local_key: self.own.identity.key,
+            peer: request.peer_id,
+            peer_key: envelope.remote(),
+            device: request.device_info,
+            relays: self.urls.clone(),
+            paired_at: Timestamp::now(),
+            is_litemesh: request.litemesh.is_some_and(Announcement::speaks_ours),
+        };
+        store.pair(&pairing, self.own.secret.as_ref())?;
+        if let Err(error) = self.answer(&reply).await {
+            store.unpair(pairing.site, pairing.peer)?;
+            return Err(error);
+        }
+        Ok(pairing)
+    }
+
+    /// Waits for somebody who has the secret.
+    async fn asked(&mut self) -> (Envelope, ConnectRequest) {
         loop {
             let event = hear(&mut self.heard).await;
             // Who listens here has no key of the other side yet: it comes with the request.
             let Ok(envelope) = Envelope::with(self.own.identity.clone(), event.pubkey) else { continue };
-            let request = match envelope.read_connect_request(&event) {
-                Ok(request) if request.has_secret(self.string.secret()) => request,
-                Ok(_) => continue,
-                Err(error) => {
-                    debug!(%error, "a request to be paired cannot be read");
-                    continue;
-                }
-            };
-            let reply = ConnectReply {
-                peer_id: self.site,
-                device_info: self.device.clone(),
-                litemesh: Some(Announcement::OURS),
-            };
-            let reply = envelope.connect_reply(&reply, Timestamp::now());
-            let reply = reply.map_err(|error| invalid("the reply", &error))?;
-            if request.peer_id == self.site {
-                // The other side sees the same. One of the original would not: it waits in vain.
-                if request.litemesh.is_some() {
-                    publish(&self.relays, &reply).await;
-                }
-                return Err(PairError::SameSite);
+            match envelope.read_connect_request(&event) {
+                Ok(request) if request.has_secret(self.string.secret()) => return (envelope, request),
+                Ok(_) => {}
+                Err(error) => debug!(%error, "a request to be paired cannot be read"),
             }
-            let pairing = Pairing {
-                site: self.site,
-                local_key: self.own.identity.key,
-                peer: request.peer_id,
-                peer_key: event.pubkey,
-                device: request.device_info,
-                relays: self.urls.clone(),
-                paired_at: Timestamp::now(),
-                is_litemesh: request.litemesh.is_some_and(Announcement::speaks_ours),
-            };
-            store.pair(&pairing, self.own.secret.as_ref())?;
-            publish(&self.relays, &reply).await;
-            return Ok(pairing);
         }
+    }
+
+    /// Until a relay takes it, or nobody waits for it any more.
+    async fn answer(&self, reply: &Event) -> Result<(), PairError> {
+        let answered = tokio::time::timeout(JOIN_TIMEOUT, publish(&self.relays, reply)).await;
+        answered.map_err(|_| PairError::Relays { reason: "none takes the answer".to_owned() })
     }
 }
 

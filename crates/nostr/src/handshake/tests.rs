@@ -68,6 +68,25 @@ async fn a_string_that_has_expired_pairs_nobody() {
     assert!(store.pairings(SITE).unwrap().is_empty());
 }
 
+/// Who came in time is answered: otherwise one side is paired and the other is not.
+#[tokio::test]
+async fn who_comes_just_before_the_string_expires_is_paired_on_both_sides() {
+    let (_relay, url) = relay().await;
+    let (store, other_store) = (Store::open_in_memory().unwrap(), Store::open_in_memory().unwrap());
+    let listener = Listener::start(SITE, "one", &[&url]).await.unwrap();
+    let string = listener.connection_string().clone();
+    let listening = async {
+        // That the relay is there, and a request.
+        while listener.heard.len() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        listener.expiring(Duration::ZERO).paired(&store).await
+    };
+    let (listened, joined) = tokio::join!(listening, join(OTHER, "other", &string, &other_store));
+    assert_eq!((listened.unwrap().peer, joined.unwrap().peer), (OTHER, SITE));
+    assert_eq!((store.pairings(SITE).unwrap().len(), other_store.pairings(OTHER).unwrap().len()), (1, 1));
+}
+
 #[tokio::test]
 async fn without_a_relay_nobody_is_paired() {
     let none: [&str; 0] = [];
