@@ -330,7 +330,7 @@ async fn hear(heard: &mut mpsc::Receiver<Heard>) -> Event {
 }
 
 async fn connect(own: &Own, urls: &[RelayUrl]) -> Result<(Relays, mpsc::Receiver<Heard>), PairError> {
-    Relays::connect(own.identity.clone(), urls, true).await.map_err(|reason| PairError::Relays { reason })
+    Relays::connect(own.identity.clone(), urls).await.map_err(|reason| PairError::Relays { reason })
 }
 
 fn parse_relays(relays: &[impl AsRef<str>]) -> Result<Vec<RelayUrl>, PairError> {

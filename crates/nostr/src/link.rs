@@ -115,7 +115,7 @@ async fn serve(
 ) -> Result<Option<(bool, Timestamp)>, String> {
     let identity = shared.identity(pairing.local_key)?;
     let envelope = Envelope::with(identity.clone(), pairing.peer_key).map_err(|error| error.to_string())?;
-    let (relays, mut heard) = Relays::connect(identity, &pairing.relays, pairing.is_litemesh).await?;
+    let (relays, mut heard) = Relays::connect(identity, &pairing.relays).await?;
     relays.subscribe(CURSORS, filter::cursors(pairing.peer_key).limit(1));
     let ends = Ends {
         pairing,

@@ -21,6 +21,7 @@ use crate::link::{Ending, Ends, Handle, UNACKNOWLEDGED_MAX};
 use crate::looks::{LOOK_MAX, Looks, at, pending};
 use crate::parts;
 use crate::reach::Reach;
+use crate::relays::EVENT_BYTES_MAX;
 use crate::store::Outbound;
 use crate::{
     Batch, BuildError, ChainHead, CursorContent, CursorTerms, EncryptError, Outgoing, PLAINTEXT_BYTES_MAX, Store,
@@ -38,7 +39,7 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Events that are kept until it is known that the remote or a relay has them, and their bytes.
 const RECENT_MAX: usize = 64;
-const RECENT_BYTES_MAX: usize = 1 << 20;
+const RECENT_BYTES_MAX: usize = EVENT_BYTES_MAX;
 
 /// Most time between two looks for the last event, which is downloaded each time.
 const HEAD_LOOK_MAX: Duration = Duration::from_secs(60 * 60);

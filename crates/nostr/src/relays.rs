@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use crate::PAYLOAD_CHARS_MAX;
 use crate::signer::Identity;
 
 /// Events that wait for one relay. A relay that is further behind is left out.
@@ -28,11 +29,10 @@ const HEARD_MAX: usize = 64;
 /// What is under way from one relay inside of the client.
 const NOTIFICATIONS_MAX: usize = 64;
 
-/// Longest event of a Litemesh peer, in bytes of JSON: a part of a message, or a request that names half a million sites.
-const EVENT_BYTES_MAX: u32 = 1 << 20;
+/// Longest event that is read, in bytes of JSON: one with the longest payload, which only originals send, and some room for its tags.
+pub(crate) const EVENT_BYTES_MAX: usize = 3 << 19;
 
-/// Longest event of an original peer: one large value.
-const EVENT_BYTES_MAX_V1: u32 = 3 << 19;
+const _: () = assert!(PAYLOAD_CHARS_MAX + 64 * 1024 < EVENT_BYTES_MAX);
 
 /// How long a relay may take to answer what is fetched.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -90,16 +90,12 @@ struct Job {
 
 impl Relays {
     /// Dials all of them. What they say comes out of the receiver.
-    pub(crate) async fn connect(
-        login: Identity,
-        urls: &[RelayUrl],
-        is_litemesh: bool,
-    ) -> Result<(Self, mpsc::Receiver<Heard>), String> {
+    pub(crate) async fn connect(login: Identity, urls: &[RelayUrl]) -> Result<(Self, mpsc::Receiver<Heard>), String> {
         // Relays that ask for it learn that we have the key (NIP-42).
         let options = ClientOptions::new().automatic_authentication(true);
         let client = Client::builder().signer(login).opts(options).build();
         let mut limits = RelayLimits::default();
-        limits.messages.max_size = Some(if is_litemesh { EVENT_BYTES_MAX } else { EVENT_BYTES_MAX_V1 });
+        limits.messages.max_size = Some(EVENT_BYTES_MAX as u32);
         let options = RelayOptions::new()
             .limits(limits)
             .notification_channel_size(NOTIFICATIONS_MAX)
