@@ -21,9 +21,8 @@ use crate::chain::{Chain, Forked};
 use crate::link::{CHANGES, Ending, Ends, Handle, UNACKNOWLEDGED_MAX};
 use crate::looks::{LOOK_MAX, Looks, at, pending};
 use crate::parts::Assembler;
-use crate::reach::Reach;
 use crate::search::{self, Found, Pace};
-use crate::store::{Inbound, Taking};
+use crate::store::{Inbound, Stand, Taking};
 use crate::{
     CHANGES_KIND, CHANGES_LIFETIME, ChangesTags, CursorContent, CursorTerms, Incoming, Store, StreamId, filter,
 };
@@ -188,31 +187,21 @@ impl<'a> Inbox<'a> {
         let state = match goes_on.and_then(|state| state.resumed(&request)) {
             Some(state) => state,
             None => {
-                let asked_at = self.state.as_ref().map_or(Timestamp::from_secs(0), |state| state.asked_at);
-                let reach = Reach::of(&request);
-                let head_at = Timestamp::from_secs(0);
-                Inbound {
-                    stream: new_stream()?,
-                    request: request.clone(),
-                    asked_at,
-                    head: None,
-                    head_at,
-                    reach,
-                    taking: None,
-                }
+                let asked_at = self.state.as_ref().map_or(Timestamp::from_secs(0), |state| state.stand.asked_at);
+                Inbound { stand: Stand::begun(new_stream()?, request.clone(), asked_at), taking: None }
             }
         };
-        debug!(stream = %state.stream, goes_on = state.head.is_some(), "asking for a stream");
+        debug!(stream = %state.stand.stream, goes_on = state.stand.head.is_some(), "asking for a stream");
         self.answer = request.terms.as_ref().map_or(1, |terms| terms.answer);
         self.number = 0;
-        self.chain = Chain::after(state.head, state.head_at);
+        self.chain = Chain::after(state.stand.head, state.stand.head_at);
         self.assembler = Assembler::default();
         self.holds_back = false;
         self.unacknowledged.clear();
-        self.acknowledged = state.head;
+        self.acknowledged = state.stand.head;
         (self.gap, self.looking, self.asking) = (None, None, None);
-        let since = Some(state.head_at).filter(|at| at.as_secs() > 0);
-        self.ends.relays.subscribe(CHANGES, filter::changes(self.ends.pairing.peer_key, &state.stream, since));
+        let since = Some(state.stand.head_at).filter(|at| at.as_secs() > 0);
+        self.ends.relays.subscribe(CHANGES, filter::changes(self.ends.pairing.peer_key, &state.stand.stream, since));
         self.state = Some(state);
         self.save().await?;
         self.cursor_due = Some(Instant::now());
@@ -230,7 +219,7 @@ impl<'a> Inbox<'a> {
             event.kind == CHANGES_KIND && event.pubkey == self.ends.pairing.peer_key && event.verify().is_ok();
         if let Ok(tags) = ChangesTags::of(&event)
             && is_ours
-            && tags.stream_id == state.stream
+            && tags.stream_id == state.stand.stream
         {
             self.chain
                 .offer(tags.previous, event)
@@ -276,7 +265,7 @@ impl<'a> Inbox<'a> {
         let message = message.numbered(self.answer, self.number);
         let Some(state) = &mut self.state else { return Ok(()) };
         if !self.holds_back {
-            let mut reach = state.reach.clone();
+            let mut reach = state.stand.reach.clone();
             reach.add(message.progress(), message.versions());
             state.taking = Some(Taking { head: event.id, head_at: event.created_at, reach });
             self.save().await?;
@@ -326,22 +315,22 @@ impl<'a> Inbox<'a> {
         self.cursor_due = None;
         let Some(state) = &mut self.state else { return Ok(()) };
         // Relays keep the latest, and of two of one second either.
-        let asked_at = Timestamp::now().max(state.asked_at + Duration::from_secs(1));
+        let asked_at = Timestamp::now().max(state.stand.asked_at + Duration::from_secs(1));
         let litemesh = CursorTerms {
             version: litemesh_proto::codec::v1::LITEMESH_VERSION,
-            sync: Some(v2::sync(&state.request)).filter(|_| state.request.terms.is_some()),
+            sync: Some(v2::sync(&state.stand.request)).filter(|_| state.stand.request.terms.is_some()),
             ack: self.acknowledged,
         };
         let content = CursorContent {
             peer_id: self.ends.peer.site(),
-            stream_id: state.stream.clone(),
-            cursor: state.request.cursor.clone(),
+            stream_id: state.stand.stream.clone(),
+            cursor: state.stand.request.cursor.clone(),
             litemesh: Some(litemesh),
         };
         let event = self.ends.envelope.cursor(&content, asked_at);
         let event = event.map_err(|error| Ending::Broken(error.to_string()))?;
         // Stored first: the next one must be later than all that relays may have seen.
-        state.asked_at = asked_at;
+        state.stand.asked_at = asked_at;
         self.save().await?;
         self.asked = Some(event.id);
         let ends = self.ends;
@@ -363,7 +352,7 @@ impl<'a> Inbox<'a> {
     fn look(&mut self) {
         self.looks.looked();
         let Some(state) = &self.state else { return };
-        let (ends, stream, head, asked) = (self.ends, state.stream.clone(), self.chain.head(), self.asked);
+        let (ends, stream, head, asked) = (self.ends, state.stand.stream.clone(), self.chain.head(), self.asked);
         let pace = self.pace;
         let is_published = self.gap.is_none() && self.asking.is_none() && self.cursor_due.is_none();
         self.looking = Some(Box::pin(async move {
@@ -400,7 +389,7 @@ impl<'a> Inbox<'a> {
             debug!("no relay has our request");
             if let (Some(state), Some(request)) = (&mut self.state, request) {
                 // A file that was restored does not know of the latest, and relays keep that.
-                state.asked_at = state.asked_at.max(request.created_at);
+                state.stand.asked_at = state.stand.asked_at.max(request.created_at);
             }
             self.cursor_due.get_or_insert_with(Instant::now);
         }
@@ -434,7 +423,7 @@ impl<'a> Inbox<'a> {
         // What we are set to is what the remote is likely to be set to.
         let lifetime = self.ends.shared.lifetime.min(CHANGES_LIFETIME);
         // A part of it is left for clocks that differ.
-        Timestamp::now() > state.head_at.max(state.asked_at) + (lifetime - lifetime / 7)
+        Timestamp::now() > state.stand.head_at.max(state.stand.asked_at) + (lifetime - lifetime / 7)
     }
 
     fn broken(&self, reason: &str) -> Ending {

@@ -20,9 +20,8 @@ use tracing::debug;
 use crate::link::{Ending, Ends, Handle, UNACKNOWLEDGED_MAX};
 use crate::looks::{LOOK_MAX, Looks, at, pending};
 use crate::parts;
-use crate::reach::Reach;
 use crate::relays::EVENT_BYTES_MAX;
-use crate::store::Outbound;
+use crate::store::{Outbound, Stand};
 use crate::{
     Batch, BuildError, ChainHead, CursorContent, CursorTerms, EncryptError, Outgoing, PLAINTEXT_BYTES_MAX, Store,
     filter,
@@ -127,7 +126,7 @@ impl<'a> Outbox<'a> {
             // Nobody knows whether these were published.
             self.publish(state.last, None);
             self.head_looks.begin();
-            self.answer(|answer| state.reach.onwards(&state.request, answer)).await?;
+            self.answer(|answer| state.stand.reach.onwards(&state.stand.request, answer)).await?;
         }
         self.cursor_looks.begin();
         loop {
@@ -196,7 +195,7 @@ impl<'a> Outbox<'a> {
     fn check(&mut self) {
         self.head_looks.looked();
         let Some(state) = &self.state else { return };
-        let Some(head) = state.head.filter(|head| self.confirmed != Some(*head)) else { return };
+        let Some(head) = state.stand.head.filter(|head| self.confirmed != Some(*head)) else { return };
         let events: Vec<Event> = if self.recent.is_empty() { state.last.clone() } else { self.recent.clone().into() };
         let ends = self.ends;
         self.checking = Some(Box::pin(async move {
@@ -219,7 +218,7 @@ impl<'a> Outbox<'a> {
         self.checking = None;
         let Checked { head, present, mut missing } = checked;
         self.recent.retain(|event| !present.contains(&event.id));
-        let is_head = self.state.as_ref().is_some_and(|state| state.head == Some(head));
+        let is_head = self.state.as_ref().is_some_and(|state| state.stand.head == Some(head));
         if missing.is_empty() || !is_head || self.confirmed == Some(head) || self.publishing.is_some() {
             return Ok(());
         }
@@ -228,13 +227,13 @@ impl<'a> Outbox<'a> {
         if state.last.iter().any(Event::is_expired) {
             // It is of no use any more, and what it said is said again by the next ones. Who has it takes a repeat; who has not sees
             // that something is missing.
-            let mut last = ChainHead { id: head, created_at: state.head_at };
+            let mut last = ChainHead { id: head, created_at: state.stand.head_at };
             for event in &mut state.last {
                 let again = self.ends.envelope.again(event, last, self.ends.shared.lifetime, Timestamp::now());
                 *event = again.map_err(|error| Ending::Broken(error.to_string()))?;
                 last = ChainHead::of(event);
             }
-            (state.head, state.head_at) = (Some(last.id), last.created_at);
+            (state.stand.head, state.stand.head_at) = (Some(last.id), last.created_at);
             if let Some((_, event)) = self.unacknowledged.back_mut()
                 && *event == head
             {
@@ -250,7 +249,7 @@ impl<'a> Outbox<'a> {
 
     /// The remote asks for a stream, or says how much of it has come.
     async fn hear(&mut self, event: &Event) -> Result<(), Ending> {
-        let asked_at = self.state.as_ref().map_or(self.ends.heard_until, |state| state.asked_at);
+        let asked_at = self.state.as_ref().map_or(self.ends.heard_until, |state| state.stand.asked_at);
         if event.created_at < asked_at {
             // A relay lags behind.
             return Ok(());
@@ -271,8 +270,8 @@ impl<'a> Outbox<'a> {
             return Ok(());
         }
         match &mut self.state {
-            Some(state) if state.stream == content.stream_id => {
-                state.asked_at = event.created_at;
+            Some(state) if state.stand.stream == content.stream_id => {
+                state.stand.asked_at = event.created_at;
                 match content.litemesh.and_then(|terms| terms.ack) {
                     Some(acknowledged) => {
                         self.confirmed = Some(acknowledged);
@@ -296,16 +295,9 @@ impl<'a> Outbox<'a> {
         (self.publishing, self.checking) = (None, None);
         self.unacknowledged.clear();
         self.recent.clear();
-        let state = Outbound {
-            stream: content.stream_id.clone(),
-            reach: Reach::of(&request),
-            request,
-            asked_at,
-            last: Vec::new(),
-            head: None,
-            head_at: Timestamp::from_secs(0),
-        };
-        let (reach, request) = (state.reach.clone(), state.request.clone());
+        let stand = Stand::begun(content.stream_id.clone(), request, asked_at);
+        let state = Outbound { stand, last: Vec::new() };
+        let (reach, request) = (state.stand.reach.clone(), state.stand.request.clone());
         self.state = Some(state);
         self.save().await?;
         if self.answer > 0 && !self.ends.pairing.is_litemesh {
@@ -355,12 +347,12 @@ impl<'a> Outbox<'a> {
         }
         let Some(state) = &mut self.state else { return Ok(()) };
         let number = message.progress().map_or(self.published + 1, |progress| progress.number);
-        let mut head = state.head.map(|id| ChainHead { id, created_at: state.head_at });
+        let mut head = state.stand.head.map(|id| ChainHead { id, created_at: state.stand.head_at });
         let mut events = Vec::new();
         let mut add = |content: Outgoing<'_>| {
             let site = self.ends.peer.site();
             let (envelope, lifetime) = (&self.ends.envelope, self.ends.shared.lifetime);
-            let event = envelope.changes(site, content, &state.stream, head, lifetime, Timestamp::now())?;
+            let event = envelope.changes(site, content, &state.stand.stream, head, lifetime, Timestamp::now())?;
             head = Some(ChainHead::of(&event));
             events.push(event);
             Ok::<(), BuildError>(())
@@ -382,11 +374,11 @@ impl<'a> Outbox<'a> {
                 }
             }
         }
-        state.reach.add(message.progress(), message.versions());
+        state.stand.reach.add(message.progress(), message.versions());
         if let Some(head) = head {
-            (state.head, state.head_at) = (Some(head.id), head.created_at);
+            (state.stand.head, state.stand.head_at) = (Some(head.id), head.created_at);
         }
-        let last = state.head;
+        let last = state.stand.head;
         if !events.is_empty() {
             state.last.clone_from(&events);
         }

@@ -15,7 +15,7 @@ use litemesh_proto::SiteId;
 use nostr::{Keys, PublicKey, RelayUrl, SecretKey, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-pub(crate) use streams::{Inbound, Outbound, Taking};
+pub(crate) use streams::{Inbound, Outbound, Stand, Taking};
 
 /// What the file of a database is called: its own name and this.
 const SUFFIX: &str = "-nostr";
