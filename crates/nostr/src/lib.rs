@@ -66,4 +66,4 @@ pub use nostr;
 pub use signer::{Signer, SignerError};
 pub use store::{Pairing, Store, StoreError};
 pub use stream_id::{ParseStreamIdError, StreamId};
-pub use transport::NostrTransport;
+pub use transport::{NostrTransport, NostrTransportBuilder};

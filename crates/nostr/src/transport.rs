@@ -56,24 +56,60 @@ enum Phase {
 }
 
 impl NostrTransport {
-    /// A transport for the pairings in this store, also those that are made or ended while it runs.
+    /// A transport for the pairings in this store, also those that are made or ended while it runs, with default settings.
     pub fn new(store: Arc<Store>) -> Self {
-        Self::with_lifetime(store, CHANGES_LIFETIME)
+        Self::builder(store).build()
     }
 
-    /// The same, with a signer for the pairings whose keys are not in the store ([`Listener::start_with`](crate::Listener::start_with),
+    /// A transport for the pairings in this store.
+    pub fn builder(store: Arc<Store>) -> NostrTransportBuilder {
+        NostrTransportBuilder { store, signer: None, lifetime: CHANGES_LIFETIME }
+    }
+
+    /// Why something failed last, such as a stream that broke or a file that cannot be read.
+    pub fn last_error(&self) -> Option<String> {
+        self.shared.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Settings of a [`NostrTransport`].
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// use litemesh_nostr::{NostrTransport, Store};
+///
+/// let store = Arc::new(Store::open_in_memory()?);
+/// let transport = NostrTransport::builder(store).lifetime(Duration::from_secs(24 * 60 * 60)).build();
+/// assert_eq!(transport.last_error(), None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct NostrTransportBuilder {
+    store: Arc<Store>,
+    signer: Option<Arc<dyn Signer>>,
+    lifetime: Duration,
+}
+
+impl NostrTransportBuilder {
+    /// Signs for the pairings whose keys are not in the store ([`Listener::start_with`](crate::Listener::start_with),
     /// [`join_with`](crate::join_with)).
-    pub fn with_signer(store: Arc<Store>, signer: Arc<dyn Signer>) -> Self {
-        Self::with(store, Some(signer), CHANGES_LIFETIME)
+    pub fn signer(mut self, signer: Arc<dyn Signer>) -> Self {
+        self.signer = Some(signer);
+        self
     }
 
-    /// The same, and relays are asked to keep what we send for so long. Who is away for longer is sent what it lacks when it is back;
-    /// who is there sooner need not wait for us.
-    pub fn with_lifetime(store: Arc<Store>, lifetime: Duration) -> Self {
-        Self::with(store, None, lifetime)
+    /// How long relays are asked to keep what we send ([`CHANGES_LIFETIME`] by default). Who is away for longer is sent what it lacks
+    /// when it is back; who is there sooner need not wait for us.
+    pub fn lifetime(mut self, lifetime: Duration) -> Self {
+        self.lifetime = lifetime;
+        self
     }
 
-    fn with(store: Arc<Store>, signer: Option<Arc<dyn Signer>>, lifetime: Duration) -> Self {
+    /// The transport. It does nothing before a peer starts it.
+    pub fn build(self) -> NostrTransport {
+        let Self { store, signer, lifetime } = self;
         let shared = Shared {
             store,
             signer,
@@ -85,12 +121,7 @@ impl NostrTransport {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
-        Self { shared: Arc::new(shared) }
-    }
-
-    /// Why something failed last, such as a stream that broke or a file that cannot be read.
-    pub fn last_error(&self) -> Option<String> {
-        self.shared.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        NostrTransport { shared: Arc::new(shared) }
     }
 }
 

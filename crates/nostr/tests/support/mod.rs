@@ -90,7 +90,7 @@ impl Device {
 
     /// Relays are asked to keep for so long what it sends.
     pub async fn start_with_lifetime(self, lifetime: Duration) -> Running {
-        let transport = NostrTransport::with_lifetime(self.store.clone(), lifetime);
+        let transport = NostrTransport::builder(self.store.clone()).lifetime(lifetime).build();
         self.start_over(transport).await
     }
 
