@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::debug;
 
+use crate::pauses::Pauses;
 use crate::relays::{Heard, Relays};
 use crate::signer::Identity;
 use crate::store::Pairing;
@@ -330,7 +331,7 @@ async fn hear(heard: &mut mpsc::Receiver<Heard>) -> Event {
 }
 
 async fn connect(own: &Own, urls: &[RelayUrl]) -> Result<(Relays, mpsc::Receiver<Heard>), PairError> {
-    Relays::connect(own.identity.clone(), urls).await.map_err(|reason| PairError::Relays { reason })
+    Relays::connect(own.identity.clone(), urls, Pauses::USUAL).await.map_err(|reason| PairError::Relays { reason })
 }
 
 fn parse_relays(relays: &[impl AsRef<str>]) -> Result<Vec<RelayUrl>, PairError> {

@@ -27,9 +27,6 @@ use crate::{
     CHANGES_KIND, CHANGES_LIFETIME, ChangesTags, CursorContent, CursorTerms, Incoming, Store, StreamId, filter,
 };
 
-/// How long a missing event may be missing while later ones are there.
-const GAP_PATIENCE: Duration = Duration::from_secs(30);
-
 /// Least time between two acknowledgements: each is an event.
 const ACK_EVERY: Duration = Duration::from_secs(2);
 
@@ -117,7 +114,7 @@ impl<'a> Inbox<'a> {
             cursor_due: None,
             asked: None,
             asking: None,
-            looks: Looks::new(LOOK_MAX),
+            looks: Looks::new(LOOK_MAX, ends.shared.pauses),
             looking: None,
             pace: Pace::START,
             gap: None,
@@ -343,25 +340,25 @@ impl<'a> Inbox<'a> {
         self.asking = None;
         if let Err(reason) = asked {
             debug!(reason, "a request was not published");
-            self.cursor_due = Some(Instant::now() + PUBLISH_AGAIN);
+            self.cursor_due = Some(Instant::now() + self.ends.shared.pauses.of(PUBLISH_AGAIN));
         }
     }
 
     /// Looks for the event after the head, and where nothing seems to be missing whether relays still have our request: one that nobody
     /// can read is never answered.
     fn look(&mut self) {
-        self.looks.looked();
+        let patience = self.looks.looked();
         let Some(state) = &self.state else { return };
         let (ends, stream, head, asked) = (self.ends, state.stand.stream.clone(), self.chain.head(), self.asked);
         let pace = self.pace;
         let is_published = self.gap.is_none() && self.asking.is_none() && self.cursor_due.is_none();
         self.looking = Some(Box::pin(async move {
-            let found = search::find_next(ends, &stream, head, pace).await;
+            let found = search::find_next(ends, &stream, head, pace, patience).await;
             let mut request = None;
             if is_published && found.events.is_empty() {
                 let own = ends.envelope.local();
                 let is_it = |events: &[Event]| events.iter().any(|event| Some(event.id) == asked);
-                let fetched = ends.relays.fetch(filter::latest_cursor(own), 1, is_it).await;
+                let fetched = ends.relays.fetch(filter::latest_cursor(own), 1, patience, is_it).await;
                 let by_us = fetched.events.into_iter().filter(|event| event.pubkey == own);
                 let newest = by_us.max_by_key(|event| (Some(event.id) == asked, event.created_at));
                 request = fetched.is_answered.then_some(newest);
@@ -399,7 +396,7 @@ impl<'a> Inbox<'a> {
             if !is_answered {
                 // Nobody could be asked.
                 self.gap = Some(Instant::now());
-            } else if since.elapsed() > GAP_PATIENCE {
+            } else if since.elapsed() > self.ends.shared.gap_patience {
                 return Err(self.broken("an event is missing that later ones refer to"));
             }
         }

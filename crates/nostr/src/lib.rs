@@ -43,6 +43,7 @@ mod looks;
 mod nip44v3;
 mod outbox;
 mod parts;
+mod pauses;
 mod reach;
 mod relays;
 mod search;

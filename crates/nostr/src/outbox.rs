@@ -105,9 +105,9 @@ impl<'a> Outbox<'a> {
             unacknowledged: VecDeque::new(),
             publishing: None,
             confirmed: None,
-            cursor_looks: Looks::new(LOOK_MAX),
+            cursor_looks: Looks::new(LOOK_MAX, ends.shared.pauses),
             looking: None,
-            head_looks: Looks::new(HEAD_LOOK_MAX),
+            head_looks: Looks::new(HEAD_LOOK_MAX, ends.shared.pauses),
             recent: VecDeque::new(),
             checking: None,
         }
@@ -173,12 +173,12 @@ impl<'a> Outbox<'a> {
 
     /// Asks relays for the newest request of the remote.
     fn look(&mut self) {
-        self.cursor_looks.looked();
+        let patience = self.cursor_looks.looked();
         let ends = self.ends;
         self.looking = Some(Box::pin(async move {
             let author = ends.pairing.peer_key;
             // Of all of them: one may lag behind.
-            let fetched = ends.relays.fetch(filter::latest_cursor(author), 1, |_| false).await;
+            let fetched = ends.relays.fetch(filter::latest_cursor(author), 1, patience, |_| false).await;
             let by_remote = |event: &Event| event.pubkey == author && event.verify().is_ok();
             fetched.events.into_iter().filter(by_remote).max_by_key(|event| event.created_at)
         }));
@@ -193,7 +193,7 @@ impl<'a> Outbox<'a> {
 
     /// Asks relays for the last events of the stream.
     fn check(&mut self) {
-        self.head_looks.looked();
+        let patience = self.head_looks.looked();
         let Some(state) = &self.state else { return };
         let Some(head) = state.stand.head.filter(|head| self.confirmed != Some(*head)) else { return };
         let events: Vec<Event> = if self.recent.is_empty() { state.last.clone() } else { self.recent.clone().into() };
@@ -202,7 +202,7 @@ impl<'a> Outbox<'a> {
             let filter = Filter::new().ids(events.iter().map(|event| event.id));
             let is_in = |found: &[Event], event: &Event| found.iter().any(|found| found.id == event.id);
             let are_all = |found: &[Event]| events.iter().all(|event| is_in(found, event));
-            let fetched = ends.relays.fetch(filter, events.len(), are_all).await;
+            let fetched = ends.relays.fetch(filter, events.len(), patience, are_all).await;
             let (present, missing): (Vec<Event>, Vec<Event>) =
                 events.iter().cloned().partition(|event| is_in(&fetched.events, event));
             Checked {
@@ -414,7 +414,8 @@ impl<'a> Outbox<'a> {
                     if attempts == REFUSED_OFTEN {
                         ends.shared.report(format!("no relay takes an event: {reason}"));
                     }
-                    tokio::time::sleep(backoff_from(PUBLISH_AGAIN, attempts, fastrand::f64())).await;
+                    tokio::time::sleep(backoff_from(ends.shared.pauses.of(PUBLISH_AGAIN), attempts, fastrand::f64()))
+                        .await;
                     attempts = attempts.saturating_add(1);
                 }
             }

@@ -13,11 +13,14 @@ use nostr_sdk::pool::RelayLimits;
 use nostr_sdk::pool::relay::{RelayNotification, ReqExitPolicy};
 use nostr_sdk::{Client, ClientOptions, Relay, RelayOptions, RelayStatus, SubscribeOptions};
 use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::PAYLOAD_CHARS_MAX;
+use crate::looks::at;
+use crate::pauses::Pauses;
 use crate::signer::Identity;
 
 /// Events that wait for one relay. A relay that is further behind is left out.
@@ -90,7 +93,11 @@ struct Job {
 
 impl Relays {
     /// Dials all of them. What they say comes out of the receiver.
-    pub(crate) async fn connect(login: Identity, urls: &[RelayUrl]) -> Result<(Self, mpsc::Receiver<Heard>), String> {
+    pub(crate) async fn connect(
+        login: Identity,
+        urls: &[RelayUrl],
+        pauses: Pauses,
+    ) -> Result<(Self, mpsc::Receiver<Heard>), String> {
         // Relays that ask for it learn that we have the key (NIP-42).
         let options = ClientOptions::new().automatic_authentication(true);
         let client = Client::builder().signer(login).opts(options).build();
@@ -99,8 +106,9 @@ impl Relays {
         let options = RelayOptions::new()
             .limits(limits)
             .notification_channel_size(NOTIFICATIONS_MAX)
-            .retry_interval(DIAL_DELAY)
-            .adjust_retry_interval(true);
+            .retry_interval(pauses.of(DIAL_DELAY))
+            // By seconds, more or less.
+            .adjust_retry_interval(!pauses.are_short());
         let (heard_sender, heard) = mpsc::channel(HEARD_MAX);
         let (subscriptions, _) = watch::channel(Vec::new());
         let missed = Arc::new(Notify::new());
@@ -117,6 +125,7 @@ impl Relays {
                 subscriptions: subscriptions.subscribe(),
                 heard: heard_sender.clone(),
                 missed: missed.clone(),
+                resubscribe_delay: pauses.of(RESUBSCRIBE_DELAY),
                 cancel: cancel.clone(),
             };
             // Before it is dialled: afterwards it could be connected already.
@@ -159,15 +168,31 @@ impl Relays {
         });
     }
 
-    /// Asks all relays that are there, for at most `limit` events each, until what they have is enough or all have answered.
-    pub(crate) async fn fetch(&self, filter: Filter, limit: usize, is_enough: impl Fn(&[Event]) -> bool) -> Fetched {
+    /// Asks all relays that are there, for at most `limit` events each, until what they have is enough or all have answered. Once one
+    /// has answered, the others may take as much longer as `patience` is: one that says nothing must not hold up what others have next.
+    pub(crate) async fn fetch(
+        &self,
+        filter: Filter,
+        limit: usize,
+        patience: Duration,
+        is_enough: impl Fn(&[Event]) -> bool,
+    ) -> Fetched {
         let filter = filter.limit(limit);
         let there = self.lines.iter().filter(|line| line.relay.is_connected());
         let mut asking: FuturesUnordered<_> =
             there.map(|line| fetch_from(line.relay.clone(), filter.clone(), limit)).collect();
         let mut fetched = Fetched::default();
-        while let Some(from_one) = asking.next().await {
+        let mut until = None;
+        loop {
+            let from_one = tokio::select! {
+                from_one = asking.next() => from_one,
+                () = at(until) => None,
+            };
+            let Some(from_one) = from_one else { break };
             fetched.is_answered |= from_one.is_answered;
+            if from_one.is_answered {
+                until.get_or_insert_with(|| Instant::now() + patience);
+            }
             fetched.events.extend(from_one.events);
             if is_enough(&fetched.events) {
                 break;
@@ -197,7 +222,7 @@ impl Relays {
 
 async fn fetch_from(relay: Relay, filter: Filter, limit: usize) -> Fetched {
     let mut fetched = Fetched::default();
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     let Ok(mut stream) = relay.stream_events(filter, FETCH_TIMEOUT, ReqExitPolicy::ExitOnEOSE).await else {
         return fetched;
     };
@@ -240,6 +265,7 @@ struct Ear {
     subscriptions: watch::Receiver<Subscriptions>,
     heard: mpsc::Sender<Heard>,
     missed: Arc<Notify>,
+    resubscribe_delay: Duration,
     cancel: CancellationToken,
 }
 
@@ -247,17 +273,11 @@ impl Ear {
     async fn listen(mut self, mut notifications: broadcast::Receiver<RelayNotification>) {
         let mut again = None;
         loop {
-            let due = async {
-                match again {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
             // Losing a branch loses nothing: notifications stay in their channel.
             tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return,
-                () = due => {
+                () = at(again) => {
                     again = None;
                     self.subscribe().await;
                 }
@@ -273,7 +293,7 @@ impl Ear {
                     }
                     Ok(RelayNotification::Message { message: RelayMessage::Closed { message, .. } }) => {
                         debug!(relay = %self.relay.url(), %message, "a subscription was closed");
-                        again = Some(tokio::time::Instant::now() + RESUBSCRIBE_DELAY);
+                        again = Some(Instant::now() + self.resubscribe_delay);
                     }
                     Ok(RelayNotification::RelayStatus { status: RelayStatus::Connected }) => {
                         self.subscribe().await;
@@ -305,5 +325,50 @@ impl Ear {
         if self.heard.try_send(heard).is_err() {
             self.missed.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use nostr::Keys;
+    use nostr::util::BoxedFuture;
+    use nostr_relay_builder::builder::{PolicyResult, QueryPolicy};
+    use nostr_relay_builder::{LocalRelay, RelayBuilder};
+
+    use super::*;
+    use crate::CHANGES_KIND;
+
+    #[derive(Debug)]
+    struct Mute;
+
+    impl QueryPolicy for Mute {
+        fn admit_query<'a>(&'a self, _: &'a Filter, _: &'a SocketAddr) -> BoxedFuture<'a, PolicyResult> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    /// `known-failures.md` B2, B6: connected, and says nothing.
+    #[tokio::test]
+    async fn a_relay_that_answers_nothing_is_waited_for_no_longer_than_is_said() {
+        let running = [RelayBuilder::default(), RelayBuilder::default().query_policy(Mute)].map(LocalRelay::new);
+        let mut urls = Vec::new();
+        for relay in &running {
+            relay.run().await.unwrap();
+            urls.push(relay.url().await);
+        }
+        let (relays, mut heard) = Relays::connect(Keys::generate().into(), &urls, Pauses::USUAL).await.unwrap();
+        for _ in &running {
+            assert!(matches!(heard.recv().await, Some(Heard::Connected)));
+        }
+        let fetch = |patience| relays.fetch(Filter::new().kind(CHANGES_KIND), 1, patience, |_| false);
+        let fetched = tokio::select! {
+            biased;
+            _ = fetch(FETCH_TIMEOUT) => panic!("both have answered"),
+            fetched = fetch(Duration::ZERO) => fetched,
+        };
+        assert!(fetched.is_answered && fetched.events.is_empty());
+        relays.close().await;
     }
 }

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::link::{self, Handle};
+use crate::pauses::Pauses;
 use crate::signer::Identity;
 use crate::store::Pairing;
 use crate::{CHANGES_LIFETIME, Signer, Store, StoreError};
@@ -20,8 +21,11 @@ use crate::{CHANGES_LIFETIME, Signer, Store, StoreError};
 /// Stands in logs and events.
 pub(crate) const NAME: &str = "nostr";
 
-/// How often the file of pairings is looked at: another process may pair or unpair.
+/// How often the file of pairings is looked at: another process may pair or unpair. What this one does is noticed at once.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How long a missing event may be missing while later ones are there.
+const GAP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// About how many bytes of JSON one message to an original peer may take: what it cuts its own messages at.
 const MESSAGE_BYTES_MAX_V1: usize = crate::BATCH_SIZE_MAX;
@@ -39,6 +43,9 @@ pub(crate) struct Shared {
     signer: Option<Arc<dyn Signer>>,
     /// How long relays are asked to keep what we publish.
     pub(crate) lifetime: Duration,
+    pub(crate) pauses: Pauses,
+    /// How long a missing event may be missing while later ones are there.
+    pub(crate) gap_patience: Duration,
     phase: watch::Sender<Phase>,
     /// Keeps other transports away from the pairings while this one runs.
     claim: Mutex<Option<File>>,
@@ -63,7 +70,8 @@ impl NostrTransport {
 
     /// A transport for the pairings in this store.
     pub fn builder(store: Arc<Store>) -> NostrTransportBuilder {
-        NostrTransportBuilder { store, signer: None, lifetime: CHANGES_LIFETIME }
+        let (pauses, gap_patience) = (Pauses::USUAL, GAP_PATIENCE);
+        NostrTransportBuilder { store, signer: None, lifetime: CHANGES_LIFETIME, pauses, gap_patience }
     }
 
     /// Why something failed last, such as a stream that broke or a file that cannot be read.
@@ -90,6 +98,8 @@ pub struct NostrTransportBuilder {
     store: Arc<Store>,
     signer: Option<Arc<dyn Signer>>,
     lifetime: Duration,
+    pauses: Pauses,
+    gap_patience: Duration,
 }
 
 impl NostrTransportBuilder {
@@ -107,13 +117,29 @@ impl NostrTransportBuilder {
         self
     }
 
+    /// For tests: relays are asked, told and dialled again so many times sooner, more often than they like.
+    #[doc(hidden)]
+    pub fn pauses_divided_by(mut self, divisor: u32) -> Self {
+        self.pauses = Pauses::divided_by(divisor);
+        self
+    }
+
+    /// For tests: how long a missing event may be missing while later ones are there.
+    #[doc(hidden)]
+    pub fn gap_patience(mut self, patience: Duration) -> Self {
+        self.gap_patience = patience;
+        self
+    }
+
     /// The transport. It does nothing before a peer starts it.
     pub fn build(self) -> NostrTransport {
-        let Self { store, signer, lifetime } = self;
+        let Self { store, signer, lifetime, pauses, gap_patience } = self;
         let shared = Shared {
             store,
             signer,
             lifetime,
+            pauses,
+            gap_patience,
             phase: watch::Sender::new(Phase::Waiting),
             claim: Mutex::default(),
             handles: Mutex::default(),
@@ -167,6 +193,7 @@ impl Shared {
 /// Begins and ends links as pairings come and go.
 async fn supervise(shared: Arc<Shared>, peer: Arc<dyn PeerCallbacks>) {
     let mut links: Vec<(Pairing, CancellationToken)> = Vec::new();
+    let mut changes = shared.store.changes();
     while !shared.stop.is_cancelled() {
         let reading = {
             let (shared, site) = (shared.clone(), peer.site());
@@ -177,8 +204,12 @@ async fn supervise(shared: Arc<Shared>, peer: Arc<dyn PeerCallbacks>) {
             Ok(Err(error)) => shared.report(error.to_string()),
             Err(error) => shared.report(error.to_string()),
         }
-        // Whichever comes first.
-        let _ = tokio::time::timeout(LOOK_EVERY, shared.stop.cancelled()).await;
+        // Whichever comes first. Losing the others loses nothing.
+        tokio::select! {
+            () = shared.stop.cancelled() => {}
+            Ok(()) = changes.changed() => {}
+            () = tokio::time::sleep(shared.pauses.of(LOOK_EVERY)) => {}
+        }
     }
     for (_, end) in links {
         end.cancel();

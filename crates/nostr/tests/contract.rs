@@ -140,7 +140,7 @@ impl Setup {
             is_litemesh: false,
         };
         store.pair(&pairing, Some(ours.secret_key())).unwrap();
-        let transport = NostrTransport::new(store.clone());
+        let transport = support::transport(&store).build();
         let envelope = Envelope::new(theirs, ours.public_key()).unwrap();
         Self { relay, store, transport, notes: Arc::default(), envelope }
     }

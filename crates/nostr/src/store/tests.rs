@@ -80,6 +80,18 @@ fn what_is_stored_comes_back() {
     }
 }
 
+#[test]
+fn who_uses_the_same_handle_hears_of_pairings_at_once() {
+    let store = Store::open_in_memory().unwrap();
+    let mut changes = store.changes();
+    let (pairing, keys) = pairing(2);
+    store.pair(&pairing, Some(keys.secret_key())).unwrap();
+    assert!(changes.has_changed().unwrap());
+    changes.mark_unchanged();
+    store.unpair(SITE, pairing.peer).unwrap();
+    assert!(changes.has_changed().unwrap());
+}
+
 /// `known-failures.md` B13: what is left of a pairing that was ended is in the way of the next one.
 #[test]
 fn streams_end_with_their_pairing() {
