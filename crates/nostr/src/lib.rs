@@ -51,6 +51,7 @@ mod signer;
 mod store;
 mod stream_id;
 mod transport;
+mod under_way;
 
 pub use batch::{BATCH_SIZE_MAX, Batch};
 pub use changes::{CHANGES_LIFETIME, ChainHead, ChangesTags, FRAMES_BYTES_MAX, Incoming, Outgoing, ReceivedChanges};

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use litemesh_proto::backoff_from;
+use nostr::message::MachineReadablePrefix;
 use nostr::{Event, Filter, RelayMessage, RelayUrl, SubscriptionId};
 use nostr_sdk::pool::RelayLimits;
-use nostr_sdk::pool::relay::{RelayNotification, ReqExitPolicy};
+use nostr_sdk::pool::relay::{self, RelayNotification, ReqExitPolicy};
 use nostr_sdk::{Client, ClientOptions, Relay, RelayOptions, RelayStatus, SubscribeOptions};
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::time::Instant;
@@ -22,9 +24,11 @@ use crate::PAYLOAD_CHARS_MAX;
 use crate::looks::at;
 use crate::pauses::Pauses;
 use crate::signer::Identity;
+use crate::under_way::{WINDOW_MAX, Window};
 
-/// Events that wait for one relay. A relay that is further behind is left out.
-const JOBS_MAX: usize = 16;
+/// Events that wait for one relay, beside those that are under way: all that a stream has under way at once, so that a relay that takes one
+/// at a time is not behind. One that is further behind is left out.
+const JOBS_MAX: usize = WINDOW_MAX;
 
 /// Events that came and wait to be looked at.
 const HEARD_MAX: usize = 64;
@@ -45,6 +49,9 @@ const DIAL_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long after a relay gave up a subscription it is asked again.
 const RESUBSCRIBE_DELAY: Duration = Duration::from_secs(5);
+
+/// How long a relay that says that it is given too much is given nothing, at first.
+const RATE_PAUSE: Duration = Duration::from_millis(250);
 
 /// How long slow relays may take to get what others have taken, when we hang up.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
@@ -119,7 +126,7 @@ impl Relays {
             client.pool().add_relay(url, options.clone()).await.map_err(|error| error.to_string())?;
             let relay = client.pool().relay(url).await.map_err(|error| error.to_string())?;
             let (jobs, jobs_taken) = mpsc::channel(JOBS_MAX);
-            writers.spawn(write(relay.clone(), jobs_taken, cancel.clone()));
+            writers.spawn(write(relay.clone(), jobs_taken, pauses, cancel.clone()));
             let ear = Ear {
                 relay: relay.clone(),
                 subscriptions: subscriptions.subscribe(),
@@ -241,22 +248,62 @@ async fn fetch_from(relay: Relay, filter: Filter, limit: usize) -> Fetched {
     fetched
 }
 
-/// Publishes at one relay, one event after another.
-async fn write(relay: Relay, mut jobs: mpsc::Receiver<Job>, cancel: CancellationToken) {
+/// Publishes at one relay, some events at once. One that is asked to slow down gets one event at a time and pauses, and then more again.
+async fn write(relay: Relay, mut jobs: mpsc::Receiver<Job>, pauses: Pauses, cancel: CancellationToken) {
     let work = async {
-        while let Some(Job { event, answer }) = jobs.recv().await {
-            if !relay.is_connected() {
-                relay.wait_for_connection(DIAL_PATIENCE).await;
+        let (mut window, mut complaints, mut pause) = (Window::new(WINDOW_MAX), 0, None);
+        let mut sending = FuturesUnordered::new();
+        let mut is_open = true;
+        while is_open || !sending.is_empty() {
+            let has_room = pause.is_none() && sending.len() < window.size();
+            // Losing a branch loses nothing: what is being sent stays where it is.
+            tokio::select! {
+                job = jobs.recv(), if is_open && has_room => match job {
+                    Some(job) => sending.push(send(&relay, job)),
+                    None => is_open = false,
+                },
+                Some(result) = sending.next() => match result {
+                    Ok(()) => {
+                        complaints = 0;
+                        window.taken();
+                    }
+                    Err(MachineReadablePrefix::RateLimited) => {
+                        window.refused();
+                        // Each of those that were under way says the same.
+                        if pause.is_none() {
+                            let delay = backoff_from(pauses.of(RATE_PAUSE), complaints, fastrand::f64());
+                            pause = Some(Instant::now() + delay);
+                            complaints = complaints.saturating_add(1);
+                        }
+                    }
+                    Err(_) => {}
+                },
+                () = at(pause) => pause = None,
             }
-            let result = relay.send_event(&event).await;
-            // Nobody listens any more where another relay was faster.
-            let _ = answer.try_send(result.map(drop).map_err(|error| format!("{}: {error}", relay.url())));
         }
     };
     tokio::select! {
         () = cancel.cancelled() => {}
         () = work => {}
     }
+}
+
+/// Publishes an event, and says why not.
+async fn send(relay: &Relay, Job { event, answer }: Job) -> Result<(), MachineReadablePrefix> {
+    if !relay.is_connected() {
+        relay.wait_for_connection(DIAL_PATIENCE).await;
+    }
+    let result = relay.send_event(&event).await;
+    let refused = match &result {
+        Ok(_) => Ok(()),
+        Err(relay::Error::RelayMessage(said)) => {
+            Err(MachineReadablePrefix::parse(said).unwrap_or(MachineReadablePrefix::Error))
+        }
+        Err(_) => Err(MachineReadablePrefix::Error),
+    };
+    // Nobody listens any more where another relay was faster.
+    let _ = answer.try_send(result.map(drop).map_err(|error| format!("{}: {error}", relay.url())));
+    refused
 }
 
 /// Listens at one relay.

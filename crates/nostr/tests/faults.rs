@@ -6,14 +6,18 @@ mod support;
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use litemesh::Event;
-use litemesh_nostr::nostr::{EventBuilder, JsonUtil, Keys, Timestamp};
+use litemesh_nostr::nostr::{EventBuilder, JsonUtil, Keys, PublicKey, Timestamp};
 use litemesh_nostr::{CHANGES_KIND, CURSOR_KIND, ChangesTags, CursorContent, Envelope, Store, StreamId};
 use litemesh_proto::Cursor;
 use support::hostile_relay::{Delivery, HostileRelay, Verdict};
 use support::{Device, Running, copy, pair, restore, wait_until};
+
+/// Events of a stream that relays are given at once.
+const UNDER_WAY_MAX: usize = 16;
 
 /// How long a missing event may be missing, where a test is not about whether the stream goes on.
 const GAP_PATIENCE: Duration = Duration::from_secs(2);
@@ -105,6 +109,125 @@ async fn a_relay_that_wants_less_gets_it_later() {
         write(&one.device, id, &mut rows);
         other.wait_for_rows(&rows).await;
     }
+    assert!(relay.streams().len() <= 2, "one in each direction at most: {:?}", relay.streams());
+}
+
+fn by(key: PublicKey) -> impl Fn(&litemesh_nostr::nostr::Event) -> bool + Send + 'static {
+    move |event| event.kind == CHANGES_KIND && event.pubkey == key
+}
+
+fn local_key(device: &Device) -> PublicKey {
+    device.store.pairings(device.site()).unwrap()[0].local_key
+}
+
+/// One event after another would wait for an answer each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_a_long_line_several_events_are_under_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let (relay, one, mut other, mut rows) = two(folder.path()).await;
+    relay.delay_answers(by(local_key(&one.device)));
+    // Parts of one message.
+    one.device.execute("INSERT INTO todo VALUES (1, 'large', randomblob(2000000))");
+    let (mut answered, mut delays) = (0, 0);
+    while answered < 50 {
+        let wanted = UNDER_WAY_MAX.min(50 - answered);
+        wait_until("events under way", || relay.owed() >= wanted).await;
+        assert!(relay.owed() <= UNDER_WAY_MAX, "{}", relay.owed());
+        answered += relay.answer();
+        delays += 1;
+    }
+    assert!(delays <= 5, "{delays} delays for {answered} events");
+    relay.delay_answers(|_| false);
+    relay.answer();
+    rows.push("1 'large' 2000000".to_owned());
+    other.wait_for_rows(&rows).await;
+    // Messages.
+    relay.delay_answers(by(local_key(&one.device)));
+    for id in 2..2 + UNDER_WAY_MAX {
+        write(&one.device, id, &mut rows);
+        wait_until("a message under way", || relay.owed() > id - 2).await;
+    }
+    // Then they wait, and come together.
+    let published = event_of(&one.device, &relay).len();
+    for id in 100..150 {
+        write(&one.device, id, &mut rows);
+    }
+    other.wait_for_rows(&rows[..2 + UNDER_WAY_MAX]).await;
+    assert_eq!(relay.owed(), UNDER_WAY_MAX);
+    relay.delay_answers(|_| false);
+    relay.answer();
+    other.wait_for_rows(&rows).await;
+    assert!(event_of(&one.device, &relay).len() - published < 40, "they come together");
+    assert!(relay.streams().len() <= 2, "one in each direction at most: {:?}", relay.streams());
+}
+
+/// `known-failures.md` A7, B7.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_killed_with_several_events_under_way_publishes_the_same_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (relay, one, mut other, mut rows) = two(folder.path()).await;
+    let sent = Arc::new(Mutex::new(Vec::new()));
+    let (seen, is_ours) = (sent.clone(), by(local_key(&one.device)));
+    relay.delay_answers(by(local_key(&one.device)));
+    // The relay has some of them.
+    relay.judge(move |event| {
+        if !is_ours(event) {
+            return Verdict::Store;
+        }
+        let mut seen = seen.lock().unwrap();
+        seen.push(event.id);
+        if seen.len() % 3 == 1 { Verdict::Store } else { Verdict::Lie }
+    });
+    for id in 1..=10 {
+        write(&one.device, id, &mut rows);
+        wait_until("under way", || relay.owed() >= id).await;
+    }
+    let (path, kept) = (Store::path_beside(&one.device.path), folder.path().join("kept"));
+    copy(&path, &kept);
+    let device = one.stop().await;
+    let file = device.path.clone();
+    drop(device);
+    restore(&kept, &path);
+    relay.judge(|_| Verdict::Store);
+    relay.delay_answers(|_| false);
+    let one = Device::open(&file).start().await;
+    other.wait_for_rows(&rows).await;
+    write(&one.device, 11, &mut rows);
+    other.wait_for_rows(&rows).await;
+    let sent = sent.lock().unwrap().clone();
+    assert!(sent.len() >= 10 && sent.iter().all(|id| relay.times_published(*id) > 1));
+    assert!(relay.streams().len() <= 2, "one in each direction at most: {:?}", relay.streams());
+    let previous: Vec<_> =
+        event_of(&one.device, &relay).iter().map(|event| ChangesTags::of(event).unwrap().previous).collect();
+    let different: HashSet<_> = previous.iter().collect();
+    assert_eq!(different.len(), previous.len(), "no two follow the same event");
+}
+
+/// A relay that takes one event at a time, and says so of each other one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_takes_one_event_at_a_time_gets_no_more_once_it_has_said_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (relay, one, mut other, mut rows) = two(folder.path()).await;
+    let key = local_key(&one.device);
+    relay.delay_answers(by(key));
+    let is_ours = by(key);
+    relay.judge(move |event| if is_ours(event) { Verdict::Refuse("rate-limited: slow down") } else { Verdict::Store });
+    one.device.execute("INSERT INTO todo VALUES (1, 'large', randomblob(2000000))");
+    wait_until("events under way", || relay.owed() == UNDER_WAY_MAX).await;
+    relay.answer();
+    // All of them were refused: the first one goes alone, again and again.
+    let mut tried = Vec::new();
+    for _ in 0..3 {
+        wait_until("one is under way", || relay.owed() > 0).await;
+        assert_eq!(relay.owed(), 1);
+        tried.push(relay.last_published(key));
+        relay.answer();
+    }
+    assert_eq!(tried, [tried[0]; 3]);
+    relay.delay_answers(|_| false);
+    relay.judge(|_| Verdict::Store);
+    rows.push("1 'large' 2000000".to_owned());
+    other.wait_for_rows(&rows).await;
     assert!(relay.streams().len() <= 2, "one in each direction at most: {:?}", relay.streams());
 }
 

@@ -45,7 +45,8 @@ pub(crate) struct Taking {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Outbound {
     pub(crate) stand: Stand,
-    /// The events of the last message. They are published again after a restart: nobody knows whether they were.
+    /// The events of the last message, and of those before it that were still under way. They are published again after a restart: nobody
+    /// knows whether they were.
     pub(crate) last: Vec<Event>,
 }
 
