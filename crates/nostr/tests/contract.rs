@@ -86,9 +86,10 @@ impl PeerCallbacks for Notes {
 
     fn connect(&self, remote: Remote, _access: Access) -> BoxFuture<'_, Result<(), Refusal>> {
         Box::pin(async move {
+            // Before it is noted: who sees the note may change it.
+            let refuses = self.refuses.load(Ordering::SeqCst);
             self.note(remote, Call::Connect).await;
-            let refusal = || Refusal::Unavailable("not now".to_owned());
-            if self.refuses.load(Ordering::SeqCst) { Err(refusal()) } else { Ok(()) }
+            if refuses { Err(Refusal::Unavailable("not now".to_owned())) } else { Ok(()) }
         })
     }
 
