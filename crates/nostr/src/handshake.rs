@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use litemesh_proto::SiteId;
-use nostr::{Event, Keys, RelayUrl, SecretKey, Timestamp};
+use litemesh_proto::{SiteId, backoff_from};
+use nostr::{Event, Filter, Keys, RelayUrl, SecretKey, Timestamp};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::debug;
@@ -21,7 +21,8 @@ use crate::{
 /// How long a device that joins waits for the other one.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often it asks meanwhile: relays keep nothing of this kind for who is not listening yet.
+/// How soon it asks again, at first, and how often later: relays keep nothing of this kind for who is not listening yet.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 const ASK_EVERY: Duration = Duration::from_secs(3);
 
 /// How soon something is published again that no relay took.
@@ -139,8 +140,7 @@ impl Listener {
         let string = ConnectionString::generate(&own.identity.key, urls.iter().map(RelayUrl::as_str));
         let string = string.map_err(|error| invalid("the connection string", &error))?;
         let until = Instant::now() + CONNECTION_STRING_VALIDITY;
-        let (relays, heard) = connect(&own, &urls).await?;
-        relays.subscribe(CONNECT, filter::connect_requests(string.nonce()));
+        let (relays, heard) = connect(&own, &urls, filter::connect_requests(string.nonce())).await?;
         Ok(Self { site, device: device.to_owned(), own, string, urls, until, relays, heard })
     }
 
@@ -257,8 +257,7 @@ async fn join_as(
     let urls = parse_relays(string.relays())?;
     let envelope =
         Envelope::with(own.identity.clone(), listener).map_err(|error| invalid("the key in the string", &error))?;
-    let (relays, mut heard) = connect(&own, &urls).await?;
-    relays.subscribe(CONNECT, filter::connect_replies(listener));
+    let (relays, mut heard) = connect(&own, &urls, filter::connect_replies(listener)).await?;
     let asking = ask(&relays, &envelope, site, device, string);
     let answered = async {
         loop {
@@ -302,13 +301,15 @@ async fn ask(relays: &Relays, envelope: &Envelope, site: SiteId, device: &str, s
         device_info: device.to_owned(),
         litemesh: Some(Announcement::OURS),
     };
+    let mut attempts = 0;
     loop {
         // Another event each time: relays pass one on only once.
         match envelope.connect_request(&request, string.nonce(), Timestamp::now()) {
             Ok(event) => publish(relays, &event).await,
             Err(error) => return invalid("the request", &error),
         }
-        tokio::time::sleep(ASK_EVERY).await;
+        tokio::time::sleep(backoff_from(ASK_AGAIN, attempts, 0.0).min(ASK_EVERY)).await;
+        attempts = attempts.saturating_add(1);
     }
 }
 
@@ -330,8 +331,10 @@ async fn hear(heard: &mut mpsc::Receiver<Heard>) -> Event {
     }
 }
 
-async fn connect(own: &Own, urls: &[RelayUrl]) -> Result<(Relays, mpsc::Receiver<Heard>), PairError> {
-    Relays::connect(own.identity.clone(), urls, Pauses::USUAL).await.map_err(|reason| PairError::Relays { reason })
+async fn connect(own: &Own, urls: &[RelayUrl], filter: Filter) -> Result<(Relays, mpsc::Receiver<Heard>), PairError> {
+    Relays::connect(own.identity.clone(), urls, (CONNECT, filter), Pauses::USUAL)
+        .await
+        .map_err(|reason| PairError::Relays { reason })
 }
 
 fn parse_relays(relays: &[impl AsRef<str>]) -> Result<Vec<RelayUrl>, PairError> {

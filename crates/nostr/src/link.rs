@@ -116,8 +116,8 @@ async fn serve(
 ) -> Result<Option<(bool, Timestamp)>, String> {
     let identity = shared.identity(pairing.local_key)?;
     let envelope = Envelope::with(identity.clone(), pairing.peer_key).map_err(|error| error.to_string())?;
-    let (relays, mut heard) = Relays::connect(identity, &pairing.relays, shared.pauses).await?;
-    relays.subscribe(CURSORS, filter::cursors(pairing.peer_key).limit(1));
+    let cursors = (CURSORS, filter::cursors(pairing.peer_key).limit(1));
+    let (relays, mut heard) = Relays::connect(identity, &pairing.relays, cursors, shared.pauses).await?;
     let ends = Ends {
         pairing,
         envelope,

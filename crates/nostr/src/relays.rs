@@ -99,10 +99,12 @@ struct Job {
 }
 
 impl Relays {
-    /// Dials all of them. What they say comes out of the receiver.
+    /// Dials all of them, and subscribes. What they say comes out of the receiver. Nothing is published before a relay has heard what we
+    /// are subscribed to: it would not pass on the answer.
     pub(crate) async fn connect(
         login: Identity,
         urls: &[RelayUrl],
+        subscription: (&'static str, Filter),
         pauses: Pauses,
     ) -> Result<(Self, mpsc::Receiver<Heard>), String> {
         // Relays that ask for it learn that we have the key (NIP-42).
@@ -117,7 +119,7 @@ impl Relays {
             // By seconds, more or less.
             .adjust_retry_interval(!pauses.are_short());
         let (heard_sender, heard) = mpsc::channel(HEARD_MAX);
-        let (subscriptions, _) = watch::channel(Vec::new());
+        let (subscriptions, _) = watch::channel(vec![subscription]);
         let missed = Arc::new(Notify::new());
         let cancel = CancellationToken::new();
         let (writers, ears) = (TaskTracker::new(), TaskTracker::new());
@@ -126,12 +128,15 @@ impl Relays {
             client.pool().add_relay(url, options.clone()).await.map_err(|error| error.to_string())?;
             let relay = client.pool().relay(url).await.map_err(|error| error.to_string())?;
             let (jobs, jobs_taken) = mpsc::channel(JOBS_MAX);
-            writers.spawn(write(relay.clone(), jobs_taken, pauses, cancel.clone()));
+            let (is_ready, ready) = watch::channel(false);
+            let pen = Pen { relay: relay.clone(), ready };
+            writers.spawn(write(pen, jobs_taken, pauses, cancel.clone()));
             let ear = Ear {
                 relay: relay.clone(),
                 subscriptions: subscriptions.subscribe(),
                 heard: heard_sender.clone(),
                 missed: missed.clone(),
+                is_ready,
                 resubscribe_delay: pauses.of(RESUBSCRIBE_DELAY),
                 cancel: cancel.clone(),
             };
@@ -249,7 +254,7 @@ async fn fetch_from(relay: Relay, filter: Filter, limit: usize) -> Fetched {
 }
 
 /// Publishes at one relay, some events at once. One that is asked to slow down gets one event at a time and pauses, and then more again.
-async fn write(relay: Relay, mut jobs: mpsc::Receiver<Job>, pauses: Pauses, cancel: CancellationToken) {
+async fn write(pen: Pen, mut jobs: mpsc::Receiver<Job>, pauses: Pauses, cancel: CancellationToken) {
     let work = async {
         let (mut window, mut complaints, mut pause) = (Window::new(WINDOW_MAX), 0, None);
         let mut sending = FuturesUnordered::new();
@@ -259,7 +264,7 @@ async fn write(relay: Relay, mut jobs: mpsc::Receiver<Job>, pauses: Pauses, canc
             // Losing a branch loses nothing: what is being sent stays where it is.
             tokio::select! {
                 job = jobs.recv(), if is_open && has_room => match job {
-                    Some(job) => sending.push(send(&relay, job)),
+                    Some(job) => sending.push(pen.send(job)),
                     None => is_open = false,
                 },
                 Some(result) = sending.next() => match result {
@@ -288,22 +293,30 @@ async fn write(relay: Relay, mut jobs: mpsc::Receiver<Job>, pauses: Pauses, canc
     }
 }
 
-/// Publishes an event, and says why not.
-async fn send(relay: &Relay, Job { event, answer }: Job) -> Result<(), MachineReadablePrefix> {
-    if !relay.is_connected() {
-        relay.wait_for_connection(DIAL_PATIENCE).await;
+/// Publishes at one relay.
+struct Pen {
+    relay: Relay,
+    ready: watch::Receiver<bool>,
+}
+
+impl Pen {
+    /// Publishes an event, and says why not.
+    async fn send(&self, Job { event, answer }: Job) -> Result<(), MachineReadablePrefix> {
+        let relay = &self.relay;
+        // Whichever comes first.
+        let _ = tokio::time::timeout(DIAL_PATIENCE, self.ready.clone().wait_for(|is_ready| *is_ready)).await;
+        let result = relay.send_event(&event).await;
+        let refused = match &result {
+            Ok(_) => Ok(()),
+            Err(relay::Error::RelayMessage(said)) => {
+                Err(MachineReadablePrefix::parse(said).unwrap_or(MachineReadablePrefix::Error))
+            }
+            Err(_) => Err(MachineReadablePrefix::Error),
+        };
+        // Nobody listens any more where another relay was faster.
+        let _ = answer.try_send(result.map(drop).map_err(|error| format!("{}: {error}", relay.url())));
+        refused
     }
-    let result = relay.send_event(&event).await;
-    let refused = match &result {
-        Ok(_) => Ok(()),
-        Err(relay::Error::RelayMessage(said)) => {
-            Err(MachineReadablePrefix::parse(said).unwrap_or(MachineReadablePrefix::Error))
-        }
-        Err(_) => Err(MachineReadablePrefix::Error),
-    };
-    // Nobody listens any more where another relay was faster.
-    let _ = answer.try_send(result.map(drop).map_err(|error| format!("{}: {error}", relay.url())));
-    refused
 }
 
 /// Listens at one relay.
@@ -312,6 +325,8 @@ struct Ear {
     subscriptions: watch::Receiver<Subscriptions>,
     heard: mpsc::Sender<Heard>,
     missed: Arc<Notify>,
+    /// It is connected, and has heard what we are subscribed to.
+    is_ready: watch::Sender<bool>,
     resubscribe_delay: Duration,
     cancel: CancellationToken,
 }
@@ -344,13 +359,22 @@ impl Ear {
                     }
                     Ok(RelayNotification::RelayStatus { status: RelayStatus::Connected }) => {
                         self.subscribe().await;
+                        self.is_ready.send_replace(true);
                         self.pass_on(Heard::Connected);
+                    }
+                    Ok(RelayNotification::RelayStatus { .. }) => {
+                        self.is_ready.send_replace(false);
                     }
                     // It refused what we asked for before.
                     Ok(RelayNotification::Authenticated) => self.subscribe().await,
                     Ok(RelayNotification::Shutdown) | Err(broadcast::error::RecvError::Closed) => return,
                     Ok(_) => {}
-                    Err(broadcast::error::RecvError::Lagged(_)) => self.missed.notify_one(),
+                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                        // That it is there again may be among what was dropped.
+                        self.subscribe().await;
+                        self.is_ready.send_replace(self.relay.is_connected());
+                        self.missed.notify_one();
+                    }
                 },
             }
         }
@@ -405,11 +429,13 @@ mod tests {
             relay.run().await.unwrap();
             urls.push(relay.url().await);
         }
-        let (relays, mut heard) = Relays::connect(Keys::generate().into(), &urls, Pauses::USUAL).await.unwrap();
+        let filter = Filter::new().kind(CHANGES_KIND);
+        let (relays, mut heard) =
+            Relays::connect(Keys::generate().into(), &urls, ("all", filter.clone()), Pauses::USUAL).await.unwrap();
         for _ in &running {
             assert!(matches!(heard.recv().await, Some(Heard::Connected)));
         }
-        let fetch = |patience| relays.fetch(Filter::new().kind(CHANGES_KIND), 1, patience, |_| false);
+        let fetch = |patience| relays.fetch(filter.clone(), 1, patience, |_| false);
         let fetched = tokio::select! {
             biased;
             _ = fetch(FETCH_TIMEOUT) => panic!("both have answered"),

@@ -47,6 +47,19 @@ fn event_of(device: &Device, relay: &HostileRelay) -> Vec<litemesh_nostr::nostr:
     events.filter(|event| event.pubkey == pairings[0].local_key).collect()
 }
 
+/// Relays keep nothing of what pairs two devices: an answer that comes before who asked listens is lost, and then one is paired and the
+/// other is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_to_be_paired_listens_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (Device::new(folder.path(), "one"), Device::new(folder.path(), "other"));
+    let relay = HostileRelay::start().await;
+    for _ in 0..20 {
+        pair(&one, &other, &[relay.url()]).await;
+    }
+    assert_eq!(relay.published_first(), 0);
+}
+
 /// `known-failures.md` B7: the original waits for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_relay_does_not_deliver_is_fetched() {

@@ -56,6 +56,7 @@ struct State {
     next_client: u64,
     /// How often each event was published.
     published: HashMap<EventId, usize>,
+    published_first: usize,
     /// The last CHANGES of each author.
     last_published: HashMap<PublicKey, EventId>,
 }
@@ -87,6 +88,7 @@ impl HostileRelay {
             clients: HashMap::new(),
             next_client: 0,
             published: HashMap::new(),
+            published_first: 0,
             last_published: HashMap::new(),
         };
         let relay = Self { state: Arc::new(Mutex::new(state)), url };
@@ -192,6 +194,11 @@ impl HostileRelay {
         self.state().events.iter().filter(|event| event.kind == kind).cloned().collect()
     }
 
+    /// Connections whose client published something before it asked for anything.
+    pub fn published_first(&self) -> usize {
+        self.state().published_first
+    }
+
     /// The CHANGES that this author has published last, whatever became of it.
     pub fn last_published(&self, author: PublicKey) -> Option<EventId> {
         self.state().last_published.get(&author).copied()
@@ -242,6 +249,7 @@ impl HostileRelay {
                     if let Message::Text(text) = message
                         && let Ok(message) = ClientMessage::from_json(text.as_str())
                     {
+                        state.published_first += usize::from(messages == 1 && message.is_event());
                         state.hear(number, message);
                     }
                 }
