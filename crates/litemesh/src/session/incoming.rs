@@ -267,6 +267,15 @@ impl Incoming {
         effects: &mut Vec<Effect>,
     ) -> Cursor {
         let held = progress.cursor.clone().unwrap_or_default();
+        // A carrier that keeps messages has no more of a stream that was gone on with. That proves nothing, and completes nothing.
+        if is_eose && progress.more {
+            self.taken(!self.is_frozen, false, effects);
+            if !self.is_frozen && self.staged.messages == 0 && !std::mem::replace(&mut self.eose, true) {
+                effects.push(Effect::Tell(Notice::Eose));
+            }
+            effects.push(Effect::Reply(Ok(())));
+            return held;
+        }
         if self.is_frozen {
             match progress.part {
                 Part::Whole => {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use litemesh::simulation::{self, Session};
 use litemesh_engine::proto::codec::v2::{self, Frame as WireFrame};
 use litemesh_engine::proto::limits::CREDIT_MAX;
-use litemesh_engine::proto::{Ack, Limits, PeerMessage, Refusal, Remote, SyncRequest, Unverified};
+use litemesh_engine::proto::{Ack, Limits, PeerMessage, Progress, Refusal, Remote, SyncRequest, Unverified};
 use litemesh_nostr::simulation::Reach;
 
 use super::network::Frame;
@@ -22,6 +22,9 @@ const GAP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Least time between two acknowledgements.
 const ACK_EVERY: Duration = Duration::from_secs(2);
+
+/// How long nothing may come until everything stored counts as read.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// Until an end makes another connection.
 const REOPEN_MICROS_MAX: u64 = 2_000_000;
@@ -135,6 +138,8 @@ pub(super) enum RelayEvent {
     Taken(u64, Option<u64>),
     /// Over this connection an event was missing for long.
     Broken(u64),
+    /// Over this connection a stream was gone on with, and nothing came since.
+    Quiet(u64),
 }
 
 impl Simulation {
@@ -177,6 +182,7 @@ impl Simulation {
             RelayEvent::Publish => self.publish_request(pairing, end),
             RelayEvent::Arrive => self.take_event(pairing, end),
             RelayEvent::Taken(connection, number) => self.relay_took(pairing, end, connection, number),
+            RelayEvent::Quiet(connection) => self.end_stored(pairing, end, connection),
             RelayEvent::Broken(connection) => {
                 let node = self.pairings[pairing].nodes[end];
                 if self.pairings[pairing].current[end] == Some(connection) {
@@ -438,10 +444,27 @@ impl Simulation {
         (relayed.holds_back, relayed.is_publishing) = (false, true);
         relayed.unacknowledged.clear();
         self.note(format_args!("{node} asks for stream {stream} after event {head}"));
+        if head > 0 {
+            self.relay_after(QUIET, pairing, end, RelayEvent::Quiet(connection));
+        }
         for what in [RelayEvent::Publish, RelayEvent::Arrive] {
             let delay = self.relay_delay(pairing);
             self.relay_after(delay, pairing, end, what);
         }
+    }
+
+    /// Who went on with a stream is not told again that it was up to date.
+    fn end_stored(&mut self, pairing: usize, end: usize, connection: u64) {
+        let node = self.pairings[pairing].nodes[end];
+        let Some(session) = self.relayed(node, connection) else { return };
+        let relayed = session.relayed.as_mut().expect("filtered above");
+        if session.receiving.is_some() {
+            return self.relay_after(QUIET, pairing, end, RelayEvent::Quiet(connection));
+        }
+        relayed.number += 1;
+        let progress = Some(Progress { more: true, ..Progress::default() });
+        let message = Unverified::new(PeerMessage::Eose { progress }).numbered(relayed.asked_as, relayed.number);
+        self.feed(node, connection, simulation::Event::Received(message));
     }
 
     fn publish_request(&mut self, pairing: usize, end: usize) {
