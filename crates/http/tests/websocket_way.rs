@@ -10,12 +10,15 @@ use std::time::Duration;
 
 use litemesh_http::{DialError, HttpClient, HttpServer};
 use litemesh_proto::{Limits, Remote, Transport};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivatePkcs8KeyDer;
 use support::{
     CLIENT, FIRST_DELAY, RecordingPeer, Report, Reports, change, changes, client, greeted, noise, settled, soon,
     started,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 #[tokio::test]
 async fn our_client_takes_the_socket_of_our_hub() {
@@ -273,6 +276,71 @@ async fn what_swallows_a_socket_is_not_waited_for() {
     client.stop().await;
 }
 
+/// What lies between speaks TLS, and HTTP/2 alone, so that no socket can be dialled. The certificate that it shows.
+async fn http2_proxy(server: SocketAddr) -> (SocketAddr, String) {
+    // An error means that another test of this process was first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
+    let config = ServerConfig::builder().with_no_client_auth();
+    let mut config = config.with_single_cert(vec![certified.cert.der().clone()], key.into()).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let tls = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (near, _) = listener.accept().await.unwrap();
+            let tls = tls.clone();
+            tokio::spawn(async move {
+                let Ok(mut near) = tls.accept(near).await else { return };
+                let mut far = TcpStream::connect(server).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    (address, certified.cert.pem())
+}
+
+#[tokio::test]
+async fn a_socket_that_cannot_be_dialled_leaves_the_stream() {
+    let (server, _server_peer, mut server_reports) = started(HttpServer::new(), Limits::default()).await;
+    let (proxy, ca) = http2_proxy(server.address).await;
+    let builder = HttpClient::builder(format!("https://localhost:{}", proxy.port())).ca(ca);
+    let client = builder.reconnect_delay_min(FIRST_DELAY).build();
+    let (peer, mut reports) = RecordingPeer::new(CLIENT);
+    peer.start(Arc::new(client.clone())).await;
+    // Each time, until it is not tried any more and after.
+    for _ in 0..5 {
+        settled(&mut reports).await;
+        assert!(!client.is_websocket() && client.last_error().is_none());
+        server.transport.close(settled(&mut server_reports).await).await;
+    }
+    client.stop().await;
+    // Who asks for a socket alone hears why there is none.
+    let (proxy, ca) = http2_proxy(server.address).await;
+    let client = HttpClient::builder(format!("wss://localhost:{}", proxy.port())).ca(ca).build();
+    let (peer, mut reports) = RecordingPeer::new(CLIENT);
+    peer.start(Arc::new(client.clone())).await;
+    let error = failure(&client).await;
+    assert!(matches!(error, DialError::Tls { .. }), "{error}");
+    client.stop().await;
+    reports.assert_none();
+}
+
+/// Why the last dial failed, once one has.
+async fn failure(client: &HttpClient) -> DialError {
+    let failed = async {
+        loop {
+            match client.last_error() {
+                Some(error) => return error,
+                None => tokio::task::yield_now().await,
+            }
+        }
+    };
+    soon(failed).await
+}
+
 /// An endpoint that asks for a socket gets one or nothing.
 #[tokio::test]
 async fn who_asks_for_a_socket_alone_hears_why_there_is_none() {
@@ -281,15 +349,7 @@ async fn who_asks_for_a_socket_alone_hears_why_there_is_none() {
     let client = client("ws", proxy.address);
     let (peer, mut reports) = RecordingPeer::new(CLIENT);
     peer.start(Arc::new(client.clone())).await;
-    let error = soon(async {
-        loop {
-            if let Some(error) = client.last_error() {
-                return error;
-            }
-            tokio::time::sleep(FIRST_DELAY).await;
-        }
-    });
-    let error = error.await;
+    let error = failure(&client).await;
     assert!(matches!(error, DialError::Status { status: 502, .. }), "{error}");
     client.stop().await;
     reports.assert_none();

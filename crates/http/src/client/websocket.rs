@@ -45,11 +45,11 @@ const OUTBOX_MAX: usize = 2;
 /// Why there is no WebSocket.
 #[derive(Debug)]
 pub(super) enum NoSocket {
-    /// The server cannot be reached, or refused us over the socket: it would be no better with a stream.
+    /// The server refused us over the socket: it would be no better with a stream.
     Refused(DialError),
     /// The answer was another one than to a handshake.
     Broken(DialError),
-    /// There was no answer, or nothing behind it, or one that asks for patience.
+    /// It could not be dialled, or there was no answer, or nothing behind it, or one that asks for patience.
     Failed(DialError),
 }
 
@@ -88,11 +88,8 @@ impl Dialer {
             .header(SEC_WEBSOCKET_VERSION, "13")
             .header(SEC_WEBSOCKET_KEY, &key)
             .header(SEC_WEBSOCKET_PROTOCOL, protocol);
-        let response = request.send().await.map_err(|error| match DialError::of_request(&error) {
-            // It may be the upgrade that something between us does not like.
-            unreachable @ DialError::Unreachable { .. } if !error.is_connect() => NoSocket::Failed(unreachable),
-            error => NoSocket::Refused(error),
-        })?;
+        // Whatever it is, a stream may have none of it: it goes over connections of its own, be it of HTTP/2.
+        let response = request.send().await.map_err(|error| NoSocket::Failed(DialError::of_request(&error)))?;
         let status = response.status();
         if status != StatusCode::SWITCHING_PROTOCOLS {
             let said = read_answer(response).await.unwrap_or_default();
