@@ -104,6 +104,11 @@ impl Assembler {
         self.kind.is_some()
     }
 
+    /// Gives up what has begun, and its memory. Nothing can be read then.
+    pub(crate) fn forget(&mut self) {
+        *self = Self::new(self.is_masked, self.message_bytes_max);
+    }
+
     /// Takes bytes off the front of `bytes` up to the end of a message or a control frame, and gives it; `None` when all are taken.
     /// To be called until then, and not again after an error.
     pub(crate) fn feed(&mut self, bytes: &mut &[u8]) -> Result<Option<Event>, Fault> {

@@ -190,6 +190,9 @@ impl<S: AsyncRead> SocketReader<S> {
 
     /// Reads on for nothing, within limits, until the other end has hung up: see [`DRAINED_BYTES_MAX`].
     pub(crate) async fn drain(&mut self) {
+        // It would be held as long, and counts nowhere any more.
+        self.assembler.forget();
+        self.rest = Bytes::new();
         let mut left = DRAINED_BYTES_MAX;
         while left > 0 {
             let read = poll_fn(|context| {
@@ -354,6 +357,18 @@ mod tests {
         // Both have said all they have to say, although each could still read.
         let both = async { tokio::join!(server_reader.drain(), client_reader.drain()) };
         tokio::time::timeout(Duration::from_secs(30), both).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_reads_for_nothing_holds_nothing() {
+        let (_client_reader, mut client_writer, mut server_reader, _server_writer) = pair();
+        client_writer.write(Kind::Binary, &[7; 10_000], false).await.unwrap();
+        while server_reader.held_bytes() < 10_000 {
+            assert_eq!(server_reader.read().await.unwrap().message, None);
+        }
+        let drained = tokio::time::timeout(Duration::ZERO, server_reader.drain()).await;
+        assert!(drained.is_err(), "the client is there");
+        assert_eq!((server_reader.held_bytes(), server_reader.assembler.capacity_bytes()), (0, 0));
     }
 
     #[tokio::test]
