@@ -162,8 +162,16 @@ async fn handshakes_that_cannot_be_are_refused() {
     assert_eq!(ask("GET", "/ws", &with(&["Sec-WebSocket-Version: 13"])).await.0, 400);
     let keyless = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"];
     assert_eq!(ask("GET", &url, &keyless).await.0, 400);
-    let (status, text) = ask("GET", &url, &with(&["Sec-WebSocket-Version: 13", "Sec-WebSocket-Protocol: mqtt"])).await;
-    assert!(status == 400 && text.contains("litemesh.v2"), "{status} {text}");
+    for key in ["", "AAAA", "dGhlIHNhbXBsZSBub25jZQ", "!!!!!!!!!!!!!!!!!!!!!!=="] {
+        let key = format!("Sec-WebSocket-Key: {key}");
+        let (status, text) = ask("GET", &url, &[&keyless[..], &[&*key]].concat()).await;
+        assert!(status == 400 && text.contains("sec-websocket-key"), "{key}: {status} {text}");
+    }
+    // Names of subprotocols are compared to the letter.
+    for protocol in ["Sec-WebSocket-Protocol: mqtt", "Sec-WebSocket-Protocol: LITEMESH.V2, Litemesh.v1"] {
+        let (status, text) = ask("GET", &url, &with(&["Sec-WebSocket-Version: 13", protocol])).await;
+        assert!(status == 400 && text.contains("litemesh.v2"), "{status} {text}");
+    }
     assert_eq!(server.transport.counters().streams_total, 0);
 }
 

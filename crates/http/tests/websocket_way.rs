@@ -72,8 +72,8 @@ enum Fault {
     DropsHeaders,
     /// It answers for itself, with this status.
     Answers(u16),
-    /// It agrees to something that was not offered.
-    Agrees(&'static str),
+    /// It puts something else into the answer of the server: in place of the first the second.
+    Says(&'static str, &'static str),
     /// It hangs up.
     HangsUp,
     /// It hangs up after the handshake.
@@ -128,12 +128,13 @@ impl Proxy {
                     return;
                 }
                 Fault::HangsUp => return,
-                Fault::Agrees(_) | Fault::HangsUpLater | Fault::HangsUpLast | Fault::Swallows => {
+                Fault::Says(..) | Fault::HangsUpLater | Fault::HangsUpLast | Fault::Swallows => {
                     far.write_all(head.as_bytes()).await.unwrap();
                     let mut answer = read_head(&mut far).await.unwrap();
                     assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
-                    if let Fault::Agrees(protocol) = self.fault {
-                        answer = answer.replace("litemesh.v2", protocol);
+                    if let Fault::Says(before, after) = self.fault {
+                        assert!(answer.contains(before), "{answer}");
+                        answer = answer.replace(before, after);
                     }
                     near.write_all(answer.as_bytes()).await.unwrap();
                     match self.fault {
@@ -212,8 +213,17 @@ impl Detour {
 #[tokio::test]
 async fn what_answers_in_place_of_a_socket_is_not_asked_again_for_a_while() {
     let answers = [200, 400, 401, 403, 404, 426, 429, 500, 502, 503].map(Fault::Answers);
-    let others = [Fault::DropsHeaders, Fault::Agrees("litemesh.v1"), Fault::Agrees("mqtt")];
-    for fault in answers.into_iter().chain(others) {
+    let agreements = [
+        Fault::Says("litemesh.v2", "litemesh.v1"),
+        Fault::Says("litemesh.v2", "mqtt"),
+        Fault::Says("litemesh.v2", "Litemesh.v2"),
+        Fault::Says("upgrade: websocket", "upgrade: tls/1.0"),
+        Fault::Says("upgrade: websocket", "x-upgrade: websocket"),
+        Fault::Says("connection: upgrade", "connection: close"),
+        Fault::Says("sec-websocket-accept: ", "sec-websocket-accept: x"),
+        Fault::Says("sec-websocket-accept: ", "sec-websocket-extensions: permessage-deflate\r\nsec-websocket-accept: "),
+    ];
+    for fault in answers.into_iter().chain([Fault::DropsHeaders]).chain(agreements) {
         let mut detour = Detour::start(fault, usize::MAX).await;
         for _ in 0..3 {
             detour.settle().await;

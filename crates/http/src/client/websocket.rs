@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use litemesh_proto::limits::PING_INTERVAL;
 use reqwest::header::{
-    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use reqwest::{StatusCode, Upgraded};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -25,7 +26,7 @@ use super::link::{Ending, Link};
 use super::post::{explain, read_answer};
 use crate::websocket::{
     End, FAREWELL_TIMEOUT, FRAGMENT_BYTES, FRAMES_PROTOCOL, Farewell, JSON_PROTOCOL, Kind, SocketWriter, accept, code,
-    random_key, split, until_after,
+    has_word, random_key, split, until_after,
 };
 
 /// How long a WebSocket may take from the dial to the server's introduction, before the client turns to a stream: what swallows
@@ -98,12 +99,19 @@ impl Dialer {
             let is_passing = matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
             return Err(if is_passing { NoSocket::Failed(error) } else { NoSocket::Broken(error) });
         }
-        let head = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let headers = response.headers();
+        if !has_word(headers, &CONNECTION, "upgrade") || !has_word(headers, &UPGRADE, "websocket") {
+            return Err(broken("the answer agrees to another upgrade than that to a WebSocket"));
+        }
+        let head = |name| headers.get(name).and_then(|value| value.to_str().ok());
         if head(SEC_WEBSOCKET_ACCEPT) != Some(&*accept(key.as_bytes())) {
             return Err(broken("the answer is not to this handshake"));
         }
         if head(SEC_WEBSOCKET_PROTOCOL) != Some(protocol) {
             return Err(broken("the answer does not agree to the subprotocol that was offered"));
+        }
+        if headers.contains_key(SEC_WEBSOCKET_EXTENSIONS) {
+            return Err(broken("the answer agrees to an extension, and none was offered"));
         }
         let upgraded = response.upgrade().await;
         Ok((upgraded.map_err(|error| NoSocket::Failed(DialError::no_stream(&explain(&error))))?, kind))
