@@ -82,6 +82,8 @@ enum Fault {
     HangsUpLast,
     /// It agrees for the server, and passes on nothing of it.
     Swallows,
+    /// It passes on what the server says, and nothing of what the client does.
+    Deafens,
 }
 
 /// A proxy that has a fault, for so many of the first handshakes.
@@ -128,7 +130,7 @@ impl Proxy {
                     return;
                 }
                 Fault::HangsUp => return,
-                Fault::Says(..) | Fault::HangsUpLater | Fault::HangsUpLast | Fault::Swallows => {
+                Fault::Says(..) | Fault::HangsUpLater | Fault::HangsUpLast | Fault::Swallows | Fault::Deafens => {
                     far.write_all(head.as_bytes()).await.unwrap();
                     let mut answer = read_head(&mut far).await.unwrap();
                     assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
@@ -140,6 +142,10 @@ impl Proxy {
                     match self.fault {
                         Fault::HangsUpLater => return,
                         Fault::Swallows => return std::future::pending().await,
+                        Fault::Deafens => {
+                            let _ = tokio::io::copy(&mut far, &mut near).await;
+                            return;
+                        }
                         _ => {}
                     }
                     // A short frame, the hello.
@@ -283,6 +289,23 @@ async fn what_swallows_a_socket_is_not_waited_for() {
     settled(&mut reports).await;
     settled(&mut server_reports).await;
     assert!(!client.is_websocket() && proxy.dials() >= 1);
+    client.stop().await;
+}
+
+/// What comes over a socket does not mean that anything arrives.
+#[tokio::test]
+async fn a_socket_over_which_nothing_arrives_is_left_for_a_stream() {
+    let (interval, patience) = (Duration::from_millis(200), Duration::from_secs(1));
+    let transport = HttpServer::builder().ping_interval(interval).stall_timeout(patience).build();
+    let (server, _server_peer, mut server_reports) = started(transport, Limits::default()).await;
+    let proxy = Proxy::start(server.address, Fault::Deafens, usize::MAX).await;
+    let builder = HttpClient::builder(format!("http://{}", proxy.address)).reconnect_delay_min(FIRST_DELAY);
+    let client = builder.idle_timeout(patience).build();
+    let (peer, _reports) = RecordingPeer::new(CLIENT);
+    peer.start(Arc::new(client.clone())).await;
+    // What the client asks for arrives.
+    soon(settled(&mut server_reports)).await;
+    assert!(!client.is_websocket() && proxy.dials() >= 3);
     client.stop().await;
 }
 

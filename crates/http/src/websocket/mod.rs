@@ -19,7 +19,7 @@ use reqwest::header::{HeaderMap, HeaderName};
 use sha1::{Digest, Sha1};
 
 pub(crate) use self::assembler::{Assembler, Event, Fault, Kind};
-pub(crate) use self::socket::{End, SocketReader, SocketWriter, split, until_after};
+pub(crate) use self::socket::{DRAINED_BYTES_MAX, End, Read, SocketReader, SocketWriter, split, until_after};
 
 /// The subprotocol of wire v2: a frame in each binary message.
 pub(crate) const FRAMES_PROTOCOL: &str = "litemesh.v2";
