@@ -15,7 +15,8 @@ use litemesh_proto::codec::v2::{self, Frame};
 use litemesh_proto::{Access, Limits, Refusal, SiteId, SyncRequest, Transport};
 use support::raw::exchange;
 use support::{
-    CLIENT, FIRST_DELAY, RecordingPeer, Report, Reports, SERVER, change, changes, client, greeted, noise, soon, started,
+    CLIENT, FIRST_DELAY, RecordingPeer, Report, Reports, SERVER, change, changes, client, greeted, noise, soon,
+    started, until,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -271,9 +272,7 @@ async fn who_announces_much_and_sends_nothing_holds_nothing() {
         reports.connect().await;
         sockets.push(socket);
     }
-    while server.transport.counters().body_bytes_held < 10 * sockets.len() as u64 {
-        tokio::task::yield_now().await;
-    }
+    until(|| server.transport.counters().body_bytes_held >= 10 * sockets.len() as u64).await;
     let mut socket = Socket::of_frames(server.address).await;
     reports.connect().await;
     let message = changes(vec![change(1, noise(1, 500_000))]);
@@ -372,12 +371,7 @@ async fn who_is_refused_hears_why() {
         let mut socket = Socket::of_frames(server.address).await;
         let frame = socket.closed().await;
         assert!(frame.code == CloseCode::Policy && frame.reason.contains("closing time"), "{frame:?}");
-        soon(async {
-            while server.transport.counters().streams_open > 0 {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        until(|| server.transport.counters().streams_open == 0).await;
     }
     reports.assert_none();
 }
@@ -540,12 +534,7 @@ async fn a_peer_that_panics_locks_nobody_out() {
     socket.send(Message::binary(v2::message(&changes(vec![change(1, "x")])))).await;
     while let Some(Ok(_)) = soon(socket.0.next()).await {}
     for _ in 0..2 {
-        soon(async {
-            while server.transport.counters().streams_open > 0 {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        until(|| server.transport.counters().streams_open == 0).await;
         let mut socket = Socket::of_frames(server.address).await;
         while let Some(Ok(_)) = soon(socket.0.next()).await {}
     }
@@ -589,9 +578,7 @@ async fn a_server_that_ends_waits_for_what_came_over_sockets() {
     let mut socket = Socket::of_frames(server.address).await;
     reports.connect().await;
     socket.send(Message::binary(v2::message(&changes(vec![change(1, "the last")])))).await;
-    while server.transport.counters().body_bytes_held == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| server.transport.counters().body_bytes_held > 0).await;
     server.shutdown.cancel();
     assert_eq!(socket.closed().await.code, CloseCode::Away);
     drop(socket);

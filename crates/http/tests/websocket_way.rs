@@ -14,7 +14,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use support::{
     CLIENT, FIRST_DELAY, RecordingPeer, Report, Reports, change, changes, client, greeted, noise, settled, soon,
-    started,
+    started, until,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -363,15 +363,8 @@ async fn a_socket_that_cannot_be_dialled_leaves_the_stream() {
 
 /// Why the last dial failed, once one has.
 async fn failure(client: &HttpClient) -> DialError {
-    let failed = async {
-        loop {
-            match client.last_error() {
-                Some(error) => return error,
-                None => tokio::task::yield_now().await,
-            }
-        }
-    };
-    soon(failed).await
+    until(|| client.last_error().is_some()).await;
+    client.last_error().unwrap()
 }
 
 /// An endpoint that asks for a socket gets one or nothing.

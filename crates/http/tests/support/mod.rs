@@ -31,6 +31,16 @@ pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("this should have happened by now")
 }
 
+/// Waits until something is so, but not for ever.
+pub async fn until(is_so: impl Fn() -> bool) {
+    soon(async {
+        while !is_so() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
 /// What a transport told the peer.
 #[derive(Debug, PartialEq)]
 pub enum Report {
