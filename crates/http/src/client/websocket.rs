@@ -24,10 +24,12 @@ use super::dial::{Dialer, Received};
 use super::dial_error::DialError;
 use super::link::{Ending, Link, Standing};
 use super::post::{POST_TIMEOUT, explain, read_answer};
+use crate::form::CHUNK_BYTES;
 use crate::websocket::{
-    DRAINED_BYTES_MAX, End, FAREWELL_TIMEOUT, FRAGMENT_BYTES, FRAMES_PROTOCOL, Farewell, JSON_PROTOCOL, Kind, Read,
-    SocketWriter, accept, code, has_word, random_key, split, until_after,
+    End, FRAMES_PROTOCOL, Farewell, JSON_PROTOCOL, Kind, Read, SocketWriter, accept, code, has_word, random_key, split,
+    until_after,
 };
+use crate::{DRAINED_BYTES_MAX, FAREWELL_TIMEOUT};
 
 /// How long a WebSocket may take from the dial to the server's introduction, before the client turns to a stream: what swallows
 /// either would otherwise cost each dial the patience that a silent stream gets.
@@ -281,7 +283,7 @@ async fn write_message(
     message: &[u8],
     link: &Link,
 ) -> io::Result<()> {
-    let mut parts = message.chunks(FRAGMENT_BYTES).peekable();
+    let mut parts = message.chunks(CHUNK_BYTES).peekable();
     while !link.is_lost()
         && let Some(part) = parts.next()
     {

@@ -216,12 +216,7 @@ mod tests {
 
     /// A frame as a client sends it.
     fn frame(opcode: OpCode, is_last: bool, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        Header { is_last, opcode, length: payload.len() as u64, mask: Some(KEY) }.write(&mut bytes);
-        let start = bytes.len();
-        bytes.extend(payload);
-        mask(&mut bytes[start..], KEY, 0);
-        bytes
+        crate::websocket::frame::frame(opcode, is_last, payload, Some(KEY))
     }
 
     fn events(stream: &[u8], piece: usize, max: usize) -> (Vec<Event>, Option<Fault>) {

@@ -11,7 +11,6 @@ pub(crate) mod hostile;
 mod socket;
 
 use std::fmt;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -19,7 +18,7 @@ use reqwest::header::{HeaderMap, HeaderName};
 use sha1::{Digest, Sha1};
 
 pub(crate) use self::assembler::{Assembler, Event, Fault, Kind};
-pub(crate) use self::socket::{DRAINED_BYTES_MAX, End, Read, SocketReader, SocketWriter, split, until_after};
+pub(crate) use self::socket::{End, Read, SocketReader, SocketWriter, split, until_after};
 
 /// The subprotocol of wire v2: a frame in each binary message.
 pub(crate) const FRAMES_PROTOCOL: &str = "litemesh.v2";
@@ -29,12 +28,6 @@ pub(crate) const JSON_PROTOCOL: &str = "litemesh.v1";
 
 /// Request header of a stream: the client would rather have a WebSocket, if there are any.
 pub(crate) const OFFER_HEADER: &str = "litemesh-websocket";
-
-/// Bytes of a message that go out in one frame, the rest in others, so that pings and the end are not held up by a large one.
-pub(crate) const FRAGMENT_BYTES: usize = 64 * 1024;
-
-/// How long the other end may take to hear that the connection ends, and to say so in return.
-pub(crate) const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Bytes of the reason in a close frame: a control frame has 125 at most.
 const REASON_BYTES_MAX: usize = 123;

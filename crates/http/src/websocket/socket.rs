@@ -16,16 +16,12 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHa
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::frame::{HEADER_BYTES_MAX, Header, OpCode, mask};
+use super::frame::{OpCode, frame};
 use super::{Assembler, Event, Farewell, Fault, Kind};
+use crate::DRAINED_BYTES_MAX;
 
 /// Bytes that are read at a time. They lie on the stack of who polls, so that a silent socket holds no buffer.
 const PIECE_BYTES: usize = 16 * 1024;
-
-/// What is still read of a socket that is being closed, in bytes, so that the other end finishes writing and reads why.
-///
-/// Closing with bytes unread would reset the connection, and the reset can overtake the close frame.
-pub(crate) const DRAINED_BYTES_MAX: usize = 8 << 20;
 
 /// The halves of a WebSocket whose handshake is done. Towards a client we are the server.
 pub(crate) fn split<S: AsyncRead + AsyncWrite>(
@@ -285,13 +281,7 @@ impl<S: AsyncWrite> SocketWriter<S> {
     async fn write_frame(&mut self, opcode: OpCode, is_last: bool, payload: &[u8]) -> io::Result<()> {
         let mask_key = if self.is_client { Some(random_mask()?) } else { None };
         // One write, and one packet where it is short.
-        let mut frame = Vec::with_capacity(HEADER_BYTES_MAX + payload.len());
-        Header { is_last, opcode, length: payload.len() as u64, mask: mask_key }.write(&mut frame);
-        let start = frame.len();
-        frame.extend_from_slice(payload);
-        if let Some(key) = mask_key {
-            mask(&mut frame[start..], key, 0);
-        }
+        let frame = frame(opcode, is_last, payload, mask_key);
         let patience = self.patience;
         let mut left = &*frame;
         while !left.is_empty() {

@@ -15,9 +15,10 @@ use super::super::connection::{Connection, Ending};
 use super::super::queue::Chunk;
 use super::super::{Running, Shared, content};
 use super::inbound::{Inbound, Over, next_message};
+use crate::FAREWELL_TIMEOUT;
 use crate::counters::add;
 use crate::form::StreamForm;
-use crate::websocket::{FAREWELL_TIMEOUT, Farewell, Kind, SocketReader, SocketWriter, code, split, until_after};
+use crate::websocket::{Farewell, Kind, SocketReader, SocketWriter, code, split, until_after};
 
 /// Dropping it is how the connection hears that the client has gone, as when the body of a stream is dropped; or that carrying it
 /// came to an end by a panic of the peer above.
