@@ -541,6 +541,25 @@ async fn a_peer_that_panics_locks_nobody_out() {
     soon(server.transport.stop()).await;
 }
 
+/// Nothing stands of a client whose peer panics: what writes would say for ever that it is alive.
+#[tokio::test]
+async fn a_client_whose_peer_panics_hangs_up() {
+    for is_websocket in [true, false] {
+        let (server, _server_peer, mut server_reports) = started(HttpServer::new(), Limits::default()).await;
+        let client = HttpClient::builder(format!("http://{}", server.address)).websocket(is_websocket).build();
+        let (peer, mut reports) = RecordingPeer::new(CLIENT);
+        peer.start(Arc::new(client.clone())).await;
+        greeted(&mut reports).await;
+        let to_client = greeted(&mut server_reports).await;
+        assert_eq!(client.is_websocket(), is_websocket);
+        drop(reports);
+        soon(server.transport.send(to_client, changes(vec![change(1, "x")]))).await.unwrap();
+        assert_eq!(server_reports.disconnect().await.0, to_client);
+        assert!(!client.is_sse_connected());
+        soon(client.stop()).await;
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_does_not_read_is_shed() {
     let transport = HttpServer::builder().stall_timeout(Duration::from_millis(300)).build();
