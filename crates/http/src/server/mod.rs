@@ -521,7 +521,10 @@ impl Transport for HttpServer {
             if !is_first {
                 return Err(TransportError::AlreadyStarted);
             }
-            if self.shared.door.has_tokens() {
+            // It may have been stopped meanwhile.
+            if self.shared.door.has_tokens()
+                && let Some(_hold) = running.hold()
+            {
                 running.tasks.spawn(self.shared.clone().watch_tokens(running.clone()));
             }
             Ok(())
