@@ -180,7 +180,11 @@ impl<'a> Inbox<'a> {
         if is_first {
             self.state = self.ends.stored(Store::inbound).await?;
         }
-        let may_go_on = is_first && !is_broken;
+        let mut may_go_on = is_first && !is_broken;
+        if may_go_on && let Some(outbound) = self.ends.stored(Store::outbound).await? {
+            // A file that has lost what it sent would never be sent it on a stream that knows of that.
+            may_go_on = outbound.stand.reach.was_told_by(&request);
+        }
         let goes_on = self.state.as_ref().filter(|state| may_go_on && !self.is_old(state));
         let state = match goes_on.and_then(|state| state.resumed(&request)) {
             Some(state) => state,

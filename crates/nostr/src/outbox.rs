@@ -23,6 +23,7 @@ use tracing::debug;
 use crate::link::{Ending, Ends, Handle, UNACKNOWLEDGED_MAX};
 use crate::looks::{LOOK_MAX, Looks, at, pending};
 use crate::parts;
+use crate::reach::Reach;
 use crate::relays::EVENT_BYTES_MAX;
 use crate::store::{Outbound, Stand};
 use crate::under_way::{UnderWay, WINDOW_MAX};
@@ -312,7 +313,8 @@ impl<'a> Outbox<'a> {
         (self.publish_due, self.checking) = (None, None);
         self.unacknowledged.clear();
         self.recent.clear();
-        let stand = Stand::begun(content.stream_id.clone(), request, asked_at);
+        let mut stand = Stand::begun(content.stream_id.clone(), request, asked_at);
+        stand.reach = Reach::answering(&stand.request);
         let state = Outbound { stand, last: Vec::new() };
         let (reach, request) = (state.stand.reach.clone(), state.stand.request.clone());
         self.state = Some(state);

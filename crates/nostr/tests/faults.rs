@@ -414,6 +414,38 @@ async fn a_receiver_restored_from_a_backup_gets_what_it_has_forgotten() {
     }
 }
 
+/// The simulation found it: what a device sent, the other one does not send back, and on a stream that went on never did.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_restored_from_a_backup_gets_what_it_has_sent() {
+    for with_file in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let (_relay, one, mut other, mut rows) = two(folder.path()).await;
+        let one = one.stop().await;
+        let (path, kept) = (one.path.clone(), folder.path().join("kept"));
+        let (pairings, pairings_kept) = (Store::path_beside(&path), folder.path().join("pairings-kept"));
+        copy(&path, &kept);
+        copy(&pairings, &pairings_kept);
+        let one = one.start().await;
+        for id in 1..=3 {
+            write(&one.device, id, &mut rows);
+            other.wait_for_rows(&rows).await;
+        }
+        drop(one.stop().await);
+        restore(&kept, &path);
+        if with_file {
+            restore(&pairings_kept, &pairings);
+        }
+        let device = Device::open(&path);
+        assert_eq!(device.rows(), ["0 'first' "]);
+        let mut one = device.start().await;
+        one.wait_for_rows(&rows).await;
+        write(&one.device, 4, &mut rows);
+        other.wait_for_rows(&rows).await;
+        write(&other.device, 5, &mut rows);
+        one.wait_for_rows(&rows).await;
+    }
+}
+
 /// Longer than the relays keep anything. Set to the same everywhere, and known to the sender only.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_receiver_that_was_away_for_too_long_catches_up() {

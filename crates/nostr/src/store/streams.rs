@@ -183,7 +183,7 @@ impl Store {
 
 /// What stands in the file is a request that asks for the rest.
 fn write_reach(reach: &Reach) -> Vec<u8> {
-    v2::sync(&reach.onwards(&SyncRequest::default(), 0))
+    v2::sync(&reach.to_request())
 }
 
 fn read_request(row: &Row<'_>, index: usize) -> Result<SyncRequest, StoreError> {

@@ -321,7 +321,7 @@ impl Simulation {
         let way = &mut self.pairings[pairing].ways[end];
         let Some(asked) = way.asked.clone() else { return };
         if way.outbound.as_ref().is_none_or(|outbound| outbound.stream != asked.stream) {
-            let reach = Reach::of(&asked.request);
+            let reach = Reach::answering(&asked.request);
             let onwards = reach.onwards(&asked.request, 1);
             way.outbound = Some(Outbound { stream: asked.stream, request: asked.request, reach });
             // Nobody asks for the others any more.
@@ -429,7 +429,8 @@ impl Simulation {
         let pairing = relayed.pairing;
         let pair = &mut self.pairings[pairing];
         let is_broken = std::mem::take(&mut pair.is_broken[end]);
-        let known = pair.ways[1 - end].inbound.as_ref().filter(|_| is_first && !is_broken);
+        let was_told = pair.ways[end].outbound.as_ref().is_none_or(|outbound| outbound.reach.was_told_by(&request));
+        let known = pair.ways[1 - end].inbound.as_ref().filter(|_| is_first && !is_broken && was_told);
         let inbound = known.and_then(|inbound| inbound.resumed(&request)).unwrap_or_else(|| {
             pair.streams_made += 1;
             let reach = Reach::of(&request);
