@@ -574,3 +574,20 @@ fn a_message_that_goes_on_after_another_connection_is_merged_where_that_brought_
     let effects = session.handle(Input::Merged(Err(failure)));
     assert!(matches!(effects.as_slice(), [Effect::Open { .. }, Effect::Reply(Ok(()))]), "{effects:?}");
 }
+
+/// The remote said before this connection that the answer had ended. What a carrier says of itself completes nothing.
+#[test]
+fn where_a_carrier_has_no_more_of_a_stream_that_went_on_the_remote_is_caught_up() {
+    let mut session = session(true);
+    let with_more = Progress { more: true, position: Some(at(1)), ..numbered(1) };
+    session.handle(changes(&[(OTHER, 1)], 1, Some(with_more)));
+    session.handle(Input::Merged(Ok(MergeDone { local_versions: None, staged: Some(staged(1, None, 1)) })));
+    let end =
+        Input::Received(Unverified::new(PeerMessage::Eose { progress: Some(Progress { more: true, ..numbered(2) }) }));
+    let effects = session.handle(end);
+    assert!(matches!(effects.as_slice(), [Effect::Reply(Ok(()))]), "{effects:?}");
+    let effects = session.handle(changes(&[(OTHER, 2)], 1, Some(Progress { position: Some(at(2)), ..numbered(3) })));
+    assert!(matches!(effects.as_slice(), [Effect::Merge { .. }]), "{effects:?}");
+    let effects = session.handle(Input::Merged(Ok(MergeDone::default())));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Tell(Notice::Eose))), "{effects:?}");
+}
