@@ -577,7 +577,8 @@ impl RightsArg {
 /// Watch three real files become equal
 ///
 /// Makes three SQLite files, serves one as a hub on a free loopback port over HTTP, and syncs the other two with it; or through a
-/// Nostr relay of its own, where the other two are paired with it by strings, or through channels in memory. All three write at once: inserts, updates of the same cells, deletes against updates, a transaction of several tables.
+/// Nostr relay of its own, where the other two are paired with it by strings, or through channels in memory. All three write at
+/// once: inserts, updates of the same cells, deletes against updates, a transaction of several tables.
 /// Two go offline, all go on writing, and they meet again. Then it compares the files and says what each conflict came to
 /// and how fast it went. The exit code is 0 only if the three files are equal.
 #[derive(Debug, Args)]
