@@ -100,6 +100,14 @@ fn the_original_and_ours_converge() {
     check(&Options { faults, ..Options::default() }, 4_000_001, 100);
 }
 
+/// What one passes on comes back to the others over two ways, and is known there. Nothing fails, since what the original then gives out in
+/// part is lost with it (A3).
+#[test]
+fn cycles_with_the_original_in_them_become_quiet() {
+    let faults = Faults { originals: true, double_wires: true, slow: true, ..Faults::NONE };
+    check(&Options { faults, original_cycles: true, ..Options::default() }, 9_000_001, 60);
+}
+
 #[test]
 fn seeds_that_failed_once_do_not_fail_again() {
     for seed in REGRESSIONS {

@@ -431,16 +431,20 @@ impl Simulation {
         let is_broken = std::mem::take(&mut pair.is_broken[end]);
         let was_told = pair.ways[end].outbound.as_ref().is_none_or(|outbound| outbound.reach.was_told_by(&request));
         let known = pair.ways[1 - end].inbound.as_ref().filter(|_| is_first && !is_broken && was_told);
-        let inbound = known.and_then(|inbound| inbound.resumed(&request)).unwrap_or_else(|| {
-            pair.streams_made += 1;
-            let reach = Reach::of(&request);
-            Inbound { stream: pair.streams_made, request: request.clone(), head: 0, reach, taking: None }
-        });
+        let asked_as = request.terms.as_ref().map_or(0, |terms| terms.answer);
+        let inbound = match known.and_then(|inbound| inbound.resumed(&request)) {
+            Some(inbound) => inbound,
+            None => {
+                pair.streams_made += 1;
+                let reach = Reach::of(&request);
+                Inbound { stream: pair.streams_made, request, head: 0, reach, taking: None }
+            }
+        };
         let (stream, head) = (inbound.stream, inbound.head);
         pair.ways[1 - end].inbound = Some(inbound);
         let session = self.relayed(node, connection).expect("looked at above");
         let relayed = session.relayed.as_mut().expect("looked at above");
-        relayed.asked_as = request.terms.as_ref().map_or(0, |terms| terms.answer);
+        relayed.asked_as = asked_as;
         (relayed.number, relayed.next, relayed.acknowledged) = (0, head, head);
         (relayed.holds_back, relayed.is_publishing) = (false, true);
         relayed.unacknowledged.clear();
