@@ -36,8 +36,8 @@ pub(crate) struct Incoming {
     is_frozen: bool,
     /// The connection is to be ended.
     is_end_due: bool,
-    /// Litemesh: nothing more is taken over this connection, which ends soon: without what could not be read, the rest of a catch-up
-    /// would show half of a transaction. What is staged stays.
+    /// Litemesh: nothing more is taken over this connection, which ends soon: without what could not be read or stored, the rest of a
+    /// catch-up would show half of a transaction. What is staged stays.
     is_deaf: bool,
     /// The newest schema that the remote was seen to have, where it is newer than ours.
     outdated: Option<i64>,
@@ -396,7 +396,9 @@ impl Incoming {
             }
             Err(MergeFailure { message, fault: Fault::Content }) => self.refuse_content(message, effects),
             Err(MergeFailure { message, fault: Fault::Database }) => {
+                self.taken(false, false, effects);
                 self.refuse(Refusal::Unavailable(message), effects);
+                self.is_deaf = self.remote.is_litemesh;
                 self.end_after(RECONNECT_DELAY_MIN, "our database could not take a message", effects);
             }
             Err(MergeFailure { fault: Fault::Gap, .. }) => {

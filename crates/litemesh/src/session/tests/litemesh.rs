@@ -591,3 +591,18 @@ fn where_a_carrier_has_no_more_of_a_stream_that_went_on_the_remote_is_caught_up(
     let effects = session.handle(Input::Merged(Ok(MergeDone::default())));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Tell(Notice::Eose))), "{effects:?}");
 }
+
+/// The simulation found it: with more to come they were merged one by one, and showed halves.
+#[test]
+fn after_a_message_that_could_not_be_stored_nothing_is_merged_over_the_connection() {
+    let mut session = session(true);
+    session.handle(changes(&[(OTHER, 1)], 1, Some(numbered(1))));
+    let failure = MergeFailure { message: "database is locked".to_owned(), fault: Fault::Database };
+    let effects = session.handle(Input::Merged(Err(failure)));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::EndAfter(..))), "{effects:?}");
+    for number in 2..=3 {
+        let progress = Progress { more: number == 2, position: Some(at(9)), ..numbered(number) };
+        let effects = session.handle(changes(&[(OTHER, 2)], 1, Some(progress)));
+        assert!(matches!(effects.as_slice(), [Effect::Reply(Ok(()))]), "{effects:?}");
+    }
+}
