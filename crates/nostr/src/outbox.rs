@@ -127,6 +127,18 @@ impl<'a> Outbox<'a> {
     }
 
     async fn work(&mut self) -> Result<(), Ending> {
+        let ended = self.serve().await;
+        // Who is away may come back only after we have gone, so relays get what our peer has handed over, also where it takes nothing more
+        // itself. In vain it is stored, and published the next time.
+        if matches!(ended, Ok(()) | Err(Ending::Closed))
+            && let Ok(Err(ending)) = tokio::time::timeout(FAREWELL_TIMEOUT, self.drain()).await
+        {
+            return Err(ending);
+        }
+        ended
+    }
+
+    async fn serve(&mut self) -> Result<(), Ending> {
         self.state = self.ends.stored(Store::outbound).await?;
         if let Some(state) = self.state.clone() {
             // Nobody knows whether these were published.
@@ -141,7 +153,7 @@ impl<'a> Outbox<'a> {
             let (is_publishing, has_room) = (!self.under_way.is_empty(), self.under_way.has_room());
             // Losing a branch loses nothing: what is being published stays where it is.
             tokio::select! {
-                () = self.handle.lost.cancelled() => break,
+                () = self.handle.lost.cancelled() => return Ok(()),
                 Ok(()) = self.cursors.changed() => {
                     let event = self.cursors.borrow_and_update().clone();
                     self.found(event).await?;
@@ -158,12 +170,6 @@ impl<'a> Outbox<'a> {
                 checked = pending(&mut self.checking) => self.checked(checked).await?,
                 () = at(self.head_looks.due()), if self.checking.is_none() && !is_publishing => self.check(),
             }
-        }
-        // Who is away may come back only after we have gone, so relays get what our peer has handed over. In vain it is stored, and
-        // published the next time.
-        match tokio::time::timeout(FAREWELL_TIMEOUT, self.drain()).await {
-            Ok(drained) => drained,
-            Err(_) => Ok(()),
         }
     }
 

@@ -370,8 +370,8 @@ impl Ear {
                     Ok(RelayNotification::Shutdown) | Err(broadcast::error::RecvError::Closed) => return,
                     Ok(_) => {}
                     Err(broadcast::error::RecvError::Lagged(_)) => {
-                        // That it is there again may be among what was dropped.
-                        self.subscribe().await;
+                        // What was dropped may have said that it is gone, or there again. Then the client has subscribed again; doing so here
+                        // would bring even more.
                         self.is_ready.send_replace(self.relay.is_connected());
                         self.missed.notify_one();
                     }
