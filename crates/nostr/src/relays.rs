@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use litemesh_proto::backoff_from;
 use nostr::{Event, Filter, RelayMessage, RelayUrl, SubscriptionId};
 use nostr_sdk::pool::RelayLimits;
 use nostr_sdk::pool::relay::{RelayNotification, ReqExitPolicy};
@@ -45,6 +46,9 @@ const RESUBSCRIBE_DELAY: Duration = Duration::from_secs(5);
 
 /// How long slow relays may take to get what others have taken, when we hang up.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long a relay may take to answer a dial.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How soon a relay that is gone is dialled again, at first.
 const DIAL_DELAY: Duration = Duration::from_secs(1);
@@ -100,11 +104,8 @@ impl Relays {
         let client = Client::builder().signer(login).opts(options).build();
         let mut limits = RelayLimits::default();
         limits.messages.max_size = Some(if is_litemesh { EVENT_BYTES_MAX } else { EVENT_BYTES_MAX_V1 });
-        let options = RelayOptions::new()
-            .limits(limits)
-            .notification_channel_size(NOTIFICATIONS_MAX)
-            .retry_interval(DIAL_DELAY)
-            .adjust_retry_interval(true);
+        // We dial again ourselves: the client's pauses hardly grow, and may be none at all.
+        let options = RelayOptions::new().limits(limits).notification_channel_size(NOTIFICATIONS_MAX).reconnect(false);
         let (heard_sender, heard) = mpsc::channel(HEARD_MAX);
         let (subscriptions, _) = watch::channel(Vec::new());
         let missed = Arc::new(Notify::new());
@@ -115,9 +116,12 @@ impl Relays {
             client.pool().add_relay(url, options.clone()).await.map_err(|error| error.to_string())?;
             let relay = client.pool().relay(url).await.map_err(|error| error.to_string())?;
             let (jobs, jobs_taken) = mpsc::channel(JOBS_MAX);
-            writers.spawn(write(relay.clone(), jobs_taken, cancel.clone()));
+            let (is_there, _) = watch::channel(false);
+            writers.spawn(write(relay.clone(), is_there.subscribe(), jobs_taken, cancel.clone()));
+            let dialler = dial(relay.clone(), is_there.subscribe(), cancel.clone());
             let ear = Ear {
                 relay: relay.clone(),
+                is_there,
                 subscriptions: subscriptions.subscribe(),
                 heard: heard_sender.clone(),
                 missed: missed.clone(),
@@ -126,7 +130,7 @@ impl Relays {
             // Before it is dialled: afterwards it could be connected already.
             let notifications = relay.notifications();
             ears.spawn(ear.listen(notifications));
-            relay.connect();
+            ears.spawn(dialler);
             lines.push(Line { relay, jobs });
         }
         Ok((Self { client, lines, subscriptions, missed, cancel, writers, ears }, heard))
@@ -220,12 +224,40 @@ async fn fetch_from(relay: Relay, filter: Filter, limit: usize) -> Fetched {
     fetched
 }
 
+/// Dials one relay, and again whenever it is gone.
+async fn dial(relay: Relay, mut is_there: watch::Receiver<bool>, cancel: CancellationToken) {
+    let mut attempts = 0;
+    let work = async {
+        loop {
+            match relay.try_connect(DIAL_TIMEOUT).await {
+                Ok(()) => attempts = 0,
+                Err(error) => debug!(relay = %relay.url(), %error, attempts, "dialling"),
+            }
+            // Its status is newer than what we are told of it. The sender lives as long as this: both end together.
+            while relay.is_connected() && is_there.changed().await.is_ok() {}
+            tokio::time::sleep(backoff_from(DIAL_DELAY, attempts, fastrand::f64())).await;
+            attempts = attempts.saturating_add(1);
+        }
+    };
+    // A dropped branch is a connection that nobody needs any more.
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        () = work => {}
+    }
+}
+
 /// Publishes at one relay, one event after another.
-async fn write(relay: Relay, mut jobs: mpsc::Receiver<Job>, cancel: CancellationToken) {
+async fn write(
+    relay: Relay,
+    mut is_there: watch::Receiver<bool>,
+    mut jobs: mpsc::Receiver<Job>,
+    cancel: CancellationToken,
+) {
     let work = async {
         while let Some(Job { event, answer }) = jobs.recv().await {
             if !relay.is_connected() {
-                relay.wait_for_connection(DIAL_PATIENCE).await;
+                // Whichever comes first.
+                let _ = tokio::time::timeout(DIAL_PATIENCE, is_there.wait_for(|is_there| *is_there)).await;
             }
             let result = relay.send_event(&event).await;
             // Nobody listens any more where another relay was faster.
@@ -241,6 +273,8 @@ async fn write(relay: Relay, mut jobs: mpsc::Receiver<Job>, cancel: Cancellation
 /// Listens at one relay.
 struct Ear {
     relay: Relay,
+    /// Whether it is connected, for who dials and who publishes.
+    is_there: watch::Sender<bool>,
     subscriptions: watch::Receiver<Subscriptions>,
     heard: mpsc::Sender<Heard>,
     missed: Arc<Notify>,
@@ -280,17 +314,26 @@ impl Ear {
                         again = Some(tokio::time::Instant::now() + RESUBSCRIBE_DELAY);
                     }
                     Ok(RelayNotification::RelayStatus { status: RelayStatus::Connected }) => {
+                        self.is_there.send_replace(true);
                         self.subscribe().await;
                         self.pass_on(Heard::Connected);
                     }
+                    Ok(RelayNotification::RelayStatus { .. }) => self.look_whether_it_is_there(),
                     // It refused what we asked for before.
                     Ok(RelayNotification::Authenticated) => self.subscribe().await,
                     Ok(RelayNotification::Shutdown) | Err(broadcast::error::RecvError::Closed) => return,
                     Ok(_) => {}
-                    Err(broadcast::error::RecvError::Lagged(_)) => self.missed.notify_one(),
+                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                        self.look_whether_it_is_there();
+                        self.missed.notify_one();
+                    }
                 },
             }
         }
+    }
+
+    fn look_whether_it_is_there(&self) {
+        self.is_there.send_replace(self.relay.is_connected());
     }
 
     async fn subscribe(&mut self) {
