@@ -249,6 +249,7 @@ impl Proxy {
     /// hub answers is thrown away. Then they end.
     pub async fn repeat(&self) {
         let recorded = self.shared.recorded().take().unwrap_or_default();
+        assert!(!recorded.is_empty(), "nothing was recorded");
         let hub = self.shared.state.borrow().hub.unwrap();
         let mut repeated = Vec::new();
         for bytes in recorded.into_values() {

@@ -496,3 +496,45 @@ pub(super) async fn is_refused(kind: &dyn Kind) {
     carry_one(&scene.near, &mut scene.far, (to_far, to_near), 0, 10).await;
     scene.end().await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_that_double_grow_and_equal_ones_do_not() {
+        let grow = |pauses: &[u64]| {
+            let pauses: Vec<Duration> = pauses.iter().map(|pause| Duration::from_millis(*pause)).collect();
+            has_grown(&pauses)
+        };
+        assert!(grow(&[100, 200, 400]) && grow(&[125, 200, 500]) && grow(&[900, 250, 400, 850]));
+        assert!(!grow(&[]) && !grow(&[100]) && !grow(&[100, 125, 110, 250]) && !grow(&[1, 20, 250]));
+    }
+
+    fn taken(numbers: &[usize]) {
+        let remote = Remote { site: FAR, connection: 1, is_litemesh: true };
+        let of = |numbers: &[usize]| -> Vec<PeerMessage> {
+            numbers.iter().map(|number| message(remote, *number, 10)).collect()
+        };
+        check_order(&of(numbers), &of(&[0, 1, 2, 3]));
+    }
+
+    #[test]
+    fn repeats_are_in_order() {
+        taken(&[]);
+        taken(&[0, 1, 0, 1, 1, 2, 0, 3]);
+        taken(&[1, 3, 1]);
+    }
+
+    #[test]
+    #[should_panic(expected = "came after")]
+    fn what_was_overtaken_is_not() {
+        taken(&[0, 2, 1]);
+    }
+
+    #[test]
+    #[should_panic(expected = "nobody has sent this")]
+    fn what_nobody_has_sent_is_not() {
+        taken(&[0, 4]);
+    }
+}
