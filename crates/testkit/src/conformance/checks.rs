@@ -73,14 +73,15 @@ pub(super) async fn holds_back(kind: &dyn Kind) {
     let (sender, mut sent) = tokio::sync::watch::channel(0);
     let sending = tokio::spawn(async move {
         for number in 0..2 * MESSAGES_MAX {
-            if near.send(to_far, message(to_far, number, BYTES)).await.is_err() {
-                return;
+            if let Err(error) = near.send(to_far, message(to_far, number, BYTES)).await {
+                panic!("message {number} does not leave: {error}");
             }
             sender.send_replace(number + 1);
         }
     });
     // Until nothing has moved for a while.
-    while tokio::time::timeout(A_WHILE, sent.changed()).await.is_ok() {
+    while let Ok(moved) = tokio::time::timeout(A_WHILE, sent.changed()).await {
+        assert!(moved.is_ok(), "who sends is not held back, but cut off");
         let count = *sent.borrow();
         assert!(count <= MESSAGES_MAX, "{count} messages are under way, and nobody has taken one");
     }

@@ -31,7 +31,8 @@ pub(super) async fn holds_back(kind: &dyn Kind) {
             sender.send_replace(number + 1);
         }
     });
-    while tokio::time::timeout(A_WHILE, sent.changed()).await.is_ok() {
+    while let Ok(moved) = tokio::time::timeout(A_WHILE, sent.changed()).await {
+        assert!(moved.is_ok(), "who sends is not held back, but cut off");
         let count = *sent.borrow();
         assert!(count <= MESSAGES_MAX, "{count} messages are under way, and the carrier has taken none");
     }

@@ -194,6 +194,8 @@ impl Sender {
         {
             progress.answer = *answer;
         }
+        // Making and packing messages is all that a runtime of one thread would do for a while, and pings would come too late.
+        tokio::task::yield_now().await;
         let sent = tokio::time::timeout(PATIENCE, self.0.transport.send(remote, message)).await;
         sent.unwrap_or_else(|_| panic!("a message does not leave"))
     }
