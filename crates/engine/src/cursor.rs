@@ -187,10 +187,17 @@ pub(crate) fn store_progress(core: &mut Core, progress: &MergeProgress) -> rusql
     Ok(has_moved)
 }
 
-/// Everything up to this position of `sender` is merged.
+/// Whether everything up to this position of `sender` is merged, as far as the positions of one life of its database say.
+pub(crate) fn holds(core: &mut Core, sender: SiteId, position: Position) -> rusqlite::Result<bool> {
+    let here = read_position(core, sender)?;
+    Ok(here.incarnation == position.incarnation && here.version >= position.version)
+}
+
+/// Everything up to this position of `sender` is merged. Over several connections to it an earlier one may come later.
 pub(crate) fn store_position(core: &mut Core, sender: SiteId, position: Position) -> rusqlite::Result<()> {
     const POSITION: &str = "INSERT INTO litemesh_position (site_id, position, incarnation) VALUES (?1, ?2, ?3)
-         ON CONFLICT (site_id) DO UPDATE SET position = excluded.position, incarnation = excluded.incarnation";
+         ON CONFLICT (site_id) DO UPDATE SET position = excluded.position, incarnation = excluded.incarnation
+         WHERE excluded.incarnation <> incarnation OR excluded.position > position";
     let incarnation = position.incarnation.0.cast_signed();
     core.statement(POSITION)?.run(&[Bind::Blob(sender.as_bytes()), position.version.get().into(), incarnation.into()])
 }

@@ -314,6 +314,11 @@ impl Engine {
         }
         let (merged, has_moved) = self.in_merge(|shared, core| {
             let (mut merged, mut open) = (Merged::default(), OpenChangeset::default());
+            if let Some((sender, since)) = progress.since
+                && !cursor::holds(core, sender, since)?
+            {
+                return Err(MergeError::NotHeld);
+            }
             if let Some((sender, until)) = &progress.completes {
                 merged = staged::merge_until(shared, core, *sender, until, &mut open, history::keep)?;
             }

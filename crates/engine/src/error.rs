@@ -240,6 +240,9 @@ pub enum MergeError {
     /// What came before is not here: it came over another connection meanwhile, or was forgotten.
     #[error("the messages that this one completes are not staged here")]
     NotStaged,
+    /// What came before it, over another connection, is not here.
+    #[error("what this one goes on after is not here")]
+    NotHeld,
     /// A staged message is damaged. To be [forgotten](crate::Engine::forget_staged), and asked for again.
     #[error("a staged message cannot be read: {reason}")]
     StagedUnreadable { reason: String },
@@ -250,7 +253,7 @@ pub enum MergeError {
 impl MergeError {
     /// Whether the change itself is at fault: sending it again will fail again.
     pub fn is_content(&self) -> bool {
-        !matches!(self, Self::Storage(_) | Self::NotStaged | Self::StagedUnreadable { .. })
+        !matches!(self, Self::Storage(_) | Self::NotStaged | Self::NotHeld | Self::StagedUnreadable { .. })
     }
 }
 

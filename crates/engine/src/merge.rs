@@ -27,6 +27,8 @@ pub struct MergeProgress {
     /// The sender whose staged messages are merged before the batch, and up to where they must lead: together they are one
     /// transaction (see [`Engine::stage`](crate::Engine::stage)).
     pub completes: Option<(SiteId, Reach)>,
+    /// The sender, and up to where everything that it has must be here before, as another batch brought it.
+    pub since: Option<(SiteId, Position)>,
     /// Whether the versions of the changes may be provisional: a wire v1 peer passes on what it does not hold completely under
     /// an earlier version of its author, and again under its own.
     pub is_provisional: bool,
@@ -37,7 +39,7 @@ pub struct MergeProgress {
 impl MergeProgress {
     /// Whether there is nothing to store.
     pub fn is_empty(&self) -> bool {
-        self.cursor.is_empty() && self.position.is_none() && self.completes.is_none()
+        self.cursor.is_empty() && self.position.is_none() && self.completes.is_none() && self.since.is_none()
     }
 }
 

@@ -293,3 +293,34 @@ fn an_older_file_gets_what_it_lacks() {
     assert_eq!((position.version.get(), position.incarnation), (5, Incarnation::default()));
     assert_eq!(engine.staged(SENDER).unwrap(), Staged { reach: Reach { position, place: None }, ..Staged::default() });
 }
+
+/// Over another connection to the same sender a message may go on after what a first one brought; and what that brings may come late.
+#[test]
+fn a_batch_is_merged_only_after_what_it_goes_on_after() {
+    let mut engine = engine();
+    let (_, parts) = author(1, 10);
+    let to = |since: i64, until: i64| MergeProgress {
+        since: Some((SENDER, whole(since).position)),
+        position: Some((SENDER, whole(until).position)),
+        ..MergeProgress::default()
+    };
+    let before = dump(&engine);
+    let refused = engine.merge(&parts[0], &to(5, 6));
+    assert!(matches!(refused, Err(MergeError::NotHeld)), "{refused:?}");
+    assert_eq!(dump(&engine), before);
+    let progress = MergeProgress { position: Some((SENDER, whole(5).position)), ..MergeProgress::default() };
+    engine.merge(&[], &progress).unwrap();
+    engine.merge(&parts[0], &to(4, 7)).unwrap();
+    assert_eq!(engine.staged(SENDER).unwrap().reach, whole(7));
+    // One that comes late takes nothing back.
+    engine.merge(&[], &progress).unwrap();
+    assert_eq!(engine.staged(SENDER).unwrap().reach, whole(7));
+    // Versions of another life of the sender's database do not compare.
+    let position = Position { version: DbVersion::new(6), incarnation: Incarnation(1) };
+    let refused = engine.merge(&[], &MergeProgress { since: Some((SENDER, position)), ..to(0, 8) });
+    assert!(matches!(refused, Err(MergeError::NotHeld)), "{refused:?}");
+    // And a transaction in parts begins there only.
+    let inside = Reach { place: Some(Place([1].into())), ..whole(6) };
+    let refused = engine.stage(SENDER, &whole(6), &inside, &parts[0], NO_LIMIT);
+    assert!(matches!(refused, Err(StageError::Gap)), "{refused:?}");
+}

@@ -12,6 +12,12 @@ pub(crate) const FRAMES_TYPE: &str = "application/vnd.litemesh.frames";
 /// Name of the server-sent events that carry a wire v2 frame.
 pub(crate) const FRAME_EVENT: &[u8] = b"frame";
 
+/// Bytes of a message that go out at a time.
+///
+/// Small against a message, so that a reader that takes a large one slowly is seen to move, and pings and the end of a WebSocket, whose
+/// frames have as many, are not held up by it.
+pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
+
 /// In what form a server writes to one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StreamForm {

@@ -28,7 +28,7 @@ pub(crate) fn accepts_gzip(header: &str) -> bool {
     any
 }
 
-/// Compresses a stream; what was written up to a [`flush`](Self::flush) can be read by the other side.
+/// Compresses a stream; what was written up to the end of a frame can be read by the other side.
 pub(crate) struct StreamEncoder(GzEncoder<Vec<u8>>);
 
 impl StreamEncoder {

@@ -57,12 +57,24 @@ mod sse;
 mod tokens;
 mod websocket;
 
+use std::time::Duration;
+
 pub use client::{DialError, HttpClient, HttpClientBuilder};
 pub use counters::Counters;
 pub use litemesh_proto::backoff;
 pub use server::{HttpServer, HttpServerBuilder, TlsError};
 pub use sse::{Event, EventParser, EventTooLarge};
 pub use tokens::{NewToken, TOKEN_FILE_BYTES_MAX, TOKEN_NAME_BYTES_MAX, TokenEntry, TokenFile, TokenFileError};
+
+/// What is still read of what comes in vain, in bytes, a refused body or a socket that is being closed, so that the other end finishes
+/// writing and looks at the reason.
+///
+/// Closing with bytes unread would reset the connection, and the reset can overtake the reason.
+const DRAINED_BYTES_MAX: usize = 8 << 20;
+
+/// How long it is still read, and how long the other end of a WebSocket may take to hear that the connection ends, and to say so in
+/// return.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Request header by which a Litemesh client says which wire version it speaks.
 const VERSION_HEADER: &str = "litemesh-version";

@@ -1,11 +1,10 @@
-//! WebSockets: two of ours, clients written by hand, and what lies between them and breaks things.
+//! What goes over a WebSocket: ours at both ends, and clients written by hand.
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -15,8 +14,11 @@ use litemesh_proto::codec::v1;
 use litemesh_proto::codec::v2::{self, Frame};
 use litemesh_proto::{Access, Limits, Refusal, SiteId, SyncRequest, Transport};
 use support::raw::exchange;
-use support::{CLIENT, RecordingPeer, Report, Reports, SERVER, change, changes, noise, soon, started};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use support::{
+    CLIENT, FIRST_DELAY, RecordingPeer, Report, Reports, SERVER, change, changes, client, greeted, noise, soon,
+    started, until,
+};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -25,22 +27,6 @@ use tokio_tungstenite::tungstenite::protocol::frame::Frame as Fragment;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
-
-const FIRST_DELAY: Duration = Duration::from_millis(10);
-
-fn client(scheme: &str, address: SocketAddr) -> HttpClient {
-    HttpClient::builder(format!("{scheme}://{address}")).reconnect_delay_min(FIRST_DELAY).build()
-}
-
-/// A connect and a sync request, in whichever order they come.
-async fn greeted(reports: &mut Reports) -> litemesh_proto::Remote {
-    let remote = reports.connect().await;
-    match reports.next().await {
-        Report::Sync(from, _) => assert_eq!(from, remote),
-        other => panic!("{other:?}"),
-    }
-    remote
-}
 
 /// A client by hand.
 struct Socket(WebSocketStream<TcpStream>);
@@ -112,296 +98,6 @@ impl Socket {
 }
 
 #[tokio::test]
-async fn our_client_takes_the_socket_of_our_hub() {
-    for scheme in ["http", "ws"] {
-        let (server, _server_peer, mut server_reports) = started(HttpServer::new(), Limits::default()).await;
-        let client = client(scheme, server.address);
-        let (peer, mut reports) = RecordingPeer::new(CLIENT);
-        peer.start(Arc::new(client.clone())).await;
-        let to_server = greeted(&mut reports).await;
-        let to_client = greeted(&mut server_reports).await;
-        assert!(client.is_websocket() && to_server.is_litemesh && to_client.is_litemesh);
-        for version in 0..30 {
-            // Up to half a megabyte: in pieces, then.
-            let message = changes(vec![change(version, noise(version as u64, 1 << (version % 20)))]);
-            soon(client.send(to_server, message.clone())).await.unwrap();
-            assert_eq!(server_reports.message().await, message);
-            soon(server.transport.send(to_client, message.clone())).await.unwrap();
-            assert_eq!(reports.message().await, message);
-        }
-        let counters = server.transport.counters();
-        assert_eq!((counters.streams_total, counters.body_bytes_held), (1, 0));
-        client.stop().await;
-        let (remote, reason) = server_reports.disconnect().await;
-        assert_eq!(remote, to_client);
-        assert!(reason.contains("closed the socket"), "{reason}");
-        reports.assert_none();
-    }
-}
-
-#[tokio::test]
-async fn a_client_comes_back_over_a_socket() {
-    let (server, _server_peer, mut server_reports) = started(HttpServer::new(), Limits::default()).await;
-    let client = client("http", server.address);
-    let (peer, mut reports) = RecordingPeer::new(CLIENT);
-    peer.start(Arc::new(client.clone())).await;
-    let first = greeted(&mut reports).await;
-    let at_server = greeted(&mut server_reports).await;
-    server.transport.close(at_server).await;
-    let (lost, reason) = reports.disconnect().await;
-    assert_eq!(lost, first);
-    assert!(reason.contains("closed by this side") && reason.contains("1000"), "{reason}");
-    let second = greeted(&mut reports).await;
-    greeted(&mut server_reports).await;
-    assert!(client.is_websocket() && second != first);
-}
-
-/// What lies between breaks sockets in one way or another.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Fault {
-    /// It knows nothing of upgrades, and passes the request on without.
-    DropsHeaders,
-    /// It answers for itself, with this status.
-    Answers(u16),
-    /// It agrees to something that was not offered.
-    Agrees(&'static str),
-    /// It hangs up.
-    HangsUp,
-    /// It hangs up after the handshake.
-    HangsUpLater,
-    /// It hangs up after the server has introduced itself.
-    HangsUpLast,
-    /// It agrees for the server, and passes on nothing of it.
-    Swallows,
-}
-
-/// A proxy that has a fault, for so many of the first handshakes.
-#[derive(Clone)]
-struct Proxy {
-    fault: Fault,
-    times: usize,
-    dials: Arc<AtomicUsize>,
-    server: SocketAddr,
-    address: SocketAddr,
-}
-
-impl Proxy {
-    async fn start(server: SocketAddr, fault: Fault, times: usize) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let proxy = Self { fault, times, dials: Arc::default(), server, address };
-        let passing = proxy.clone();
-        tokio::spawn(async move {
-            loop {
-                let (near, _) = listener.accept().await.unwrap();
-                tokio::spawn(passing.clone().pass(near));
-            }
-        });
-        proxy
-    }
-
-    fn dials(&self) -> usize {
-        self.dials.load(Relaxed)
-    }
-
-    async fn pass(self, mut near: TcpStream) {
-        let Some(mut head) = read_head(&mut near).await else { return };
-        let mut far = TcpStream::connect(self.server).await.unwrap();
-        if head.starts_with("GET /ws") && self.dials.fetch_add(1, Relaxed) < self.times {
-            match self.fault {
-                Fault::DropsHeaders => {
-                    let is_kept = |line: &&str| !line.starts_with("upgrade") && !line.starts_with("connection");
-                    head = head.split_inclusive('\n').filter(is_kept).collect();
-                }
-                Fault::Answers(status) => {
-                    let answer = format!("HTTP/1.1 {status} No\r\ncontent-length: 0\r\n\r\n");
-                    let _ = near.write_all(answer.as_bytes()).await;
-                    return;
-                }
-                Fault::HangsUp => return,
-                Fault::Agrees(_) | Fault::HangsUpLater | Fault::HangsUpLast | Fault::Swallows => {
-                    far.write_all(head.as_bytes()).await.unwrap();
-                    let mut answer = read_head(&mut far).await.unwrap();
-                    assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
-                    if let Fault::Agrees(protocol) = self.fault {
-                        answer = answer.replace("litemesh.v2", protocol);
-                    }
-                    near.write_all(answer.as_bytes()).await.unwrap();
-                    match self.fault {
-                        Fault::HangsUpLater => return,
-                        Fault::Swallows => return std::future::pending().await,
-                        _ => {}
-                    }
-                    // A short frame, the hello.
-                    let mut hello = vec![0; 2];
-                    far.read_exact(&mut hello).await.unwrap();
-                    hello.resize(2 + usize::from(hello[1]), 0);
-                    far.read_exact(&mut hello[2..]).await.unwrap();
-                    near.write_all(&hello).await.unwrap();
-                    return;
-                }
-            }
-        }
-        far.write_all(head.as_bytes()).await.unwrap();
-        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
-    }
-}
-
-async fn read_head(stream: &mut TcpStream) -> Option<String> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).await.ok()?;
-        head.push(byte[0]);
-    }
-    Some(String::from_utf8(head).unwrap())
-}
-
-/// Waits for the connection that works both ways, after others that came and went.
-async fn settled(reports: &mut Reports) -> litemesh_proto::Remote {
-    let mut last = None;
-    loop {
-        match reports.next().await {
-            Report::Connect(remote) => last = Some(remote),
-            Report::Sync(from, _) if Some(from) == last => return from,
-            _ => {}
-        }
-    }
-}
-
-/// A server, a proxy before it, a client that has found its way, and how the server ends a connection.
-struct Detour {
-    server: support::Running,
-    proxy: Proxy,
-    client: HttpClient,
-    reports: Reports,
-    server_reports: Reports,
-    /// What the server calls the connection that stands.
-    remote: Option<litemesh_proto::Remote>,
-    _peers: [Arc<RecordingPeer>; 2],
-}
-
-impl Detour {
-    async fn start(fault: Fault, times: usize) -> Self {
-        let (server, server_peer, server_reports) = started(HttpServer::new(), Limits::default()).await;
-        let proxy = Proxy::start(server.address, fault, times).await;
-        let client = client("http", proxy.address);
-        let (peer, reports) = RecordingPeer::new(CLIENT);
-        peer.start(Arc::new(client.clone())).await;
-        Self { server, proxy, client, reports, server_reports, remote: None, _peers: [server_peer, peer] }
-    }
-
-    /// Waits for a connection, and sends something over it.
-    async fn settle(&mut self) {
-        let remote = settled(&mut self.reports).await;
-        let message = changes(vec![change(1, "by some way")]);
-        soon(self.client.send(remote, message.clone())).await.unwrap();
-        loop {
-            if let Report::Receive(remote, received) = self.server_reports.next().await {
-                assert_eq!(received, message);
-                self.remote = Some(remote);
-                return;
-            }
-        }
-    }
-
-    /// Has the server end the connection that stands.
-    async fn end_connection(&mut self) {
-        let remote = self.remote.take().unwrap();
-        self.server.transport.close(remote).await;
-    }
-}
-
-#[tokio::test]
-async fn what_answers_in_place_of_a_socket_is_not_asked_again_for_a_while() {
-    let answers = [200, 400, 401, 403, 404, 426, 429, 500, 502, 503].map(Fault::Answers);
-    let others = [Fault::DropsHeaders, Fault::Agrees("litemesh.v1"), Fault::Agrees("mqtt")];
-    for fault in answers.into_iter().chain(others) {
-        let mut detour = Detour::start(fault, usize::MAX).await;
-        for _ in 0..3 {
-            detour.settle().await;
-            assert!(!detour.client.is_websocket(), "{fault:?}");
-            detour.end_connection().await;
-        }
-        detour.settle().await;
-        // Several dials later. Who is busy is asked again.
-        let expected = if matches!(fault, Fault::Answers(429 | 503)) { 3 } else { 1 };
-        assert_eq!(detour.proxy.dials(), expected, "{fault:?}");
-        detour.client.stop().await;
-    }
-}
-
-#[tokio::test]
-async fn a_line_that_breaks_once_or_twice_costs_no_sockets() {
-    for fault in [Fault::HangsUp, Fault::HangsUpLater, Fault::HangsUpLast] {
-        let mut detour = Detour::start(fault, 2).await;
-        for _ in 0..3 {
-            detour.settle().await;
-            if detour.client.is_websocket() {
-                break;
-            }
-            // By a stream meanwhile.
-            assert_ne!(fault, Fault::HangsUpLast);
-            detour.end_connection().await;
-        }
-        assert!(detour.client.is_websocket() && detour.proxy.dials() == 3, "{fault:?}");
-        detour.client.stop().await;
-    }
-}
-
-#[tokio::test]
-async fn a_line_that_breaks_each_time_shuts_the_way_of_sockets() {
-    for fault in [Fault::HangsUp, Fault::HangsUpLater, Fault::HangsUpLast] {
-        let mut detour = Detour::start(fault, usize::MAX).await;
-        for _ in 0..6 {
-            detour.settle().await;
-            assert!(!detour.client.is_websocket(), "{fault:?}");
-            detour.end_connection().await;
-        }
-        detour.settle().await;
-        assert_eq!(detour.proxy.dials(), 3, "{fault:?}");
-        detour.client.stop().await;
-    }
-}
-
-/// A stream is taken in place of a socket that stands and stays silent.
-#[tokio::test]
-async fn what_swallows_a_socket_is_not_waited_for() {
-    let transport = HttpServer::builder().ping_interval(Duration::from_millis(100)).build();
-    let (server, _server_peer, mut server_reports) = started(transport, Limits::default()).await;
-    let proxy = Proxy::start(server.address, Fault::Swallows, usize::MAX).await;
-    let client = HttpClient::builder(format!("http://{}", proxy.address)).idle_timeout(Duration::from_secs(1)).build();
-    let (peer, mut reports) = RecordingPeer::new(CLIENT);
-    peer.start(Arc::new(client.clone())).await;
-    settled(&mut reports).await;
-    settled(&mut server_reports).await;
-    assert!(!client.is_websocket() && proxy.dials() >= 1);
-    client.stop().await;
-}
-
-/// An endpoint that asks for a socket gets one or nothing.
-#[tokio::test]
-async fn who_asks_for_a_socket_alone_hears_why_there_is_none() {
-    let (server, _server_peer, _reports) = started(HttpServer::new(), Limits::default()).await;
-    let proxy = Proxy::start(server.address, Fault::Answers(502), usize::MAX).await;
-    let client = client("ws", proxy.address);
-    let (peer, mut reports) = RecordingPeer::new(CLIENT);
-    peer.start(Arc::new(client.clone())).await;
-    let error = soon(async {
-        loop {
-            if let Some(error) = client.last_error() {
-                return error;
-            }
-            tokio::time::sleep(FIRST_DELAY).await;
-        }
-    });
-    let error = error.await;
-    assert!(matches!(error, DialError::Status { status: 502, .. }), "{error}");
-    client.stop().await;
-    reports.assert_none();
-}
-
-#[tokio::test]
 async fn json_is_spoken_where_frames_are_not_asked_for() {
     for protocol in [Some("litemesh.v1"), None] {
         let (server, _peer, mut reports) = started(HttpServer::new(), Limits::default()).await;
@@ -467,8 +163,16 @@ async fn handshakes_that_cannot_be_are_refused() {
     assert_eq!(ask("GET", "/ws", &with(&["Sec-WebSocket-Version: 13"])).await.0, 400);
     let keyless = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"];
     assert_eq!(ask("GET", &url, &keyless).await.0, 400);
-    let (status, text) = ask("GET", &url, &with(&["Sec-WebSocket-Version: 13", "Sec-WebSocket-Protocol: mqtt"])).await;
-    assert!(status == 400 && text.contains("litemesh.v2"), "{status} {text}");
+    for key in ["", "AAAA", "dGhlIHNhbXBsZSBub25jZQ", "!!!!!!!!!!!!!!!!!!!!!!=="] {
+        let key = format!("Sec-WebSocket-Key: {key}");
+        let (status, text) = ask("GET", &url, &[&keyless[..], &[&*key]].concat()).await;
+        assert!(status == 400 && text.contains("sec-websocket-key"), "{key}: {status} {text}");
+    }
+    // Names of subprotocols are compared to the letter.
+    for protocol in ["Sec-WebSocket-Protocol: mqtt", "Sec-WebSocket-Protocol: LITEMESH.V2, Litemesh.v1"] {
+        let (status, text) = ask("GET", &url, &with(&["Sec-WebSocket-Version: 13", protocol])).await;
+        assert!(status == 400 && text.contains("litemesh.v2"), "{status} {text}");
+    }
     assert_eq!(server.transport.counters().streams_total, 0);
 }
 
@@ -568,9 +272,7 @@ async fn who_announces_much_and_sends_nothing_holds_nothing() {
         reports.connect().await;
         sockets.push(socket);
     }
-    while server.transport.counters().body_bytes_held < 10 * sockets.len() as u64 {
-        tokio::task::yield_now().await;
-    }
+    until(|| server.transport.counters().body_bytes_held >= 10 * sockets.len() as u64).await;
     let mut socket = Socket::of_frames(server.address).await;
     reports.connect().await;
     let message = changes(vec![change(1, noise(1, 500_000))]);
@@ -669,12 +371,7 @@ async fn who_is_refused_hears_why() {
         let mut socket = Socket::of_frames(server.address).await;
         let frame = socket.closed().await;
         assert!(frame.code == CloseCode::Policy && frame.reason.contains("closing time"), "{frame:?}");
-        soon(async {
-            while server.transport.counters().streams_open > 0 {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        until(|| server.transport.counters().streams_open == 0).await;
     }
     reports.assert_none();
 }
@@ -826,27 +523,41 @@ async fn our_client_sends_large_messages_in_parts() {
     }
 }
 
-/// A browser answers pings by itself; who does not is gone, also where TCP has not noticed.
+/// What a peer's panic leaves behind is cleared away: the socket ends, and its site is not locked out.
 #[tokio::test]
-async fn a_client_that_gives_no_sign_of_life_is_dropped() {
-    let (interval, patience) = (Duration::from_millis(20), Duration::from_millis(200));
-    let transport = HttpServer::builder().ping_interval(interval).stall_timeout(patience).build();
-    let (server, _peer, mut reports) = started(transport, Limits::default()).await;
+async fn a_peer_that_panics_locks_nobody_out() {
+    let (server, _peer, mut reports) = started(HttpServer::new(), Limits::default()).await;
     let mut socket = Socket::of_frames(server.address).await;
-    let remote = reports.connect().await;
-    while !matches!(socket.next().await, Message::Ping(_)) {}
-    // Takes everything, and answers nothing.
-    let (lost, reason) = soon(async {
-        let mut bytes = [0; 4096];
-        loop {
-            tokio::select! {
-                read = socket.0.get_mut().read(&mut bytes) => assert!(read.is_ok()),
-                lost = reports.disconnect() => break lost,
-            }
-        }
-    })
-    .await;
-    assert!(lost == remote && reason.contains("no sign of life"), "{reason}");
+    reports.connect().await;
+    // From here on the peer panics at each call, for want of somebody to report to.
+    drop(reports);
+    socket.send(Message::binary(v2::message(&changes(vec![change(1, "x")])))).await;
+    while let Some(Ok(_)) = soon(socket.0.next()).await {}
+    for _ in 0..2 {
+        until(|| server.transport.counters().streams_open == 0).await;
+        let mut socket = Socket::of_frames(server.address).await;
+        while let Some(Ok(_)) = soon(socket.0.next()).await {}
+    }
+    soon(server.transport.stop()).await;
+}
+
+/// Nothing stands of a client whose peer panics: what writes would say for ever that it is alive.
+#[tokio::test]
+async fn a_client_whose_peer_panics_hangs_up() {
+    for is_websocket in [true, false] {
+        let (server, _server_peer, mut server_reports) = started(HttpServer::new(), Limits::default()).await;
+        let client = HttpClient::builder(format!("http://{}", server.address)).websocket(is_websocket).build();
+        let (peer, mut reports) = RecordingPeer::new(CLIENT);
+        peer.start(Arc::new(client.clone())).await;
+        greeted(&mut reports).await;
+        let to_client = greeted(&mut server_reports).await;
+        assert_eq!(client.is_websocket(), is_websocket);
+        drop(reports);
+        soon(server.transport.send(to_client, changes(vec![change(1, "x")]))).await.unwrap();
+        assert_eq!(server_reports.disconnect().await.0, to_client);
+        assert!(!client.is_sse_connected());
+        soon(client.stop()).await;
+    }
 }
 
 #[tokio::test]
@@ -886,9 +597,7 @@ async fn a_server_that_ends_waits_for_what_came_over_sockets() {
     let mut socket = Socket::of_frames(server.address).await;
     reports.connect().await;
     socket.send(Message::binary(v2::message(&changes(vec![change(1, "the last")])))).await;
-    while server.transport.counters().body_bytes_held == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| server.transport.counters().body_bytes_held > 0).await;
     server.shutdown.cancel();
     assert_eq!(socket.closed().await.code, CloseCode::Away);
     drop(socket);

@@ -23,7 +23,8 @@ use crate::lanes::Lane;
 use crate::session::access::Gate;
 use crate::session::{Effect, Input, Notice, ReadDone, ReadOrder, Room, Session, Timer};
 use crate::shared_pages::SharedPages;
-use crate::work::{self, Frontier, Owner, Owners, Recent, Stuck};
+use crate::ways::{Way, Ways};
+use crate::work::{self, Frontier, Recent, Stuck};
 use crate::{PeerError, RemoteStatus};
 
 /// Inputs that wait for one session. A transport has one message of a connection under way, so this is never long.
@@ -49,7 +50,7 @@ pub(crate) struct Common {
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) frontier: Frontier,
     pub(crate) stuck: Stuck,
-    pub(crate) owners: Owners,
+    pub(crate) ways: Ways,
     pub(crate) limits: litemesh_proto::Limits,
     pub(crate) room: Room,
     pub(crate) beats: watch::Receiver<Beat>,
@@ -86,7 +87,7 @@ pub(crate) struct Driver {
     pub(crate) common: Arc<Common>,
     pub(crate) stats: Arc<Stats>,
     pub(crate) recent: Recent,
-    pub(crate) owner: Owner,
+    pub(crate) way: Way,
 }
 
 impl Driver {
@@ -98,6 +99,7 @@ impl Driver {
         async {
             self.tell(|peer, transport| Event::Connect { peer, transport });
             let reason = self.serve(inbox).await;
+            self.way.end();
             self.transport.close(self.remote).await;
             tracing::debug!(reason, "session ended");
             self.tell(|peer, transport| Event::Disconnect { peer, transport, reason });
@@ -156,6 +158,7 @@ impl Driver {
                     }
                     Input::Committed
                 }
+                () = self.way.changed() => Input::OtherWays(self.way.standing()),
             };
             let is_beat = matches!(input, Input::Committed);
             let effects = session.handle(input);
@@ -164,8 +167,12 @@ impl Driver {
             }
             self.carry_out(effects, &mut tasks, &mut reply, beat);
             self.stats.is_caught_up.store(session.is_caught_up(), Ordering::Relaxed);
-            let acknowledged = session.acknowledged().map_or(NOTHING, DbVersion::get);
-            self.stats.acknowledged.store(acknowledged, Ordering::Relaxed);
+            let acknowledged = session.acknowledged();
+            let version = acknowledged.map_or(NOTHING, |position| position.version.get());
+            self.stats.acknowledged.store(version, Ordering::Relaxed);
+            if let Some(served) = session.served() {
+                self.way.report(served);
+            }
         }
     }
 
@@ -224,9 +231,9 @@ impl Driver {
 
     /// Reads what we hold, to ask for the rest.
     fn spawn_opening(&self, tasks: &mut JoinSet<Done>, key: SiteId, stuck: Option<Stuck>) {
-        let (engine, owner) = (self.common.engine.clone(), self.owner.clone());
+        let (engine, way) = (self.common.engine.clone(), self.way.clone());
         spawn(tasks, async move {
-            let open = move |engine: &mut Engine| work::open(engine, key, &owner, stuck.as_ref());
+            let open = move |engine: &mut Engine| work::open(engine, key, &way, stuck.as_ref());
             match flatten(engine.call(open).await) {
                 Ok(opened) => Done::Input(opened),
                 Err(error) => Done::Failed(error.to_string()),
@@ -256,13 +263,13 @@ impl Driver {
         self.stats.changes_received.fetch_add(changes.len() as u64, Ordering::Relaxed);
         let (engine, frontier, recent) =
             (self.common.engine.clone(), self.common.frontier.clone(), self.recent.clone());
-        let owner = self.owner.clone();
+        let way = self.way.clone();
         let lane = if progress.completes.is_some() { Lane::Bulk } else { lane_of_merge(changes.len()) };
         let span = tracing::debug_span!("merge", remote = %self.remote.site.fmt_short(), changes = changes.len());
         let work = move |engine: &mut Engine| {
             // The work is done on the engine's thread, where no span would be known.
             let _entered = span.entered();
-            work::merge(engine, &changes, &progress, &reached, &owner, echoes, (&frontier, &recent))
+            work::merge(engine, &changes, &progress, &reached, &way, echoes, (&frontier, &recent))
         };
         spawn(tasks, async move {
             match engine.call_in(lane, work).await {
@@ -275,8 +282,8 @@ impl Driver {
     fn spawn_stage(&self, tasks: &mut JoinSet<Done>, key: SiteId, changes: Vec<Change>, after: Reach, until: Reach) {
         self.stats.changes_received.fetch_add(changes.len() as u64, Ordering::Relaxed);
         let (engine, bytes_max) = (self.common.engine.clone(), self.common.limits.staged_bytes_max);
-        let (owner, lane) = (self.owner.clone(), lane_of_merge(changes.len()));
-        let work = move |engine: &mut Engine| work::stage(engine, &owner, key, &after, &until, &changes, bytes_max);
+        let (way, lane) = (self.way.clone(), lane_of_merge(changes.len()));
+        let work = move |engine: &mut Engine| work::stage(engine, &way, key, &after, &until, &changes, bytes_max);
         spawn(tasks, async move {
             match engine.call_in(lane, work).await {
                 Ok(result) => Done::Input(Input::Merged(result)),

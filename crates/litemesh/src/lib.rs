@@ -61,6 +61,7 @@ mod shared_pages;
 #[doc(hidden)]
 pub mod simulation;
 mod watch;
+mod ways;
 mod work;
 
 pub use database::Database;

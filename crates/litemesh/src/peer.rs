@@ -16,10 +16,10 @@ use crate::driver::{Common, Driver, INBOX_MAX, Inbound, Stats};
 use crate::engine_thread::EngineThread;
 use crate::event::{EVENTS_KEPT, Events};
 use crate::session::Room;
-use crate::session::access::check_remote;
+use crate::session::access::{Gate, check_remote};
 use crate::shared_pages::SharedPages;
 use crate::watch::FileWatch;
-use crate::work::{Owner, Owners};
+use crate::ways::Ways;
 use crate::{Database, Event, PeerError, StartError, beat};
 
 /// Builds a [`Peer`].
@@ -186,7 +186,7 @@ impl PeerBuilder {
             events: self.events,
             frontier: Arc::default(),
             stuck: Arc::default(),
-            owners: Owners::default(),
+            ways: Ways::default(),
             limits: self.limits,
             room: Room::default(),
             pages: Arc::new(SharedPages::new(beats.clone())),
@@ -435,6 +435,8 @@ impl Inner {
         let name: Arc<str> = transport.name().into();
         let (inbox, receiver) = mpsc::channel(INBOX_MAX);
         let stats = Arc::new(Stats::default());
+        let key = Gate::new(access.clone()).position_key(remote.site);
+        let way = self.common.ways.add(key, transport.keeps_messages());
         let driver = Driver {
             remote,
             access: access.clone(),
@@ -443,7 +445,7 @@ impl Inner {
             common: self.common.clone(),
             stats: stats.clone(),
             recent: Arc::default(),
-            owner: Owner::new(&self.common.owners),
+            way,
         };
         let running = Running { remote, access, transport_index: index, transport: name, inbox, stats };
         let peer = Arc::downgrade(&self);

@@ -17,14 +17,15 @@ use crate::engine_thread::{Announced, look};
 use crate::session::access::Gate;
 use crate::session::{self, Effect, Input, Notice, ReadDone, ReadOrder};
 use crate::shared_pages::SharedPages;
-use crate::work::{self, Frontier, Owner, Owners, Recent, Stuck};
+use crate::ways::{Standing, Way, Ways};
+use crate::work::{self, Frontier, Recent, Stuck};
 
 /// What the sessions of one running peer share. Gone when it ends.
 #[derive(Clone)]
 pub struct Process {
     frontier: Frontier,
     stuck: Stuck,
-    owners: Owners,
+    ways: Ways,
     beats: Arc<watch::Sender<Beat>>,
     pages: Arc<SharedPages>,
 }
@@ -41,7 +42,7 @@ impl Process {
         Self {
             frontier: Frontier::default(),
             stuck: Stuck::default(),
-            owners: Owners::default(),
+            ways: Ways::default(),
             beats: Arc::new(beats),
             pages,
         }
@@ -81,6 +82,8 @@ pub enum Event {
     Sent,
     /// The database changed: as far as [`Process::announce`] said.
     Announced,
+    /// [`Session::has_news`] said so.
+    OtherWays,
     /// A work is done.
     Done(Done),
     /// A timer went off.
@@ -115,7 +118,7 @@ pub struct Work {
     kind: Kind,
     process: Process,
     recent: Recent,
-    owner: Owner,
+    way: Way,
     limits: PageLimits,
     beat: u64,
 }
@@ -140,15 +143,15 @@ impl Work {
     ///
     /// The session ends for this reason.
     pub fn run(self, engine: &mut Engine) -> Result<Done, PeerError> {
-        let Self { kind, process, recent, owner, limits, beat } = self;
+        let Self { kind, process, recent, way, limits, beat } = self;
         Ok(Done(match kind {
-            Kind::Open { remote, is_first } => work::open(engine, remote, &owner, is_first.then_some(&process.stuck))?,
+            Kind::Open { remote, is_first } => work::open(engine, remote, &way, is_first.then_some(&process.stuck))?,
             Kind::Merge { changes, progress, reached, echoes } => {
                 let shared = (&*process.frontier, &*recent);
-                Input::Merged(work::merge(engine, &changes, &progress, &reached, &owner, echoes, shared))
+                Input::Merged(work::merge(engine, &changes, &progress, &reached, &way, echoes, shared))
             }
             Kind::Stage { sender, changes, after, until, bytes_max } => {
-                Input::Merged(work::stage(engine, &owner, sender, &after, &until, &changes, bytes_max))
+                Input::Merged(work::stage(engine, &way, sender, &after, &until, &changes, bytes_max))
             }
             Kind::MergeStaged(sender) => {
                 work::merge_staged(engine, sender);
@@ -201,15 +204,23 @@ pub struct Session {
     session: session::Session,
     process: Process,
     recent: Recent,
-    owner: Owner,
+    way: Way,
+    standing: Standing,
+    keeps_messages: bool,
     limits: PageLimits,
     staged_bytes_max: u64,
     last: Beat,
 }
 
 impl Session {
-    /// A session with a remote that connected just now, and the first work for it.
-    pub fn new(remote: Remote, process: &Process, limits: &Limits, pages: PageLimits) -> (Self, Work) {
+    /// A session with a remote that connected just now, and the first work for it. `keeps_messages`: as its transport says.
+    pub fn new(
+        remote: Remote,
+        keeps_messages: bool,
+        process: &Process,
+        limits: &Limits,
+        pages: PageLimits,
+    ) -> (Self, Work) {
         let last = *process.beats.borrow();
         let session = Self {
             remote,
@@ -222,7 +233,9 @@ impl Session {
             ),
             process: process.clone(),
             recent: Arc::default(),
-            owner: Owner::new(&process.owners),
+            way: process.ways.add(remote.site, keeps_messages),
+            standing: Standing::default(),
+            keeps_messages,
             limits: pages,
             staged_bytes_max: limits.staged_bytes_max,
             last,
@@ -241,6 +254,16 @@ impl Session {
         self.session.is_caught_up()
     }
 
+    /// Whether another session of the remote began or ceased to carry what is written here: [`Event::OtherWays`].
+    pub fn has_news(&self) -> bool {
+        self.way.standing().stands_by != self.standing.stands_by
+    }
+
+    /// Its connection has ended. What it ordered may still be done.
+    pub fn end(&self) {
+        self.way.end();
+    }
+
     /// Takes what happened. What it wants is to be carried out in this order.
     pub fn handle(&mut self, event: Event) -> Vec<Action> {
         let effects = match event {
@@ -249,6 +272,10 @@ impl Session {
             Event::Garbled(reason) => self.session.handle(Input::Garbled(reason)),
             Event::Sent => self.session.handle(Input::Sent),
             Event::Done(Done(input)) => self.session.handle(input),
+            Event::OtherWays => {
+                self.standing = self.way.standing();
+                self.session.handle(Input::OtherWays(self.standing))
+            }
             Event::Woken(Timer(timer)) => self.session.handle(Input::Woken(timer)),
             Event::Announced => {
                 let mut effects = Vec::new();
@@ -261,12 +288,18 @@ impl Session {
                 effects
             }
         };
-        effects.into_iter().map(|effect| self.action(effect)).collect()
+        if let Some(served) = self.session.served() {
+            self.way.report(served);
+        }
+        effects.into_iter().filter_map(|effect| self.action(effect)).collect()
     }
 
-    fn action(&self, effect: Effect) -> Action {
-        match effect {
+    /// What the driver of tokio makes of it, too.
+    fn action(&self, effect: Effect) -> Option<Action> {
+        Some(match effect {
             Effect::Open { key } => Action::Work(self.work(Kind::Open { remote: key, is_first: false })),
+            // Of one who is away an answer may take days.
+            Effect::Wake(session::Timer::Silence | session::Timer::Answer, _) if self.keeps_messages => return None,
             Effect::Wake(timer, delay) => Action::Wake(Timer(timer), delay),
             Effect::Stage { key, changes, after, until } => Action::Work(self.work(Kind::Stage {
                 sender: key,
@@ -279,6 +312,8 @@ impl Session {
             Effect::Ask(request) => Action::Ask(request),
             Effect::Send(message) => Action::Send(message),
             Effect::EndAfter(delay, reason) => Action::EndAfter(delay, reason),
+            // Nothing went wrong, and only who keeps the message has to know.
+            Effect::Reply(Err(Refusal::Outdated(_))) if !self.keeps_messages => Action::Reply(Ok(())),
             Effect::Reply(result) => Action::Reply(result),
             Effect::Merge { changes, progress, reached, echoes } => {
                 Action::Work(self.work(Kind::Merge { changes, progress, reached, echoes }))
@@ -291,7 +326,7 @@ impl Session {
                 Notice::Outdated(version) => format!("outdated: {version}"),
                 Notice::Error(message) => format!("error: {message}"),
             }),
-        }
+        })
     }
 
     fn work(&self, kind: Kind) -> Work {
@@ -299,7 +334,7 @@ impl Session {
             kind,
             process: self.process.clone(),
             recent: self.recent.clone(),
-            owner: self.owner.clone(),
+            way: self.way.clone(),
             limits: self.limits,
             beat: self.last.number,
         }

@@ -3,7 +3,7 @@
 //! Both drivers come here, the one of tokio and the one of simulations, so that what is simulated is what runs.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use litemesh_engine::{
     Claim, Engine, LocalFilter, LocalPlace, MergeError, MergeProgress, PageLimits, Reach, StageError, Staged,
@@ -16,6 +16,7 @@ use crate::PeerError;
 use crate::session::access::Gate;
 use crate::session::{Fault, Input, MergeDone, MergeFailure, Page, Planned, ReadWhat};
 use crate::shared_pages::{SharedPages, Wanted};
+use crate::ways::Way;
 
 /// Versions of v1 remotes that this peer holds, the newest perhaps in part: what may be passed on to other v1 remotes.
 pub(crate) type Frontier = Arc<Mutex<Cursor>>;
@@ -32,47 +33,6 @@ pub(crate) type Ranges = VecDeque<(DbVersion, DbVersion)>;
 /// Merges that the session may not have heard of yet: one is under way at a time.
 const RECENT_MAX: usize = 4;
 
-/// Which session of this process stages what comes of a remote.
-///
-/// A remote that is reachable two ways has two. Each is sent what one of *its* pages says; a chain of messages of both could lack what
-/// was written between two pages, and be completed by the session that does not know of it.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Owners(Arc<Mutex<HashMap<SiteId, Weak<()>>>>);
-
-/// One session, among the owners.
-#[derive(Clone, Debug)]
-pub(crate) struct Owner {
-    owners: Owners,
-    /// Gone with the session.
-    token: Arc<()>,
-}
-
-impl Owner {
-    pub(crate) fn new(owners: &Owners) -> Self {
-        Self { owners: owners.clone(), token: Arc::default() }
-    }
-
-    /// Takes the chain of a remote, unless another session that still lives has it.
-    fn claim(&self, remote: SiteId) -> bool {
-        let mut owners = self.owners.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match owners.get(&remote).and_then(Weak::upgrade) {
-            Some(owner) if !Arc::ptr_eq(&owner, &self.token) => false,
-            _ => {
-                owners.insert(remote, Arc::downgrade(&self.token));
-                true
-            }
-        }
-    }
-
-    /// Gives it back: nothing is staged any more.
-    fn release(&self, remote: SiteId) {
-        let mut owners = self.owners.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if owners.get(&remote).and_then(Weak::upgrade).is_some_and(|owner| Arc::ptr_eq(&owner, &self.token)) {
-            owners.remove(&remote);
-        }
-    }
-}
-
 /// How many connections to a remote in a row have brought nothing on to what is staged of it, and where that led.
 pub(crate) type Stuck = Arc<Mutex<HashMap<SiteId, (Reach, u32)>>>;
 
@@ -84,10 +44,10 @@ const STUCK_MAX: u32 = 8;
 pub(crate) fn open(
     engine: &mut Engine,
     remote: SiteId,
-    owner: &Owner,
+    way: &Way,
     stuck: Option<&Stuck>,
 ) -> Result<Input, StorageError> {
-    if !owner.claim(remote) {
+    if !way.claim_stage() {
         return Ok(Input::Busy);
     }
     let mut staged = engine.staged(remote)?;
@@ -97,7 +57,7 @@ pub(crate) fn open(
         staged = engine.staged(remote)?;
     }
     if staged.messages == 0 {
-        owner.release(remote);
+        way.release_stage();
     }
     Ok(Input::Opened { us: engine.site()?, cursor: engine.cursor()?, staged })
 }
@@ -120,20 +80,18 @@ pub(crate) fn merge(
     changes: &[Change],
     progress: &MergeProgress,
     reached: &Cursor,
-    owner: &Owner,
+    way: &Way,
     echoes: bool,
     (frontier, recent): (&Mutex<Cursor>, &Mutex<Ranges>),
 ) -> Result<MergeDone, MergeFailure> {
-    if let Some((sender, _)) = &progress.completes
-        && !owner.claim(*sender)
-    {
+    if progress.completes.is_some() && !way.claim_stage() {
         return Err(gap());
     }
     match engine.merge(changes, progress) {
         Ok(merged) => {
             tracing::debug!("merged");
-            if let Some((sender, _)) = &progress.position {
-                owner.release(*sender);
+            if progress.position.is_some() {
+                way.release_stage();
             }
             // Before anybody is told of the commit, or the others would look too early and never again.
             frontier.lock().unwrap_or_else(PoisonError::into_inner).join_within(reached, CURSOR_SITES_MAX);
@@ -147,7 +105,7 @@ pub(crate) fn merge(
                 forget_unreadable(engine, *sender, &error);
             }
             let fault = match &error {
-                MergeError::NotStaged | MergeError::StagedUnreadable { .. } => Fault::Gap,
+                MergeError::NotStaged | MergeError::NotHeld | MergeError::StagedUnreadable { .. } => Fault::Gap,
                 error if error.is_content() => Fault::Content,
                 _ => Fault::Database,
             };
@@ -190,14 +148,14 @@ fn gap() -> MergeFailure {
 /// Keeps a message that is merged together with later ones.
 pub(crate) fn stage(
     engine: &mut Engine,
-    owner: &Owner,
+    way: &Way,
     sender: SiteId,
     after: &Reach,
     until: &Reach,
     changes: &[Change],
     bytes_max: u64,
 ) -> Result<MergeDone, MergeFailure> {
-    if !owner.claim(sender) {
+    if !way.claim_stage() {
         return Err(gap());
     }
     let staged = engine.stage(sender, after, until, changes, bytes_max);

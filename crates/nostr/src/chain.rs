@@ -41,9 +41,14 @@ impl Chain {
         self.head
     }
 
+    /// Whether the event after the head is there.
+    pub(crate) fn has_next(&self) -> bool {
+        self.waiting.contains_key(&self.head)
+    }
+
     /// Whether events wait for one that did not come.
     pub(crate) fn has_gap(&self) -> bool {
-        !self.waiting.is_empty() && !self.waiting.contains_key(&self.head)
+        !self.waiting.is_empty() && !self.has_next()
     }
 
     /// An event of the stream came, signed by its author, and follows `previous`. One for which there is no room is left out.
@@ -153,8 +158,9 @@ mod tests {
         for index in [2, 1, 3, 2] {
             chain.offer(Some(events[index - 1].id), events[index].clone()).unwrap();
         }
-        assert!(chain.has_gap() && chain.next().is_none());
+        assert!(chain.has_gap() && !chain.has_next() && chain.next().is_none());
         chain.offer(None, events[0].clone()).unwrap();
+        assert!(chain.has_next() && !chain.has_gap());
         let taken: Vec<EventId> = std::iter::from_fn(|| chain.next()).map(|event| event.id).collect();
         assert_eq!(taken, events.iter().map(|event| event.id).collect::<Vec<_>>());
         assert!(!chain.has_gap() && chain.bytes == 0);

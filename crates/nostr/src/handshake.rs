@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use litemesh_proto::SiteId;
-use nostr::{Event, Keys, RelayUrl, SecretKey, Timestamp};
+use litemesh_proto::{SiteId, backoff_from};
+use nostr::{Event, Filter, Keys, RelayUrl, SecretKey, Timestamp};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::debug;
 
+use crate::pauses::Pauses;
 use crate::relays::{Heard, Relays};
 use crate::signer::Identity;
 use crate::store::Pairing;
@@ -20,7 +21,8 @@ use crate::{
 /// How long a device that joins waits for the other one.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often it asks meanwhile: relays keep nothing of this kind for who is not listening yet.
+/// How soon it asks again, at first, and how often later: relays keep nothing of this kind for who is not listening yet.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 const ASK_EVERY: Duration = Duration::from_secs(3);
 
 /// How soon something is published again that no relay took.
@@ -138,8 +140,7 @@ impl Listener {
         let string = ConnectionString::generate(&own.identity.key, urls.iter().map(RelayUrl::as_str));
         let string = string.map_err(|error| invalid("the connection string", &error))?;
         let until = Instant::now() + CONNECTION_STRING_VALIDITY;
-        let (relays, heard) = connect(&own, &urls).await?;
-        relays.subscribe(CONNECT, filter::connect_requests(string.nonce()));
+        let (relays, heard) = connect(&own, &urls, filter::connect_requests(string.nonce())).await?;
         Ok(Self { site, device: device.to_owned(), own, string, urls, until, relays, heard })
     }
 
@@ -152,9 +153,9 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// Nobody came, or the pairing cannot be kept.
+    /// Nobody came, or the pairing cannot be kept, or no relay takes the answer.
     pub async fn paired(mut self, store: &Store) -> Result<Pairing, PairError> {
-        let paired = tokio::time::timeout_at(self.until, self.wait(store)).await.unwrap_or(Err(PairError::Expired));
+        let paired = self.wait(store).await;
         self.relays.close().await;
         paired
     }
@@ -167,46 +168,56 @@ impl Listener {
     }
 
     async fn wait(&mut self, store: &Store) -> Result<Pairing, PairError> {
+        // Who comes in time is answered, whenever that is done: a pairing is there on both sides or on neither.
+        let asked = tokio::time::timeout_at(self.until, self.asked()).await;
+        let (envelope, request) = asked.map_err(|_| PairError::Expired)?;
+        let reply =
+            ConnectReply { peer_id: self.site, device_info: self.device.clone(), litemesh: Some(Announcement::OURS) };
+        let reply = envelope.connect_reply(&reply, Timestamp::now());
+        let reply = reply.map_err(|error| invalid("the reply", &error))?;
+        if request.peer_id == self.site {
+            // The other side sees the same. One of the original would not: it waits in vain.
+            if request.litemesh.is_some() {
+                let _ = self.answer(&reply).await;
+            }
+            return Err(PairError::SameSite);
+        }
+        let pairing = Pairing {
+            site: self.site,
+            local_key: self.own.identity.key,
+            peer: request.peer_id,
+            peer_key: envelope.remote(),
+            device: request.device_info,
+            relays: self.urls.clone(),
+            paired_at: Timestamp::now(),
+            is_litemesh: request.litemesh.is_some_and(Announcement::speaks_ours),
+        };
+        store.pair(&pairing, self.own.secret.as_ref())?;
+        if let Err(error) = self.answer(&reply).await {
+            store.unpair(pairing.site, pairing.peer)?;
+            return Err(error);
+        }
+        Ok(pairing)
+    }
+
+    /// Waits for somebody who has the secret.
+    async fn asked(&mut self) -> (Envelope, ConnectRequest) {
         loop {
             let event = hear(&mut self.heard).await;
             // Who listens here has no key of the other side yet: it comes with the request.
             let Ok(envelope) = Envelope::with(self.own.identity.clone(), event.pubkey) else { continue };
-            let request = match envelope.read_connect_request(&event) {
-                Ok(request) if request.has_secret(self.string.secret()) => request,
-                Ok(_) => continue,
-                Err(error) => {
-                    debug!(%error, "a request to be paired cannot be read");
-                    continue;
-                }
-            };
-            let reply = ConnectReply {
-                peer_id: self.site,
-                device_info: self.device.clone(),
-                litemesh: Some(Announcement::OURS),
-            };
-            let reply = envelope.connect_reply(&reply, Timestamp::now());
-            let reply = reply.map_err(|error| invalid("the reply", &error))?;
-            if request.peer_id == self.site {
-                // The other side sees the same. One of the original would not: it waits in vain.
-                if request.litemesh.is_some() {
-                    publish(&self.relays, &reply).await;
-                }
-                return Err(PairError::SameSite);
+            match envelope.read_connect_request(&event) {
+                Ok(request) if request.has_secret(self.string.secret()) => return (envelope, request),
+                Ok(_) => {}
+                Err(error) => debug!(%error, "a request to be paired cannot be read"),
             }
-            let pairing = Pairing {
-                site: self.site,
-                local_key: self.own.identity.key,
-                peer: request.peer_id,
-                peer_key: event.pubkey,
-                device: request.device_info,
-                relays: self.urls.clone(),
-                paired_at: Timestamp::now(),
-                is_litemesh: request.litemesh.is_some_and(Announcement::speaks_ours),
-            };
-            store.pair(&pairing, self.own.secret.as_ref())?;
-            publish(&self.relays, &reply).await;
-            return Ok(pairing);
         }
+    }
+
+    /// Until a relay takes it, or nobody waits for it any more.
+    async fn answer(&self, reply: &Event) -> Result<(), PairError> {
+        let answered = tokio::time::timeout(JOIN_TIMEOUT, publish(&self.relays, reply)).await;
+        answered.map_err(|_| PairError::Relays { reason: "none takes the answer".to_owned() })
     }
 }
 
@@ -246,8 +257,7 @@ async fn join_as(
     let urls = parse_relays(string.relays())?;
     let envelope =
         Envelope::with(own.identity.clone(), listener).map_err(|error| invalid("the key in the string", &error))?;
-    let (relays, mut heard) = connect(&own, &urls).await?;
-    relays.subscribe(CONNECT, filter::connect_replies(listener));
+    let (relays, mut heard) = connect(&own, &urls, filter::connect_replies(listener)).await?;
     let asking = ask(&relays, &envelope, site, device, string);
     let answered = async {
         loop {
@@ -291,13 +301,15 @@ async fn ask(relays: &Relays, envelope: &Envelope, site: SiteId, device: &str, s
         device_info: device.to_owned(),
         litemesh: Some(Announcement::OURS),
     };
+    let mut attempts = 0;
     loop {
         // Another event each time: relays pass one on only once.
         match envelope.connect_request(&request, string.nonce(), Timestamp::now()) {
             Ok(event) => publish(relays, &event).await,
             Err(error) => return invalid("the request", &error),
         }
-        tokio::time::sleep(ASK_EVERY).await;
+        tokio::time::sleep(backoff_from(ASK_AGAIN, attempts, 0.0).min(ASK_EVERY)).await;
+        attempts = attempts.saturating_add(1);
     }
 }
 
@@ -319,8 +331,10 @@ async fn hear(heard: &mut mpsc::Receiver<Heard>) -> Event {
     }
 }
 
-async fn connect(own: &Own, urls: &[RelayUrl]) -> Result<(Relays, mpsc::Receiver<Heard>), PairError> {
-    Relays::connect(own.identity.clone(), urls, true).await.map_err(|reason| PairError::Relays { reason })
+async fn connect(own: &Own, urls: &[RelayUrl], filter: Filter) -> Result<(Relays, mpsc::Receiver<Heard>), PairError> {
+    Relays::connect(own.identity.clone(), urls, (CONNECT, filter), Pauses::USUAL)
+        .await
+        .map_err(|reason| PairError::Relays { reason })
 }
 
 fn parse_relays(relays: &[impl AsRef<str>]) -> Result<Vec<RelayUrl>, PairError> {

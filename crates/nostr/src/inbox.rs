@@ -21,15 +21,11 @@ use crate::chain::{Chain, Forked};
 use crate::link::{CHANGES, Ending, Ends, Handle, UNACKNOWLEDGED_MAX};
 use crate::looks::{LOOK_MAX, Looks, at, pending};
 use crate::parts::Assembler;
-use crate::reach::Reach;
 use crate::search::{self, Found, Pace};
-use crate::store::{Inbound, Taking};
+use crate::store::{Inbound, Stand, Taking};
 use crate::{
     CHANGES_KIND, CHANGES_LIFETIME, ChangesTags, CursorContent, CursorTerms, Incoming, Store, StreamId, filter,
 };
-
-/// How long a missing event may be missing while later ones are there.
-const GAP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Least time between two acknowledgements: each is an event.
 const ACK_EVERY: Duration = Duration::from_secs(2);
@@ -37,7 +33,8 @@ const ACK_EVERY: Duration = Duration::from_secs(2);
 /// How soon a request is published again that no relay took.
 const PUBLISH_AGAIN: Duration = Duration::from_secs(2);
 
-/// How long nothing may come from an original peer until everything stored counts as read.
+/// How long nothing may come until everything stored counts as read: of an original peer, which does not say so, and of a Litemesh peer that
+/// said so before the stream was gone on with.
 const QUIET: Duration = Duration::from_secs(2);
 
 /// The same before anything came.
@@ -118,7 +115,7 @@ impl<'a> Inbox<'a> {
             cursor_due: None,
             asked: None,
             asking: None,
-            looks: Looks::new(LOOK_MAX),
+            looks: Looks::new(LOOK_MAX, ends.shared.pauses),
             looking: None,
             pace: Pace::START,
             gap: None,
@@ -183,42 +180,38 @@ impl<'a> Inbox<'a> {
         if is_first {
             self.state = self.ends.stored(Store::inbound).await?;
         }
-        let may_go_on = is_first && !is_broken;
+        let mut may_go_on = is_first && !is_broken;
+        if may_go_on && let Some(outbound) = self.ends.stored(Store::outbound).await? {
+            // A file that has lost what it sent would never be sent it on a stream that knows of that.
+            may_go_on = outbound.stand.reach.was_told_by(&request);
+        }
         let goes_on = self.state.as_ref().filter(|state| may_go_on && !self.is_old(state));
         let state = match goes_on.and_then(|state| state.resumed(&request)) {
             Some(state) => state,
             None => {
-                let asked_at = self.state.as_ref().map_or(Timestamp::from_secs(0), |state| state.asked_at);
-                let reach = Reach::of(&request);
-                let head_at = Timestamp::from_secs(0);
-                Inbound {
-                    stream: new_stream()?,
-                    request: request.clone(),
-                    asked_at,
-                    head: None,
-                    head_at,
-                    reach,
-                    taking: None,
-                }
+                let asked_at = self.state.as_ref().map_or(Timestamp::from_secs(0), |state| state.stand.asked_at);
+                Inbound { stand: Stand::begun(new_stream()?, request.clone(), asked_at), taking: None }
             }
         };
-        debug!(stream = %state.stream, goes_on = state.head.is_some(), "asking for a stream");
+        debug!(stream = %state.stand.stream, goes_on = state.stand.head.is_some(), "asking for a stream");
         self.answer = request.terms.as_ref().map_or(1, |terms| terms.answer);
         self.number = 0;
-        self.chain = Chain::after(state.head, state.head_at);
+        self.chain = Chain::after(state.stand.head, state.stand.head_at);
         self.assembler = Assembler::default();
         self.holds_back = false;
         self.unacknowledged.clear();
-        self.acknowledged = state.head;
+        self.acknowledged = state.stand.head;
         (self.gap, self.looking, self.asking) = (None, None, None);
-        let since = Some(state.head_at).filter(|at| at.as_secs() > 0);
-        self.ends.relays.subscribe(CHANGES, filter::changes(self.ends.pairing.peer_key, &state.stream, since));
+        let since = Some(state.stand.head_at).filter(|at| at.as_secs() > 0);
+        self.ends.relays.subscribe(CHANGES, filter::changes(self.ends.pairing.peer_key, &state.stand.stream, since));
         self.state = Some(state);
         self.save().await?;
         self.cursor_due = Some(Instant::now());
         self.looks.begin();
         self.looks.at_once();
-        self.quiet_due = (!self.handle.remote.is_litemesh).then(|| Instant::now() + QUIET_AT_FIRST);
+        let has_end =
+            self.handle.remote.is_litemesh && self.state.as_ref().is_some_and(|state| state.stand.head.is_none());
+        self.quiet_due = (!has_end).then(|| Instant::now() + QUIET_AT_FIRST);
         Ok(())
     }
 
@@ -230,7 +223,7 @@ impl<'a> Inbox<'a> {
             event.kind == CHANGES_KIND && event.pubkey == self.ends.pairing.peer_key && event.verify().is_ok();
         if let Ok(tags) = ChangesTags::of(&event)
             && is_ours
-            && tags.stream_id == state.stream
+            && tags.stream_id == state.stand.stream
         {
             self.chain
                 .offer(tags.previous, event)
@@ -276,7 +269,7 @@ impl<'a> Inbox<'a> {
         let message = message.numbered(self.answer, self.number);
         let Some(state) = &mut self.state else { return Ok(()) };
         if !self.holds_back {
-            let mut reach = state.reach.clone();
+            let mut reach = state.stand.reach.clone();
             reach.add(message.progress(), message.versions());
             state.taking = Some(Taking { head: event.id, head_at: event.created_at, reach });
             self.save().await?;
@@ -326,22 +319,22 @@ impl<'a> Inbox<'a> {
         self.cursor_due = None;
         let Some(state) = &mut self.state else { return Ok(()) };
         // Relays keep the latest, and of two of one second either.
-        let asked_at = Timestamp::now().max(state.asked_at + Duration::from_secs(1));
+        let asked_at = Timestamp::now().max(state.stand.asked_at + Duration::from_secs(1));
         let litemesh = CursorTerms {
             version: litemesh_proto::codec::v1::LITEMESH_VERSION,
-            sync: Some(v2::sync(&state.request)).filter(|_| state.request.terms.is_some()),
+            sync: Some(v2::sync(&state.stand.request)).filter(|_| state.stand.request.terms.is_some()),
             ack: self.acknowledged,
         };
         let content = CursorContent {
             peer_id: self.ends.peer.site(),
-            stream_id: state.stream.clone(),
-            cursor: state.request.cursor.clone(),
+            stream_id: state.stand.stream.clone(),
+            cursor: state.stand.request.cursor.clone(),
             litemesh: Some(litemesh),
         };
         let event = self.ends.envelope.cursor(&content, asked_at);
         let event = event.map_err(|error| Ending::Broken(error.to_string()))?;
         // Stored first: the next one must be later than all that relays may have seen.
-        state.asked_at = asked_at;
+        state.stand.asked_at = asked_at;
         self.save().await?;
         self.asked = Some(event.id);
         let ends = self.ends;
@@ -354,25 +347,25 @@ impl<'a> Inbox<'a> {
         self.asking = None;
         if let Err(reason) = asked {
             debug!(reason, "a request was not published");
-            self.cursor_due = Some(Instant::now() + PUBLISH_AGAIN);
+            self.cursor_due = Some(Instant::now() + self.ends.shared.pauses.of(PUBLISH_AGAIN));
         }
     }
 
     /// Looks for the event after the head, and where nothing seems to be missing whether relays still have our request: one that nobody
     /// can read is never answered.
     fn look(&mut self) {
-        self.looks.looked();
+        let patience = self.looks.looked();
         let Some(state) = &self.state else { return };
-        let (ends, stream, head, asked) = (self.ends, state.stream.clone(), self.chain.head(), self.asked);
+        let (ends, stream, head, asked) = (self.ends, state.stand.stream.clone(), self.chain.head(), self.asked);
         let pace = self.pace;
         let is_published = self.gap.is_none() && self.asking.is_none() && self.cursor_due.is_none();
         self.looking = Some(Box::pin(async move {
-            let found = search::find_next(ends, &stream, head, pace).await;
+            let found = search::find_next(ends, &stream, head, pace, patience).await;
             let mut request = None;
             if is_published && found.events.is_empty() {
                 let own = ends.envelope.local();
                 let is_it = |events: &[Event]| events.iter().any(|event| Some(event.id) == asked);
-                let fetched = ends.relays.fetch(filter::latest_cursor(own), 1, is_it).await;
+                let fetched = ends.relays.fetch(filter::latest_cursor(own), 1, patience, is_it).await;
                 let by_us = fetched.events.into_iter().filter(|event| event.pubkey == own);
                 let newest = by_us.max_by_key(|event| (Some(event.id) == asked, event.created_at));
                 request = fetched.is_answered.then_some(newest);
@@ -385,11 +378,12 @@ impl<'a> Inbox<'a> {
         self.looking = None;
         let Found { events, is_answered, pace } = looked.found;
         self.pace = pace;
-        if !events.is_empty() {
-            self.looks.found();
-        }
         for event in events {
             self.offer(event)?;
+        }
+        // Nothing else counts: a relay that answers with whatever it likes would keep us looking. What comes next was signed by the remote.
+        if self.chain.has_next() {
+            self.looks.found();
         }
         if let Some(request) = looked.request
             && self.asking.is_none()
@@ -399,7 +393,7 @@ impl<'a> Inbox<'a> {
             debug!("no relay has our request");
             if let (Some(state), Some(request)) = (&mut self.state, request) {
                 // A file that was restored does not know of the latest, and relays keep that.
-                state.asked_at = state.asked_at.max(request.created_at);
+                state.stand.asked_at = state.stand.asked_at.max(request.created_at);
             }
             self.cursor_due.get_or_insert_with(Instant::now);
         }
@@ -409,7 +403,7 @@ impl<'a> Inbox<'a> {
             if !is_answered {
                 // Nobody could be asked.
                 self.gap = Some(Instant::now());
-            } else if since.elapsed() > GAP_PATIENCE {
+            } else if since.elapsed() > self.ends.shared.gap_patience {
                 return Err(self.broken("an event is missing that later ones refer to"));
             }
         }
@@ -421,8 +415,13 @@ impl<'a> Inbox<'a> {
         self.quiet_due = None;
         // It proves nothing: the other half of a transaction may still come.
         let progress = Some(Progress { more: true, ..Progress::default() });
+        let mut end = Unverified::new(PeerMessage::Eose { progress });
+        if self.handle.remote.is_litemesh {
+            self.number += 1;
+            end = end.numbered(self.answer, self.number);
+        }
         let _turn = self.ends.turn.lock().await;
-        match self.ends.peer.receive(self.handle.remote, Unverified::new(PeerMessage::Eose { progress })).await {
+        match self.ends.peer.receive(self.handle.remote, end).await {
             Err(Refusal::UnknownRemote) => Err(Ending::Closed),
             Ok(()) | Err(_) => Ok(()),
         }
@@ -433,7 +432,7 @@ impl<'a> Inbox<'a> {
         // What we are set to is what the remote is likely to be set to.
         let lifetime = self.ends.shared.lifetime.min(CHANGES_LIFETIME);
         // A part of it is left for clocks that differ.
-        Timestamp::now() > state.head_at.max(state.asked_at) + (lifetime - lifetime / 7)
+        Timestamp::now() > state.stand.head_at.max(state.stand.asked_at) + (lifetime - lifetime / 7)
     }
 
     fn broken(&self, reason: &str) -> Ending {

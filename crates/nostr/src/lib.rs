@@ -43,6 +43,7 @@ mod looks;
 mod nip44v3;
 mod outbox;
 mod parts;
+mod pauses;
 mod reach;
 mod relays;
 mod search;
@@ -50,6 +51,7 @@ mod signer;
 mod store;
 mod stream_id;
 mod transport;
+mod under_way;
 
 pub use batch::{BATCH_SIZE_MAX, Batch};
 pub use changes::{CHANGES_LIFETIME, ChainHead, ChangesTags, FRAMES_BYTES_MAX, Incoming, Outgoing, ReceivedChanges};
@@ -66,4 +68,11 @@ pub use nostr;
 pub use signer::{Signer, SignerError};
 pub use store::{Pairing, Store, StoreError};
 pub use stream_id::{ParseStreamIdError, StreamId};
-pub use transport::NostrTransport;
+pub use transport::{NostrTransport, NostrTransportBuilder};
+
+/// What the testkit's simulation plays relays with.
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation {
+    pub use crate::reach::Reach;
+}

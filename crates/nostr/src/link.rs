@@ -16,6 +16,7 @@ use tracing::{debug, info};
 
 use crate::inbox::Inbox;
 use crate::outbox::Outbox;
+use crate::pauses::Pauses;
 use crate::relays::{Heard, Relays};
 use crate::store::Pairing;
 use crate::transport::{NAME, Shared};
@@ -96,7 +97,7 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<dyn PeerCallbacks>, pairi
             Ok(None) => return,
             Err(reason) => {
                 shared.report(reason);
-                if !pause(&end, &mut attempts).await {
+                if !pause(shared.pauses, &end, &mut attempts).await {
                     return;
                 }
             }
@@ -115,8 +116,8 @@ async fn serve(
 ) -> Result<Option<(bool, Timestamp)>, String> {
     let identity = shared.identity(pairing.local_key)?;
     let envelope = Envelope::with(identity.clone(), pairing.peer_key).map_err(|error| error.to_string())?;
-    let (relays, mut heard) = Relays::connect(identity, &pairing.relays, pairing.is_litemesh).await?;
-    relays.subscribe(CURSORS, filter::cursors(pairing.peer_key).limit(1));
+    let cursors = (CURSORS, filter::cursors(pairing.peer_key).limit(1));
+    let (relays, mut heard) = Relays::connect(identity, &pairing.relays, cursors, shared.pauses).await?;
     let ends = Ends {
         pairing,
         envelope,
@@ -142,7 +143,7 @@ async fn serve(
                 if began.elapsed() > LONG_CONNECTION {
                     *attempts = 0;
                 }
-                if !pause(end, attempts).await {
+                if !pause(shared.pauses, end, attempts).await {
                     break None;
                 }
             }
@@ -154,8 +155,8 @@ async fn serve(
 }
 
 /// Waits before the next connection. Says whether there is to be one.
-async fn pause(end: &CancellationToken, attempts: &mut u32) -> bool {
-    let delay = backoff_from(RECONNECT_DELAY_MIN, *attempts, fastrand::f64());
+async fn pause(pauses: Pauses, end: &CancellationToken, attempts: &mut u32) -> bool {
+    let delay = backoff_from(pauses.of(RECONNECT_DELAY_MIN), *attempts, fastrand::f64());
     *attempts = attempts.saturating_add(1);
     tokio::time::timeout(delay, end.cancelled()).await.is_err()
 }

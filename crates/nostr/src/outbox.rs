@@ -1,8 +1,8 @@
 //! What goes to a remote: answers what it asks for, and publishes the answer as a stream of events, each naming the one before it.
 //!
 //! Before a message is published it is stored, with its events, so that a process that ends in between publishes the same ones again:
-//! published anew, they would be others, and the chain would fork. When a relay has taken a message the peer may send the next one; that
-//! the remote has it, it says with its requests.
+//! published anew, they would be others, and the chain would fork. Several messages are under way at once, and all of them are stored. When a
+//! relay has taken one the peer may send another; that the remote has it, it says with its requests.
 //!
 //! What relays say is not believed. Now and then they are asked whether they have the last event, unless the remote has said that it has
 //! it, and what the remote asks for: a relay may not have delivered that.
@@ -10,18 +10,23 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use litemesh_proto::codec::v2::{self, Frame};
 use litemesh_proto::limits::CREDIT_MAX;
 use litemesh_proto::{Ack, BoxFuture, Change, PeerMessage, Refusal, SyncRequest, Unverified, backoff_from};
 use nostr::{Event, EventId, Filter, Timestamp};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 use tracing::debug;
 
 use crate::link::{Ending, Ends, Handle, UNACKNOWLEDGED_MAX};
 use crate::looks::{LOOK_MAX, Looks, at, pending};
 use crate::parts;
 use crate::reach::Reach;
-use crate::store::Outbound;
+use crate::relays::EVENT_BYTES_MAX;
+use crate::store::{Outbound, Stand};
+use crate::under_way::{UnderWay, WINDOW_MAX};
 use crate::{
     Batch, BuildError, ChainHead, CursorContent, CursorTerms, EncryptError, Outgoing, PLAINTEXT_BYTES_MAX, Store,
     filter,
@@ -31,14 +36,14 @@ use crate::{
 const PUBLISH_AGAIN: Duration = Duration::from_millis(250);
 
 /// Attempts after which it is said that no relay takes an event: some seconds.
-const REFUSED_OFTEN: u32 = 5;
+const REFUSED_OFTEN: u32 = 6;
 
 /// How long relays may take for the last messages when a connection ends.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Events that are kept until it is known that the remote or a relay has them, and their bytes.
 const RECENT_MAX: usize = 64;
-const RECENT_BYTES_MAX: usize = 1 << 20;
+const RECENT_BYTES_MAX: usize = EVENT_BYTES_MAX;
 
 /// Most time between two looks for the last event, which is downloaded each time.
 const HEAD_LOOK_MAX: Duration = Duration::from_secs(60 * 60);
@@ -58,8 +63,12 @@ pub(crate) struct Outbox<'a> {
     acknowledged: u64,
     /// Messages that the remote has not acknowledged, and the event that each ended with.
     unacknowledged: VecDeque<(u64, EventId)>,
-    /// The message that is being published.
-    publishing: Option<Publishing<'a>>,
+    /// What is being published. Each message: its number and its last event; none for what was published before.
+    under_way: UnderWay<Option<(u64, EventId)>>,
+    /// Events of that which relays have been given.
+    flights: FuturesUnordered<BoxFuture<'a, (EventId, Result<(), String>)>>,
+    /// When others may follow, where some were refused.
+    publish_due: Option<Instant>,
     /// The remote has said that it has everything up to this event.
     confirmed: Option<EventId>,
     cursor_looks: Looks,
@@ -76,12 +85,6 @@ struct Checked {
     head: EventId,
     present: Vec<EventId>,
     missing: Vec<Event>,
-}
-
-struct Publishing<'a> {
-    work: BoxFuture<'a, ()>,
-    /// Its number and its last event; none for what was stored before.
-    message: Option<(u64, EventId)>,
 }
 
 impl<'a> Outbox<'a> {
@@ -103,11 +106,14 @@ impl<'a> Outbox<'a> {
             published: 0,
             acknowledged: 0,
             unacknowledged: VecDeque::new(),
-            publishing: None,
+            // Of an original nobody knows what it makes of events that come in another order.
+            under_way: UnderWay::new(if ends.pairing.is_litemesh { WINDOW_MAX } else { 1 }),
+            flights: FuturesUnordered::new(),
+            publish_due: None,
             confirmed: None,
-            cursor_looks: Looks::new(LOOK_MAX),
+            cursor_looks: Looks::new(LOOK_MAX, ends.shared.pauses),
             looking: None,
-            head_looks: Looks::new(HEAD_LOOK_MAX),
+            head_looks: Looks::new(HEAD_LOOK_MAX, ends.shared.pauses),
             recent: VecDeque::new(),
             checking: None,
         }
@@ -124,13 +130,15 @@ impl<'a> Outbox<'a> {
         self.state = self.ends.stored(Store::outbound).await?;
         if let Some(state) = self.state.clone() {
             // Nobody knows whether these were published.
-            self.publish(state.last, None);
+            self.under_way.add(state.last, None);
             self.head_looks.begin();
-            self.answer(|answer| state.reach.onwards(&state.request, answer)).await?;
+            self.answer(|answer| state.stand.reach.onwards(&state.stand.request, answer)).await?;
         }
         self.cursor_looks.begin();
         loop {
-            let is_publishing = self.publishing.is_some();
+            self.launch();
+            self.settle().await?;
+            let (is_publishing, has_room) = (!self.under_way.is_empty(), self.under_way.has_room());
             // Losing a branch loses nothing: what is being published stays where it is.
             tokio::select! {
                 () = self.handle.lost.cancelled() => break,
@@ -138,8 +146,9 @@ impl<'a> Outbox<'a> {
                     let event = self.cursors.borrow_and_update().clone();
                     self.found(event).await?;
                 }
-                message = done(&mut self.publishing), if is_publishing => self.published(message).await?,
-                Some(message) = self.messages.recv(), if !is_publishing => self.send(message).await?,
+                Some((id, result)) = self.flights.next() => self.landed(id, result),
+                () = at(self.publish_due) => self.publish_due = None,
+                Some(message) = self.messages.recv(), if has_room => self.send(message).await?,
                 () = self.wake.notified() => self.cursor_looks.at_once(),
                 event = pending(&mut self.looking) => {
                     self.looking = None;
@@ -160,25 +169,32 @@ impl<'a> Outbox<'a> {
 
     async fn drain(&mut self) -> Result<(), Ending> {
         loop {
-            if let Some(Publishing { work, .. }) = &mut self.publishing {
-                work.await;
-                self.publishing = None;
+            self.launch();
+            while self.under_way.finished().is_some() {}
+            if self.under_way.has_room()
+                && let Ok(message) = self.messages.try_recv()
+            {
+                self.send(message).await?;
+                continue;
             }
-            match self.messages.try_recv() {
-                Ok(message) => self.send(message).await?,
-                Err(_) => return Ok(()),
+            if self.under_way.is_empty() {
+                return Ok(());
+            }
+            tokio::select! {
+                Some((id, result)) = self.flights.next() => self.landed(id, result),
+                () = at(self.publish_due) => self.publish_due = None,
             }
         }
     }
 
     /// Asks relays for the newest request of the remote.
     fn look(&mut self) {
-        self.cursor_looks.looked();
+        let patience = self.cursor_looks.looked();
         let ends = self.ends;
         self.looking = Some(Box::pin(async move {
             let author = ends.pairing.peer_key;
             // Of all of them: one may lag behind.
-            let fetched = ends.relays.fetch(filter::latest_cursor(author), 1, |_| false).await;
+            let fetched = ends.relays.fetch(filter::latest_cursor(author), 1, patience, |_| false).await;
             let by_remote = |event: &Event| event.pubkey == author && event.verify().is_ok();
             fetched.events.into_iter().filter(by_remote).max_by_key(|event| event.created_at)
         }));
@@ -193,16 +209,16 @@ impl<'a> Outbox<'a> {
 
     /// Asks relays for the last events of the stream.
     fn check(&mut self) {
-        self.head_looks.looked();
+        let patience = self.head_looks.looked();
         let Some(state) = &self.state else { return };
-        let Some(head) = state.head.filter(|head| self.confirmed != Some(*head)) else { return };
+        let Some(head) = state.stand.head.filter(|head| self.confirmed != Some(*head)) else { return };
         let events: Vec<Event> = if self.recent.is_empty() { state.last.clone() } else { self.recent.clone().into() };
         let ends = self.ends;
         self.checking = Some(Box::pin(async move {
             let filter = Filter::new().ids(events.iter().map(|event| event.id));
             let is_in = |found: &[Event], event: &Event| found.iter().any(|found| found.id == event.id);
             let are_all = |found: &[Event]| events.iter().all(|event| is_in(found, event));
-            let fetched = ends.relays.fetch(filter, events.len(), are_all).await;
+            let fetched = ends.relays.fetch(filter, events.len(), patience, are_all).await;
             let (present, missing): (Vec<Event>, Vec<Event>) =
                 events.iter().cloned().partition(|event| is_in(&fetched.events, event));
             Checked {
@@ -218,8 +234,8 @@ impl<'a> Outbox<'a> {
         self.checking = None;
         let Checked { head, present, mut missing } = checked;
         self.recent.retain(|event| !present.contains(&event.id));
-        let is_head = self.state.as_ref().is_some_and(|state| state.head == Some(head));
-        if missing.is_empty() || !is_head || self.confirmed == Some(head) || self.publishing.is_some() {
+        let is_head = self.state.as_ref().is_some_and(|state| state.stand.head == Some(head));
+        if missing.is_empty() || !is_head || self.confirmed == Some(head) || !self.under_way.is_empty() {
             return Ok(());
         }
         debug!(count = missing.len(), "no relay has the last events");
@@ -227,13 +243,13 @@ impl<'a> Outbox<'a> {
         if state.last.iter().any(Event::is_expired) {
             // It is of no use any more, and what it said is said again by the next ones. Who has it takes a repeat; who has not sees
             // that something is missing.
-            let mut last = ChainHead { id: head, created_at: state.head_at };
+            let mut last = ChainHead { id: head, created_at: state.stand.head_at };
             for event in &mut state.last {
                 let again = self.ends.envelope.again(event, last, self.ends.shared.lifetime, Timestamp::now());
                 *event = again.map_err(|error| Ending::Broken(error.to_string()))?;
                 last = ChainHead::of(event);
             }
-            (state.head, state.head_at) = (Some(last.id), last.created_at);
+            (state.stand.head, state.stand.head_at) = (Some(last.id), last.created_at);
             if let Some((_, event)) = self.unacknowledged.back_mut()
                 && *event == head
             {
@@ -243,13 +259,13 @@ impl<'a> Outbox<'a> {
             self.recent.clear();
             self.save().await?;
         }
-        self.publish(missing, None);
+        self.under_way.add(missing, None);
         Ok(())
     }
 
     /// The remote asks for a stream, or says how much of it has come.
     async fn hear(&mut self, event: &Event) -> Result<(), Ending> {
-        let asked_at = self.state.as_ref().map_or(self.ends.heard_until, |state| state.asked_at);
+        let asked_at = self.state.as_ref().map_or(self.ends.heard_until, |state| state.stand.asked_at);
         if event.created_at < asked_at {
             // A relay lags behind.
             return Ok(());
@@ -270,8 +286,8 @@ impl<'a> Outbox<'a> {
             return Ok(());
         }
         match &mut self.state {
-            Some(state) if state.stream == content.stream_id => {
-                state.asked_at = event.created_at;
+            Some(state) if state.stand.stream == content.stream_id => {
+                state.stand.asked_at = event.created_at;
                 match content.litemesh.and_then(|terms| terms.ack) {
                     Some(acknowledged) => {
                         self.confirmed = Some(acknowledged);
@@ -292,23 +308,20 @@ impl<'a> Outbox<'a> {
         let Some(request) = self.read_request(content) else { return Ok(()) };
         debug!(stream = %content.stream_id, "asked for a stream");
         // What is being published belongs to another one.
-        (self.publishing, self.checking) = (None, None);
+        self.under_way.clear();
+        self.flights.clear();
+        (self.publish_due, self.checking) = (None, None);
         self.unacknowledged.clear();
         self.recent.clear();
-        let state = Outbound {
-            stream: content.stream_id.clone(),
-            reach: Reach::of(&request),
-            request,
-            asked_at,
-            last: Vec::new(),
-            head: None,
-            head_at: Timestamp::from_secs(0),
-        };
-        let (reach, request) = (state.reach.clone(), state.request.clone());
+        let mut stand = Stand::begun(content.stream_id.clone(), request, asked_at);
+        stand.reach = Reach::answering(&stand.request);
+        let state = Outbound { stand, last: Vec::new() };
+        let (reach, request) = (state.stand.reach.clone(), state.stand.request.clone());
         self.state = Some(state);
         self.save().await?;
-        if self.answer > 0 && !self.ends.pairing.is_litemesh {
-            // Nothing tells the messages of one answer from those of the next.
+        if self.answer > 0 {
+            // Nothing tells the messages of one answer to an original peer from those of the next. And a file that was restored from a
+            // backup asks for what it has sent us over this connection, too, which our peer does not send back over it.
             return Err(Ending::Anew);
         }
         self.answer(|answer| reach.onwards(&request, answer)).await
@@ -340,7 +353,7 @@ impl<'a> Outbox<'a> {
         }
     }
 
-    /// Stores a message as events, and begins to publish them.
+    /// Stores a message as events, which then are under way.
     ///
     /// To an original peer nothing can carry a value that does not fit into one event. It is left out, the application is told, and what
     /// follows goes on. The remote's cursor then moves over it: until somebody writes to this cell again it has another value there, or
@@ -354,12 +367,12 @@ impl<'a> Outbox<'a> {
         }
         let Some(state) = &mut self.state else { return Ok(()) };
         let number = message.progress().map_or(self.published + 1, |progress| progress.number);
-        let mut head = state.head.map(|id| ChainHead { id, created_at: state.head_at });
+        let mut head = state.stand.head.map(|id| ChainHead { id, created_at: state.stand.head_at });
         let mut events = Vec::new();
         let mut add = |content: Outgoing<'_>| {
             let site = self.ends.peer.site();
             let (envelope, lifetime) = (&self.ends.envelope, self.ends.shared.lifetime);
-            let event = envelope.changes(site, content, &state.stream, head, lifetime, Timestamp::now())?;
+            let event = envelope.changes(site, content, &state.stand.stream, head, lifetime, Timestamp::now())?;
             head = Some(ChainHead::of(&event));
             events.push(event);
             Ok::<(), BuildError>(())
@@ -381,13 +394,13 @@ impl<'a> Outbox<'a> {
                 }
             }
         }
-        state.reach.add(message.progress(), message.versions());
+        state.stand.reach.add(message.progress(), message.versions());
         if let Some(head) = head {
-            (state.head, state.head_at) = (Some(head.id), head.created_at);
+            (state.stand.head, state.stand.head_at) = (Some(head.id), head.created_at);
         }
-        let last = state.head;
+        let last = state.stand.head;
         if !events.is_empty() {
-            state.last.clone_from(&events);
+            state.last = self.under_way.events().chain(&events).cloned().collect();
         }
         self.save().await?;
         for reason in left_out {
@@ -396,7 +409,7 @@ impl<'a> Outbox<'a> {
         }
         self.head_looks.begin();
         self.remember(&events);
-        self.publish(events, last.map(|last| (number, last)));
+        self.under_way.add(events, last.map(|last| (number, last)));
         Ok(())
     }
 
@@ -408,41 +421,48 @@ impl<'a> Outbox<'a> {
         }
     }
 
-    fn publish(&mut self, events: Vec<Event>, message: Option<(u64, EventId)>) {
-        let ends = self.ends;
-        let work = async move {
-            for event in &events {
-                let mut attempts = 0;
-                // Of one that has expired relays take no more note: the next look finds that it is not there.
-                while !event.is_expired()
-                    && let Err(reason) = ends.relays.publish(event).await
-                {
-                    debug!(reason, "an event was not published");
-                    if attempts == REFUSED_OFTEN {
-                        ends.shared.report(format!("no relay takes an event: {reason}"));
-                    }
-                    tokio::time::sleep(backoff_from(PUBLISH_AGAIN, attempts, fastrand::f64())).await;
-                    attempts = attempts.saturating_add(1);
-                }
-            }
-        };
-        self.publishing = Some(Publishing { work: Box::pin(work), message });
+    /// Gives relays as much as may be under way.
+    fn launch(&mut self) {
+        while self.publish_due.is_none()
+            && let Some(event) = self.under_way.next()
+        {
+            let ends = self.ends;
+            self.flights.push(Box::pin(async move { (event.id, ends.relays.publish(&event).await) }));
+        }
     }
 
-    /// A relay has taken a message.
-    async fn published(&mut self, message: Option<(u64, EventId)>) -> Result<(), Ending> {
-        self.publishing = None;
-        let Some((number, last)) = message else { return Ok(()) };
-        self.published = number;
-        if !self.ends.pairing.is_litemesh {
-            return Ok(());
+    /// A relay has taken an event, or none.
+    fn landed(&mut self, id: EventId, result: Result<(), String>) {
+        let Err(reason) = result else { return self.under_way.taken(id) };
+        debug!(reason, "an event was not published");
+        let refusals = self.under_way.refused(id);
+        if refusals == REFUSED_OFTEN {
+            self.ends.shared.report(format!("no relay takes an event: {reason}"));
         }
-        if self.unacknowledged.len() == UNACKNOWLEDGED_MAX {
-            // It is acknowledged along with a later one.
-            self.unacknowledged.pop_front();
+        let pause = self.ends.shared.pauses.of(PUBLISH_AGAIN);
+        let pause = backoff_from(pause, refusals.saturating_sub(1), fastrand::f64());
+        self.publish_due = Some(Instant::now() + pause);
+    }
+
+    /// Relays have taken messages.
+    async fn settle(&mut self) -> Result<(), Ending> {
+        let before = self.published;
+        while let Some((message, events)) = self.under_way.finished() {
+            let Some((number, last)) = message else { continue };
+            self.published = number;
+            if let Some(state) = self.state.as_mut().filter(|_| !events.is_empty() && self.under_way.is_empty()) {
+                state.last = events;
+            }
+            if !self.ends.pairing.is_litemesh {
+                continue;
+            }
+            if self.unacknowledged.len() == UNACKNOWLEDGED_MAX {
+                // It is acknowledged along with a later one.
+                self.unacknowledged.pop_front();
+            }
+            self.unacknowledged.push_back((number, last));
         }
-        self.unacknowledged.push_back((number, last));
-        self.tell().await
+        if self.published > before && self.ends.pairing.is_litemesh { self.tell().await } else { Ok(()) }
     }
 
     /// The remote has everything up to this event.
@@ -485,15 +505,4 @@ fn describe_left_out(change: &Change) -> String {
         "the value in table {table}, column {column}, key {key} is too long for an original peer, which takes {PLAINTEXT_BYTES_MAX} \
          bytes of JSON over relays: it is left out"
     )
-}
-
-/// Resolves when what is being published is. Dropping the future loses nothing.
-async fn done(publishing: &mut Option<Publishing<'_>>) -> Option<(u64, EventId)> {
-    match publishing {
-        Some(Publishing { work, message }) => {
-            work.await;
-            *message
-        }
-        None => std::future::pending().await,
-    }
 }

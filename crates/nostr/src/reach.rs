@@ -8,27 +8,40 @@ use litemesh_proto::{Cursor, DbVersion, Part, Place, Position, Progress, SiteId,
 /// The receiver goes on with a stream only where its database says the same: after a restore from a backup, or after messages that it
 /// could not take, the two differ, and it begins another stream. The sender goes on from here after a restart.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Reach {
-    /// Between Litemesh peers: how far in the sender's versions, and inside of the next transaction.
-    Local(Position, Option<Place>),
+pub enum Reach {
+    /// Between Litemesh peers: how far in the sender's versions, and inside of the next transaction. And what its sender has said that it
+    /// holds, or the receiver when it asked: who holds less now was restored from a backup.
+    Local(Position, Option<Place>, Cursor),
     /// With an original peer: of each site everything up to a version. The newest that came counts as incomplete.
     Sites(Cursor),
 }
 
 impl Reach {
-    /// Where an answer to this request begins.
-    pub(crate) fn of(request: &SyncRequest) -> Self {
+    /// Where the receiver of an answer to this request is when that begins.
+    pub fn of(request: &SyncRequest) -> Self {
         match &request.terms {
-            Some(terms) => Self::Local(terms.position, terms.staged.clone()),
+            Some(terms) => Self::Local(terms.position, terms.staged.clone(), request.cursor.clone()),
             None => Self::Sites(request.cursor.clone()),
         }
     }
 
+    /// The same, as the sender remembers it: of what is held it counts what it has said itself.
+    pub fn answering(request: &SyncRequest) -> Self {
+        match Self::of(request) {
+            Self::Local(position, place, _) => Self::Local(position, place, Cursor::new()),
+            sites @ Self::Sites(_) => sites,
+        }
+    }
+
     /// A message of the stream came, or was sent.
-    pub(crate) fn add(&mut self, progress: Option<&Progress>, versions: impl Iterator<Item = (SiteId, DbVersion)>) {
+    pub fn add(&mut self, progress: Option<&Progress>, versions: impl Iterator<Item = (SiteId, DbVersion)>) {
         match self {
-            Self::Local(position, place) => {
+            Self::Local(position, place, held) => {
                 let Some(progress) = progress else { return };
+                if let Some(since) = progress.since {
+                    *position = since;
+                }
+                held.join(&progress.cursor.clone().unwrap_or_default());
                 *place = match &progress.part {
                     Part::Piece { until, .. } => Some(until.clone()),
                     Part::Whole | Part::Last { .. } => None,
@@ -43,19 +56,38 @@ impl Reach {
         }
     }
 
+    /// Whether who asks so holds what it has said on this stream of its own that it holds. To an original peer nothing of that is said.
+    pub fn was_told_by(&self, request: &SyncRequest) -> bool {
+        match self {
+            Self::Local(_, _, told) => covers(&request.cursor, told),
+            Self::Sites(_) => true,
+        }
+    }
+
     /// Whether who asks so stands where the stream has brought it.
-    pub(crate) fn is_where(&self, request: &SyncRequest) -> bool {
+    pub fn is_where(&self, request: &SyncRequest) -> bool {
         match (self, &request.terms) {
-            (Self::Local(position, place), Some(terms)) => *position == terms.position && *place == terms.staged,
-            (Self::Sites(cursor), None) => cursor.iter().all(|(site, version)| request.cursor.get(site) >= version),
+            (Self::Local(position, place, held), Some(terms)) => {
+                *position == terms.position && *place == terms.staged && covers(&request.cursor, held)
+            }
+            (Self::Sites(cursor), None) => covers(&request.cursor, cursor),
             _ => false,
         }
     }
 
+    /// A request as which all of this can be kept.
+    pub(crate) fn to_request(&self) -> SyncRequest {
+        let cursor = match self {
+            Self::Local(_, _, held) => held.clone(),
+            Self::Sites(_) => Cursor::new(),
+        };
+        self.onwards(&SyncRequest { cursor, terms: None }, 0)
+    }
+
     /// The request that a sender answers to go on from here. `answer`: a number of its own, since the receiver goes by the chain.
-    pub(crate) fn onwards(&self, request: &SyncRequest, answer: u32) -> SyncRequest {
+    pub fn onwards(&self, request: &SyncRequest, answer: u32) -> SyncRequest {
         match self {
-            Self::Local(position, staged) => {
+            Self::Local(position, staged, _) => {
                 let terms = Terms { answer, credit: CREDIT_MAX, position: *position, staged: staged.clone() };
                 SyncRequest { cursor: request.cursor.clone(), terms: Some(terms) }
             }
@@ -66,6 +98,10 @@ impl Reach {
             }
         }
     }
+}
+
+fn covers(cursor: &Cursor, other: &Cursor) -> bool {
+    other.iter().all(|(site, version)| cursor.covers(site, version))
 }
 
 #[cfg(test)]
@@ -102,6 +138,33 @@ mod tests {
         let last = Progress { part: Part::Last { after: until }, position: Some(position(6)), ..Progress::default() };
         reach.add(Some(&last), std::iter::empty());
         assert!(reach.is_where(&asking(6, None)));
+    }
+
+    /// What one has told the other it is not sent again: who has lost it must not go on.
+    #[test]
+    fn a_receiver_that_holds_less_than_it_did_was_restored() {
+        let held = |version: i64| -> Cursor { [(SITE, DbVersion::new(version))].into_iter().collect() };
+        let asking = |version: i64| SyncRequest { cursor: held(version), ..asking(3, None) };
+        let mut reach = Reach::of(&asking(7));
+        assert!(reach.is_where(&asking(7)) && reach.is_where(&asking(8)) && !reach.is_where(&asking(6)));
+        let progress = Progress { cursor: Some(held(9)), ..Progress::default() };
+        reach.add(Some(&progress), std::iter::empty());
+        assert!(reach.is_where(&asking(9)) && !reach.is_where(&asking(8)));
+        assert_eq!(Reach::of(&reach.to_request()), reach);
+
+        // What goes to the other.
+        let mut reach = Reach::answering(&asking(7));
+        assert!(reach.was_told_by(&asking(1)));
+        reach.add(Some(&progress), std::iter::empty());
+        assert!(reach.was_told_by(&asking(9)) && !reach.was_told_by(&asking(8)));
+    }
+
+    #[test]
+    fn after_another_connection_a_stream_goes_on_from_there() {
+        let mut reach = Reach::of(&asking(3, None));
+        let part = Part::Piece { after: None, until: Place(Box::from(*b"half")) };
+        reach.add(Some(&Progress { since: Some(position(70)), part, ..Progress::default() }), std::iter::empty());
+        assert!(reach.is_where(&asking(70, Some(Place(Box::from(*b"half"))))));
     }
 
     /// The newest version of a message may have come in part.

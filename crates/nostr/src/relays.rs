@@ -9,19 +9,26 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use litemesh_proto::backoff_from;
+use nostr::message::MachineReadablePrefix;
 use nostr::{Event, Filter, RelayMessage, RelayUrl, SubscriptionId};
 use nostr_sdk::pool::RelayLimits;
-use nostr_sdk::pool::relay::{RelayNotification, ReqExitPolicy};
+use nostr_sdk::pool::relay::{self, RelayNotification, ReqExitPolicy};
 use nostr_sdk::{Client, ClientOptions, Relay, RelayOptions, RelayStatus, SubscribeOptions};
 use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use crate::PAYLOAD_CHARS_MAX;
+use crate::looks::at;
+use crate::pauses::Pauses;
 use crate::signer::Identity;
+use crate::under_way::{WINDOW_MAX, Window};
 
-/// Events that wait for one relay. A relay that is further behind is left out.
-const JOBS_MAX: usize = 16;
+/// Events that wait for one relay, beside those that are under way: all that a stream has under way at once, so that a relay that takes one
+/// at a time is not behind. One that is further behind is left out.
+const JOBS_MAX: usize = WINDOW_MAX;
 
 /// Events that came and wait to be looked at.
 const HEARD_MAX: usize = 64;
@@ -29,11 +36,10 @@ const HEARD_MAX: usize = 64;
 /// What is under way from one relay inside of the client.
 const NOTIFICATIONS_MAX: usize = 64;
 
-/// Longest event of a Litemesh peer, in bytes of JSON: a part of a message, or a request that names half a million sites.
-const EVENT_BYTES_MAX: u32 = 1 << 20;
+/// Longest event that is read, in bytes of JSON: one with the longest payload, which only originals send, and some room for its tags.
+pub(crate) const EVENT_BYTES_MAX: usize = 3 << 19;
 
-/// Longest event of an original peer: one large value.
-const EVENT_BYTES_MAX_V1: u32 = 3 << 19;
+const _: () = assert!(PAYLOAD_CHARS_MAX + 64 * 1024 < EVENT_BYTES_MAX);
 
 /// How long a relay may take to answer what is fetched.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,6 +49,9 @@ const DIAL_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long after a relay gave up a subscription it is asked again.
 const RESUBSCRIBE_DELAY: Duration = Duration::from_secs(5);
+
+/// How long a relay that says that it is given too much is given nothing, at first.
+const RATE_PAUSE: Duration = Duration::from_millis(250);
 
 /// How long slow relays may take to get what others have taken, when we hang up.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
@@ -93,21 +102,23 @@ struct Job {
 }
 
 impl Relays {
-    /// Dials all of them. What they say comes out of the receiver.
+    /// Dials all of them, and subscribes. What they say comes out of the receiver. Nothing is published before a relay has heard what we
+    /// are subscribed to: it would not pass on the answer.
     pub(crate) async fn connect(
         login: Identity,
         urls: &[RelayUrl],
-        is_litemesh: bool,
+        subscription: (&'static str, Filter),
+        pauses: Pauses,
     ) -> Result<(Self, mpsc::Receiver<Heard>), String> {
         // Relays that ask for it learn that we have the key (NIP-42).
         let options = ClientOptions::new().automatic_authentication(true);
         let client = Client::builder().signer(login).opts(options).build();
         let mut limits = RelayLimits::default();
-        limits.messages.max_size = Some(if is_litemesh { EVENT_BYTES_MAX } else { EVENT_BYTES_MAX_V1 });
+        limits.messages.max_size = Some(EVENT_BYTES_MAX as u32);
         // We dial again ourselves: the client's pauses hardly grow, and may be none at all.
         let options = RelayOptions::new().limits(limits).notification_channel_size(NOTIFICATIONS_MAX).reconnect(false);
         let (heard_sender, heard) = mpsc::channel(HEARD_MAX);
-        let (subscriptions, _) = watch::channel(Vec::new());
+        let (subscriptions, _) = watch::channel(vec![subscription]);
         let missed = Arc::new(Notify::new());
         let cancel = CancellationToken::new();
         let (writers, ears) = (TaskTracker::new(), TaskTracker::new());
@@ -116,15 +127,17 @@ impl Relays {
             client.pool().add_relay(url, options.clone()).await.map_err(|error| error.to_string())?;
             let relay = client.pool().relay(url).await.map_err(|error| error.to_string())?;
             let (jobs, jobs_taken) = mpsc::channel(JOBS_MAX);
-            let (is_there, _) = watch::channel(false);
-            writers.spawn(write(relay.clone(), is_there.subscribe(), jobs_taken, cancel.clone()));
-            let dialler = dial(relay.clone(), is_there.subscribe(), cancel.clone());
+            let (is_ready, ready) = watch::channel(false);
+            let dialler = dial(relay.clone(), ready.clone(), pauses, cancel.clone());
+            let pen = Pen { relay: relay.clone(), ready };
+            writers.spawn(write(pen, jobs_taken, pauses, cancel.clone()));
             let ear = Ear {
                 relay: relay.clone(),
-                is_there,
                 subscriptions: subscriptions.subscribe(),
                 heard: heard_sender.clone(),
                 missed: missed.clone(),
+                is_ready,
+                resubscribe_delay: pauses.of(RESUBSCRIBE_DELAY),
                 cancel: cancel.clone(),
             };
             // Before it is dialled: afterwards it could be connected already.
@@ -167,15 +180,31 @@ impl Relays {
         });
     }
 
-    /// Asks all relays that are there, for at most `limit` events each, until what they have is enough or all have answered.
-    pub(crate) async fn fetch(&self, filter: Filter, limit: usize, is_enough: impl Fn(&[Event]) -> bool) -> Fetched {
+    /// Asks all relays that are there, for at most `limit` events each, until what they have is enough or all have answered. Once one
+    /// has answered, the others may take as much longer as `patience` is: one that says nothing must not hold up what others have next.
+    pub(crate) async fn fetch(
+        &self,
+        filter: Filter,
+        limit: usize,
+        patience: Duration,
+        is_enough: impl Fn(&[Event]) -> bool,
+    ) -> Fetched {
         let filter = filter.limit(limit);
         let there = self.lines.iter().filter(|line| line.relay.is_connected());
         let mut asking: FuturesUnordered<_> =
             there.map(|line| fetch_from(line.relay.clone(), filter.clone(), limit)).collect();
         let mut fetched = Fetched::default();
-        while let Some(from_one) = asking.next().await {
+        let mut until = None;
+        loop {
+            let from_one = tokio::select! {
+                from_one = asking.next() => from_one,
+                () = at(until) => None,
+            };
+            let Some(from_one) = from_one else { break };
             fetched.is_answered |= from_one.is_answered;
+            if from_one.is_answered {
+                until.get_or_insert_with(|| Instant::now() + patience);
+            }
             fetched.events.extend(from_one.events);
             if is_enough(&fetched.events) {
                 break;
@@ -205,7 +234,7 @@ impl Relays {
 
 async fn fetch_from(relay: Relay, filter: Filter, limit: usize) -> Fetched {
     let mut fetched = Fetched::default();
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     let Ok(mut stream) = relay.stream_events(filter, FETCH_TIMEOUT, ReqExitPolicy::ExitOnEOSE).await else {
         return fetched;
     };
@@ -225,7 +254,7 @@ async fn fetch_from(relay: Relay, filter: Filter, limit: usize) -> Fetched {
 }
 
 /// Dials one relay, and again whenever it is gone.
-async fn dial(relay: Relay, mut is_there: watch::Receiver<bool>, cancel: CancellationToken) {
+async fn dial(relay: Relay, mut ready: watch::Receiver<bool>, pauses: Pauses, cancel: CancellationToken) {
     let mut attempts = 0;
     let work = async {
         loop {
@@ -233,9 +262,9 @@ async fn dial(relay: Relay, mut is_there: watch::Receiver<bool>, cancel: Cancell
                 Ok(()) => attempts = 0,
                 Err(error) => debug!(relay = %relay.url(), %error, attempts, "dialling"),
             }
-            // Its status is newer than what we are told of it. The sender lives as long as this: both end together.
-            while relay.is_connected() && is_there.changed().await.is_ok() {}
-            tokio::time::sleep(backoff_from(DIAL_DELAY, attempts, fastrand::f64())).await;
+            // Its status is newer than what we are told of it. The sender lives until all of this is cancelled.
+            while relay.is_connected() && ready.changed().await.is_ok() {}
+            tokio::time::sleep(backoff_from(pauses.of(DIAL_DELAY), attempts, fastrand::f64())).await;
             attempts = attempts.saturating_add(1);
         }
     };
@@ -246,22 +275,38 @@ async fn dial(relay: Relay, mut is_there: watch::Receiver<bool>, cancel: Cancell
     }
 }
 
-/// Publishes at one relay, one event after another.
-async fn write(
-    relay: Relay,
-    mut is_there: watch::Receiver<bool>,
-    mut jobs: mpsc::Receiver<Job>,
-    cancel: CancellationToken,
-) {
+/// Publishes at one relay, some events at once. One that is asked to slow down gets one event at a time and pauses, and then more again.
+async fn write(pen: Pen, mut jobs: mpsc::Receiver<Job>, pauses: Pauses, cancel: CancellationToken) {
     let work = async {
-        while let Some(Job { event, answer }) = jobs.recv().await {
-            if !relay.is_connected() {
-                // Whichever comes first.
-                let _ = tokio::time::timeout(DIAL_PATIENCE, is_there.wait_for(|is_there| *is_there)).await;
+        let (mut window, mut complaints, mut pause) = (Window::new(WINDOW_MAX), 0, None);
+        let mut sending = FuturesUnordered::new();
+        let mut is_open = true;
+        while is_open || !sending.is_empty() {
+            let has_room = pause.is_none() && sending.len() < window.size();
+            // Losing a branch loses nothing: what is being sent stays where it is.
+            tokio::select! {
+                job = jobs.recv(), if is_open && has_room => match job {
+                    Some(job) => sending.push(pen.send(job)),
+                    None => is_open = false,
+                },
+                Some(result) = sending.next() => match result {
+                    Ok(()) => {
+                        complaints = 0;
+                        window.taken();
+                    }
+                    Err(MachineReadablePrefix::RateLimited) => {
+                        window.refused();
+                        // Each of those that were under way says the same.
+                        if pause.is_none() {
+                            let delay = backoff_from(pauses.of(RATE_PAUSE), complaints, fastrand::f64());
+                            pause = Some(Instant::now() + delay);
+                            complaints = complaints.saturating_add(1);
+                        }
+                    }
+                    Err(_) => {}
+                },
+                () = at(pause) => pause = None,
             }
-            let result = relay.send_event(&event).await;
-            // Nobody listens any more where another relay was faster.
-            let _ = answer.try_send(result.map(drop).map_err(|error| format!("{}: {error}", relay.url())));
         }
     };
     tokio::select! {
@@ -270,14 +315,41 @@ async fn write(
     }
 }
 
+/// Publishes at one relay.
+struct Pen {
+    relay: Relay,
+    ready: watch::Receiver<bool>,
+}
+
+impl Pen {
+    /// Publishes an event, and says why not.
+    async fn send(&self, Job { event, answer }: Job) -> Result<(), MachineReadablePrefix> {
+        let relay = &self.relay;
+        // Whichever comes first.
+        let _ = tokio::time::timeout(DIAL_PATIENCE, self.ready.clone().wait_for(|is_ready| *is_ready)).await;
+        let result = relay.send_event(&event).await;
+        let refused = match &result {
+            Ok(_) => Ok(()),
+            Err(relay::Error::RelayMessage(said)) => {
+                Err(MachineReadablePrefix::parse(said).unwrap_or(MachineReadablePrefix::Error))
+            }
+            Err(_) => Err(MachineReadablePrefix::Error),
+        };
+        // Nobody listens any more where another relay was faster.
+        let _ = answer.try_send(result.map(drop).map_err(|error| format!("{}: {error}", relay.url())));
+        refused
+    }
+}
+
 /// Listens at one relay.
 struct Ear {
     relay: Relay,
-    /// Whether it is connected, for who dials and who publishes.
-    is_there: watch::Sender<bool>,
     subscriptions: watch::Receiver<Subscriptions>,
     heard: mpsc::Sender<Heard>,
     missed: Arc<Notify>,
+    /// It is connected, and has heard what we are subscribed to.
+    is_ready: watch::Sender<bool>,
+    resubscribe_delay: Duration,
     cancel: CancellationToken,
 }
 
@@ -285,17 +357,11 @@ impl Ear {
     async fn listen(mut self, mut notifications: broadcast::Receiver<RelayNotification>) {
         let mut again = None;
         loop {
-            let due = async {
-                match again {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
             // Losing a branch loses nothing: notifications stay in their channel.
             tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return,
-                () = due => {
+                () = at(again) => {
                     again = None;
                     self.subscribe().await;
                 }
@@ -311,29 +377,29 @@ impl Ear {
                     }
                     Ok(RelayNotification::Message { message: RelayMessage::Closed { message, .. } }) => {
                         debug!(relay = %self.relay.url(), %message, "a subscription was closed");
-                        again = Some(tokio::time::Instant::now() + RESUBSCRIBE_DELAY);
+                        again = Some(Instant::now() + self.resubscribe_delay);
                     }
                     Ok(RelayNotification::RelayStatus { status: RelayStatus::Connected }) => {
-                        self.is_there.send_replace(true);
                         self.subscribe().await;
+                        self.is_ready.send_replace(true);
                         self.pass_on(Heard::Connected);
                     }
-                    Ok(RelayNotification::RelayStatus { .. }) => self.look_whether_it_is_there(),
+                    Ok(RelayNotification::RelayStatus { .. }) => {
+                        self.is_ready.send_replace(false);
+                    }
                     // It refused what we asked for before.
                     Ok(RelayNotification::Authenticated) => self.subscribe().await,
                     Ok(RelayNotification::Shutdown) | Err(broadcast::error::RecvError::Closed) => return,
                     Ok(_) => {}
                     Err(broadcast::error::RecvError::Lagged(_)) => {
-                        self.look_whether_it_is_there();
+                        // That it is there again may be among what was dropped.
+                        self.subscribe().await;
+                        self.is_ready.send_replace(self.relay.is_connected());
                         self.missed.notify_one();
                     }
                 },
             }
         }
-    }
-
-    fn look_whether_it_is_there(&self) {
-        self.is_there.send_replace(self.relay.is_connected());
     }
 
     async fn subscribe(&mut self) {
@@ -352,5 +418,52 @@ impl Ear {
         if self.heard.try_send(heard).is_err() {
             self.missed.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use nostr::Keys;
+    use nostr::util::BoxedFuture;
+    use nostr_relay_builder::builder::{PolicyResult, QueryPolicy};
+    use nostr_relay_builder::{LocalRelay, RelayBuilder};
+
+    use super::*;
+    use crate::CHANGES_KIND;
+
+    #[derive(Debug)]
+    struct Mute;
+
+    impl QueryPolicy for Mute {
+        fn admit_query<'a>(&'a self, _: &'a Filter, _: &'a SocketAddr) -> BoxedFuture<'a, PolicyResult> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    /// `known-failures.md` B2, B6: connected, and says nothing.
+    #[tokio::test]
+    async fn a_relay_that_answers_nothing_is_waited_for_no_longer_than_is_said() {
+        let running = [RelayBuilder::default(), RelayBuilder::default().query_policy(Mute)].map(LocalRelay::new);
+        let mut urls = Vec::new();
+        for relay in &running {
+            relay.run().await.unwrap();
+            urls.push(relay.url().await);
+        }
+        let filter = Filter::new().kind(CHANGES_KIND);
+        let (relays, mut heard) =
+            Relays::connect(Keys::generate().into(), &urls, ("all", filter.clone()), Pauses::USUAL).await.unwrap();
+        for _ in &running {
+            assert!(matches!(heard.recv().await, Some(Heard::Connected)));
+        }
+        let fetch = |patience| relays.fetch(filter.clone(), 1, patience, |_| false);
+        let fetched = tokio::select! {
+            biased;
+            _ = fetch(FETCH_TIMEOUT) => panic!("both have answered"),
+            fetched = fetch(Duration::ZERO) => fetched,
+        };
+        assert!(fetched.is_answered && fetched.events.is_empty());
+        relays.close().await;
     }
 }

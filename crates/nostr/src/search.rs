@@ -4,6 +4,8 @@
 //! one before it, and where one after another has to be, a page of what came within some time after it, too. That time is lengthened
 //! and shortened so that a page is about as much as may wait.
 
+use std::time::Duration;
+
 use nostr::{Alphabet, Event, EventId, Filter, SingleLetterTag, Timestamp};
 
 use crate::link::Ends;
@@ -53,15 +55,22 @@ impl Pace {
 
 /// What relays have of the events after the head, or of the first ones of the stream: the next one, where one of them has it, and perhaps
 /// others.
-pub(crate) async fn find_next(ends: &Ends, stream: &StreamId, head: Option<EventId>, pace: Pace) -> Found {
+pub(crate) async fn find_next(
+    ends: &Ends,
+    stream: &StreamId,
+    head: Option<EventId>,
+    pace: Pace,
+    patience: Duration,
+) -> Found {
     let Some(head) = head else {
-        let Fetched { events, is_answered } = find_first(ends, stream).await;
+        let Fetched { events, is_answered } = find_first(ends, stream, patience).await;
         return Found { pace: Pace { is_behind: !events.is_empty(), ..pace }, events, is_answered };
     };
     let is_next = |event: &Event| follows(ends, stream, event, Some(head));
     let of_stream = of_stream(ends, stream);
     let has_next = |events: &[Event]| events.iter().any(is_next);
-    let Fetched { mut events, is_answered } = ends.relays.fetch(of_stream.clone().event(head), 4, has_next).await;
+    let Fetched { mut events, is_answered } =
+        ends.relays.fetch(of_stream.clone().event(head), 4, patience, has_next).await;
     let Some(next) = events.iter().find(|event| is_next(event)) else {
         return Found { events, is_answered, pace: Pace { is_behind: false, ..pace } };
     };
@@ -69,7 +78,7 @@ pub(crate) async fn find_next(ends: &Ends, stream: &StreamId, head: Option<Event
     let mut next_pace = Pace { is_behind: true, ..pace };
     if pace.is_behind {
         let page = of_stream.since(since).until(since + pace.window);
-        let page = ends.relays.fetch(page, PAGE, |events| events.len() > 1).await;
+        let page = ends.relays.fetch(page, PAGE, patience, |events| events.len() > 1).await;
         next_pace = next_pace.after(page.events.len());
         events.extend(page.events);
     }
@@ -77,11 +86,11 @@ pub(crate) async fn find_next(ends: &Ends, stream: &StreamId, head: Option<Event
 }
 
 /// The first event has no tag to be found by, and may be older than what a relay sends: then it is the oldest.
-async fn find_first(ends: &Ends, stream: &StreamId) -> Fetched {
+async fn find_first(ends: &Ends, stream: &StreamId, patience: Duration) -> Fetched {
     let of_stream = of_stream(ends, stream);
     let is_first = |event: &Event| follows(ends, stream, event, None);
     let has_first = |events: &[Event]| events.iter().any(is_first);
-    let newest = ends.relays.fetch(of_stream.clone(), filter::CHANGES_PAGE, has_first).await;
+    let newest = ends.relays.fetch(of_stream.clone(), filter::CHANGES_PAGE, patience, has_first).await;
     let Some(oldest) = newest.events.iter().map(|event| event.created_at).min() else { return newest };
     if has_first(&newest.events) || newest.events.len() < filter::CHANGES_PAGE {
         return newest;
@@ -90,7 +99,7 @@ async fn find_first(ends: &Ends, stream: &StreamId) -> Fetched {
     while low < high {
         let middle = low.midpoint(high);
         let until = of_stream.clone().until(Timestamp::from_secs(middle));
-        let probe = ends.relays.fetch(until, 1, |events| !events.is_empty()).await;
+        let probe = ends.relays.fetch(until, 1, patience, |events| !events.is_empty()).await;
         match probe.events.iter().map(|event| event.created_at.as_secs()).min() {
             Some(oldest) => high = oldest.min(middle),
             None if probe.is_answered => low = middle + 1,
@@ -98,7 +107,7 @@ async fn find_first(ends: &Ends, stream: &StreamId) -> Fetched {
         }
     }
     let until = of_stream.clone().until(Timestamp::from_secs(high));
-    let mut found = ends.relays.fetch(until, filter::CHANGES_PAGE, has_first).await;
+    let mut found = ends.relays.fetch(until, filter::CHANGES_PAGE, patience, has_first).await;
     if has_first(&found.events) {
         return found;
     }
@@ -108,7 +117,7 @@ async fn find_first(ends: &Ends, stream: &StreamId) -> Fetched {
     for _ in 0..BACKWARDS_MAX {
         let Some(id) = before else { break };
         let is_it = |event: &Event| event.id == id;
-        let fetched = ends.relays.fetch(Filter::new().id(id), 1, |events| events.iter().any(is_it)).await;
+        let fetched = ends.relays.fetch(Filter::new().id(id), 1, patience, |events| events.iter().any(is_it)).await;
         let Some(event) = fetched.events.into_iter().find(is_it) else { break };
         before = previous(&event);
         if is_first(&event) {

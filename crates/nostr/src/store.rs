@@ -14,8 +14,9 @@ use std::time::Duration;
 use litemesh_proto::SiteId;
 use nostr::{Keys, PublicKey, RelayUrl, SecretKey, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use tokio::sync::watch;
 
-pub(crate) use streams::{Inbound, Outbound, Taking};
+pub(crate) use streams::{Inbound, Outbound, Stand, Taking};
 
 /// What the file of a database is called: its own name and this.
 const SUFFIX: &str = "-nostr";
@@ -79,6 +80,8 @@ pub struct Pairing {
 /// ```
 pub struct Store {
     connection: Mutex<Connection>,
+    /// A pairing was made or ended over this handle.
+    changed: watch::Sender<()>,
     /// `None` for one in memory.
     path: Option<PathBuf>,
 }
@@ -153,7 +156,7 @@ impl Store {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.execute_batch(SCHEMA)?;
-        Ok(Self { connection: Mutex::new(connection), path })
+        Ok(Self { connection: Mutex::new(connection), changed: watch::Sender::default(), path })
     }
 
     /// Makes sure that no other transport publishes with these keys, here or in another process, as long as what this gives is kept:
@@ -170,6 +173,11 @@ impl Store {
             Err(TryLockError::WouldBlock) => Err(StoreError::InUse),
             Err(TryLockError::Error(source)) => Err(failed(source)),
         }
+    }
+
+    /// Tells of pairings that are made or ended over this handle, from now on.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
@@ -202,7 +210,9 @@ impl Store {
                 secret.map(SecretKey::to_secret_hex),
             ],
         )?;
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        self.changed.send_replace(());
+        Ok(())
     }
 
     /// Ends the pairing with a remote. Says whether there was one.
@@ -215,6 +225,7 @@ impl Store {
         let transaction = connection.transaction()?;
         let was_paired = forget(&transaction, site, peer)?;
         transaction.commit()?;
+        self.changed.send_replace(());
         Ok(was_paired)
     }
 

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::link::{self, Handle};
+use crate::pauses::Pauses;
 use crate::signer::Identity;
 use crate::store::Pairing;
 use crate::{CHANGES_LIFETIME, Signer, Store, StoreError};
@@ -20,8 +21,11 @@ use crate::{CHANGES_LIFETIME, Signer, Store, StoreError};
 /// Stands in logs and events.
 pub(crate) const NAME: &str = "nostr";
 
-/// How often the file of pairings is looked at: another process may pair or unpair.
+/// How often the file of pairings is looked at: another process may pair or unpair. What this one does is noticed at once.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How long a missing event may be missing while later ones are there.
+const GAP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// About how many bytes of JSON one message to an original peer may take: what it cuts its own messages at.
 const MESSAGE_BYTES_MAX_V1: usize = crate::BATCH_SIZE_MAX;
@@ -39,6 +43,9 @@ pub(crate) struct Shared {
     signer: Option<Arc<dyn Signer>>,
     /// How long relays are asked to keep what we publish.
     pub(crate) lifetime: Duration,
+    pub(crate) pauses: Pauses,
+    /// How long a missing event may be missing while later ones are there.
+    pub(crate) gap_patience: Duration,
     phase: watch::Sender<Phase>,
     /// Keeps other transports away from the pairings while this one runs.
     claim: Mutex<Option<File>>,
@@ -56,28 +63,83 @@ enum Phase {
 }
 
 impl NostrTransport {
-    /// A transport for the pairings in this store, also those that are made or ended while it runs.
+    /// A transport for the pairings in this store, also those that are made or ended while it runs, with default settings.
     pub fn new(store: Arc<Store>) -> Self {
-        Self::with_lifetime(store, CHANGES_LIFETIME)
+        Self::builder(store).build()
     }
 
-    /// The same, with a signer for the pairings whose keys are not in the store ([`Listener::start_with`](crate::Listener::start_with),
+    /// A transport for the pairings in this store.
+    pub fn builder(store: Arc<Store>) -> NostrTransportBuilder {
+        let (pauses, gap_patience) = (Pauses::USUAL, GAP_PATIENCE);
+        NostrTransportBuilder { store, signer: None, lifetime: CHANGES_LIFETIME, pauses, gap_patience }
+    }
+
+    /// Why something failed last, such as a stream that broke or a file that cannot be read.
+    pub fn last_error(&self) -> Option<String> {
+        self.shared.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Settings of a [`NostrTransport`].
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// use litemesh_nostr::{NostrTransport, Store};
+///
+/// let store = Arc::new(Store::open_in_memory()?);
+/// let transport = NostrTransport::builder(store).lifetime(Duration::from_secs(24 * 60 * 60)).build();
+/// assert_eq!(transport.last_error(), None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct NostrTransportBuilder {
+    store: Arc<Store>,
+    signer: Option<Arc<dyn Signer>>,
+    lifetime: Duration,
+    pauses: Pauses,
+    gap_patience: Duration,
+}
+
+impl NostrTransportBuilder {
+    /// Signs for the pairings whose keys are not in the store ([`Listener::start_with`](crate::Listener::start_with),
     /// [`join_with`](crate::join_with)).
-    pub fn with_signer(store: Arc<Store>, signer: Arc<dyn Signer>) -> Self {
-        Self::with(store, Some(signer), CHANGES_LIFETIME)
+    pub fn signer(mut self, signer: Arc<dyn Signer>) -> Self {
+        self.signer = Some(signer);
+        self
     }
 
-    /// The same, and relays are asked to keep what we send for so long. Who is away for longer is sent what it lacks when it is back;
-    /// who is there sooner need not wait for us.
-    pub fn with_lifetime(store: Arc<Store>, lifetime: Duration) -> Self {
-        Self::with(store, None, lifetime)
+    /// How long relays are asked to keep what we send ([`CHANGES_LIFETIME`] by default). Who is away for longer is sent what it lacks
+    /// when it is back; who is there sooner need not wait for us.
+    pub fn lifetime(mut self, lifetime: Duration) -> Self {
+        self.lifetime = lifetime;
+        self
     }
 
-    fn with(store: Arc<Store>, signer: Option<Arc<dyn Signer>>, lifetime: Duration) -> Self {
+    /// For tests: relays are asked, told and dialled again so many times sooner, more often than they like.
+    #[doc(hidden)]
+    pub fn pauses_divided_by(mut self, divisor: u32) -> Self {
+        self.pauses = Pauses::divided_by(divisor);
+        self
+    }
+
+    /// For tests: how long a missing event may be missing while later ones are there.
+    #[doc(hidden)]
+    pub fn gap_patience(mut self, patience: Duration) -> Self {
+        self.gap_patience = patience;
+        self
+    }
+
+    /// The transport. It does nothing before a peer starts it.
+    pub fn build(self) -> NostrTransport {
+        let Self { store, signer, lifetime, pauses, gap_patience } = self;
         let shared = Shared {
             store,
             signer,
             lifetime,
+            pauses,
+            gap_patience,
             phase: watch::Sender::new(Phase::Waiting),
             claim: Mutex::default(),
             handles: Mutex::default(),
@@ -85,12 +147,7 @@ impl NostrTransport {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
-        Self { shared: Arc::new(shared) }
-    }
-
-    /// Why something failed last, such as a stream that broke or a file that cannot be read.
-    pub fn last_error(&self) -> Option<String> {
-        self.shared.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        NostrTransport { shared: Arc::new(shared) }
     }
 }
 
@@ -136,6 +193,7 @@ impl Shared {
 /// Begins and ends links as pairings come and go.
 async fn supervise(shared: Arc<Shared>, peer: Arc<dyn PeerCallbacks>) {
     let mut links: Vec<(Pairing, CancellationToken)> = Vec::new();
+    let mut changes = shared.store.changes();
     while !shared.stop.is_cancelled() {
         let reading = {
             let (shared, site) = (shared.clone(), peer.site());
@@ -146,8 +204,12 @@ async fn supervise(shared: Arc<Shared>, peer: Arc<dyn PeerCallbacks>) {
             Ok(Err(error)) => shared.report(error.to_string()),
             Err(error) => shared.report(error.to_string()),
         }
-        // Whichever comes first.
-        let _ = tokio::time::timeout(LOOK_EVERY, shared.stop.cancelled()).await;
+        // Whichever comes first. Losing the others loses nothing.
+        tokio::select! {
+            () = shared.stop.cancelled() => {}
+            Ok(()) = changes.changed() => {}
+            () = tokio::time::sleep(shared.pauses.of(LOOK_EVERY)) => {}
+        }
     }
     for (_, end) in links {
         end.cancel();

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use litemesh_nostr::nostr::{Keys, RelayUrl, Timestamp};
-use litemesh_nostr::{NostrTransport, Pairing, Store};
+use litemesh_nostr::{Pairing, Store};
 use litemesh_proto::{BoxFuture, SiteId, Transport};
 use litemesh_testkit::conformance::{self, Kind};
 use nostr_relay_builder::LocalRelay;
@@ -41,7 +41,7 @@ impl Kind for Relayed {
             let address = relay_url.to_string().replace("ws://", "").trim_end_matches('/').parse().unwrap();
             let store = Arc::new(Store::open_in_memory().unwrap());
             self.state().far = Some((store.clone(), relay, url(address)));
-            (Arc::new(NostrTransport::new(store)) as _, address)
+            (Arc::new(support::transport(&store).build()) as _, address)
         })
     }
 
@@ -75,7 +75,7 @@ impl Kind for Relayed {
         };
         near_store.pair(&near, Some(near_keys.secret_key())).unwrap();
         far_store.pair(&far, Some(far_keys.secret_key())).unwrap();
-        Arc::new(NostrTransport::new(near_store))
+        Arc::new(support::transport(&near_store).build())
     }
 
     fn keeps_messages(&self) -> bool {

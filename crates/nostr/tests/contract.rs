@@ -86,9 +86,10 @@ impl PeerCallbacks for Notes {
 
     fn connect(&self, remote: Remote, _access: Access) -> BoxFuture<'_, Result<(), Refusal>> {
         Box::pin(async move {
+            // Before it is noted: who sees the note may change it.
+            let refuses = self.refuses.load(Ordering::SeqCst);
             self.note(remote, Call::Connect).await;
-            let refusal = || Refusal::Unavailable("not now".to_owned());
-            if self.refuses.load(Ordering::SeqCst) { Err(refusal()) } else { Ok(()) }
+            if refuses { Err(Refusal::Unavailable("not now".to_owned())) } else { Ok(()) }
         })
     }
 
@@ -140,7 +141,7 @@ impl Setup {
             is_litemesh: false,
         };
         store.pair(&pairing, Some(ours.secret_key())).unwrap();
-        let transport = NostrTransport::new(store.clone());
+        let transport = support::transport(&store).build();
         let envelope = Envelope::new(theirs, ours.public_key()).unwrap();
         Self { relay, store, transport, notes: Arc::default(), envelope }
     }

@@ -269,10 +269,10 @@ async fn keys_may_stay_with_a_signer() {
     let says_why = || transport.last_error().is_some_and(|error| error.contains("not in the file of pairings"));
     wait_until("an error", says_why).await;
     peer.stop().await;
-    let peer =
-        Peer::builder(db).transport(NostrTransport::with_signer(store, signers[0].clone())).start().await.unwrap();
-    let store = other.store.clone();
-    let mut other = other.start_over(NostrTransport::with_signer(store, signers[1].clone())).await;
+    let transport = support::transport(&store).signer(signers[0].clone()).build();
+    let peer = Peer::builder(db).transport(transport).start().await.unwrap();
+    let transport = support::transport(&other.store).signer(signers[1].clone()).build();
+    let mut other = other.start_over(transport).await;
     other.wait_for_rows(&["1 'signed elsewhere' ".to_owned()]).await;
     peer.stop().await;
     other.stop().await;

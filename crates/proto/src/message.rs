@@ -65,6 +65,9 @@ pub struct Progress {
     /// Whether versions of the changes may be provisional: earlier than their authors gave them, since they came to the sender over wire
     /// v1. Then they come again under their own.
     pub provisional: bool,
+    /// The receiver holds everything up to here, as it acknowledged over another connection: what lies between the message before this one
+    /// and here is not sent. One that does not hold it asks again.
+    pub since: Option<Position>,
     /// Everything up to here has now been sent.
     pub position: Option<Position>,
     /// The sender's cursor, where everything that it held has now been sent: at the end of catch-up, and with every live
@@ -74,7 +77,7 @@ pub struct Progress {
 
 impl Progress {
     fn verify(&self) -> Result<(), VerifyError> {
-        if let Some(position) = self.position {
+        for position in [self.since, self.position].into_iter().flatten() {
             verify_version("position", position.version)?;
         }
         if let Some(cursor) = &self.cursor {

@@ -2,8 +2,8 @@
 
 use litemesh_testkit::{Faults, Lossy, Options, Simulation, for_seed_numbers};
 
-/// All faults but the restored backup and peers that keep the rules of the original, which have tests of their own.
-const USUAL: Faults = Faults { restores: false, originals: false, ..Faults::ALL };
+/// All faults but the restored backup, relays, and peers that keep the rules of the original, which have tests of their own.
+const USUAL: Faults = Faults { restores: false, relays: false, originals: false, ..Faults::ALL };
 
 /// Every seed that ever failed, with what was at fault. What a seed does changes with the simulation; they stay all the same.
 const REGRESSIONS: &[u64] = &[
@@ -44,7 +44,7 @@ fn transactions_that_fit_a_message_are_seen_whole_whatever_fails() {
 /// Between Litemesh peers they do not have to fit, and somebody may have overwritten a part of one since.
 #[test]
 fn transactions_are_seen_whole_whatever_fails() {
-    let faults = Faults { v1: false, originals: false, ..Faults::ALL };
+    let faults = Faults { v1: false, relays: false, originals: false, ..Faults::ALL };
     let options = Options { faults, ..Options::default() };
     check(&options, 5_000_001, 150);
     // What two connections of one remote staged was one chain, and each completed what the other had read at another time.
@@ -65,7 +65,7 @@ fn peers_converge_in_whatever_order_the_engine_works() {
     Simulation::new(6_000_965, &mixed).run();
     // An answer left out what had come live, and with it what had beaten the rest.
     Simulation::new(6_000_291, &mixed).run();
-    let faults = Faults { v1: false, originals: false, ..Faults::ALL };
+    let faults = Faults { v1: false, relays: false, originals: false, ..Faults::ALL };
     let litemesh = Options { faults, lanes: true, ..Options::default() };
     check(&litemesh, 7_000_001, 50);
     // A restored file claimed what it had forgotten, where merges had taken as many versions.
@@ -82,7 +82,7 @@ fn peers_converge_over_carriers_that_lose_and_reorder() {
 
 #[test]
 fn a_restored_peer_gets_back_what_others_have() {
-    let options = Options { faults: Faults { originals: false, ..Faults::ALL }, ..Options::default() };
+    let options = Options { faults: Faults { relays: false, originals: false, ..Faults::ALL }, ..Options::default() };
     check(&options, 3_000_001, 100);
     for seed in [
         3_000_051, // a restored peer that others refuse has to be forked
@@ -96,7 +96,7 @@ fn a_restored_peer_gets_back_what_others_have() {
 /// Leaves that ask, answer, filter and pass on as the original does.
 #[test]
 fn the_original_and_ours_converge() {
-    let faults = Faults { originals: true, restores: false, ..Faults::ALL };
+    let faults = Faults { relays: false, restores: false, ..Faults::ALL };
     check(&Options { faults, ..Options::default() }, 4_000_001, 100);
 }
 
@@ -110,10 +110,19 @@ fn seeds_that_failed_once_do_not_fail_again() {
     }
 }
 
+/// Beside direct connections and in their place, and with both between the same two peers.
+#[test]
+fn peers_converge_over_relays_that_keep_messages_and_forget_some() {
+    let faults = Faults { originals: false, v1: false, ..Faults::ALL };
+    check(&Options { faults, ..Options::default() }, 8_000_001, 100);
+    let faults = Faults { restores: false, ..Faults::ALL };
+    check(&Options { faults, ..Options::default() }, 8_500_001, 50);
+}
+
 /// Litemesh sessions notice themselves what their carrier lost or reordered.
 #[test]
 fn litemesh_peers_converge_on_links_that_lose_and_reorder() {
-    let faults = Faults { originals: false, ..Faults::ALL };
+    let faults = Faults { relays: false, originals: false, ..Faults::ALL };
     check(&Options { faults, lossy: Lossy::PassOn, ..Options::default() }, 1, 100);
 }
 

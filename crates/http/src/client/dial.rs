@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::dial_error::DialError;
-use super::link::{Ending, Link};
+use super::link::{Ending, Link, Standing};
 use super::post::{explain, read_answer};
 use super::websocket::{NoSocket, OPENING_TIMEOUT, Outbox, SocketReader};
 use super::{Clients, Options, Shared, WebSocket};
@@ -97,6 +97,7 @@ impl Dialer {
         let sender = outbox.as_ref().map(|outbox| outbox.sender.clone());
         let http = self.clients.http.clone();
         let link = Arc::new(Link::new(remote, self.peer.site(), http, sender, bytes_max, &self.shared.stop));
+        let _standing = Standing(link.clone());
         // What the peer sends from within `connect` is written meanwhile.
         let writer = outbox.map(|outbox| outbox.spawn(link.clone()));
         // Before the peer hears of the connection, since it sends its request from within the call.
@@ -114,10 +115,10 @@ impl Dialer {
         self.shared.state().last_error = None;
         self.read(&link, &mut source).await;
         let reason = self.report_end(&link).await;
+        source.part(writer).await;
         if let Source::Socket(reader) = &source {
             self.judge_socket(&link, reader);
         }
-        source.part(writer).await;
         Ok(reason)
     }
 
@@ -140,11 +141,15 @@ impl Dialer {
         if reader.is_too_large() && link.remote.is_litemesh {
             self.shared.send_less(link.sent_bytes_max.load(Relaxed));
         }
+        if self.shared.options.websocket == WebSocket::Only {
+            // There is no other way.
+            return;
+        }
         let is_lost = link.is_lost() && !self.shared.stop.is_cancelled();
-        if reader.has_heard {
+        if reader.is_two_way() {
             self.shared.way().works();
         } else if is_lost && self.shared.way().failed(Instant::now()) {
-            self.note_broken("nothing comes over it");
+            self.note_broken("no answer comes over it");
         }
     }
 
@@ -197,7 +202,7 @@ impl Dialer {
         let failed = |reason: String| NoSocket::Failed(DialError::no_stream(&reason));
         let opening = async {
             let (mut reader, outbox) = self.dial_socket().await?;
-            let first = reader.first().await.map_err(failed)?;
+            let first = reader.next().await.map_err(failed)?;
             Ok((reader, outbox, first))
         };
         let patience = self.shared.options.idle_timeout.min(OPENING_TIMEOUT);
@@ -205,7 +210,7 @@ impl Dialer {
         let (reader, outbox, first) = opened.map_err(|_| NoSocket::Failed(DialError::TimedOut))??;
         let (remote, access) = self.introduced(&first).map_err(NoSocket::Refused)?;
         self.shared.way().found();
-        Ok(Opened { source: Source::Socket(reader), outbox: Some(outbox), remote, access })
+        Ok(Opened { source: Source::Socket(Box::new(reader)), outbox: Some(outbox), remote, access })
     }
 
     /// Opens a stream; `None` where the server would rather have the WebSocket that we offer.
@@ -392,7 +397,7 @@ pub(super) enum Received {
 /// Where messages come from.
 enum Source {
     Stream(Box<MessageStream>),
-    Socket(SocketReader),
+    Socket(Box<SocketReader>),
 }
 
 impl Source {

@@ -1,7 +1,7 @@
 //! One connection to the server.
 
-use std::sync::OnceLock;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
 
 use litemesh_proto::{Remote, SiteId, TransportError};
 use reqwest::Client;
@@ -25,6 +25,17 @@ pub(super) struct Link {
     /// Cancelled when the connection is over, whatever ended it.
     pub(super) end: CancellationToken,
     ending: OnceLock<Ending>,
+}
+
+/// Ends a connection when dropped: none stands without the tasks that carry it, also where one panics.
+pub(super) struct Standing(pub(super) Arc<Link>);
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        if !self.0.end.is_cancelled() {
+            self.0.lose("a task of the client failed");
+        }
+    }
 }
 
 /// How a connection ended. The first ending counts.

@@ -176,6 +176,8 @@ impl HttpClientBuilder {
 
     /// Whether to say that this is a Litemesh peer. Without it a Litemesh hub takes us for a peer of the original: for tests
     /// and comparisons. On where nothing else is said.
+    ///
+    /// Without it no WebSocket is taken either, except where the endpoint asks for one, and then it carries JSON.
     pub fn announce(mut self, is_on: bool) -> Self {
         self.options.is_announced = is_on;
         self
@@ -183,6 +185,8 @@ impl HttpClientBuilder {
 
     /// Whether to ask a Litemesh hub for a stream of wire v2 frames as they are. Without it they come as server-sent events, a
     /// third larger: for proxies that pass on nothing else. On where nothing else is said.
+    ///
+    /// Without it no WebSocket is taken either, except where the endpoint asks for one, whose messages are frames all the same.
     pub fn frames(mut self, is_on: bool) -> Self {
         self.options.takes_frames = is_on;
         self
@@ -190,7 +194,8 @@ impl HttpClientBuilder {
 
     /// Whether to take a WebSocket where a Litemesh hub has one, instead of an event stream and POSTs. Where it comes to nothing the
     /// client falls back to these; and where that is not an accident, it tries no other for ten minutes. On where nothing else is
-    /// said; an endpoint that begins with `ws://` or `wss://` asks for a WebSocket and nothing else.
+    /// said, unless [`announce`](Self::announce) or [`frames`](Self::frames) is off; an endpoint that begins with `ws://` or `wss://`
+    /// asks for a WebSocket and nothing else.
     pub fn websocket(mut self, is_on: bool) -> Self {
         self.options.websocket = if is_on { WebSocket::Preferred } else { WebSocket::Never };
         self

@@ -21,7 +21,7 @@ use crate::form::FRAMES_TYPE;
 ///
 /// An answer comes after the commit; a large body over a slow line and a busy server's queue both fit. Without a bound a
 /// request that was swallowed somewhere would hold up everything behind it for as long as the stream lives.
-const POST_TIMEOUT: Duration = Duration::from_secs(300);
+pub(super) const POST_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Bytes of an answer that are looked at.
 const ANSWER_BYTES_MAX: usize = 4 * 1024;

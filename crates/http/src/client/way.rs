@@ -38,12 +38,12 @@ impl Way {
         self.shut_until = None;
     }
 
-    /// The server said something over one, be it that it ends.
+    /// The server heard us over one and we it, be it that it ends.
     pub(super) fn works(&mut self) {
         self.failures = 0;
     }
 
-    /// One failed as a line may: it was reset, or nothing came. Whether that was one too many.
+    /// One failed as a line may: it was reset, or nothing came, or nothing arrived. Whether that was one too many.
     pub(super) fn failed(&mut self, now: Instant) -> bool {
         self.failures += 1;
         let is_enough = self.failures >= FAILURES_MAX;

@@ -12,17 +12,10 @@ use futures_util::StreamExt;
 use super::Shared;
 use crate::counters::{CounterCells, add, sub};
 use crate::gzip::{BodyBuffer, BodyError, DECODE_STEP_BYTES};
+use crate::{DRAINED_BYTES_MAX, FAREWELL_TIMEOUT};
 
 /// How long a client may pause within a body, or within a message of a WebSocket.
 pub(super) const BODY_PAUSE_MAX: Duration = Duration::from_secs(30);
-
-/// What is still read of a refused body, in bytes, so that the client finishes writing and looks at the answer.
-///
-/// Closing at once would reset the connection, and the reset can overtake the answer.
-const REFUSED_BYTES_MAX: usize = 8 << 20;
-
-/// How long a refused body is still read.
-const REFUSED_READ_MAX: Duration = Duration::from_secs(2);
 
 /// Bodies up to this size, in bytes, may use all of the memory for bodies, larger ones three quarters: who fills it with large ones
 /// keeps nobody from ordinary messages.
@@ -158,7 +151,7 @@ impl<'a> BodyReader<'a> {
         let Self { mut chunks, buffer, held, .. } = self;
         drop((buffer, held));
         let rest = async move {
-            let mut left = REFUSED_BYTES_MAX;
+            let mut left = DRAINED_BYTES_MAX;
             while let Some(Ok(bytes)) = chunks.next().await {
                 match left.checked_sub(bytes.len()) {
                     Some(less) => left = less,
@@ -167,7 +160,7 @@ impl<'a> BodyReader<'a> {
             }
         };
         // Too slow or too much: then the answer may be lost to a client that was refused anyway.
-        let _ = tokio::time::timeout(REFUSED_READ_MAX, rest).await;
+        let _ = tokio::time::timeout(FAREWELL_TIMEOUT, rest).await;
     }
 }
 

@@ -145,6 +145,27 @@ impl Connection {
     }
 }
 
+/// Takes a connection out of the open ones when dropped, also where the peer above panics: its client would be locked out.
+struct Owner {
+    shared: Arc<Shared>,
+    running: Arc<Running>,
+    connection: Arc<Connection>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let connection = &self.connection;
+        if !connection.end.is_cancelled() {
+            connection.lose("its owner failed");
+        }
+        connection.queue.finish();
+        sub_one(&self.shared.counters.streams_open);
+        // Not earlier: a newcomer of the same id has to find this one, to wait for its last report.
+        self.running.forget(connection);
+        connection.finished.cancel();
+    }
+}
+
 /// Owns a connection from its first to its last report.
 ///
 /// `turn` is the connection's, so that no POST is handled before the peer above knows the connection. `former` is the end
@@ -157,6 +178,8 @@ pub(super) async fn own(
     former: Option<CancellationToken>,
     resume: Option<SyncRequest>,
 ) {
+    let owner = Owner { shared, running, connection };
+    let Owner { shared, running, connection } = &owner;
     if let Some(former) = former {
         former.cancelled().await;
     }
@@ -182,7 +205,7 @@ pub(super) async fn own(
     }
     drop(turn);
     if is_accepted {
-        watch(&shared, &running, &connection).await;
+        watch(shared, running, connection).await;
     }
     connection.queue.finish();
     // Whatever is being handled for this connection is reported before its end is.
@@ -198,10 +221,6 @@ pub(super) async fn own(
             }
         }
     }
-    sub_one(&shared.counters.streams_open);
-    // Not earlier: a newcomer of the same id has to find this one, to wait for its last report.
-    running.forget(&connection);
-    connection.finished.cancel();
 }
 
 /// Sends pings until the connection ends, and ends it where the client takes nothing.

@@ -21,6 +21,17 @@ pub(super) enum Content {
     Data(Unverified),
 }
 
+impl Content {
+    /// What a frame holds; `None` where there is nothing to do about it.
+    pub(super) fn of(frame: Frame) -> Option<Self> {
+        match frame {
+            Frame::Sync(request) => Some(Self::Sync(request)),
+            Frame::Message(message) => Some(Self::Data(message)),
+            _ => None,
+        }
+    }
+}
+
 /// A message of a WebSocket that cannot be read.
 #[derive(Debug)]
 pub(super) struct Unreadable {
@@ -29,15 +40,11 @@ pub(super) struct Unreadable {
     pub(super) may_hold_changes: bool,
 }
 
-/// What a frame holds; `None` where there is nothing to do about it.
+/// What the bytes of a frame hold; `None` where there is nothing to do about it.
 pub(super) async fn of_frame(frame: Vec<u8>, limits: &Limits) -> Result<Option<Content>, Unreadable> {
     let may_hold_changes = !v2::is_sync(&frame);
-    match decode_frame(frame, limits).await {
-        Ok(Frame::Sync(request)) => Ok(Some(Content::Sync(request))),
-        Ok(Frame::Message(message)) => Ok(Some(Content::Data(message))),
-        Ok(_) => Ok(None),
-        Err(reason) => Err(Unreadable { reason, may_hold_changes }),
-    }
+    let decoded = decode_frame(frame, limits).await;
+    decoded.map(Content::of).map_err(|reason| Unreadable { reason, may_hold_changes })
 }
 
 /// What a message of JSON holds that says itself what it is; `None` where there is nothing to do about it.

@@ -36,6 +36,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use self::connection::Connection;
 use self::door::Door;
@@ -284,6 +285,13 @@ impl Running {
         self.connections().get(&site).filter(|connection| !connection.end.is_cancelled()).cloned()
     }
 
+    /// Keeps the end of the transport waiting for whoever is about to begin something for it; `None` once it is ending.
+    fn hold(&self) -> Option<TaskTrackerToken> {
+        // Under the lock that stopping takes.
+        let _connections = self.connections();
+        (!self.stop.is_cancelled()).then(|| self.tasks.token())
+    }
+
     /// The very connection that `remote` means.
     fn connection_of(&self, remote: Remote) -> Option<Arc<Connection>> {
         self.connection(remote.site).filter(|connection| connection.remote.connection == remote.connection)
@@ -513,7 +521,10 @@ impl Transport for HttpServer {
             if !is_first {
                 return Err(TransportError::AlreadyStarted);
             }
-            if self.shared.door.has_tokens() {
+            // It may have been stopped meanwhile.
+            if self.shared.door.has_tokens()
+                && let Some(_hold) = running.hold()
+            {
                 running.tasks.spawn(self.shared.clone().watch_tokens(running.clone()));
             }
             Ok(())
@@ -553,7 +564,55 @@ impl Transport for HttpServer {
 
 #[cfg(test)]
 mod tests {
+    use litemesh_proto::{Limits, Refusal, Unverified};
+
     use super::*;
+
+    /// A peer to whom nothing matters.
+    pub(super) struct Quiet(pub(super) Limits);
+
+    impl PeerCallbacks for Quiet {
+        fn site(&self) -> SiteId {
+            SiteId::from_bytes([0x5e; 16])
+        }
+
+        fn limits(&self) -> &Limits {
+            &self.0
+        }
+
+        fn connect(&self, _: Remote, _: Access) -> BoxFuture<'_, Result<(), Refusal>> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn sync(&self, _: Remote, _: SyncRequest) -> BoxFuture<'_, Result<(), Refusal>> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn receive(&self, _: Remote, _: Unverified) -> BoxFuture<'_, Result<(), Refusal>> {
+            Box::pin(async { Ok(()) })
+        }
+
+        fn garbled(&self, _: Remote, _: String) -> BoxFuture<'_, ()> {
+            Box::pin(async {})
+        }
+
+        fn disconnect(&self, _: Remote, _: String) -> BoxFuture<'_, ()> {
+            Box::pin(async {})
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_about_to_begin_is_waited_for_and_nothing_begins_after_the_end() {
+        let server = HttpServer::new();
+        server.start(Arc::new(Quiet(Limits::default()))).await.unwrap();
+        let running = server.shared.running().unwrap();
+        let hold = running.hold().unwrap();
+        let mut stopping = server.stop();
+        assert!(tokio::time::timeout(Duration::from_secs(60), &mut stopping).await.is_err());
+        assert!(running.hold().is_none());
+        drop(hold);
+        stopping.await;
+    }
 
     #[test]
     fn a_queue_has_room_for_the_first_two_frames() {

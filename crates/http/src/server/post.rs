@@ -343,9 +343,10 @@ impl Post {
         let (mut body, mut response) = (Bytes::from(body), answer::success());
         loop {
             let content = match self.read_frame(&mut body).await {
-                Ok(Some(Frame::Sync(request))) => Content::Sync(request),
-                Ok(Some(Frame::Message(message))) => Content::Data(message),
-                Ok(Some(_)) => continue,
+                Ok(Some(frame)) => match Content::of(frame) {
+                    Some(content) => content,
+                    None => continue,
+                },
                 Ok(None) => return response,
                 Err(reason) => {
                     add(&self.shared.counters.refused_malformed, 1);

@@ -8,10 +8,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
-/// Bytes that a stream hands out at a time.
-///
-/// Small against a frame, so that a reader that takes one large frame slowly is seen to move.
-const CHUNK_BYTES: usize = 64 * 1024;
+use crate::form::CHUNK_BYTES;
 
 /// The queue of one stream: many writers, one reader.
 ///

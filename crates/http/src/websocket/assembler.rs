@@ -104,6 +104,11 @@ impl Assembler {
         self.kind.is_some()
     }
 
+    /// Gives up what has begun, and its memory. Nothing can be read then.
+    pub(crate) fn forget(&mut self) {
+        *self = Self::new(self.is_masked, self.message_bytes_max);
+    }
+
     /// Takes bytes off the front of `bytes` up to the end of a message or a control frame, and gives it; `None` when all are taken.
     /// To be called until then, and not again after an error.
     pub(crate) fn feed(&mut self, bytes: &mut &[u8]) -> Result<Option<Event>, Fault> {
@@ -211,12 +216,7 @@ mod tests {
 
     /// A frame as a client sends it.
     fn frame(opcode: OpCode, is_last: bool, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        Header { is_last, opcode, length: payload.len() as u64, mask: Some(KEY) }.write(&mut bytes);
-        let start = bytes.len();
-        bytes.extend(payload);
-        mask(&mut bytes[start..], KEY, 0);
-        bytes
+        crate::websocket::frame::frame(opcode, is_last, payload, Some(KEY))
     }
 
     fn events(stream: &[u8], piece: usize, max: usize) -> (Vec<Event>, Option<Fault>) {

@@ -108,6 +108,18 @@ impl Header {
     }
 }
 
+/// A whole frame, masked where there is a key.
+pub(crate) fn frame(opcode: OpCode, is_last: bool, payload: &[u8], mask_key: Option<[u8; 4]>) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(HEADER_BYTES_MAX + payload.len());
+    Header { is_last, opcode, length: payload.len() as u64, mask: mask_key }.write(&mut frame);
+    let start = frame.len();
+    frame.extend_from_slice(payload);
+    if let Some(key) = mask_key {
+        mask(&mut frame[start..], key, 0);
+    }
+    frame
+}
+
 /// A number of so many bytes, and what stands behind it.
 fn number<const BYTES: usize>(bytes: &[u8]) -> Result<(u64, &[u8]), Fault> {
     let (number, rest) = bytes.split_at_checked(BYTES).ok_or(Fault::Protocol("half a head"))?;

@@ -1,7 +1,7 @@
 //! Any bytes as what comes over a WebSocket, from either end: the body of the fuzz target `socket`.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // to panic is what it is for
 
-use super::frame::{Header, OpCode, mask};
+use super::frame::{OpCode, frame};
 use super::{Assembler, Event, Fault, Kind};
 
 /// The first byte says who sends and how much a message may hold, the second how the rest is cut; the rest is a stream.
@@ -65,16 +65,7 @@ fn check_event(event: &Event, max: usize) {
 
 /// Writes it again, a message in parts of so many bytes.
 fn write(event: &Event, key: Option<[u8; 4]>, part: usize) -> Vec<u8> {
-    let frame = |opcode, is_last, payload: &[u8]| {
-        let mut frame = Vec::new();
-        Header { is_last, opcode, length: payload.len() as u64, mask: key }.write(&mut frame);
-        let start = frame.len();
-        frame.extend(payload);
-        if let Some(key) = key {
-            mask(&mut frame[start..], key, 0);
-        }
-        frame
-    };
+    let frame = |opcode, is_last, payload: &[u8]| frame(opcode, is_last, payload, key);
     match event {
         Event::Message(kind, bytes) => {
             let opcode = if *kind == Kind::Text { OpCode::Text } else { OpCode::Binary };

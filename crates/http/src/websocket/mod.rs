@@ -11,14 +11,14 @@ pub(crate) mod hostile;
 mod socket;
 
 use std::fmt;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use reqwest::header::{HeaderMap, HeaderName};
 use sha1::{Digest, Sha1};
 
 pub(crate) use self::assembler::{Assembler, Event, Fault, Kind};
-pub(crate) use self::socket::{End, SocketReader, SocketWriter, split, until_after};
+pub(crate) use self::socket::{End, Read, SocketReader, SocketWriter, split, until_after};
 
 /// The subprotocol of wire v2: a frame in each binary message.
 pub(crate) const FRAMES_PROTOCOL: &str = "litemesh.v2";
@@ -28,12 +28,6 @@ pub(crate) const JSON_PROTOCOL: &str = "litemesh.v1";
 
 /// Request header of a stream: the client would rather have a WebSocket, if there are any.
 pub(crate) const OFFER_HEADER: &str = "litemesh-websocket";
-
-/// Bytes of a message that go out in one frame, the rest in others, so that pings and the end are not held up by a large one.
-pub(crate) const FRAGMENT_BYTES: usize = 64 * 1024;
-
-/// How long the other end may take to hear that the connection ends, and to say so in return.
-pub(crate) const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Bytes of the reason in a close frame: a control frame has 125 at most.
 const REASON_BYTES_MAX: usize = 123;
@@ -53,16 +47,35 @@ pub(crate) mod code {
     pub(crate) const TRY_AGAIN: u16 = 1013;
 }
 
+/// Bytes of a key, before they are encoded.
+const KEY_BYTES: usize = 16;
+
 /// What a client says in `Sec-WebSocket-Key`: another one each time, no secret.
 pub(crate) fn random_key() -> String {
-    let mut random = [0; 16];
+    let mut random = [0; KEY_BYTES];
     fastrand::fill(&mut random);
     STANDARD.encode(random)
+}
+
+/// Whether this can be a client's key.
+pub(crate) fn is_key(key: &[u8]) -> bool {
+    STANDARD.decode(key).is_ok_and(|key| key.len() == KEY_BYTES)
 }
 
 /// What `Sec-WebSocket-Accept` says where this is the key.
 pub(crate) fn accept(key: &[u8]) -> String {
     STANDARD.encode(Sha1::new().chain_update(key).chain_update(ACCEPT_SALT).finalize())
+}
+
+/// The words that a header lists, however many times it stands there.
+pub(crate) fn words<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let lists = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    lists.flat_map(|list| list.split(',')).map(str::trim)
+}
+
+/// Whether a header lists this word, in capitals or not.
+pub(crate) fn has_word(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
+    words(headers, name).any(|listed| listed.eq_ignore_ascii_case(word))
 }
 
 /// How a socket is closed: what stands in the close frame.
@@ -112,6 +125,14 @@ mod tests {
     fn the_answer_to_a_key_is_that_of_the_standard() {
         // RFC 6455, 1.3.
         assert_eq!(accept(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn keys_are_sixteen_bytes_in_base64() {
+        assert!(is_key(random_key().as_bytes()) && is_key(b"dGhlIHNhbXBsZSBub25jZQ=="));
+        for key in ["", "=", "dGhlIHNhbXBsZSBub25jZQ", "dGhlIHNhbXBsZSBub25jZQ== ", "AAAA", "no key at all, but long"] {
+            assert!(!is_key(key.as_bytes()), "{key:?}");
+        }
     }
 
     #[test]

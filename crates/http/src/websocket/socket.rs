@@ -16,16 +16,12 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHa
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::frame::{HEADER_BYTES_MAX, Header, OpCode, mask};
+use super::frame::{OpCode, frame};
 use super::{Assembler, Event, Farewell, Fault, Kind};
+use crate::DRAINED_BYTES_MAX;
 
 /// Bytes that are read at a time. They lie on the stack of who polls, so that a silent socket holds no buffer.
 const PIECE_BYTES: usize = 16 * 1024;
-
-/// What is still read of a socket that is being closed, in bytes, so that the other end finishes writing and reads why.
-///
-/// Closing with bytes unread would reset the connection, and the reset can overtake the close frame.
-const DRAINED_BYTES_MAX: usize = 8 << 20;
 
 /// The halves of a WebSocket whose handshake is done. Towards a client we are the server.
 pub(crate) fn split<S: AsyncRead + AsyncWrite>(
@@ -40,10 +36,12 @@ pub(crate) fn split<S: AsyncRead + AsyncWrite>(
         stream: reading,
         assembler: Assembler::new(of_client, message_bytes_max),
         rest: Bytes::new(),
+        is_answered: false,
         pings,
         farewell: farewell.clone(),
     };
-    (reader, SocketWriter { stream: writing, is_client: !of_client, pinged, is_inside: false, farewell })
+    let (is_client, is_inside) = (!of_client, false);
+    (reader, SocketWriter { stream: writing, is_client, pinged, is_inside, farewell, patience: Duration::MAX })
 }
 
 /// Does something that may go on for a while after `end`, and is then dropped.
@@ -70,6 +68,8 @@ pub(crate) struct SocketReader<S> {
     assembler: Assembler,
     /// What came behind the end of the last message.
     rest: Bytes,
+    /// The other end answered a ping, and nobody has looked yet.
+    is_answered: bool,
     pings: watch::Sender<Bytes>,
     farewell: Arc<OnceLock<Farewell>>,
 }
@@ -129,6 +129,11 @@ impl<S: AsyncRead> SocketReader<S> {
         self.assembler.is_inside()
     }
 
+    /// Whether the other end answered a ping since the last call.
+    pub(crate) fn take_answer(&mut self) -> bool {
+        std::mem::take(&mut self.is_answered)
+    }
+
     /// Has the writer close the socket with these words. The first ones count.
     pub(crate) fn say(&self, farewell: Farewell) {
         // The other end or a fault was first.
@@ -181,7 +186,7 @@ impl<S: AsyncRead> SocketReader<S> {
                 Event::Message(kind, message) => return Ok(Some((kind, message))),
                 // In place of the one before, if that has not been answered yet: one answer is for all of them.
                 Event::Ping(payload) => drop(self.pings.send_replace(payload.into())),
-                Event::Pong => {}
+                Event::Pong => self.is_answered = true,
                 Event::Close(said) => return Err(End::Closed(said)),
             }
         }
@@ -190,6 +195,9 @@ impl<S: AsyncRead> SocketReader<S> {
 
     /// Reads on for nothing, within limits, until the other end has hung up: see [`DRAINED_BYTES_MAX`].
     pub(crate) async fn drain(&mut self) {
+        // It would be held as long, and counts nowhere any more.
+        self.assembler.forget();
+        self.rest = Bytes::new();
         let mut left = DRAINED_BYTES_MAX;
         while left > 0 {
             let read = poll_fn(|context| {
@@ -215,9 +223,15 @@ pub(crate) struct SocketWriter<S> {
     /// A message has gone out in part.
     is_inside: bool,
     farewell: Arc<OnceLock<Farewell>>,
+    patience: Duration,
 }
 
 impl<S: AsyncWrite> SocketWriter<S> {
+    /// How long the other end may take nothing of what is written; without it, for ever.
+    pub(crate) fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
     /// Writes a part of a message, as a frame of its own.
     ///
     /// *Cancel safety*: none. Once a call was dropped, the socket is of no more use.
@@ -267,16 +281,23 @@ impl<S: AsyncWrite> SocketWriter<S> {
     async fn write_frame(&mut self, opcode: OpCode, is_last: bool, payload: &[u8]) -> io::Result<()> {
         let mask_key = if self.is_client { Some(random_mask()?) } else { None };
         // One write, and one packet where it is short.
-        let mut frame = Vec::with_capacity(HEADER_BYTES_MAX + payload.len());
-        Header { is_last, opcode, length: payload.len() as u64, mask: mask_key }.write(&mut frame);
-        let start = frame.len();
-        frame.extend_from_slice(payload);
-        if let Some(key) = mask_key {
-            mask(&mut frame[start..], key, 0);
+        let frame = frame(opcode, is_last, payload, mask_key);
+        let patience = self.patience;
+        let mut left = &*frame;
+        while !left.is_empty() {
+            let taken = within(patience, self.stream.write(left)).await?;
+            if taken == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            left = &left[taken..];
         }
-        self.stream.write_all(&frame).await?;
-        self.stream.flush().await
+        within(patience, self.stream.flush()).await
     }
+}
+
+async fn within<T>(patience: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let stalled = || io::Error::new(io::ErrorKind::TimedOut, format!("nothing is taken for {} s", patience.as_secs()));
+    tokio::time::timeout(patience, work).await.map_err(|_| stalled())?
 }
 
 /// Nobody who chooses what we send may guess it (RFC 6455, 10.3).
@@ -288,6 +309,8 @@ fn random_mask() -> io::Result<[u8; 4]> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+
     use super::*;
 
     fn pair() -> (
@@ -354,6 +377,39 @@ mod tests {
         // Both have said all they have to say, although each could still read.
         let both = async { tokio::join!(server_reader.drain(), client_reader.drain()) };
         tokio::time::timeout(Duration::from_secs(30), both).await.unwrap();
+    }
+
+    /// As long as something of it is taken it goes on, however slowly.
+    #[tokio::test(start_paused = true)]
+    async fn patience_is_with_who_takes_nothing() {
+        let (near, far) = tokio::io::duplex(1000);
+        let patience = Duration::from_secs(10);
+        let mut writer = split(near, false, 100).1.with_patience(patience);
+        let (mut reading, _writing) = tokio::io::split(far);
+        let slowly = async {
+            for _ in 0..5 {
+                tokio::time::sleep(patience / 2).await;
+                reading.read_exact(&mut [0; 1000]).await.unwrap();
+            }
+        };
+        let started = tokio::time::Instant::now();
+        let (written, ()) = tokio::join!(writer.write(Kind::Binary, &[0; 5000], true), slowly);
+        written.unwrap();
+        assert_eq!(started.elapsed(), patience / 2 * 5);
+        let stalled = writer.write(Kind::Binary, &[0; 5000], true).await.unwrap_err();
+        assert_eq!((stalled.kind(), started.elapsed()), (io::ErrorKind::TimedOut, patience / 2 * 5 + patience));
+    }
+
+    #[tokio::test]
+    async fn who_reads_for_nothing_holds_nothing() {
+        let (_client_reader, mut client_writer, mut server_reader, _server_writer) = pair();
+        client_writer.write(Kind::Binary, &[7; 10_000], false).await.unwrap();
+        while server_reader.held_bytes() < 10_000 {
+            assert_eq!(server_reader.read().await.unwrap().message, None);
+        }
+        let drained = tokio::time::timeout(Duration::ZERO, server_reader.drain()).await;
+        assert!(drained.is_err(), "the client is there");
+        assert_eq!((server_reader.held_bytes(), server_reader.assembler.capacity_bytes()), (0, 0));
     }
 
     #[tokio::test]

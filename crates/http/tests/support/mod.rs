@@ -6,10 +6,11 @@ pub mod replay;
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use litemesh_http::HttpServer;
+use litemesh_http::{HttpClient, HttpServer};
 use litemesh_proto::{
     Access, BoxFuture, CausalLength, Change, ColVersion, Column, Cursor, DbVersion, Limits, PackedKey, PeerCallbacks,
     PeerMessage, Refusal, Remote, Seq, SiteId, SyncRequest, Transport, Unverified, Value,
@@ -28,6 +29,16 @@ pub const OTHER: SiteId = SiteId::from_bytes([0xc2; 16]);
 /// Waits, but not for ever.
 pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("this should have happened by now")
+}
+
+/// Waits until something is so, but not for ever.
+pub async fn until(is_so: impl Fn() -> bool) {
+    soon(async {
+        while !is_so() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 /// What a transport told the peer.
@@ -203,7 +214,7 @@ impl Reports {
 
 /// A server on a free port of the loopback; it ends with the test's runtime.
 pub struct Running {
-    pub address: std::net::SocketAddr,
+    pub address: SocketAddr,
     pub transport: HttpServer,
     pub shutdown: CancellationToken,
     pub task: tokio::task::JoinHandle<std::io::Result<()>>,
@@ -225,6 +236,35 @@ pub async fn started(transport: HttpServer, limits: Limits) -> (Running, Arc<Rec
     let (peer, reports) = RecordingPeer::with(SERVER, limits, false);
     peer.start(Arc::new(transport.clone())).await;
     (serve(transport).await, peer, reports)
+}
+
+/// The delay of clients that come back at once.
+pub const FIRST_DELAY: Duration = Duration::from_millis(10);
+
+pub fn client(scheme: &str, address: SocketAddr) -> HttpClient {
+    HttpClient::builder(format!("{scheme}://{address}")).reconnect_delay_min(FIRST_DELAY).build()
+}
+
+/// A connect and a sync request, in whichever order they come.
+pub async fn greeted(reports: &mut Reports) -> Remote {
+    let remote = reports.connect().await;
+    match reports.next().await {
+        Report::Sync(from, _) => assert_eq!(from, remote),
+        other => panic!("{other:?}"),
+    }
+    remote
+}
+
+/// Waits for the connection that works both ways, after others that came and went.
+pub async fn settled(reports: &mut Reports) -> Remote {
+    let mut last = None;
+    loop {
+        match reports.next().await {
+            Report::Connect(remote) => last = Some(remote),
+            Report::Sync(from, _) if Some(from) == last => return from,
+            _ => {}
+        }
+    }
 }
 
 pub fn change(version: i64, text: impl Into<String>) -> Change {

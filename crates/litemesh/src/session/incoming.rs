@@ -42,6 +42,8 @@ pub(crate) struct Incoming {
     /// The newest schema that the remote was seen to have, where it is newer than ours.
     outdated: Option<i64>,
     eose: bool,
+    /// Litemesh: the carrier that keeps messages has no more of a stream that was gone on with.
+    has_all_kept: bool,
     /// v1: requests of ours whose answer has not ended.
     unanswered: u32,
     /// v1: the newest version of each site that came, perhaps in part.
@@ -90,6 +92,7 @@ impl Incoming {
             is_deaf: false,
             outdated: None,
             eose: false,
+            has_all_kept: false,
             unanswered: 0,
             open: Cursor::new(),
             us: remote.site,
@@ -267,6 +270,14 @@ impl Incoming {
         effects: &mut Vec<Effect>,
     ) -> Cursor {
         let held = progress.cursor.clone().unwrap_or_default();
+        // A carrier that keeps messages has no more of a stream that was gone on with. That proves nothing, and completes nothing.
+        if is_eose && progress.more {
+            self.taken(!self.is_frozen, false, effects);
+            self.has_all_kept = true;
+            self.look_for_end(effects);
+            effects.push(Effect::Reply(Ok(())));
+            return held;
+        }
         if self.is_frozen {
             match progress.part {
                 Part::Whole => {
@@ -298,6 +309,7 @@ impl Incoming {
             cursor: progress.cursor.unwrap_or_default(),
             position: progress.position.map(|position| (key, position)),
             completes: is_staged.then_some((key, after)),
+            since: progress.since.map(|since| (key, since)),
             is_provisional: progress.provisional,
             ends_answer: is_eose,
         };
@@ -307,9 +319,22 @@ impl Incoming {
         held
     }
 
+    /// What a carrier kept has come, and none of it waits for more: the remote's answer ended at some time before.
+    fn look_for_end(&mut self, effects: &mut Vec<Effect>) {
+        let is_end = self.has_all_kept && !self.is_frozen && self.staged.messages == 0;
+        if is_end && !std::mem::replace(&mut self.eose, true) {
+            effects.push(Effect::Tell(Notice::Eose));
+        }
+    }
+
     /// From where to where the next message leads; `None` where it does not go on from what is here.
     fn lead(&self, progress: &Progress) -> Option<(Reach, Reach)> {
-        let here = &self.staged.reach;
+        // What another connection brought; whether it did, the engine looks.
+        let since = progress.since.map(|position| Reach { position, place: None });
+        if since.is_some() && self.staged.messages > 0 {
+            return None;
+        }
+        let here = since.as_ref().unwrap_or(&self.staged.reach);
         let after = match &progress.part {
             // What is here of a transaction that is begun anew is forgotten.
             Part::Whole | Part::Piece { after: None, .. } => Reach { position: here.position, place: None },
@@ -366,6 +391,7 @@ impl Incoming {
                     self.eose = true;
                     effects.push(Effect::Tell(Notice::Eose));
                 }
+                self.look_for_end(effects);
                 effects.push(Effect::Reply(Ok(())));
             }
             Err(MergeFailure { message, fault: Fault::Content }) => self.refuse_content(message, effects),

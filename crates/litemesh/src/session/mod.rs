@@ -22,6 +22,7 @@ use litemesh_proto::{
 };
 
 use crate::shared_pages::is_near;
+use crate::ways::{Served, Standing};
 use access::Gate;
 pub(crate) use claims::Room;
 use incoming::Incoming;
@@ -52,6 +53,8 @@ pub(crate) enum Input {
     Committed,
     /// The application changed its schema version, or which tables replicate.
     SchemaChanged(i64),
+    /// Another way to the remote began or ceased to carry what is written here.
+    OtherWays(Standing),
     /// A timer went off.
     Woken(Timer),
 }
@@ -283,6 +286,7 @@ impl Session {
             }
             Input::Sent => self.outgoing.sent(&mut effects),
             Input::Committed => self.outgoing.committed(&mut effects),
+            Input::OtherWays(standing) => self.outgoing.stand(standing, &mut effects),
             Input::SchemaChanged(version) => {
                 self.outgoing.set_schema_version(version);
                 self.incoming.schema_changed(version, &mut effects);
@@ -294,10 +298,14 @@ impl Session {
         effects
     }
 
-    /// Our local version up to which the remote holds everything durably, as far as it has said; `None` for a v1 peer, which
-    /// says nothing.
-    pub(crate) fn acknowledged(&self) -> Option<DbVersion> {
+    /// How far in our versions the remote holds everything durably, as far as it has said; `None` for a v1 peer, which says nothing.
+    pub(crate) fn acknowledged(&self) -> Option<Position> {
         self.outgoing.acknowledged()
+    }
+
+    /// How far the remote is, once it has acknowledged over this connection that it was up to date; never so for a v1 peer.
+    pub(crate) fn served(&self) -> Option<Served> {
+        self.outgoing.served()
     }
 
     /// Whether both directions are caught up: the remote's answer is complete, and so is ours. A direction in which nothing

@@ -19,6 +19,7 @@ use litemesh_proto::{
 use super::claims::{Claims, Room};
 use super::window::Window;
 use super::{Effect, Notice, Page, Planned, ReadDone, ReadOrder, ReadWhat, Timer};
+use crate::ways::{Served, Standing};
 
 /// Messages that wait behind the one being sent: one, so that reading and sending overlap.
 const QUEUE_MAX: usize = 1;
@@ -55,6 +56,12 @@ pub(crate) struct Outgoing {
     ack: Option<Ack>,
     /// A timer for [`Timer::Silence`] is set.
     is_looking: bool,
+    /// Litemesh: another connection to the remote carries what is written here.
+    stands_by: bool,
+    /// Litemesh: what lies before this the remote acknowledged over another connection; said with the next message.
+    since: Option<Position>,
+    /// Litemesh: the remote was up to date over this connection once.
+    is_served: bool,
 }
 
 /// The end of the answer.
@@ -114,6 +121,9 @@ impl Outgoing {
             eose: Eose::Ahead,
             ack: None,
             is_looking: false,
+            stands_by: false,
+            since: None,
+            is_served: false,
         }
     }
 
@@ -122,7 +132,9 @@ impl Outgoing {
             Some(Order::Local { window, .. }) => window.is_empty(),
             _ => !self.is_sending,
         };
-        self.eose == Eose::Taken && !self.is_behind && !self.is_reading && is_acknowledged && self.queue.is_empty()
+        // What another connection carries counts there.
+        let is_behind = self.is_behind && !self.stands_by;
+        self.eose == Eose::Taken && !is_behind && !self.is_reading && is_acknowledged && self.queue.is_empty()
     }
 
     pub(crate) fn set_schema_version(&mut self, version: i64) {
@@ -143,6 +155,7 @@ impl Outgoing {
         self.is_behind = true;
         self.queue.clear();
         self.eose = Eose::Ahead;
+        self.since = None;
         let claimed = self.claims.begin(request.cursor);
         self.order = Some(match request.terms {
             Some(terms) if self.remote.is_litemesh => local_order(claimed, &terms),
@@ -155,6 +168,32 @@ impl Outgoing {
     pub(crate) fn committed(&mut self, effects: &mut Vec<Effect>) {
         self.is_behind = true;
         self.pump(effects);
+    }
+
+    /// Another connection to the remote begins or ceases to carry what is written here: then we go on behind what the remote acknowledged
+    /// over that.
+    pub(crate) fn stand(&mut self, standing: Standing, effects: &mut Vec<Effect>) {
+        let rested = self.rests();
+        self.stands_by = standing.stands_by;
+        if let Some(Order::Local { place, .. }) = &mut self.order
+            && rested
+            && !self.stands_by
+            && standing.served.reached > place.position()
+        {
+            // A page that is being read begins before it.
+            self.generation += 1;
+            self.is_behind = true;
+            *place = LocalPlace::after(standing.served.reached);
+            self.since = Some(standing.served.acknowledged);
+        }
+        self.pump(effects);
+    }
+
+    /// Whether nothing is sent while another connection carries what is written. What was begun is ended before.
+    fn rests(&self) -> bool {
+        let Some(Order::Local { place, part, owes_more, .. }) = &self.order else { return false };
+        let is_between = part.is_none() && !owes_more && place.to_inside().is_none();
+        self.stands_by && self.eose != Eose::Ahead && is_between
     }
 
     /// The remote said by a message of its own that it holds this much.
@@ -184,7 +223,7 @@ impl Outgoing {
         if let Eose::Queued(Some(number)) = self.eose
             && window.is_acknowledged(number)
         {
-            self.eose = Eose::Taken;
+            (self.eose, self.is_served) = (Eose::Taken, true);
             effects.push(Effect::Tell(Notice::Served));
         }
         self.pump(effects);
@@ -196,8 +235,17 @@ impl Outgoing {
         self.pump(effects);
     }
 
-    /// Our local version up to which the remote holds everything, as it said.
-    pub(crate) fn acknowledged(&self) -> Option<DbVersion> {
+    /// How far the remote is, once it was up to date over this connection.
+    pub(crate) fn served(&self) -> Option<Served> {
+        let Some(Order::Local { place, window, part, .. }) = &self.order else { return None };
+        let acknowledged = window.position();
+        let is_idle = window.is_empty() && self.queue.is_empty() && part.is_none() && self.eose == Eose::Taken;
+        let reached = if is_idle { place.position().max(acknowledged.version) } else { acknowledged.version };
+        self.is_served.then_some(Served { acknowledged, reached })
+    }
+
+    /// How far in our versions the remote holds everything, as it said.
+    pub(crate) fn acknowledged(&self) -> Option<Position> {
         match &self.order {
             Some(Order::Local { window, .. }) => Some(window.position()),
             _ => None,
@@ -284,14 +332,15 @@ impl Outgoing {
         *told = position.version;
         Arc::make_mut(covered).join(&news);
         let news = Some(news).filter(|news| !news.is_empty());
+        let mut since = self.since.take();
         let mut progress = |part: Part, cursor: Option<Cursor>| {
             // Inside of a transaction nothing is reached yet. And before all is there that we hold, what is acknowledged is merely
             // staged.
             let position = (!matches!(part, Part::Piece { .. })).then_some(position);
-            let number = window.number(position.filter(|_| is_complete).map(|position| position.version));
+            let number = window.number(position.filter(|_| is_complete));
             *owes_more = !is_complete;
-            let (answer, more) = (window.answer(), !is_complete);
-            Progress { answer, number, part, more, provisional, position, cursor }
+            let (answer, more, since) = (window.answer(), !is_complete, since.take());
+            Progress { answer, number, part, more, provisional, since, position, cursor }
         };
         let schema_version = self.schema_version;
         let mut queue = |changes, progress| {
@@ -320,6 +369,7 @@ impl Outgoing {
             self.eose = Eose::Queued(Some(progress.number));
             self.queue.push_back(PeerMessage::Eose { progress: Some(progress) });
         }
+        self.since = since;
         self.forget_echoes_until(position.version);
     }
 
@@ -373,7 +423,7 @@ impl Outgoing {
             }
             effects.push(Effect::Send(message));
         }
-        if self.is_reading || !self.is_behind || self.queue.len() >= QUEUE_MAX {
+        if self.is_reading || !self.is_behind || self.queue.len() >= QUEUE_MAX || self.rests() {
             return;
         }
         let echoes = Vec::from(self.echoes.clone());

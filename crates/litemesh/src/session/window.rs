@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use litemesh_proto::limits::CREDIT_MAX;
-use litemesh_proto::{Ack, DbVersion, Terms};
+use litemesh_proto::{Ack, Position, Terms};
 
 /// Messages that are sent without being acknowledged to a receiver that lets us send more and more. It cannot store one of
 /// them, and takes what it can of the others.
@@ -20,9 +20,9 @@ pub(crate) struct Window {
     allowed: u64,
     /// Messages that are not acknowledged, by number: what the receiver holds of us then. Never more than [`UNTOLD_MAX`] and
     /// those that wait to be sent.
-    on_their_way: VecDeque<(u64, Option<DbVersion>)>,
+    on_their_way: VecDeque<(u64, Option<Position>)>,
     /// What the receiver holds of us, as far as it acknowledged that in this answer. What it asks after may merely be staged there.
-    position: DbVersion,
+    position: Position,
     /// What was acknowledged when [`look`](Self::look) was called last.
     at_last_look: Option<u64>,
 }
@@ -37,7 +37,7 @@ impl Window {
     }
 
     /// Gives the next message its number. `position`: what the receiver holds of us when it has merged it.
-    pub(crate) fn number(&mut self, position: Option<DbVersion>) -> u64 {
+    pub(crate) fn number(&mut self, position: Option<Position>) -> u64 {
         self.made += 1;
         self.on_their_way.push_back((self.made, position));
         self.made
@@ -56,8 +56,8 @@ impl Window {
         number <= self.acknowledged
     }
 
-    /// Our local version up to which the receiver has said that it holds everything.
-    pub(crate) fn position(&self) -> DbVersion {
+    /// How far in our versions the receiver has said that it holds everything.
+    pub(crate) fn position(&self) -> Position {
         self.position
     }
 
@@ -73,7 +73,9 @@ impl Window {
                 break;
             }
             self.on_their_way.pop_front();
-            self.position = position.map_or(self.position, |position| self.position.max(position));
+            if let Some(position) = position.filter(|position| position.version >= self.position.version) {
+                self.position = position;
+            }
         }
     }
 
@@ -90,7 +92,13 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
+    use litemesh_proto::{DbVersion, Incarnation};
+
     use super::*;
+
+    fn at(version: i64) -> Position {
+        Position { version: DbVersion::new(version), incarnation: Incarnation(1) }
+    }
 
     fn ack(number: u64, until: u64) -> Ack {
         Ack { answer: 1, number, until }
@@ -100,21 +108,21 @@ mod tests {
     fn credit_and_acknowledgements_bound_what_is_on_its_way() {
         let mut window = Window::new(&Terms { answer: 1, credit: 2, ..Terms::default() });
         for number in 1..=4 {
-            let position = (number != 2).then(|| DbVersion::new(10 * number));
+            let position = (number != 2).then(|| at(10 * number));
             assert_eq!(window.number(position), number.cast_unsigned());
         }
         assert!(window.may_send(2) && !window.may_send(3));
         window.acknowledge(ack(1, 3));
-        assert!(window.may_send(3) && !window.may_send(4) && window.position() == DbVersion::new(10));
+        assert!(window.may_send(3) && !window.may_send(4) && window.position() == at(10));
         window.acknowledge(ack(2, 2));
-        assert!(!window.may_send(4) && window.position() == DbVersion::new(10));
+        assert!(!window.may_send(4) && window.position() == at(10));
         // An older one, one of another answer, and one of what was never made.
         for odd in [ack(1, 9), Ack { answer: 2, ..ack(4, 9) }, ack(5, 9)] {
             window.acknowledge(odd);
         }
         assert!(window.is_acknowledged(2) && !window.is_acknowledged(3));
         window.acknowledge(ack(4, u64::MAX));
-        assert!(window.is_empty() && window.position() == DbVersion::new(40));
+        assert!(window.is_empty() && window.position() == at(40));
         assert!(window.may_send(4 + u64::from(CREDIT_MAX)) && !window.may_send(5 + u64::from(CREDIT_MAX)));
     }
 

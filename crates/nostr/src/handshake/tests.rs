@@ -34,7 +34,7 @@ async fn a_wrong_secret_is_ignored_and_the_right_one_still_taken() {
     let joining = async {
         // It is asked for until the listener has heard it, or the right one.
         let stranger = join(SiteId::from_bytes([3; 16]), "stranger", &wrong, &stranger);
-        let wait = tokio::time::timeout(ASK_EVERY + ASK_EVERY / 2, stranger);
+        let wait = tokio::time::timeout(ASK_EVERY / 2, stranger);
         assert!(wait.await.is_err(), "nobody answers");
         join(OTHER, "other", &string, &other_store).await
     };
@@ -66,6 +66,25 @@ async fn a_string_that_has_expired_pairs_nobody() {
     let listened = listener.expiring(Duration::from_millis(10)).paired(&store).await;
     assert!(matches!(listened, Err(PairError::Expired)), "{listened:?}");
     assert!(store.pairings(SITE).unwrap().is_empty());
+}
+
+/// Who came in time is answered: otherwise one side is paired and the other is not.
+#[tokio::test]
+async fn who_comes_just_before_the_string_expires_is_paired_on_both_sides() {
+    let (_relay, url) = relay().await;
+    let (store, other_store) = (Store::open_in_memory().unwrap(), Store::open_in_memory().unwrap());
+    let listener = Listener::start(SITE, "one", &[&url]).await.unwrap();
+    let string = listener.connection_string().clone();
+    let listening = async {
+        // That the relay is there, and a request.
+        while listener.heard.len() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        listener.expiring(Duration::ZERO).paired(&store).await
+    };
+    let (listened, joined) = tokio::join!(listening, join(OTHER, "other", &string, &other_store));
+    assert_eq!((listened.unwrap().peer, joined.unwrap().peer), (OTHER, SITE));
+    assert_eq!((store.pairings(SITE).unwrap().len(), other_store.pairings(OTHER).unwrap().len()), (1, 1));
 }
 
 #[tokio::test]

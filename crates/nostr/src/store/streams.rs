@@ -3,26 +3,33 @@
 use litemesh_proto::codec::v2::{self, Frame};
 use litemesh_proto::{Limits, SyncRequest};
 use nostr::{Event, EventId, JsonUtil, Timestamp};
-use rusqlite::params;
+use rusqlite::types::Value;
+use rusqlite::{Row, params_from_iter};
 
 use super::{Pairing, Store, StoreError, content, seconds, timestamp};
 use crate::StreamId;
 use crate::reach::Reach;
 
-/// The stream that comes from a remote.
+/// Where a stream stands: what both ends of it remember.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Inbound {
+pub(crate) struct Stand {
     /// The stream's id.
     pub(crate) stream: StreamId,
-    /// What was asked for with it.
+    /// What the receiver asked for with it.
     pub(crate) request: SyncRequest,
-    /// When, as the last event said that asks for it: the next one must be later.
+    /// When, as the last event says that asks for it: the next one must be later.
     pub(crate) asked_at: Timestamp,
-    /// The last event whose message was taken.
+    /// The last event: whose message the receiver took, or that the sender made.
     pub(crate) head: Option<EventId>,
     pub(crate) head_at: Timestamp,
     pub(crate) reach: Reach,
-    /// The one whose message is being taken: stored before, since the database commits by itself.
+}
+
+/// The stream that comes from a remote.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Inbound {
+    pub(crate) stand: Stand,
+    /// The message that is being taken: stored before, since the database commits by itself.
     pub(crate) taking: Option<Taking>,
 }
 
@@ -34,11 +41,52 @@ pub(crate) struct Taking {
     pub(crate) reach: Reach,
 }
 
+/// The stream that goes to a remote.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Outbound {
+    pub(crate) stand: Stand,
+    /// The events of the last message, and of those before it that were still under way. They are published again after a restart: nobody
+    /// knows whether they were.
+    pub(crate) last: Vec<Event>,
+}
+
+impl Stand {
+    /// A stream that begins.
+    pub(crate) fn begun(stream: StreamId, request: SyncRequest, asked_at: Timestamp) -> Self {
+        Self { stream, reach: Reach::of(&request), request, asked_at, head: None, head_at: Timestamp::from_secs(0) }
+    }
+
+    /// Columns that both tables have, in the order in which [`write`](Self::write) fills them.
+    const COLUMNS: &str = "stream, request, asked_at, head, head_at, reach";
+
+    fn read(row: &Row<'_>) -> Result<Self, StoreError> {
+        Ok(Self {
+            stream: row.get::<_, String>(0)?.parse().map_err(|error| content("a stream's id", &error))?,
+            request: read_request(row, 1)?,
+            asked_at: timestamp(row.get(2)?),
+            head: read_head(row, 3)?,
+            head_at: timestamp(row.get(4)?),
+            reach: Reach::of(&read_request(row, 5)?),
+        })
+    }
+
+    fn write(&self) -> [Value; 6] {
+        [
+            self.stream.as_str().to_owned().into(),
+            v2::sync(&self.request).into(),
+            seconds(self.asked_at).into(),
+            self.head.map(|id| id.to_hex()).into(),
+            seconds(self.head_at).into(),
+            write_reach(&self.reach).into(),
+        ]
+    }
+}
+
 impl Inbound {
     /// The message that was being taken is.
     pub(crate) fn taken(&mut self) {
         if let Some(Taking { head, head_at, reach }) = self.taking.take() {
-            (self.head, self.head_at, self.reach) = (Some(head), head_at, reach);
+            (self.stand.head, self.stand.head_at, self.stand.reach) = (Some(head), head_at, reach);
         }
     }
 
@@ -46,131 +94,100 @@ impl Inbound {
     /// taken; where both places would do, the earlier one is the safe one, which repeats a message.
     pub(crate) fn resumed(&self, request: &SyncRequest) -> Option<Self> {
         let mut here = Self { taking: None, ..self.clone() };
-        if here.reach.is_where(request) {
+        if here.stand.reach.is_where(request) {
             return Some(here);
         }
         here.taking.clone_from(&self.taking);
         here.taken();
-        here.reach.is_where(request).then_some(here)
+        here.stand.reach.is_where(request).then_some(here)
     }
-}
-
-/// The stream that goes to a remote.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Outbound {
-    pub(crate) stream: StreamId,
-    pub(crate) request: SyncRequest,
-    /// When the remote asked for it, as the last event says that was heard.
-    pub(crate) asked_at: Timestamp,
-    /// The events of the last message. They are published again after a restart: nobody knows whether they were.
-    pub(crate) last: Vec<Event>,
-    pub(crate) head: Option<EventId>,
-    pub(crate) head_at: Timestamp,
-    pub(crate) reach: Reach,
 }
 
 impl Store {
     pub(crate) fn inbound(&self, pairing: &Pairing) -> Result<Option<Inbound>, StoreError> {
-        let connection = self.connection();
-        let mut statement = connection.prepare_cached(
-            "SELECT stream, request, asked_at, head, head_at, reach, taking, taking_at, taking_reach FROM inbound
-             WHERE local_key = ?1 AND peer_key = ?2",
-        )?;
-        let mut rows = statement.query([pairing.local_key.to_hex(), pairing.peer_key.to_hex()])?;
-        let Some(row) = rows.next()? else { return Ok(None) };
-        Ok(Some(Inbound {
-            stream: read_stream(&row.get::<_, String>(0)?)?,
-            request: read_request(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?)?,
-            asked_at: timestamp(row.get(2)?),
-            head: read_head(row.get(3)?)?,
-            head_at: timestamp(row.get(4)?),
-            reach: Reach::of(&read_request(row.get_ref(5)?.as_blob().map_err(rusqlite::Error::from)?)?),
-            taking: match read_head(row.get(6)?)? {
+        self.stream(pairing, "inbound", "taking, taking_at, taking_reach", |stand, row| {
+            let taking = match read_head(row, 6)? {
                 None => None,
-                Some(head) => Some(Taking {
-                    head,
-                    head_at: timestamp(row.get(7)?),
-                    reach: Reach::of(&read_request(row.get_ref(8)?.as_blob().map_err(rusqlite::Error::from)?)?),
-                }),
-            },
-        }))
+                Some(head) => {
+                    let reach = Reach::of(&read_request(row, 8)?);
+                    Some(Taking { head, head_at: timestamp(row.get(7)?), reach })
+                }
+            };
+            Ok(Inbound { stand, taking })
+        })
     }
 
     pub(crate) fn set_inbound(&self, pairing: &Pairing, inbound: &Inbound) -> Result<(), StoreError> {
-        let connection = self.connection();
-        let mut statement = connection.prepare_cached(
-            "INSERT OR REPLACE INTO inbound (local_key, peer_key, stream, request, asked_at, head, head_at, reach, taking,
-                 taking_at, taking_reach)
-             SELECT local_key, peer_key, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 FROM pairing
-             WHERE local_key = ?1 AND peer_key = ?2",
-        )?;
         let taking = inbound.taking.as_ref();
-        statement.execute(params![
-            pairing.local_key.to_hex(),
-            pairing.peer_key.to_hex(),
-            inbound.stream.as_str(),
-            v2::sync(&inbound.request),
-            seconds(inbound.asked_at),
-            inbound.head.map(|id| id.to_hex()),
-            seconds(inbound.head_at),
-            write_reach(&inbound.reach),
-            taking.map(|taking| taking.head.to_hex()),
-            taking.map(|taking| seconds(taking.head_at)),
-            taking.map(|taking| write_reach(&taking.reach)),
-        ])?;
-        Ok(())
+        let own = [
+            taking.map(|taking| taking.head.to_hex()).into(),
+            taking.map(|taking| seconds(taking.head_at)).into(),
+            taking.map(|taking| write_reach(&taking.reach)).into(),
+        ];
+        self.set_stream(pairing, "inbound", "taking, taking_at, taking_reach", &inbound.stand, own)
     }
 
     pub(crate) fn outbound(&self, pairing: &Pairing) -> Result<Option<Outbound>, StoreError> {
-        let connection = self.connection();
-        let mut statement = connection.prepare_cached(
-            "SELECT stream, request, asked_at, head, head_at, reach, last FROM outbound
-             WHERE local_key = ?1 AND peer_key = ?2",
-        )?;
-        let mut rows = statement.query([pairing.local_key.to_hex(), pairing.peer_key.to_hex()])?;
-        let Some(row) = rows.next()? else { return Ok(None) };
-        let last: String = row.get(6)?;
-        let last = last.lines().map(|event| Event::from_json(event).map_err(|error| content("an event", &error)));
-        Ok(Some(Outbound {
-            stream: read_stream(&row.get::<_, String>(0)?)?,
-            request: read_request(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?)?,
-            asked_at: timestamp(row.get(2)?),
-            head: read_head(row.get(3)?)?,
-            head_at: timestamp(row.get(4)?),
-            reach: Reach::of(&read_request(row.get_ref(5)?.as_blob().map_err(rusqlite::Error::from)?)?),
-            last: last.collect::<Result<_, _>>()?,
-        }))
+        self.stream(pairing, "outbound", "last", |stand, row| {
+            let last: String = row.get(6)?;
+            let last = last.lines().map(|event| Event::from_json(event).map_err(|error| content("an event", &error)));
+            Ok(Outbound { stand, last: last.collect::<Result<_, _>>()? })
+        })
     }
 
     pub(crate) fn set_outbound(&self, pairing: &Pairing, outbound: &Outbound) -> Result<(), StoreError> {
-        let connection = self.connection();
-        let mut statement = connection.prepare_cached(
-            "INSERT OR REPLACE INTO outbound (local_key, peer_key, stream, request, asked_at, head, head_at, reach, last)
-             SELECT local_key, peer_key, ?3, ?4, ?5, ?6, ?7, ?8, ?9 FROM pairing WHERE local_key = ?1 AND peer_key = ?2",
-        )?;
         // JSON of events has no line breaks.
         let last: Vec<String> = outbound.last.iter().map(JsonUtil::as_json).collect();
-        statement.execute(params![
-            pairing.local_key.to_hex(),
-            pairing.peer_key.to_hex(),
-            outbound.stream.as_str(),
-            v2::sync(&outbound.request),
-            seconds(outbound.asked_at),
-            outbound.head.map(|id| id.to_hex()),
-            seconds(outbound.head_at),
-            write_reach(&outbound.reach),
-            last.join("\n"),
-        ])?;
+        self.set_stream(pairing, "outbound", "last", &outbound.stand, [last.join("\n").into()])
+    }
+
+    /// Reads a stream from its table. `own` are the columns that only this table has.
+    fn stream<T>(
+        &self,
+        pairing: &Pairing,
+        table: &str,
+        own: &str,
+        read: impl FnOnce(Stand, &Row<'_>) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let columns = Stand::COLUMNS;
+        let select = format!("SELECT {columns}, {own} FROM {table} WHERE local_key = ?1 AND peer_key = ?2");
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(&select)?;
+        let mut rows = statement.query([pairing.local_key.to_hex(), pairing.peer_key.to_hex()])?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        read(Stand::read(row)?, row).map(Some)
+    }
+
+    /// Writes a stream into its table, if the pairing is still there.
+    fn set_stream<const N: usize>(
+        &self,
+        pairing: &Pairing,
+        table: &str,
+        own: &str,
+        stand: &Stand,
+        values: [Value; N],
+    ) -> Result<(), StoreError> {
+        let keys = [pairing.local_key, pairing.peer_key].map(|key| Value::from(key.to_hex()));
+        let values: Vec<Value> = keys.into_iter().chain(stand.write()).chain(values).collect();
+        let columns = Stand::COLUMNS;
+        let places: Vec<String> = (3..=values.len()).map(|place| format!("?{place}")).collect();
+        let insert = format!(
+            "INSERT OR REPLACE INTO {table} (local_key, peer_key, {columns}, {own})
+             SELECT local_key, peer_key, {} FROM pairing WHERE local_key = ?1 AND peer_key = ?2",
+            places.join(", ")
+        );
+        self.connection().prepare_cached(&insert)?.execute(params_from_iter(values))?;
         Ok(())
     }
 }
 
 /// What stands in the file is a request that asks for the rest.
 fn write_reach(reach: &Reach) -> Vec<u8> {
-    v2::sync(&reach.onwards(&SyncRequest::default(), 0))
+    v2::sync(&reach.to_request())
 }
 
-fn read_request(bytes: &[u8]) -> Result<SyncRequest, StoreError> {
+fn read_request(row: &Row<'_>, index: usize) -> Result<SyncRequest, StoreError> {
+    let bytes = row.get_ref(index)?.as_blob().map_err(rusqlite::Error::from)?;
     match v2::decode(bytes, &Limits::default()) {
         Ok(Frame::Sync(request)) => Ok(request),
         Ok(_) => Err(content("a request", &"it is something else")),
@@ -178,10 +195,7 @@ fn read_request(bytes: &[u8]) -> Result<SyncRequest, StoreError> {
     }
 }
 
-fn read_head(hex: Option<String>) -> Result<Option<EventId>, StoreError> {
+fn read_head(row: &Row<'_>, index: usize) -> Result<Option<EventId>, StoreError> {
+    let hex: Option<String> = row.get(index)?;
     hex.map(|hex| EventId::from_hex(&hex).map_err(|error| content("an event's id", &error))).transpose()
-}
-
-fn read_stream(text: &str) -> Result<StreamId, StoreError> {
-    text.parse().map_err(|error| content("a stream's id", &error))
 }

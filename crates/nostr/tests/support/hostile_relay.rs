@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures_util::{SinkExt, StreamExt};
 use nostr_relay_builder::prelude::{
-    ClientMessage, Event, EventId, Filter, JsonUtil, Kind, MatchEventOptions, RelayMessage, SubscriptionId,
+    ClientMessage, Event, EventId, Filter, JsonUtil, Kind, MatchEventOptions, PublicKey, RelayMessage, SubscriptionId,
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -36,12 +36,17 @@ pub enum Delivery {
 
 type Judge = Box<dyn FnMut(&Event) -> Verdict + Send>;
 type Carrier = Box<dyn FnMut(&Event) -> Delivery + Send>;
+type Delayed = Box<dyn Fn(&Event) -> bool + Send>;
 
 struct State {
     events: Vec<Event>,
     judge: Judge,
     carrier: Carrier,
     held: Vec<Event>,
+    /// Which events are answered only with [`HostileRelay::answer`].
+    is_delayed: Delayed,
+    /// What it still has to say to whom about events that were published.
+    owed: Vec<(u64, String)>,
     /// Says nothing to who asks.
     is_mute: bool,
     /// Hangs up after so many messages of a client.
@@ -51,6 +56,9 @@ struct State {
     next_client: u64,
     /// How often each event was published.
     published: HashMap<EventId, usize>,
+    published_first: usize,
+    /// The last CHANGES of each author.
+    last_published: HashMap<PublicKey, EventId>,
 }
 
 struct Client {
@@ -73,11 +81,15 @@ impl HostileRelay {
             judge: Box::new(|_| Verdict::Store),
             carrier: Box::new(|_| Delivery::Now),
             held: Vec::new(),
+            is_delayed: Box::new(|_| false),
+            owed: Vec::new(),
             is_mute: false,
             messages_max: usize::MAX,
             clients: HashMap::new(),
             next_client: 0,
             published: HashMap::new(),
+            published_first: 0,
+            last_published: HashMap::new(),
         };
         let relay = Self { state: Arc::new(Mutex::new(state)), url };
         let serving = relay.clone();
@@ -101,6 +113,26 @@ impl HostileRelay {
     /// From now on.
     pub fn carry(&self, carrier: impl FnMut(&Event) -> Delivery + Send + 'static) {
         self.state().carrier = Box::new(carrier);
+    }
+
+    /// From now on whether these were taken is said only with [`answer`](Self::answer): a line that is long.
+    pub fn delay_answers(&self, is_delayed: impl Fn(&Event) -> bool + Send + 'static) {
+        self.state().is_delayed = Box::new(is_delayed);
+    }
+
+    /// How many events are not answered yet.
+    pub fn owed(&self) -> usize {
+        self.state().owed.len()
+    }
+
+    /// Says of all of them whether they were taken. Gives how many that are.
+    pub fn answer(&self) -> usize {
+        let mut state = self.state();
+        let owed = std::mem::take(&mut state.owed);
+        for (client, text) in &owed {
+            state.say_text(*client, text.clone());
+        }
+        owed.len()
     }
 
     pub fn set_mute(&self, is_mute: bool) {
@@ -162,6 +194,16 @@ impl HostileRelay {
         self.state().events.iter().filter(|event| event.kind == kind).cloned().collect()
     }
 
+    /// Connections whose client published something before it asked for anything.
+    pub fn published_first(&self) -> usize {
+        self.state().published_first
+    }
+
+    /// The CHANGES that this author has published last, whatever became of it.
+    pub fn last_published(&self, author: PublicKey) -> Option<EventId> {
+        self.state().last_published.get(&author).copied()
+    }
+
     pub fn times_published(&self, id: EventId) -> usize {
         self.state().published.get(&id).copied().unwrap_or(0)
     }
@@ -207,6 +249,7 @@ impl HostileRelay {
                     if let Message::Text(text) = message
                         && let Ok(message) = ClientMessage::from_json(text.as_str())
                     {
+                        state.published_first += usize::from(messages == 1 && message.is_event());
                         state.hear(number, message);
                     }
                 }
@@ -222,6 +265,9 @@ impl State {
             ClientMessage::Event(event) => {
                 let event = event.into_owned();
                 *self.published.entry(event.id).or_default() += 1;
+                if event.kind == litemesh_nostr::CHANGES_KIND {
+                    self.last_published.insert(event.pubkey, event.id);
+                }
                 let (is_taken, reason) = match (self.judge)(&event) {
                     Verdict::Store => {
                         self.store(&event);
@@ -230,7 +276,12 @@ impl State {
                     Verdict::Lie => (true, String::new()),
                     Verdict::Refuse(reason) => (false, reason.to_owned()),
                 };
-                self.say(client, &RelayMessage::ok(event.id, is_taken, reason));
+                let answer = RelayMessage::ok(event.id, is_taken, reason);
+                if (self.is_delayed)(&event) {
+                    self.owed.push((client, answer.as_json()));
+                } else {
+                    self.say(client, &answer);
+                }
             }
             ClientMessage::Req { subscription_id, filters } => {
                 let id = subscription_id.into_owned();
@@ -300,8 +351,12 @@ impl State {
     }
 
     fn say(&self, client: u64, message: &RelayMessage<'_>) {
+        self.say_text(client, message.as_json());
+    }
+
+    fn say_text(&self, client: u64, text: String) {
         if let Some(client) = self.clients.get(&client) {
-            let _ = client.outgoing.try_send(Some(message.as_json()));
+            let _ = client.outgoing.try_send(Some(text));
         }
     }
 }

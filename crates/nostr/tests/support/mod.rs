@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use litemesh::{Database, Event, Events, Peer};
-use litemesh_nostr::{Listener, NostrTransport, Pairing, Store, join};
+use litemesh_nostr::{Listener, NostrTransport, NostrTransportBuilder, Pairing, Store, join};
 use nostr_relay_builder::builder::RateLimit;
 use nostr_relay_builder::prelude::{Filter, MemoryDatabase, MemoryDatabaseOptions, NostrDatabase};
 use nostr_relay_builder::{LocalRelay, RelayBuilder};
@@ -40,6 +40,11 @@ pub async fn run(builder: RelayBuilder) -> LocalRelay {
     let relay = LocalRelay::new(builder);
     relay.run().await.unwrap();
     relay
+}
+
+/// A transport that does not let tests wait.
+pub fn transport(store: &Arc<Store>) -> NostrTransportBuilder {
+    NostrTransport::builder(store.clone()).pauses_divided_by(10)
 }
 
 /// A database and its pairings.
@@ -90,7 +95,7 @@ impl Device {
 
     /// Relays are asked to keep for so long what it sends.
     pub async fn start_with_lifetime(self, lifetime: Duration) -> Running {
-        let transport = NostrTransport::with_lifetime(self.store.clone(), lifetime);
+        let transport = transport(&self.store).lifetime(lifetime).build();
         self.start_over(transport).await
     }
 

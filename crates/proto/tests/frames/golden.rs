@@ -204,6 +204,19 @@ fn a_live_batch_with_position_and_cursor() {
     check(include_str!("../vectors/v2/live.hex"), &message);
 }
 
+/// After another connection: what lies before version 999,000 the receiver acknowledged there.
+#[test]
+fn a_batch_that_goes_on_after_another_connection() {
+    let since = Position { version: DbVersion::new(999_000), ..position() };
+    let progress = Progress { since: Some(since), position: Some(position()), ..Progress::default() };
+    let message = PeerMessage::Changes {
+        changes: vec![change(Value::text("a1"), "title", Value::text("bread"), 0)],
+        schema_version: 4,
+        progress: Some(Progress { answer: 7, number: 301, ..progress }),
+    };
+    check(include_str!("../vectors/v2/since.hex"), &message);
+}
+
 /// What came before it in the catch-up, and it itself, become visible with what is still to come.
 #[test]
 fn a_batch_with_more_to_come() {

@@ -36,6 +36,8 @@ impl Scene {
         proxy.lead_to(Some(address));
         kind.pair(NEAR, FAR);
         let near = kind.dial(proxy.address());
+        let keep = [near.keeps_messages(), far.keeps_messages()];
+        assert_eq!(keep, [kind.keeps_messages(); 2], "whether it keeps messages");
         Self { address, near: Side::new(NEAR, near), far: Side::new(FAR, far), proxy }
     }
 

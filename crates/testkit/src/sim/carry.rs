@@ -22,6 +22,9 @@ use super::{Event, Simulation};
 /// Work that one session may have under way: its opening, a merge and a read (`engine_thread`, `COMMANDS_MAX`).
 const JOBS_MAX: usize = 4;
 
+/// How long a session does not hear that another one to its remote ended.
+const OTHER_WAYS_DELAY: Duration = Duration::from_micros(500);
+
 /// How long a link may be silent before its ends give it up.
 pub(super) const SILENCE_MAX: Duration = PING_INTERVAL.saturating_mul(3);
 
@@ -93,7 +96,7 @@ impl Simulation {
             return self.open_talk(node, connection, end, transport, remote);
         }
         let running = self.nodes[node].running.as_mut().expect("a peer that runs");
-        let (session, opening) = Session::new(remote, &running.process, &Limits::default(), self.pages);
+        let (session, opening) = Session::new(remote, false, &running.process, &Limits::default(), self.pages);
         let session = RunningSession::new(Side::Ours(Box::new(session)), end, transport);
         running.sessions.insert(connection, session);
         self.order(node, connection, opening);
@@ -103,6 +106,10 @@ impl Simulation {
     pub(super) fn end_session(&mut self, node: usize, connection: u64, reason: &str) {
         let Some(end) = self.forget_session(node, connection) else { return };
         self.note(format_args!("{node} ends connection {connection}: {reason}"));
+        if !self.connections.contains_key(&connection) {
+            // To the other end of a pairing that is nothing.
+            return;
+        }
         self.lose_tail(connection, end);
         self.push(connection, end, Frame::Close(reason.to_owned()));
     }
@@ -117,6 +124,14 @@ impl Simulation {
     /// Removes a session, and dials again where this was the end that dials.
     pub(super) fn forget_session(&mut self, node: usize, connection: u64) -> Option<usize> {
         let session = self.nodes[node].running.as_mut()?.sessions.remove(&connection)?;
+        if let Side::Ours(session) = &session.session {
+            session.end();
+        }
+        self.tell_other_ways(node);
+        if let Some(relayed) = &session.relayed {
+            self.close_relayed(connection, relayed, session.end);
+            return Some(session.end);
+        }
         let wire = self.connections[&connection].wire;
         self.check_bounds(connection, &session);
         if self.wires[wire].current[session.end] == Some(connection) {
@@ -336,16 +351,19 @@ impl Simulation {
 
     // Sessions.
 
-    fn feed(&mut self, node: usize, connection: u64, event: simulation::Event) {
+    pub(super) fn feed(&mut self, node: usize, connection: u64, event: simulation::Event) {
         let running = self.nodes[node].running.as_mut().expect("a peer that runs");
         let Some(session) = running.sessions.get_mut(&connection) else { return };
-        let end = session.end;
+        let (end, is_relayed) = (session.end, session.relayed.is_some());
         let actions = match &mut session.session {
             Side::Ours(session) => session.handle(event),
             Side::Original(_) => return self.talk_over(node, connection, event),
         };
         for action in actions {
             match action {
+                Action::Ask(request) if is_relayed => self.ask_relayed(node, connection, request),
+                Action::Send(message) if is_relayed => self.send_relayed(node, connection, &message),
+                Action::Reply(result) if is_relayed => self.replied_relayed(node, connection, result),
                 Action::Ask(request) => {
                     let is_litemesh = self.wires[self.connections[&connection].wire].is_litemesh;
                     let bytes =
@@ -366,6 +384,28 @@ impl Simulation {
                 Action::Reply(result) => self.replied(node, connection, result),
                 Action::Tell(what) => self.note(format_args!("{node} hears over {connection}: {what}")),
             }
+        }
+        self.tell_other_ways(node);
+    }
+
+    /// Sessions hear that another one to their remote began or ceased to carry what is written.
+    fn tell_other_ways(&mut self, node: usize) {
+        let boot = self.nodes[node].boot;
+        let Some(running) = &self.nodes[node].running else { return };
+        let has_news = |session: &RunningSession| matches!(&session.session, Side::Ours(session) if session.has_news());
+        let told = running.sessions.iter().filter(|(_, session)| has_news(session)).map(|(connection, _)| *connection);
+        for connection in told.collect::<Vec<_>>() {
+            self.agenda.after(OTHER_WAYS_DELAY, Event::OtherWays { node, boot, connection });
+        }
+    }
+
+    pub(super) fn other_ways(&mut self, node: usize, boot: u64, connection: u64) {
+        if self.nodes[node].boot != boot {
+            return;
+        }
+        let session = self.nodes[node].running.as_ref().and_then(|running| running.sessions.get(&connection));
+        if session.is_some_and(|session| matches!(&session.session, Side::Ours(session) if session.has_news())) {
+            self.feed(node, connection, simulation::Event::OtherWays);
         }
     }
 
@@ -400,7 +440,7 @@ impl Simulation {
 
     // The engine.
 
-    fn order(&mut self, node: usize, connection: u64, work: Work) {
+    pub(super) fn order(&mut self, node: usize, connection: u64, work: Work) {
         self.queue(node, Job::Work { connection, work: Box::new(work) });
         let jobs = &self.nodes[node].running.as_ref().expect("a peer that runs").jobs;
         let of_this = |job: &&Job| matches!(job, Job::Work { connection: of, .. } if *of == connection);

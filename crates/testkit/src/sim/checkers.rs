@@ -90,6 +90,10 @@ impl Simulation {
         if session.inbox.len() > INBOX_MAX {
             self.fail("a queue", &format!("{} messages wait at connection {connection}", session.inbox.len()));
         }
+        // Over relays a connection is another at each end.
+        if session.relayed.is_some() {
+            return;
+        }
         // The original sends what it sends; messages of ours are bounded with it, too.
         if matches!(session.session, Side::Original(_)) {
             return;
@@ -133,6 +137,16 @@ impl Simulation {
                 if !session.is_some_and(|session| session.session.is_caught_up()) {
                     let what = if session.is_some() { "is not caught up" } else { "has no connection" };
                     self.fail(&format!("wire {index}, {:?}", wire.nodes), &format!("end {end} {what}"));
+                }
+            }
+        }
+        for pairing in self.pairings.iter().filter(|pairing| !pairing.is_removed) {
+            for end in [0, 1] {
+                let running = self.nodes[pairing.nodes[end]].running.as_ref().expect("a healed peer runs");
+                let session = pairing.current[end].and_then(|connection| running.sessions.get(&connection));
+                if !session.is_some_and(|session| session.session.is_caught_up()) {
+                    let what = if session.is_some() { "is not caught up" } else { "has no connection" };
+                    self.fail(&format!("pairing of {:?}", pairing.nodes), &format!("end {end} {what}"));
                 }
             }
         }
@@ -201,7 +215,8 @@ impl Simulation {
         self.run_until_quiet();
         self.check_healed();
         let sent = self.counts.messages - messages;
-        let wires = self.wires.iter().filter(|wire| !wire.is_removed).count();
+        let pairings = self.pairings.iter().filter(|pairing| !pairing.is_removed).count();
+        let wires = self.wires.iter().filter(|wire| !wire.is_removed).count() + pairings;
         let parts = if self.faults.small_pages { self.log.changes } else { 1 };
         // Each way of each wire carries the changes once, and the news of each peer that merged them: its own version grew.
         let max = 2 * wires * (parts + alive.len()) * (self.counts.transactions - transactions);

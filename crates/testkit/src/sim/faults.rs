@@ -29,6 +29,8 @@ enum Fault {
     Jump,
     Upgrade,
     Prune,
+    RelayAway,
+    RelayForgets,
 }
 
 /// Most peers that are made from copies.
@@ -59,6 +61,8 @@ impl Simulation {
             (faults.suspensions, 1, Fault::Jump),
             (faults.upgrades, 1, Fault::Upgrade),
             (true, 2, Fault::Prune),
+            (faults.relays, 1, Fault::RelayAway),
+            (faults.relays, 1, Fault::RelayForgets),
         ];
         let total: usize = kinds.iter().filter(|(may, ..)| *may).map(|(_, weight, _)| weight).sum();
         let mut at = self.rng.usize(..total);
@@ -87,6 +91,8 @@ impl Simulation {
             Fault::Jump => self.jump(node),
             Fault::Upgrade => self.upgrade(node),
             Fault::Prune => self.prune(node),
+            Fault::RelayAway => self.relay_away(),
+            Fault::RelayForgets => self.relay_forgets(),
         }
     }
 
@@ -98,6 +104,9 @@ impl Simulation {
     }
 
     fn partition(&mut self) {
+        if self.wires.is_empty() {
+            return;
+        }
         let index = self.rng.usize(..self.wires.len());
         let duration = if self.rng.u8(..4) == 0 { 300_000_000 } else { 5_000_000 };
         let until = self.agenda.now() + self.random_delay(duration);
@@ -122,6 +131,10 @@ impl Simulation {
         self.note(format_args!("{node} crashes"));
         self.nodes[node].kill();
         for (connection, end) in connections {
+            if !self.connections.contains_key(&connection) {
+                self.forget_relayed(connection);
+                continue;
+            }
             let wire = self.connections[&connection].wire;
             self.wires[wire].current[end] = None;
             self.lose_tail(connection, end);
@@ -153,6 +166,7 @@ impl Simulation {
             let (boot, delay) = (self.nodes[node].boot, self.random_delay(5_000_000));
             self.agenda.after(delay, Event::Wake { node, boot });
         }
+        self.open_pairings(node);
         for wire in 0..self.wires.len() {
             if self.wires[wire].nodes[0] == node {
                 self.wires[wire].failed_dials = 0;
@@ -177,7 +191,7 @@ impl Simulation {
         // Who is left must be able to reach each other: only leaves vanish.
         let wires = self.wires.iter().filter(|wire| !wire.is_removed && wire.nodes.contains(&node));
         let others: std::collections::BTreeSet<usize> =
-            wires.flat_map(|wire| wire.nodes).filter(|n| *n != node).collect();
+            wires.flat_map(|wire| wire.nodes).chain(self.paired(node)).filter(|n| *n != node).collect();
         if others.len() > 1 && !self.is_clique(&others) {
             return;
         }
@@ -192,6 +206,7 @@ impl Simulation {
         for wire in self.wires.iter_mut().filter(|wire| wire.nodes.contains(&node)) {
             wire.is_removed = true;
         }
+        self.unpair(node);
         // Nobody can promise what only it had.
         let site = self.nodes[node].site;
         self.log.excuse(node, site, DbVersion::ZERO);
@@ -205,7 +220,8 @@ impl Simulation {
 
     fn is_clique(&self, nodes: &std::collections::BTreeSet<usize>) -> bool {
         let is_joined = |a: usize, b: usize| {
-            self.wires.iter().any(|wire| !wire.is_removed && (wire.nodes == [a, b] || wire.nodes == [b, a]))
+            let is_wire = |wire: &super::Wire| !wire.is_removed && (wire.nodes == [a, b] || wire.nodes == [b, a]);
+            self.wires.iter().any(is_wire) || self.paired(a).contains(&b)
         };
         nodes.iter().all(|a| nodes.iter().all(|b| a == b || is_joined(*a, *b)))
     }
@@ -337,6 +353,7 @@ impl Simulation {
         // What stays its own counts as written once more.
         self.log.add(node, kept);
         self.note(format_args!("{node} is forked at {common}, and is {forked} now"));
+        self.pair_again(node);
         self.start(node);
     }
 
@@ -383,6 +400,9 @@ impl Simulation {
         let now = self.agenda.now();
         for wire in &mut self.wires {
             wire.blocked_until = [now; 2];
+        }
+        for pairing in &mut self.pairings {
+            pairing.away_until = now;
         }
         for node in 0..self.nodes.len() {
             self.nodes[node].suspended_until = Duration::ZERO;

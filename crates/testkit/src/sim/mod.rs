@@ -18,6 +18,7 @@ mod network;
 mod node;
 mod options;
 mod original;
+mod relay;
 mod trace;
 mod workload;
 
@@ -39,6 +40,7 @@ use network::{Connection, Wire};
 use node::Node;
 pub use options::{Faults, Lossy, Options};
 use original::Original;
+use relay::{Pairing, RelayEvent};
 use trace::Trace;
 
 /// Something that will happen.
@@ -63,6 +65,10 @@ enum Event {
     Announce { node: usize, boot: u64, connection: u64 },
     /// Somebody forks the file of a peer that was this site.
     Fork { node: usize, site: SiteId, common: DbVersion },
+    /// Something happens at an end of a pairing.
+    Relay { pairing: usize, end: usize, what: RelayEvent },
+    /// Another session to the same remote began or ceased to carry what is written.
+    OtherWays { node: usize, boot: u64, connection: u64 },
     /// A session wanted to be woken about now.
     Timer { node: usize, boot: u64, connection: u64, timer: Timer },
     /// A session wanted its connection to end about now.
@@ -106,6 +112,7 @@ pub struct Simulation {
     pages: PageLimits,
     nodes: Vec<Node>,
     wires: Vec<Wire>,
+    pairings: Vec<Pairing>,
     connections: BTreeMap<u64, Connection>,
     connections_made: u64,
     /// Nothing fails on its own any more.
@@ -140,6 +147,7 @@ impl Simulation {
             pages: PageLimits { changes_max, bytes_max: BATCH_BYTES_MAX, stretch: BATCH_STRETCH },
             nodes: Vec::new(),
             wires: Vec::new(),
+            pairings: Vec::new(),
             connections: BTreeMap::new(),
             connections_made: 0,
             is_healed: false,
@@ -192,6 +200,9 @@ impl Simulation {
         }
         for [dialler, listener] in shape.wires {
             self.add_wire(dialler, listener, true);
+        }
+        for [one, other] in shape.pairings {
+            self.pair(one, other);
         }
         for [dialler, listener] in shape.v1_wires {
             self.add_wire(dialler, listener, false);
@@ -338,6 +349,8 @@ impl Simulation {
             Event::Done { node, boot, connection, result } => self.done(node, boot, connection, result),
             Event::Announce { node, boot, connection } => self.announce(node, boot, connection),
             Event::Fork { node, site, common } => self.fork(node, site, common),
+            Event::Relay { pairing, end, what } => self.at_relay(pairing, end, what),
+            Event::OtherWays { node, boot, connection } => self.other_ways(node, boot, connection),
             Event::Timer { node, boot, connection, timer } => self.timer(node, boot, connection, timer),
             Event::End { node, boot, connection, reason } => {
                 if self.nodes[node].boot == boot {
@@ -358,11 +371,13 @@ impl Simulation {
                 let connection = self.connections.get(connection)?;
                 Some(self.wires[connection.wire].nodes[*end])
             }
+            Event::Relay { pairing, end, .. } => Some(self.pairings[*pairing].nodes[*end]),
             Event::Wake { node, .. }
             | Event::Work { node, .. }
             | Event::Done { node, .. }
             | Event::Announce { node, .. }
             | Event::Fork { node, .. }
+            | Event::OtherWays { node, .. }
             | Event::Timer { node, .. }
             | Event::End { node, .. } => Some(*node),
         }

@@ -15,6 +15,7 @@ use litemesh_engine::rusqlite::functions::{Context, FunctionFlags};
 
 use super::network::Frame;
 use super::original::{Original, Talk};
+use super::relay::Relayed;
 use crate::history::Schema;
 
 /// The schema version of the tables that are there from the beginning; one more has the table that comes with an upgrade.
@@ -112,6 +113,8 @@ pub(super) struct RunningSession {
     pub(super) receiving: Option<Frame>,
     pub(super) is_sending: bool,
     pub(super) is_announcement_due: bool,
+    /// It goes over relays.
+    pub(super) relayed: Option<Box<Relayed>>,
 }
 
 impl RunningSession {
@@ -124,6 +127,7 @@ impl RunningSession {
             receiving: None,
             is_sending: false,
             is_announcement_due: false,
+            relayed: None,
         }
     }
 }

@@ -32,6 +32,8 @@ pub struct Faults {
     pub v1: bool,
     /// Several transports between the same peers.
     pub double_wires: bool,
+    /// Some peers are joined by a relay, which keeps messages and may forget some, beside a wire or in its place.
+    pub relays: bool,
     /// Messages of a few changes, so that transactions come in parts.
     pub small_pages: bool,
     /// Messages arrive cut off, with something behind them, or with a bit that is another one.
@@ -58,6 +60,7 @@ impl Faults {
         upgrades: true,
         v1: true,
         double_wires: true,
+        relays: true,
         small_pages: true,
         garbled: true,
         twins: true,
@@ -79,6 +82,7 @@ impl Faults {
         upgrades: false,
         v1: false,
         double_wires: false,
+        relays: false,
         small_pages: false,
         garbled: false,
         twins: false,
@@ -102,6 +106,7 @@ impl Faults {
             upgrades: half(self.upgrades),
             v1: half(self.v1),
             double_wires: half(self.double_wires),
+            relays: half(self.relays),
             small_pages: half(self.small_pages),
             garbled: half(self.garbled),
             twins: half(self.twins),
@@ -168,6 +173,7 @@ impl Default for Options {
 pub(super) struct Shape {
     pub(super) nodes: usize,
     pub(super) wires: Vec<[usize; 2]>,
+    pub(super) pairings: Vec<[usize; 2]>,
     pub(super) v1_wires: Vec<[usize; 2]>,
     /// Peers with the rules of the original, after all others.
     pub(super) originals: usize,
@@ -194,6 +200,18 @@ impl Options {
             let doubled = rng.choose_multiple(wires.clone(), again);
             wires.extend(doubled.into_iter().map(|[a, b]| if rng.bool() { [a, b] } else { [b, a] }));
         }
+        let mut pairings = Vec::new();
+        if faults.relays {
+            for wire in std::mem::take(&mut wires) {
+                let (is_paired, is_wired) = (rng.bool(), rng.bool());
+                if is_paired || !is_wired {
+                    pairings.push(wire);
+                }
+                if is_wired {
+                    wires.push(wire);
+                }
+            }
+        }
         // Leaves: a cursor of wire v1 follows each message, so over a cycle it can claim what was beaten elsewhere.
         let leaves = if faults.v1 { rng.usize(1..=2) } else { 0 };
         let v1_wires = (0..leaves).map(|leaf| [core + leaf, rng.usize(..core)]).collect();
@@ -207,6 +225,6 @@ impl Options {
                 original_wires.push(if rng.bool() { [original, ours] } else { [ours, original] });
             }
         }
-        Shape { nodes: core + leaves, wires, v1_wires, originals, original_wires }
+        Shape { nodes: core + leaves, wires, pairings, v1_wires, originals, original_wires }
     }
 }

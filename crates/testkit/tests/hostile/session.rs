@@ -76,7 +76,7 @@ impl Scene {
         let remote = Remote { site: REMOTE, connection: 1, is_litemesh };
         let limits = Limits { staged_bytes_max: 2000, catch_up_changes_max: 100, ..Limits::default() };
         let process = Process::new(look, true);
-        let (session, opening) = Session::new(remote, &process, &limits, PAGES);
+        let (session, opening) = Session::new(remote, false, &process, &limits, PAGES);
         Self {
             engine,
             process,
@@ -265,6 +265,7 @@ impl Scene {
             2 => Part::Last { after: self.place(bytes)? },
             _ => Part::Whole,
         };
+        let since = if bytes.ratio(1, 8)? { Some(self.position(bytes)?) } else { None };
         let position = if bytes.arbitrary()? { Some(self.position(bytes)?) } else { None };
         let cursor = if bytes.arbitrary()? { Some(self.cursor(bytes)?) } else { None };
         Ok(Some(Progress {
@@ -273,6 +274,7 @@ impl Scene {
             part,
             more: bytes.arbitrary()?,
             provisional: bytes.arbitrary()?,
+            since,
             position,
             cursor,
         }))

@@ -4,9 +4,10 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use litemesh_proto::Refusal;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tracing::debug;
 
@@ -14,17 +15,25 @@ use super::super::connection::{Connection, Ending};
 use super::super::queue::Chunk;
 use super::super::{Running, Shared, content};
 use super::inbound::{Inbound, Over, next_message};
+use crate::FAREWELL_TIMEOUT;
 use crate::counters::add;
 use crate::form::StreamForm;
-use crate::websocket::{End, FAREWELL_TIMEOUT, Farewell, Kind, SocketReader, SocketWriter, code, split, until_after};
+use crate::websocket::{Farewell, Kind, SocketReader, SocketWriter, code, split, until_after};
 
-type Reader = SocketReader<TokioIo<Upgraded>>;
-type Writer = SocketWriter<TokioIo<Upgraded>>;
-
+/// Dropping it is how the connection hears that the client has gone, as when the body of a stream is dropped; or that carrying it
+/// came to an end by a panic of the peer above.
 pub(super) struct Carrier {
     shared: Arc<Shared>,
     running: Arc<Running>,
     connection: Arc<Connection>,
+}
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        self.connection.queue.shed();
+        let is_panic = std::thread::panicking();
+        self.connection.lose(if is_panic { "a task of the server failed" } else { "the client closed the socket" });
+    }
 }
 
 /// For a client whose connection comes to nothing: it hears why.
@@ -59,22 +68,20 @@ impl Carrier {
         let connection = &self.connection;
         // A connection that ended before it began, because the peer above does not want it, has something to say as well.
         match until_after(&connection.end, FAREWELL_TIMEOUT, upgrade).await {
-            Some(Ok(upgraded)) => {
-                let bytes_max = self.running.peer.limits().message_bytes_max;
-                let (reader, writer) = split(TokioIo::new(upgraded), true, bytes_max);
-                // What ends one of them ends the connection, and with that the other.
-                tokio::join!(self.read_all(reader), self.write_all(writer));
-            }
+            Some(Ok(upgraded)) => self.carry(TokioIo::new(upgraded)).await,
             Some(Err(error)) => debug!(remote = %connection.remote.site.fmt_short(), %error, "no WebSocket"),
             None => {}
         }
-        // As when the body of a stream is dropped.
-        connection.queue.shed();
-        connection.lose("the client closed the socket");
+    }
+
+    async fn carry(&self, stream: impl AsyncRead + AsyncWrite + Send) {
+        let (reader, writer) = split(stream, true, self.running.peer.limits().message_bytes_max);
+        // What ends one of them ends the connection, and with that the other.
+        tokio::join!(self.read_all(reader), self.write_all(writer));
     }
 
     /// Writes what waits until the connection ends, then what waits still, and how it ended.
-    async fn write_all(&self, writer: Writer) {
+    async fn write_all(&self, writer: SocketWriter<impl AsyncWrite>) {
         let connection = &self.connection;
         match until_after(&connection.end, FAREWELL_TIMEOUT, self.write_queue(writer)).await {
             Some(Ok(())) => {}
@@ -86,7 +93,7 @@ impl Carrier {
         }
     }
 
-    async fn write_queue(&self, mut writer: Writer) -> io::Result<()> {
+    async fn write_queue(&self, mut writer: SocketWriter<impl AsyncWrite>) -> io::Result<()> {
         let connection = &self.connection;
         let interval = self.shared.options.ping_interval;
         let mut ticks = interval_at(Instant::now() + interval, interval);
@@ -121,12 +128,12 @@ impl Carrier {
     }
 
     /// Takes messages, one after another, until the connection ends; then reads on for nothing until the client has hung up.
-    async fn read_all(&self, mut reader: Reader) {
+    async fn read_all(&self, mut reader: SocketReader<impl AsyncRead>) {
         let connection = &self.connection;
         if let Err(over) = self.take_all(&mut reader).await {
-            if let Over::Socket(End::Closed(_) | End::HungUp | End::Broken(_)) = over {
-                connection.queue.shed();
-            }
+            // Nobody is there any more, or there is a reason to tell, which has to get through in the time that it has: behind what
+            // waits a slow client would not hear it, and send the same again.
+            connection.queue.shed();
             let reason = over.note(&self.shared, &reader);
             debug!(remote = %connection.remote.site.fmt_short(), reason, "a WebSocket ended");
             connection.lose(reason);
@@ -137,7 +144,7 @@ impl Carrier {
     }
 
     /// An error says why there is no next message; otherwise the connection has ended.
-    async fn take_all(&self, reader: &mut Reader) -> Result<(), Over> {
+    async fn take_all(&self, reader: &mut SocketReader<impl AsyncRead>) -> Result<(), Over> {
         loop {
             // A message that is dropped half read belongs to a connection that has ended.
             let message = tokio::select! {
@@ -152,7 +159,7 @@ impl Carrier {
         }
     }
 
-    async fn take(&self, message: Inbound<'_>, reader: &mut Reader) -> ControlFlow<()> {
+    async fn take(&self, message: Inbound<'_>, reader: &mut SocketReader<impl AsyncRead>) -> ControlFlow<()> {
         let connection = &self.connection;
         let Inbound { kind, bytes, held: _held } = message;
         let content = match (kind, connection.form) {
@@ -198,9 +205,93 @@ impl Carrier {
     }
 
     /// Ends the connection, and has the client told why.
-    fn end(&self, reader: &Reader, code: u16, reason: &str) -> ControlFlow<()> {
+    fn end(&self, reader: &SocketReader<impl AsyncRead>, code: u16, reason: &str) -> ControlFlow<()> {
         reader.say(Farewell::new(code, reason));
         self.connection.lose(reason);
         ControlFlow::Break(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::http::HeaderMap;
+    use bytes::Bytes;
+    use litemesh_proto::{Limits, SiteId, Transport};
+
+    use super::super::super::stream::{Opened, Wish, open};
+    use super::super::super::tests::Quiet;
+    use super::*;
+    use crate::HttpServer;
+    use crate::websocket::End;
+
+    /// A connection that begins, with a queue of four frames, and what carries it.
+    async fn carrier(message_bytes_max: usize) -> (Carrier, Arc<Connection>) {
+        let server = HttpServer::new();
+        server.start(Arc::new(Quiet(Limits { message_bytes_max, ..Limits::default() }))).await.unwrap();
+        let (shared, running) = (server.shared.clone(), server.shared.running().unwrap());
+        let grant = shared.door.identify(&HeaderMap::new()).unwrap();
+        let (site, form) = (SiteId::from_bytes([0xc1; 16]), StreamForm::SocketFrames);
+        let wish = Wish { site, grant, form, instance: None, is_gzip: false, resume: None };
+        let Opened::Connection { connection, .. } = open(&shared, &running, wish) else { panic!("it is not let in") };
+        (Carrier::new(shared, running, connection.clone()), connection)
+    }
+
+    /// A browser answers pings by itself; who does not is gone, also where TCP has not noticed.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_gives_no_sign_of_life_is_dropped() {
+        let (carrier, connection) = carrier(1 << 20).await;
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let (mut reader, mut writer) = split(near, false, 1 << 20);
+        let started = Instant::now();
+        // Takes everything, and answers nothing.
+        let taking = async {
+            loop {
+                match reader.read().await {
+                    Ok(_) => {}
+                    Err(End::Closed(said)) => return (said.code, started.elapsed()),
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+        };
+        let carrying = async {
+            carrier.carry(far).await;
+            drop(carrier);
+        };
+        let ((code, after), ()) = tokio::join!(taking, carrying);
+        assert_eq!((code, after), (Some(code::POLICY), Duration::from_secs(60)));
+        assert_eq!(connection.reason(), "no sign of life for 60 s");
+        assert!(tokio::time::timeout(Duration::ZERO, writer.pinged()).await.is_ok(), "it was asked");
+    }
+
+    /// Of what waited for it a slow client gets no more, and so the reason in time.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_client_hears_that_its_message_is_too_large() {
+        let (carrier, connection) = carrier(100_000).await;
+        for _ in 0..3 {
+            connection.queue.try_push(Bytes::from(vec![0; 700_000])).unwrap();
+        }
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let (mut reader, mut writer) = split(near, false, 1 << 20);
+        let taking = async {
+            loop {
+                // 16 KiB at a time: all that waits would take 13 s.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                match reader.read().await {
+                    Ok(_) => {}
+                    Err(End::Closed(said)) => return said.code,
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+        };
+        let sending = async { writer.write(Kind::Binary, &[0; 100_001], true).await.unwrap() };
+        let carrying = async {
+            carrier.carry(far).await;
+            drop(carrier);
+        };
+        let (code, (), ()) = tokio::join!(taking, sending, carrying);
+        assert_eq!(code, Some(code::TOO_LARGE));
+        assert_eq!(connection.reason(), "a message has more than 100000 bytes");
     }
 }

@@ -5,7 +5,7 @@ use axum::extract::Request;
 use axum::http::header::{
     CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use axum::http::{HeaderValue, Method, StatusCode, Version};
 use axum::response::Response;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
@@ -13,7 +13,7 @@ use hyper::upgrade::OnUpgrade;
 use super::super::answer;
 use super::instead;
 use crate::form::StreamForm;
-use crate::websocket::{FRAMES_PROTOCOL, JSON_PROTOCOL, accept};
+use crate::websocket::{FRAMES_PROTOCOL, JSON_PROTOCOL, accept, has_word, is_key, words};
 
 /// Whether a request has a method that a WebSocket begins with.
 pub(super) fn is_method(request: &Request) -> bool {
@@ -39,6 +39,7 @@ pub(super) enum BadHandshake {
     NoUpgrade,
     Version,
     NoKey,
+    Key,
     Protocol,
 }
 
@@ -52,6 +53,7 @@ impl BadHandshake {
                 response
             }
             Self::NoKey => answer::error(StatusCode::BAD_REQUEST, "there is no sec-websocket-key"),
+            Self::Key => answer::error(StatusCode::BAD_REQUEST, "the sec-websocket-key is not 16 bytes in base64"),
             Self::Protocol => {
                 let text = "none of the subprotocols is spoken here: there are litemesh.v2 and litemesh.v1";
                 answer::error(StatusCode::BAD_REQUEST, text)
@@ -64,8 +66,8 @@ impl Handshake {
     pub(super) fn read(request: &Request) -> Result<Self, BadHandshake> {
         let headers = request.headers();
         let is_upgrade = request.version() == Version::HTTP_11
-            && has_word(headers, CONNECTION.as_str(), "upgrade")
-            && has_word(headers, UPGRADE.as_str(), "websocket");
+            && has_word(headers, &CONNECTION, "upgrade")
+            && has_word(headers, &UPGRADE, "websocket");
         if !(is_upgrade || is_stream(request)) || request.extensions().get::<OnUpgrade>().is_none() {
             return Err(BadHandshake::NoUpgrade);
         }
@@ -74,11 +76,15 @@ impl Handshake {
         }
         let accept = if is_upgrade {
             let key = headers.get(SEC_WEBSOCKET_KEY).ok_or(BadHandshake::NoKey)?;
-            Some(HeaderValue::try_from(accept(key.as_bytes())).map_err(|_| BadHandshake::NoKey)?)
+            if !is_key(key.as_bytes()) {
+                return Err(BadHandshake::Key);
+            }
+            Some(HeaderValue::try_from(accept(key.as_bytes())).map_err(|_| BadHandshake::Key)?)
         } else {
             None
         };
-        let is_offered = |protocol| has_word(headers, SEC_WEBSOCKET_PROTOCOL.as_str(), protocol);
+        // To the letter: the answer names what was offered, or a browser refuses it (RFC 6455, 4.1).
+        let is_offered = |protocol| words(headers, &SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == protocol);
         let (form, protocol) = if is_offered(FRAMES_PROTOCOL) {
             (StreamForm::SocketFrames, Some(FRAMES_PROTOCOL))
         } else if is_offered(JSON_PROTOCOL) {
@@ -106,10 +112,4 @@ impl Handshake {
         }
         response
     }
-}
-
-/// Whether a header lists this word.
-fn has_word(headers: &HeaderMap, name: &str, word: &str) -> bool {
-    let lists = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    lists.flat_map(|list| list.split(',')).any(|listed| listed.trim().eq_ignore_ascii_case(word))
 }

@@ -59,6 +59,10 @@ pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, m
     let Phase::Running(running) = shared.phase.borrow().clone() else {
         return answer::retry_later(StatusCode::SERVICE_UNAVAILABLE, "Transport not started");
     };
+    // Until the tasks below have begun, which would otherwise be behind the back of who stops.
+    let Some(_hold) = running.hold() else {
+        return answer::retry_later(StatusCode::SERVICE_UNAVAILABLE, "Transport stopped");
+    };
     let upgrade = hyper::upgrade::on(&mut request);
     let place = Place::of(&request);
     match open(&shared, &running, wish) {

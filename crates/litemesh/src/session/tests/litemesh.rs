@@ -3,6 +3,7 @@
 use litemesh_proto::limits::{CATCH_UP_BYTES_MAX, CATCH_UP_MESSAGES_MAX, CREDIT_MAX};
 
 use super::*;
+use crate::ways::{Served, Standing};
 
 fn place(byte: u8) -> Place {
     Place([byte].into())
@@ -244,9 +245,9 @@ fn more_that_was_announced_is_ended() {
     assert!(changes.is_empty() && !progress.more);
     // What is staged counts for the position once it is merged.
     session.handle(acknowledged(2, 20));
-    assert_eq!(session.acknowledged(), Some(DbVersion::new(1)));
+    assert_eq!(session.acknowledged(), Some(at(1)));
     session.handle(acknowledged(3, 20));
-    assert_eq!(session.acknowledged(), Some(DbVersion::new(3)));
+    assert_eq!(session.acknowledged(), Some(at(3)));
 }
 
 /// Staged parts say that everything before them is here; after a refusal that is not so.
@@ -505,4 +506,88 @@ fn a_repeated_request_is_the_same_request() {
     let told = sent(&session.handle(page(1, 2, 2, Some(Cursor::new()))));
     let [PeerMessage::Changes { progress: Some(progress), .. }] = told.as_slice() else { panic!("{told:?}") };
     assert_eq!(progress.number, 2);
+}
+
+fn up_to_date(session: &mut Session, position: i64) -> u64 {
+    let generation = order(&session.handle(asked(16))).generation;
+    let place = LocalPlace::after(DbVersion::new(position));
+    let end = Input::Read(ReadDone { generation, page: local_page(vec![], place, Some(cursor(&[(OWN, position)]))) });
+    assert!(matches!(sent(&session.handle(end)).as_slice(), [PeerMessage::Eose { .. }]));
+    session.handle(Input::Sent);
+    generation
+}
+
+fn standing(stands_by: bool, acknowledged: i64, reached: i64) -> Input {
+    let served = Served { acknowledged: at(acknowledged), reached: DbVersion::new(reached) };
+    Input::OtherWays(Standing { stands_by, served })
+}
+
+/// Over another connection it goes on behind what the remote acknowledged there, and says that it does.
+#[test]
+fn who_stands_by_sends_nothing_and_goes_on_where_the_other_way_ended() {
+    let mut session = session(true);
+    let generation = up_to_date(&mut session, 5);
+    assert_eq!(session.served(), None, "not acknowledged");
+    session.handle(acknowledged(1, 20));
+    assert_eq!(session.served(), Some(Served { acknowledged: at(5), reached: DbVersion::new(5) }));
+    session.handle(standing(true, 5, 5));
+    assert!(session.handle(Input::Committed).is_empty());
+    let effects = session.handle(standing(false, 70, 75));
+    let ReadOrder { generation: later, what: ReadWhat::Local { place, .. } } = order(&effects) else { panic!() };
+    assert_eq!((later, place), (generation + 1, LocalPlace::after(DbVersion::new(75))));
+    let effects = session.handle(page(later, 80, 80, Some(cursor(&[(OWN, 80)]))));
+    let first = sent(&effects)[0].progress().cloned().unwrap();
+    assert_eq!((first.since, first.position), (Some(at(70)), Some(at(80))));
+    session.handle(Input::Sent);
+    order(&session.handle(Input::Committed));
+    let effects = session.handle(page(later, 90, 90, Some(cursor(&[(OWN, 90)]))));
+    assert_eq!(sent(&effects)[0].progress().unwrap().since, None, "it is said once");
+}
+
+/// What the remote waits for goes first: the end of the answer, and the rest of what was announced.
+#[test]
+fn who_stands_by_ends_what_was_begun() {
+    let mut session = session(true);
+    session.handle(standing(true, 0, 0));
+    let generation = up_to_date(&mut session, 5);
+    session.handle(acknowledged(1, 20));
+    assert!(session.handle(Input::Committed).is_empty());
+    session.handle(standing(false, 0, 0));
+    session.handle(page(generation, 6, 6, None));
+    session.handle(Input::Sent);
+    session.handle(standing(true, 0, 0));
+    let last = session.handle(page(generation, 7, 7, Some(cursor(&[(OWN, 7)]))));
+    assert!(!sent(&last)[0].progress().unwrap().more);
+    session.handle(Input::Sent);
+    assert!(session.handle(Input::Committed).is_empty());
+}
+
+/// Whether what lies before the message is here only the engine can say.
+#[test]
+fn a_message_that_goes_on_after_another_connection_is_merged_where_that_brought_it() {
+    let mut session = session(true);
+    let progress = Progress { since: Some(at(40)), position: Some(at(50)), ..numbered(1) };
+    let effects = session.handle(changes(&[(OTHER, 5)], 1, Some(progress)));
+    let [Effect::Merge { progress, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!((progress.since, progress.position), (Some((REMOTE, at(40))), Some((REMOTE, at(50)))));
+    let failure = MergeFailure { message: String::new(), fault: Fault::Gap };
+    let effects = session.handle(Input::Merged(Err(failure)));
+    assert!(matches!(effects.as_slice(), [Effect::Open { .. }, Effect::Reply(Ok(()))]), "{effects:?}");
+}
+
+/// The remote said before this connection that the answer had ended. What a carrier says of itself completes nothing.
+#[test]
+fn where_a_carrier_has_no_more_of_a_stream_that_went_on_the_remote_is_caught_up() {
+    let mut session = session(true);
+    let with_more = Progress { more: true, position: Some(at(1)), ..numbered(1) };
+    session.handle(changes(&[(OTHER, 1)], 1, Some(with_more)));
+    session.handle(Input::Merged(Ok(MergeDone { local_versions: None, staged: Some(staged(1, None, 1)) })));
+    let end =
+        Input::Received(Unverified::new(PeerMessage::Eose { progress: Some(Progress { more: true, ..numbered(2) }) }));
+    let effects = session.handle(end);
+    assert!(matches!(effects.as_slice(), [Effect::Reply(Ok(()))]), "{effects:?}");
+    let effects = session.handle(changes(&[(OTHER, 2)], 1, Some(Progress { position: Some(at(2)), ..numbered(3) })));
+    assert!(matches!(effects.as_slice(), [Effect::Merge { .. }]), "{effects:?}");
+    let effects = session.handle(Input::Merged(Ok(MergeDone::default())));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Tell(Notice::Eose))), "{effects:?}");
 }

@@ -52,8 +52,9 @@ const LATER_PIECE: u8 = 16;
 const LAST_PIECE: u8 = 24;
 const MORE: u8 = 32;
 const PROVISIONAL: u8 = 64;
+const HAS_SINCE: u8 = 128;
 
-/// Flags, answer, number, places of a part, position, cursor.
+/// Flags, answer, number, places of a part, since, position, cursor.
 pub(super) fn write_progress(out: &mut Writer, progress: Option<&Progress>) {
     let Some(progress) = progress else {
         out.byte(0);
@@ -69,6 +70,7 @@ pub(super) fn write_progress(out: &mut Writer, progress: Option<&Progress>) {
     out.byte(
         HAS_PROGRESS
             | part
+            | flag(progress.since.is_some(), HAS_SINCE)
             | flag(progress.position.is_some(), HAS_POSITION)
             | flag(progress.cursor.is_some(), HAS_CURSOR)
             | flag(progress.more, MORE)
@@ -77,7 +79,7 @@ pub(super) fn write_progress(out: &mut Writer, progress: Option<&Progress>) {
     out.unsigned(u64::from(progress.answer));
     out.unsigned(progress.number);
     after.into_iter().chain(until).for_each(|place| out.prefixed(&place.0));
-    if let Some(position) = progress.position {
+    for position in [progress.since, progress.position].into_iter().flatten() {
         write_position(out, position);
     }
     if let Some(cursor) = &progress.cursor {
@@ -90,9 +92,8 @@ pub(super) fn read_progress(from: &mut Reader<'_>) -> Result<Option<Progress>, D
     if flags == 0 {
         return Ok(None);
     }
-    if flags & HAS_PROGRESS == 0
-        || flags & !(HAS_PROGRESS | HAS_POSITION | HAS_CURSOR | PARTS | MORE | PROVISIONAL) != 0
-    {
+    // All other bits are taken.
+    if flags & HAS_PROGRESS == 0 {
         return Err(DecodeError::UnknownFlags { what: "progress", flags });
     }
     let (answer, number) = (from.unsigned32()?, from.unsigned()?);
@@ -108,6 +109,7 @@ pub(super) fn read_progress(from: &mut Reader<'_>) -> Result<Option<Progress>, D
         part,
         more: flags & MORE != 0,
         provisional: flags & PROVISIONAL != 0,
+        since: if flags & HAS_SINCE == 0 { None } else { Some(read_position(from)?) },
         position: if flags & HAS_POSITION == 0 { None } else { Some(read_position(from)?) },
         cursor: if flags & HAS_CURSOR == 0 { None } else { Some(read_cursor(from)?) },
     }))

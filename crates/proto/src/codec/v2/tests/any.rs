@@ -114,17 +114,17 @@ fn part() -> impl Strategy<Value = Part> {
 
 fn progress() -> impl Strategy<Value = Progress> {
     let flags = any::<(bool, bool)>();
-    (any::<u32>(), any::<u64>(), part(), flags, option::of(position()), option::of(cursor())).prop_map(
-        |(answer, number, part, (more, provisional), position, cursor)| Progress {
+    (any::<u32>(), any::<u64>(), part(), flags, [option::of(position()), option::of(position())], option::of(cursor()))
+        .prop_map(|(answer, number, part, (more, provisional), [since, position], cursor)| Progress {
             answer,
             number,
             part,
             more,
             provisional,
+            since,
             position,
             cursor,
-        },
-    )
+        })
 }
 
 pub(super) fn message() -> impl Strategy<Value = PeerMessage> {

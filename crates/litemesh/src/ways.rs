@@ -1,0 +1,260 @@
+//! Several ways to one remote: which of them stages what comes, and which carries what is written here.
+//!
+//! A remote that is reached over several transports has a session for each, and asks over each. Once it is up to date over one of them,
+//! the best of these carries what is committed from then on, and over the others nothing is sent: they *stand by*. When that way ends,
+//! the next goes on behind what the remote acknowledged over the first, and says so
+//! ([`Progress::since`](litemesh_proto::Progress::since)). Better is a way whose carrier does not keep messages for who is away, since
+//! there the remote is known to listen; of equal ones the older.
+//!
+//! A wire v1 peer acknowledges nothing, and is sent everything over each of its ways.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use litemesh_proto::{DbVersion, Position, SiteId};
+use tokio::sync::Notify;
+
+/// All ways of one process, by the id under which the remote's position is kept: ways with other rights are not ways to the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ways(Arc<Mutex<HashMap<SiteId, Weak<Mutex<ToRemote>>>>>);
+
+/// The ways to one remote.
+#[derive(Debug, Default)]
+struct ToRemote {
+    /// In the order in which they came.
+    ways: Vec<Seat>,
+    /// How far the remote is, by the way that carries.
+    served: Served,
+    /// The way whose session stages what comes of the remote.
+    ///
+    /// Each way is sent what one of *its* pages says; a chain of messages of both could lack what was written between two pages, and
+    /// be completed by the session that does not know of it.
+    stages: Option<u64>,
+    /// Ways that there ever were.
+    count: u64,
+}
+
+/// One way, as the others see it.
+#[derive(Debug)]
+struct Seat {
+    number: u64,
+    keeps_messages: bool,
+    is_served: bool,
+    news: Arc<Notify>,
+}
+
+/// The way of one session. Gone with it.
+#[derive(Clone, Debug)]
+pub(crate) struct Way(Arc<Held>);
+
+#[derive(Debug)]
+struct Held {
+    remote: Arc<Mutex<ToRemote>>,
+    number: u64,
+    news: Arc<Notify>,
+}
+
+/// How far in our versions a remote is that was up to date once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Served {
+    /// It has acknowledged that it holds everything up to here.
+    pub(crate) acknowledged: Position,
+    /// Up to here nothing else is for it: it has what follows from elsewhere, or wrote it. Never less.
+    pub(crate) reached: DbVersion,
+}
+
+/// What a session has to know of the other ways to its remote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Another way carries what is written.
+    pub(crate) stands_by: bool,
+    /// How far the remote is, by whichever way carried.
+    pub(crate) served: Served,
+}
+
+impl Ways {
+    /// A further way to a remote.
+    pub(crate) fn add(&self, remote: SiteId, keeps_messages: bool) -> Way {
+        let mut remotes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those of remotes that are gone.
+        if remotes.len() == remotes.capacity() {
+            remotes.retain(|_, remote| remote.strong_count() > 0);
+        }
+        let known = remotes.get(&remote).and_then(Weak::upgrade);
+        let remote = known.unwrap_or_else(|| {
+            let new = Arc::default();
+            remotes.insert(remote, Arc::downgrade(&new));
+            new
+        });
+        let news = Arc::new(Notify::new());
+        let number = {
+            let mut remote = lock(&remote);
+            remote.count += 1;
+            let number = remote.count;
+            remote.ways.push(Seat { number, keeps_messages, is_served: false, news: news.clone() });
+            number
+        };
+        let way = Way(Arc::new(Held { remote, number, news }));
+        if way.standing().stands_by {
+            way.0.news.notify_one();
+        }
+        way
+    }
+}
+
+impl ToRemote {
+    /// The way that carries what is written: the first of the best ones.
+    fn carrier(&self) -> Option<u64> {
+        let served = self.ways.iter().filter(|way| way.is_served);
+        served.min_by_key(|way| way.keeps_messages).map(|way| way.number)
+    }
+
+    fn remove(&mut self, number: u64) {
+        self.change(|remote| remote.ways.retain(|way| way.number != number));
+    }
+
+    /// Does this, and tells the ways for which that changed something.
+    fn change(&mut self, change: impl FnOnce(&mut Self)) {
+        let before = self.carrier();
+        change(self);
+        if self.carrier() != before {
+            self.ways.iter().for_each(|way| way.news.notify_one());
+        }
+    }
+}
+
+impl Way {
+    /// The remote is this far over this way.
+    pub(crate) fn report(&self, served: Served) {
+        let mut remote = lock(&self.0.remote);
+        let number = self.0.number;
+        remote.change(|remote| {
+            if let Some(seat) = remote.ways.iter_mut().find(|way| way.number == number) {
+                seat.is_served = true;
+            }
+        });
+        if remote.carrier() == Some(number) {
+            remote.served = served;
+        }
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        let remote = lock(&self.0.remote);
+        let stands_by = remote.carrier().is_some_and(|carrier| carrier != self.0.number);
+        Standing { stands_by, served: remote.served }
+    }
+
+    /// Its session has ended. What it ordered may still be under way.
+    pub(crate) fn end(&self) {
+        lock(&self.0.remote).remove(self.0.number);
+    }
+
+    /// Resolves when the [standing](Self::standing) may be another. Dropping this loses nothing.
+    pub(crate) async fn changed(&self) {
+        self.0.news.notified().await;
+    }
+
+    /// Takes the chain of what is staged of the remote, unless another way has it that is not worse.
+    ///
+    /// A better one takes it away: a carrier that keeps messages may never bring the rest.
+    pub(crate) fn claim_stage(&self) -> bool {
+        let mut remote = lock(&self.0.remote);
+        let keeps = |number: u64| remote.ways.iter().find(|way| way.number == number).map(|way| way.keeps_messages);
+        let is_another = |owner: &u64| *owner != self.0.number;
+        let may_take = match remote.stages.filter(is_another).and_then(keeps) {
+            Some(owner_keeps) => owner_keeps && keeps(self.0.number) == Some(false),
+            None => true,
+        };
+        if may_take {
+            remote.stages = Some(self.0.number);
+        }
+        may_take
+    }
+
+    /// Gives it back: nothing is staged any more.
+    pub(crate) fn release_stage(&self) {
+        let mut remote = lock(&self.0.remote);
+        if remote.stages == Some(self.0.number) {
+            remote.stages = None;
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut remote = lock(&self.remote);
+        if remote.stages == Some(self.number) {
+            remote.stages = None;
+        }
+        remote.remove(self.number);
+    }
+}
+
+fn lock(remote: &Mutex<ToRemote>) -> MutexGuard<'_, ToRemote> {
+    remote.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REMOTE: SiteId = SiteId::from_bytes([1; 16]);
+
+    fn served(version: i64) -> Served {
+        let version = DbVersion::new(version);
+        Served { acknowledged: Position { version, ..Position::default() }, reached: version }
+    }
+
+    fn has_news(way: &Way) -> bool {
+        let mut changed = Box::pin(way.changed());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        changed.as_mut().poll(&mut context).is_ready()
+    }
+
+    #[test]
+    fn the_best_way_that_is_up_to_date_carries_and_the_others_stand_by() {
+        let ways = Ways::default();
+        let (relayed, first, second) = (ways.add(REMOTE, true), ways.add(REMOTE, false), ways.add(REMOTE, false));
+        let stands_by = || [&relayed, &first, &second].map(|way| way.standing().stands_by);
+        assert_eq!(stands_by(), [false; 3], "nobody carries yet");
+        relayed.report(served(1));
+        assert_eq!(stands_by(), [false, true, true]);
+        second.report(served(2));
+        assert_eq!(stands_by(), [true, true, false]);
+        first.report(served(3));
+        assert_eq!(stands_by(), [true, false, true], "of equal ones the older");
+        // Only who carries says how far the remote is.
+        second.report(served(9));
+        assert_eq!(second.standing().served, served(3));
+        assert!([&relayed, &first, &second].into_iter().all(has_news) && !has_news(&relayed));
+        first.end();
+        assert_eq!((second.standing(), has_news(&second)), (Standing { stands_by: false, served: served(3) }, true));
+        drop((first, second));
+        assert!(has_news(&relayed) && !relayed.standing().stands_by);
+        assert_eq!(ways.add(SiteId::from_bytes([2; 16]), false).standing(), Standing::default());
+    }
+
+    #[test]
+    fn one_way_stages_and_a_better_one_takes_it_away() {
+        let ways = Ways::default();
+        let (relayed, first) = (ways.add(REMOTE, true), ways.add(REMOTE, false));
+        let second = ways.add(REMOTE, false);
+        assert!(relayed.claim_stage() && relayed.claim_stage() && first.claim_stage());
+        assert!(!relayed.claim_stage() && !second.claim_stage());
+        relayed.release_stage();
+        assert!(!second.claim_stage(), "it was another's");
+        first.release_stage();
+        assert!(second.claim_stage() && !first.claim_stage());
+        drop(second);
+        assert!(relayed.claim_stage());
+    }
+
+    #[test]
+    fn remotes_that_are_gone_are_forgotten() {
+        let ways = Ways::default();
+        for number in 0..=255 {
+            ways.add(SiteId::from_bytes([number; 16]), false);
+        }
+        assert!(ways.0.lock().unwrap().len() < 16);
+    }
+}

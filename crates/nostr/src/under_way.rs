@@ -1,0 +1,263 @@
+//! Events on their way to relays: several at once, in the order of the chain.
+//!
+//! The chain is the order, so relays may take them in any other. What was refused goes alone until it is taken: what follows it would only
+//! show the receiver that something is missing.
+
+use std::collections::VecDeque;
+
+use nostr::{Event, EventId};
+
+/// Events that are under way at once: 160 in a second where each takes 100 ms.
+pub(crate) const WINDOW_MAX: usize = 16;
+
+/// Bytes of content from which on no other message is begun: whenever one is, all that are under way are stored.
+const BYTES_MAX: usize = 256 * 1024;
+
+/// How many may be under way at once: one after something was refused, and then one more for each that is taken.
+pub(crate) struct Window {
+    size: usize,
+    size_max: usize,
+}
+
+impl Window {
+    pub(crate) fn new(size_max: usize) -> Self {
+        Self { size: size_max, size_max }
+    }
+
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
+    pub(crate) fn taken(&mut self) {
+        self.size = (self.size + 1).min(self.size_max);
+    }
+
+    pub(crate) fn refused(&mut self) {
+        self.size = 1;
+    }
+}
+
+/// What relays are to take, and have not taken yet: whole messages.
+pub(crate) struct UnderWay<M> {
+    messages: VecDeque<Message<M>>,
+    window: Window,
+    /// How often the first event was refused in a row.
+    refusals: u32,
+}
+
+struct Message<M> {
+    slots: Vec<Slot>,
+    /// What its end is reported as.
+    name: M,
+}
+
+struct Slot {
+    event: Event,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Waiting,
+    Out,
+    Refused,
+    Taken,
+}
+
+impl<M> UnderWay<M> {
+    pub(crate) fn new(window_max: usize) -> Self {
+        Self { messages: VecDeque::new(), window: Window::new(window_max), refusals: 0 }
+    }
+
+    /// Behind all others.
+    pub(crate) fn add(&mut self, events: Vec<Event>, name: M) {
+        let slots = events.into_iter().map(|event| Slot { event, phase: Phase::Waiting }).collect();
+        self.messages.push_back(Message { slots, name });
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Whether another message may be added.
+    pub(crate) fn has_room(&self) -> bool {
+        let bytes: usize = self.events().map(|event| event.content.len()).sum();
+        self.slots().filter(|slot| slot.phase != Phase::Taken).count() < self.window.size_max && bytes < BYTES_MAX
+    }
+
+    /// The events of all messages that are not finished.
+    pub(crate) fn events(&self) -> impl Iterator<Item = &Event> {
+        self.slots().map(|slot| &slot.event)
+    }
+
+    /// The next event that may go out, which it then is.
+    pub(crate) fn next(&mut self) -> Option<Event> {
+        // Of those that have expired relays take no more note: the next look finds that they are not there.
+        for slot in self.slots_mut().filter(|slot| slot.phase != Phase::Out && slot.event.is_expired()) {
+            slot.phase = Phase::Taken;
+        }
+        let out = self.count(Phase::Out);
+        let (phase, out_max) = match self.count(Phase::Refused) {
+            0 => (Phase::Waiting, self.window.size()),
+            _ => (Phase::Refused, 1),
+        };
+        let slot = self.slots_mut().find(|slot| slot.phase == phase).filter(|_| out < out_max)?;
+        slot.phase = Phase::Out;
+        Some(slot.event.clone())
+    }
+
+    /// A relay has taken an event.
+    pub(crate) fn taken(&mut self, id: EventId) {
+        if self.is_first(id) {
+            self.refusals = 0;
+        }
+        self.land(id, Phase::Taken);
+        if self.count(Phase::Refused) == 0 {
+            self.window.taken();
+        }
+    }
+
+    /// None has. Gives how often in a row that happened to the first event.
+    pub(crate) fn refused(&mut self, id: EventId) -> u32 {
+        if self.is_first(id) {
+            self.refusals = self.refusals.saturating_add(1);
+        }
+        self.land(id, Phase::Refused);
+        self.window.refused();
+        self.refusals
+    }
+
+    /// The first message, where all of it is taken: its name and its events.
+    pub(crate) fn finished(&mut self) -> Option<(M, Vec<Event>)> {
+        let is_finished = self.messages.front()?.slots.iter().all(|slot| slot.phase == Phase::Taken);
+        let message = if is_finished { self.messages.pop_front()? } else { return None };
+        Some((message.name, message.slots.into_iter().map(|slot| slot.event).collect()))
+    }
+
+    /// Forgets all of it, and not how many relays take at once.
+    pub(crate) fn clear(&mut self) {
+        self.messages.clear();
+        self.refusals = 0;
+    }
+
+    fn is_first(&self, id: EventId) -> bool {
+        self.slots().find(|slot| slot.phase != Phase::Taken).is_some_and(|slot| slot.event.id == id)
+    }
+
+    fn land(&mut self, id: EventId, phase: Phase) {
+        if let Some(slot) = self.slots_mut().find(|slot| slot.event.id == id) {
+            slot.phase = phase;
+        }
+    }
+
+    fn count(&self, phase: Phase) -> usize {
+        self.slots().filter(|slot| slot.phase == phase).count()
+    }
+
+    fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.messages.iter().flat_map(|message| &message.slots)
+    }
+
+    fn slots_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
+        self.messages.iter_mut().flat_map(|message| &mut message.slots)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nostr::{EventBuilder, Keys, Kind, Tag, Timestamp};
+
+    use super::*;
+
+    fn events(count: usize) -> Vec<Event> {
+        let keys = Keys::generate();
+        let event = |number| EventBuilder::new(Kind::Custom(4680), format!("{number}")).sign_with_keys(&keys).unwrap();
+        (0..count).map(event).collect()
+    }
+
+    fn out<M>(under_way: &mut UnderWay<M>) -> Vec<EventId> {
+        std::iter::from_fn(|| under_way.next()).map(|event| event.id).collect()
+    }
+
+    fn ids(events: &[Event]) -> Vec<EventId> {
+        events.iter().map(|event| event.id).collect()
+    }
+
+    #[test]
+    fn as_many_as_fit_are_out_and_messages_are_finished_in_their_order() {
+        let events = events(6);
+        let mut under_way = UnderWay::new(4);
+        under_way.add(events[..3].to_vec(), "first");
+        under_way.add(events[3..].to_vec(), "second");
+        under_way.add(Vec::new(), "nothing");
+        assert_eq!(out(&mut under_way), ids(&events[..4]));
+        assert!(!under_way.has_room());
+        for (index, finished) in [(3, None), (1, None), (2, None), (0, Some("first"))] {
+            under_way.taken(events[index].id);
+            assert_eq!(under_way.finished().map(|(name, _)| name), finished);
+        }
+        assert_eq!(out(&mut under_way), ids(&events[4..]));
+        assert!(under_way.has_room());
+        assert_eq!(under_way.events().count(), 3, "of a message that is not finished all of it");
+        under_way.taken(events[5].id);
+        assert_eq!(under_way.finished(), None);
+        under_way.taken(events[4].id);
+        assert_eq!(under_way.finished(), Some(("second", events[3..].to_vec())));
+        assert_eq!(under_way.finished(), Some(("nothing", Vec::new())));
+        assert!(under_way.is_empty() && under_way.finished().is_none());
+    }
+
+    #[test]
+    fn what_was_refused_goes_alone_until_it_is_taken() {
+        let events = events(10);
+        let mut under_way = UnderWay::new(4);
+        under_way.add(events.clone(), ());
+        assert_eq!(out(&mut under_way), ids(&events[..4]));
+        assert_eq!(under_way.refused(events[1].id), 0);
+        assert_eq!(under_way.refused(events[0].id), 1);
+        assert_eq!(out(&mut under_way), [], "two are still out");
+        under_way.taken(events[2].id);
+        assert_eq!(under_way.refused(events[3].id), 1, "what follows the first does not count");
+        for refusals in 2..5 {
+            assert_eq!(out(&mut under_way), ids(&events[..1]));
+            assert_eq!(under_way.refused(events[0].id), refusals);
+        }
+        for index in [0, 1, 3] {
+            assert_eq!(out(&mut under_way), ids(&events[index..=index]));
+            under_way.taken(events[index].id);
+        }
+        // One more for each that is taken.
+        assert_eq!(out(&mut under_way), ids(&events[4..6]));
+        under_way.taken(events[4].id);
+        assert_eq!(out(&mut under_way), ids(&events[6..8]));
+        assert_eq!(under_way.refused(events[5].id), 1);
+    }
+
+    /// What is stored with each message is bounded.
+    #[test]
+    fn few_large_events_fill_the_room() {
+        let keys = Keys::generate();
+        let event = EventBuilder::new(Kind::Custom(4680), "x".repeat(BYTES_MAX / 2));
+        let mut under_way = UnderWay::new(WINDOW_MAX);
+        for number in 0..2 {
+            assert!(under_way.has_room());
+            let event = event.clone().custom_created_at(Timestamp::from_secs(number)).sign_with_keys(&keys).unwrap();
+            under_way.add(vec![event], number);
+        }
+        assert!(!under_way.has_room());
+    }
+
+    #[test]
+    fn what_has_expired_holds_up_nothing() {
+        let mut events = events(2);
+        let expired = EventBuilder::new(Kind::Custom(4680), "").tag(Tag::expiration(Timestamp::from_secs(1)));
+        events.insert(1, expired.sign_with_keys(&Keys::generate()).unwrap());
+        let mut under_way = UnderWay::new(1);
+        under_way.add(events.clone(), ());
+        for index in [0, 2] {
+            assert_eq!(out(&mut under_way), [events[index].id]);
+            under_way.taken(events[index].id);
+        }
+        assert!(under_way.finished().is_some());
+    }
+}

@@ -1,0 +1,578 @@
+//! Pairs of peers that relays join, as over Nostr: they keep what one sends until the other reads it.
+//!
+//! Each end has one connection after another, whether or not the other is there. Which stream is asked for and where it goes on is
+//! decided as `litemesh-nostr` decides it (`inbox.rs`, `outbox.rs`), with its own [`Reach`]; its chain of events is a list here, of which a
+//! relay may forget some. What its file keeps outlives a process, and is not in the database that a backup restores.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use litemesh::simulation::{self, Session};
+use litemesh_engine::proto::codec::v2::{self, Frame as WireFrame};
+use litemesh_engine::proto::limits::CREDIT_MAX;
+use litemesh_engine::proto::{Ack, Limits, PeerMessage, Progress, Refusal, Remote, SyncRequest, Unverified};
+use litemesh_nostr::simulation::Reach;
+
+use super::network::Frame;
+use super::node::{RunningSession, Side};
+use super::{Event, Simulation};
+
+/// How long an event may be missing that others refer to.
+const GAP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Least time between two acknowledgements.
+const ACK_EVERY: Duration = Duration::from_secs(2);
+
+/// How long nothing may come until everything stored counts as read.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// Until an end makes another connection.
+const REOPEN_MICROS_MAX: u64 = 2_000_000;
+
+/// Two peers, and the relay between them.
+pub(super) struct Pairing {
+    pub(super) nodes: [usize; 2],
+    pub(super) transport: usize,
+    pub(super) delay_max: Duration,
+    /// Until when nobody reaches the relay.
+    pub(super) away_until: Duration,
+    pub(super) is_removed: bool,
+    /// The connection of each end.
+    pub(super) current: [Option<u64>; 2],
+    /// The next request of an end begins another stream.
+    is_broken: [bool; 2],
+    streams_made: u64,
+    /// From each end.
+    ways: [Way; 2],
+}
+
+/// One direction.
+#[derive(Default)]
+struct Way {
+    /// The newest request that the relay has.
+    asked: Option<Asked>,
+    /// Streams that the relay has: of each event the message, or nothing where it has forgotten that.
+    streams: BTreeMap<u64, Vec<Option<Vec<u8>>>>,
+    /// What the sender's file keeps.
+    outbound: Option<Outbound>,
+    /// What the receiver's file keeps.
+    inbound: Option<Inbound>,
+}
+
+#[derive(Clone)]
+struct Asked {
+    stream: u64,
+    request: SyncRequest,
+    /// Events that the receiver has acknowledged.
+    acknowledged: usize,
+}
+
+struct Outbound {
+    stream: u64,
+    request: SyncRequest,
+    reach: Reach,
+}
+
+#[derive(Clone)]
+struct Inbound {
+    stream: u64,
+    request: SyncRequest,
+    /// Events that were taken.
+    head: usize,
+    reach: Reach,
+    taking: Option<(usize, Reach)>,
+}
+
+impl Inbound {
+    fn taken(&mut self) {
+        if let Some((head, reach)) = self.taking.take() {
+            (self.head, self.reach) = (head, reach);
+        }
+    }
+
+    /// From where who asks so stands, where that is on the stream.
+    fn resumed(&self, request: &SyncRequest) -> Option<Self> {
+        let mut here = Self { taking: None, ..self.clone() };
+        if here.reach.is_where(request) {
+            return Some(here);
+        }
+        here.taking.clone_from(&self.taking);
+        here.taken();
+        here.reach.is_where(request).then_some(here)
+    }
+}
+
+/// What an end knows of its connection.
+pub(super) struct Relayed {
+    pub(super) pairing: usize,
+    /// Nothing was asked for over it.
+    is_first: bool,
+    /// The request under way, the number of the last message of its answer, and the event after that.
+    asked_as: u32,
+    number: u64,
+    next: usize,
+    holds_back: bool,
+    /// Messages that are not acknowledged, and how many events each ended.
+    unacknowledged: VecDeque<(u64, usize)>,
+    acknowledged: usize,
+    is_publishing: bool,
+    /// The same of what is sent.
+    answers_as: u32,
+    unheeded: VecDeque<(u64, usize)>,
+    heeded: u64,
+    published: u64,
+}
+
+/// What happens at an end.
+#[derive(Clone, Copy)]
+pub(super) enum RelayEvent {
+    /// It makes a connection.
+    Open,
+    /// It reads what the other end asks for.
+    ReadRequest,
+    /// It says what it asks for, and what has come.
+    Publish,
+    /// It looks for the next event.
+    Arrive,
+    /// Over this connection a relay has taken a message, or an acknowledgement.
+    Taken(u64, Option<u64>),
+    /// Over this connection an event was missing for long.
+    Broken(u64),
+    /// Over this connection a stream was gone on with, and nothing came since.
+    Quiet(u64),
+}
+
+impl Simulation {
+    pub(super) fn pair(&mut self, one: usize, other: usize) {
+        let delay_max = Duration::from_micros(self.rng.u64(100..200_000));
+        self.pairings.push(Pairing {
+            nodes: [one, other],
+            // Above those of wires.
+            transport: 1000 + self.pairings.len(),
+            delay_max,
+            away_until: Duration::ZERO,
+            is_removed: false,
+            current: [None; 2],
+            is_broken: [false; 2],
+            streams_made: 0,
+            ways: Default::default(),
+        });
+        self.note(format_args!("{one} and {other} are paired"));
+        for end in [0, 1] {
+            self.relay_after(Duration::ZERO, self.pairings.len() - 1, end, RelayEvent::Open);
+        }
+    }
+
+    fn relay_after(&mut self, delay: Duration, pairing: usize, end: usize, what: RelayEvent) {
+        self.agenda.after(delay, Event::Relay { pairing, end, what });
+    }
+
+    fn relay_delay(&mut self, pairing: usize) -> Duration {
+        self.pairings[pairing].delay_max.mul_f64(self.rng.f64())
+    }
+
+    pub(super) fn at_relay(&mut self, pairing: usize, end: usize, what: RelayEvent) {
+        let away_until = self.pairings[pairing].away_until;
+        if away_until > self.agenda.now() && !matches!(what, RelayEvent::Open) {
+            return self.agenda.at(away_until, Event::Relay { pairing, end, what });
+        }
+        match what {
+            RelayEvent::Open => self.open_relayed(pairing, end),
+            RelayEvent::ReadRequest => self.read_request(pairing, end),
+            RelayEvent::Publish => self.publish_request(pairing, end),
+            RelayEvent::Arrive => self.take_event(pairing, end),
+            RelayEvent::Taken(connection, number) => self.relay_took(pairing, end, connection, number),
+            RelayEvent::Quiet(connection) => self.end_stored(pairing, end, connection),
+            RelayEvent::Broken(connection) => {
+                let node = self.pairings[pairing].nodes[end];
+                if self.pairings[pairing].current[end] == Some(connection) {
+                    self.pairings[pairing].is_broken[end] = true;
+                    self.end_session(node, connection, "an event is missing that later ones refer to");
+                }
+            }
+        }
+    }
+
+    pub(super) fn open_pairings(&mut self, node: usize) {
+        for pairing in 0..self.pairings.len() {
+            for end in [0, 1] {
+                if self.pairings[pairing].nodes[end] == node {
+                    let delay = self.random_delay(REOPEN_MICROS_MAX);
+                    self.relay_after(delay, pairing, end, RelayEvent::Open);
+                }
+            }
+        }
+    }
+
+    /// A process died, and this connection with it.
+    pub(super) fn forget_relayed(&mut self, connection: u64) {
+        for current in self.pairings.iter_mut().flat_map(|pairing| &mut pairing.current) {
+            if *current == Some(connection) {
+                *current = None;
+            }
+        }
+    }
+
+    /// With whom a peer is paired.
+    pub(super) fn paired(&self, node: usize) -> Vec<usize> {
+        let pairings = self.pairings.iter().filter(|pairing| !pairing.is_removed && pairing.nodes.contains(&node));
+        pairings.flat_map(|pairing| pairing.nodes).filter(|other| *other != node).collect()
+    }
+
+    /// A peer is gone for good. Whoever was paired with it ends that.
+    pub(super) fn unpair(&mut self, node: usize) {
+        for pairing in 0..self.pairings.len() {
+            if self.pairings[pairing].nodes.contains(&node) && !self.pairings[pairing].is_removed {
+                self.pairings[pairing].is_removed = true;
+                for end in [0, 1] {
+                    if let Some(connection) = self.pairings[pairing].current[end] {
+                        self.end_session(self.pairings[pairing].nodes[end], connection, "unpaired");
+                    }
+                }
+            }
+        }
+    }
+
+    /// The peers of a node have to be paired again: it has another site id.
+    pub(super) fn pair_again(&mut self, node: usize) {
+        for pairing in 0..self.pairings.len() {
+            if !self.pairings[pairing].nodes.contains(&node) || self.pairings[pairing].is_removed {
+                continue;
+            }
+            for end in [0, 1] {
+                if let Some(connection) = self.pairings[pairing].current[end] {
+                    self.end_session(self.pairings[pairing].nodes[end], connection, "unpaired");
+                }
+            }
+            self.pairings[pairing].ways = Default::default();
+        }
+    }
+
+    fn open_relayed(&mut self, pairing: usize, end: usize) {
+        let pair = &self.pairings[pairing];
+        let [node, other] = [pair.nodes[end], pair.nodes[1 - end]];
+        let (site, transport) = (self.nodes[other].site, pair.transport);
+        if pair.is_removed || pair.current[end].is_some() || site == self.nodes[node].site {
+            return;
+        }
+        let Some(running) = &mut self.nodes[node].running else { return };
+        self.connections_made += 1;
+        let connection = self.connections_made;
+        let remote = Remote { site, connection, is_litemesh: true };
+        let (session, opening) = Session::new(remote, true, &running.process, &Limits::default(), self.pages);
+        let relayed = Relayed {
+            pairing,
+            is_first: true,
+            asked_as: 0,
+            number: 0,
+            next: 0,
+            holds_back: false,
+            unacknowledged: VecDeque::new(),
+            acknowledged: 0,
+            is_publishing: false,
+            answers_as: 0,
+            unheeded: VecDeque::new(),
+            heeded: 0,
+            published: 0,
+        };
+        let mut session = RunningSession::new(Side::Ours(Box::new(session)), end, transport);
+        session.relayed = Some(Box::new(relayed));
+        running.sessions.insert(connection, session);
+        self.pairings[pairing].current[end] = Some(connection);
+        self.note(format_args!("{node} reads what the relay has of {other}: connection {connection}"));
+        self.order(node, connection, opening);
+        if let Some(outbound) = &self.pairings[pairing].ways[end].outbound {
+            let onwards = outbound.reach.onwards(&outbound.request, 1);
+            self.answer_relayed(node, connection, onwards);
+        }
+        let delay = self.relay_delay(pairing);
+        self.relay_after(delay, pairing, end, RelayEvent::ReadRequest);
+    }
+
+    /// The connection of a pairing has ended; its end makes another one.
+    pub(super) fn close_relayed(&mut self, connection: u64, relayed: &Relayed, end: usize) {
+        let pair = &mut self.pairings[relayed.pairing];
+        if pair.current[end] == Some(connection) {
+            pair.current[end] = None;
+            let delay = self.random_delay(REOPEN_MICROS_MAX);
+            self.relay_after(delay, relayed.pairing, end, RelayEvent::Open);
+        }
+    }
+
+    fn relayed(&mut self, node: usize, connection: u64) -> Option<&mut RunningSession> {
+        self.nodes[node].running.as_mut()?.sessions.get_mut(&connection).filter(|session| session.relayed.is_some())
+    }
+
+    // What is sent.
+
+    fn answer_relayed(&mut self, node: usize, connection: u64, request: SyncRequest) {
+        let Some(session) = self.relayed(node, connection) else { return };
+        let relayed = session.relayed.as_mut().expect("filtered above");
+        relayed.answers_as += 1;
+        (relayed.published, relayed.heeded) = (0, 0);
+        relayed.unheeded.clear();
+        let terms = request.terms.map(|terms| litemesh_engine::proto::Terms { answer: relayed.answers_as, ..terms });
+        self.feed(node, connection, simulation::Event::Asked(SyncRequest { terms, ..request }));
+    }
+
+    fn read_request(&mut self, pairing: usize, end: usize) {
+        let node = self.pairings[pairing].nodes[end];
+        let Some(connection) = self.pairings[pairing].current[end] else { return };
+        let way = &mut self.pairings[pairing].ways[end];
+        let Some(asked) = way.asked.clone() else { return };
+        if way.outbound.as_ref().is_none_or(|outbound| outbound.stream != asked.stream) {
+            let reach = Reach::answering(&asked.request);
+            let onwards = reach.onwards(&asked.request, 1);
+            way.outbound = Some(Outbound { stream: asked.stream, request: asked.request, reach });
+            // Nobody asks for the others any more.
+            way.streams.retain(|stream, _| *stream >= asked.stream);
+            let session = self.relayed(node, connection).and_then(|session| session.relayed.as_ref());
+            if session.is_some_and(|relayed| relayed.answers_as > 0) {
+                // What it asks for may be what it sent us over this connection.
+                return self.end_session(node, connection, "the remote asks for another stream");
+            }
+            return self.answer_relayed(node, connection, onwards);
+        }
+        let Some(session) = self.relayed(node, connection) else { return };
+        let relayed = session.relayed.as_mut().expect("filtered above");
+        let before = relayed.unheeded.len();
+        while let Some((number, event)) = relayed.unheeded.front().copied()
+            && event <= asked.acknowledged
+        {
+            relayed.unheeded.pop_front();
+            relayed.heeded = number;
+        }
+        if relayed.unheeded.len() < before {
+            self.tell_relayed(node, connection);
+        }
+    }
+
+    /// Tells the session what the other end has, and that the relay takes more.
+    fn tell_relayed(&mut self, node: usize, connection: u64) {
+        let Some(session) = self.relayed(node, connection) else { return };
+        let relayed = session.relayed.as_ref().expect("filtered above");
+        let until = relayed.published + u64::from(CREDIT_MAX);
+        let ack = Ack { answer: relayed.answers_as, number: relayed.heeded, until };
+        // It waits for its turn, and is answered at once.
+        let receiving = session.receiving.take();
+        self.feed(node, connection, simulation::Event::Received(Unverified::new(PeerMessage::Ack(ack))));
+        if let Some(session) = self.relayed(node, connection) {
+            session.receiving = receiving;
+        }
+    }
+
+    pub(super) fn send_relayed(&mut self, node: usize, connection: u64, message: &PeerMessage) {
+        let Some(session) = self.relayed(node, connection) else { return };
+        let end = session.end;
+        session.is_sending = true;
+        let relayed = session.relayed.as_mut().expect("filtered above");
+        let pairing = relayed.pairing;
+        if let PeerMessage::Ack(ack) = message {
+            let (is_of_this, mut has_news) = (ack.answer == relayed.asked_as, false);
+            while let Some((number, event)) = relayed.unacknowledged.front().copied()
+                && is_of_this
+                && number <= ack.number
+            {
+                relayed.unacknowledged.pop_front();
+                (relayed.acknowledged, has_news) = (event, true);
+            }
+            if has_news && !std::mem::replace(&mut relayed.is_publishing, true) {
+                self.relay_after(ACK_EVERY, pairing, end, RelayEvent::Publish);
+            }
+            return self.relay_after(Duration::ZERO, pairing, end, RelayEvent::Taken(connection, None));
+        }
+        let answers_as = relayed.answers_as;
+        let progress = message.progress().expect("between Litemesh peers");
+        self.counts.messages += 1;
+        self.counts.changes += message.change_count();
+        let way = &mut self.pairings[pairing].ways[end];
+        let Some(outbound) = way.outbound.as_mut().filter(|_| progress.answer == answers_as) else {
+            // What still comes for the last request.
+            return self.relay_after(Duration::ZERO, pairing, end, RelayEvent::Taken(connection, None));
+        };
+        // Stored before it is published, and published again after a crash.
+        outbound.reach.add(Some(progress), message.versions());
+        let events = way.streams.entry(outbound.stream).or_default();
+        events.push(Some(v2::message(message)));
+        let (stream, count) = (outbound.stream, events.len());
+        let session = self.relayed(node, connection).expect("looked at above");
+        session.relayed.as_mut().expect("looked at above").unheeded.push_back((progress.number, count));
+        self.note(format_args!(
+            "{node} publishes event {count} of stream {stream}: {} changes",
+            message.change_count()
+        ));
+        let delay = self.relay_delay(pairing);
+        self.relay_after(delay, pairing, end, RelayEvent::Taken(connection, Some(progress.number)));
+        let delay = delay + self.relay_delay(pairing);
+        self.relay_after(delay, pairing, 1 - end, RelayEvent::Arrive);
+    }
+
+    fn relay_took(&mut self, pairing: usize, end: usize, connection: u64, number: Option<u64>) {
+        let node = self.pairings[pairing].nodes[end];
+        let Some(session) = self.relayed(node, connection) else { return };
+        session.is_sending = false;
+        let relayed = session.relayed.as_mut().expect("filtered above");
+        relayed.published = number.map_or(relayed.published, |number| relayed.published.max(number));
+        self.feed(node, connection, simulation::Event::Sent);
+        if number.is_some() {
+            self.tell_relayed(node, connection);
+        }
+    }
+
+    // What comes.
+
+    pub(super) fn ask_relayed(&mut self, node: usize, connection: u64, request: SyncRequest) {
+        let Some(session) = self.relayed(node, connection) else { return };
+        let end = session.end;
+        let relayed = session.relayed.as_mut().expect("filtered above");
+        let is_first = std::mem::take(&mut relayed.is_first);
+        let pairing = relayed.pairing;
+        let pair = &mut self.pairings[pairing];
+        let is_broken = std::mem::take(&mut pair.is_broken[end]);
+        let was_told = pair.ways[end].outbound.as_ref().is_none_or(|outbound| outbound.reach.was_told_by(&request));
+        let known = pair.ways[1 - end].inbound.as_ref().filter(|_| is_first && !is_broken && was_told);
+        let inbound = known.and_then(|inbound| inbound.resumed(&request)).unwrap_or_else(|| {
+            pair.streams_made += 1;
+            let reach = Reach::of(&request);
+            Inbound { stream: pair.streams_made, request: request.clone(), head: 0, reach, taking: None }
+        });
+        let (stream, head) = (inbound.stream, inbound.head);
+        pair.ways[1 - end].inbound = Some(inbound);
+        let session = self.relayed(node, connection).expect("looked at above");
+        let relayed = session.relayed.as_mut().expect("looked at above");
+        relayed.asked_as = request.terms.as_ref().map_or(0, |terms| terms.answer);
+        (relayed.number, relayed.next, relayed.acknowledged) = (0, head, head);
+        (relayed.holds_back, relayed.is_publishing) = (false, true);
+        relayed.unacknowledged.clear();
+        self.note(format_args!("{node} asks for stream {stream} after event {head}"));
+        if head > 0 {
+            self.relay_after(QUIET, pairing, end, RelayEvent::Quiet(connection));
+        }
+        for what in [RelayEvent::Publish, RelayEvent::Arrive] {
+            let delay = self.relay_delay(pairing);
+            self.relay_after(delay, pairing, end, what);
+        }
+    }
+
+    /// Who went on with a stream is not told again that it was up to date.
+    fn end_stored(&mut self, pairing: usize, end: usize, connection: u64) {
+        let node = self.pairings[pairing].nodes[end];
+        let Some(session) = self.relayed(node, connection) else { return };
+        let relayed = session.relayed.as_mut().expect("filtered above");
+        if session.receiving.is_some() {
+            return self.relay_after(QUIET, pairing, end, RelayEvent::Quiet(connection));
+        }
+        relayed.number += 1;
+        let progress = Some(Progress { more: true, ..Progress::default() });
+        let message = Unverified::new(PeerMessage::Eose { progress }).numbered(relayed.asked_as, relayed.number);
+        self.feed(node, connection, simulation::Event::Received(message));
+    }
+
+    fn publish_request(&mut self, pairing: usize, end: usize) {
+        let node = self.pairings[pairing].nodes[end];
+        let Some(connection) = self.pairings[pairing].current[end] else { return };
+        let Some(session) = self.relayed(node, connection) else { return };
+        let relayed = session.relayed.as_mut().expect("filtered above");
+        if !std::mem::take(&mut relayed.is_publishing) {
+            return;
+        }
+        let acknowledged = relayed.acknowledged;
+        let way = &mut self.pairings[pairing].ways[1 - end];
+        let Some(Inbound { stream, request, .. }) = way.inbound.clone() else { return };
+        way.asked = Some(Asked { stream, request, acknowledged });
+        let delay = self.relay_delay(pairing);
+        self.relay_after(delay, pairing, 1 - end, RelayEvent::ReadRequest);
+    }
+
+    fn take_event(&mut self, pairing: usize, end: usize) {
+        let node = self.pairings[pairing].nodes[end];
+        let Some(connection) = self.pairings[pairing].current[end] else { return };
+        let Some(session) = self.relayed(node, connection) else { return };
+        let relayed = session.relayed.as_mut().expect("filtered above");
+        if relayed.is_first || session.receiving.is_some() {
+            return;
+        }
+        let (asked_as, next, holds_back) = (relayed.asked_as, relayed.next, relayed.holds_back);
+        let way = &mut self.pairings[pairing].ways[1 - end];
+        let Some(inbound) = &mut way.inbound else { return };
+        let bytes = match way.streams.get(&inbound.stream).and_then(|events| events.get(next)) {
+            None => return,
+            Some(None) => {
+                return self.relay_after(GAP_PATIENCE, pairing, end, RelayEvent::Broken(connection));
+            }
+            Some(Some(bytes)) => bytes.clone(),
+        };
+        let Ok(WireFrame::Message(message)) = v2::decode(&bytes, &Limits::default()) else {
+            unreachable!("a message of ours");
+        };
+        if !holds_back {
+            let mut reach = inbound.reach.clone();
+            reach.add(message.progress(), message.versions());
+            inbound.taking = Some((next + 1, reach));
+        }
+        let session = self.relayed(node, connection).expect("looked at above");
+        session.receiving = Some(Frame::Data(bytes));
+        let relayed = session.relayed.as_mut().expect("looked at above");
+        relayed.next += 1;
+        relayed.number += 1;
+        relayed.unacknowledged.push_back((relayed.number, relayed.next));
+        let message = message.numbered(asked_as, relayed.number);
+        self.feed(node, connection, simulation::Event::Received(message));
+    }
+
+    /// A session answers the message that it received, if that was one and no acknowledgement.
+    pub(super) fn replied_relayed(&mut self, node: usize, connection: u64, result: Result<(), Refusal>) {
+        let Some(session) = self.relayed(node, connection) else { return };
+        if session.receiving.take().is_none() {
+            return;
+        }
+        let end = session.end;
+        let relayed = session.relayed.as_mut().expect("filtered above");
+        let pairing = relayed.pairing;
+        match result {
+            Ok(()) if relayed.holds_back => {}
+            Ok(()) => {
+                if let Some(inbound) = &mut self.pairings[pairing].ways[1 - end].inbound {
+                    inbound.taken();
+                }
+            }
+            Err(refusal) => {
+                relayed.holds_back = true;
+                self.note(format_args!("{node} refuses a message of connection {connection}: {refusal}"));
+            }
+        }
+        let delay = self.relay_delay(pairing);
+        self.relay_after(delay, pairing, end, RelayEvent::Arrive);
+    }
+
+    // What fails.
+
+    pub(super) fn relay_away(&mut self) {
+        let Some(pairing) = self.random_pairing() else { return };
+        let duration = self.random_delay(100_000_000);
+        self.pairings[pairing].away_until = self.agenda.now() + duration;
+        let nodes = self.pairings[pairing].nodes;
+        self.note(format_args!("the relay of {nodes:?} is away for {duration:?}"));
+    }
+
+    /// A relay forgets an event of each direction, or all.
+    pub(super) fn relay_forgets(&mut self) {
+        let Some(pairing) = self.random_pairing() else { return };
+        let is_all = self.rng.u8(..3) == 0;
+        for way in &mut self.pairings[pairing].ways {
+            for events in way.streams.values_mut() {
+                if is_all {
+                    events.iter_mut().for_each(|event| *event = None);
+                } else if let Some(event) = self.rng.choice(events) {
+                    *event = None;
+                }
+            }
+        }
+        let nodes = self.pairings[pairing].nodes;
+        self.note(format_args!("the relay of {nodes:?} forgets events"));
+    }
+
+    fn random_pairing(&mut self) -> Option<usize> {
+        (!self.pairings.is_empty()).then(|| self.rng.usize(..self.pairings.len()))
+    }
+}
