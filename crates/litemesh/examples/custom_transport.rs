@@ -38,9 +38,9 @@ impl UnixSockets {
         Self { channel, listener: Mutex::new(listener), tasks: TaskTracker::new(), stop: CancellationToken::new() }
     }
 
-    /// How often something is said where nothing else is; three times as much silence ends a connection.
-    pub(crate) fn ping_interval(self, interval: Duration) -> Self {
-        Self { channel: self.channel.ping_interval(interval), ..self }
+    /// With other options of the channel below.
+    pub(crate) fn with(self, set: impl FnOnce(Channel) -> Channel) -> Self {
+        Self { channel: set(self.channel), ..self }
     }
 }
 
@@ -100,7 +100,7 @@ pub(crate) async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (one, other) = (todo_list()?, todo_list()?);
     one.lock().connection().execute_batch("INSERT INTO todo VALUES ('a', 'buy milk')")?;
     let listening = Peer::builder(one).transport(UnixSockets::listen(path.clone())?).start().await?;
-    let transport = UnixSockets::dial(path).ping_interval(Duration::from_secs(10));
+    let transport = UnixSockets::dial(path).with(|channel| channel.ping_interval(Duration::from_secs(10)));
     let builder = Peer::builder(other.clone()).transport(transport);
     let (mut events, dialling) = (builder.events(), builder.start().await?);
     let caught_up = async { while !matches!(events.recv().await, Ok(Event::Eose { .. }) | Err(_)) {} };

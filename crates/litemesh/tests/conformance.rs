@@ -16,13 +16,19 @@ use litemesh_testkit::conformance::{self, Kind};
 use tokio::net::{TcpListener, TcpStream};
 
 const PING_INTERVAL: Duration = Duration::from_millis(500);
+const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(100);
+
+/// As impatient as the checks want it.
+fn impatient(channel: Channel) -> Channel {
+    channel.ping_interval(PING_INTERVAL).reconnect_delay_min(RECONNECT_DELAY_MIN)
+}
 
 struct OverTcp;
 
 impl Kind for OverTcp {
     fn listen(&self) -> BoxFuture<'_, (Arc<dyn Transport>, SocketAddr)> {
         Box::pin(async {
-            let channel = Channel::new().ping_interval(PING_INTERVAL);
+            let channel = impatient(Channel::new());
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let accepting = channel.clone();
@@ -39,7 +45,7 @@ impl Kind for OverTcp {
 
     fn dial(&self, address: SocketAddr) -> Arc<dyn Transport> {
         let connect = move || async move { Ok(TcpStream::connect(address).await?.into_split()) };
-        Arc::new(Channel::dialling("tcp", connect).ping_interval(PING_INTERVAL))
+        Arc::new(impatient(Channel::dialling("tcp", connect)))
     }
 }
 
@@ -64,7 +70,7 @@ impl Kind for Unix {
     fn listen(&self) -> BoxFuture<'_, (Arc<dyn Transport>, SocketAddr)> {
         Box::pin(async {
             let path = self.path();
-            let transport = custom_transport::UnixSockets::listen(path.clone()).unwrap().ping_interval(PING_INTERVAL);
+            let transport = custom_transport::UnixSockets::listen(path.clone()).unwrap().with(impatient);
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             tokio::spawn(async move {
@@ -94,7 +100,7 @@ impl Kind for Unix {
                 });
             }
         });
-        Arc::new(custom_transport::UnixSockets::dial(path).ping_interval(PING_INTERVAL))
+        Arc::new(custom_transport::UnixSockets::dial(path).with(impatient))
     }
 }
 

@@ -22,9 +22,4 @@ impl Pauses {
     pub(crate) fn of(self, usual: Duration) -> Duration {
         usual / self.divisor
     }
-
-    /// Whether they are shortened.
-    pub(crate) fn are_short(self) -> bool {
-        self.divisor > 1
-    }
 }

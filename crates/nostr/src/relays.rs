@@ -56,6 +56,9 @@ const RATE_PAUSE: Duration = Duration::from_millis(250);
 /// How long slow relays may take to get what others have taken, when we hang up.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long a relay may take to answer a dial.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// How soon a relay that is gone is dialled again, at first.
 const DIAL_DELAY: Duration = Duration::from_secs(1);
 
@@ -112,12 +115,8 @@ impl Relays {
         let client = Client::builder().signer(login).opts(options).build();
         let mut limits = RelayLimits::default();
         limits.messages.max_size = Some(EVENT_BYTES_MAX as u32);
-        let options = RelayOptions::new()
-            .limits(limits)
-            .notification_channel_size(NOTIFICATIONS_MAX)
-            .retry_interval(pauses.of(DIAL_DELAY))
-            // By seconds, more or less.
-            .adjust_retry_interval(!pauses.are_short());
+        // We dial again ourselves: the client's pauses hardly grow, and may be none at all.
+        let options = RelayOptions::new().limits(limits).notification_channel_size(NOTIFICATIONS_MAX).reconnect(false);
         let (heard_sender, heard) = mpsc::channel(HEARD_MAX);
         let (subscriptions, _) = watch::channel(vec![subscription]);
         let missed = Arc::new(Notify::new());
@@ -129,6 +128,7 @@ impl Relays {
             let relay = client.pool().relay(url).await.map_err(|error| error.to_string())?;
             let (jobs, jobs_taken) = mpsc::channel(JOBS_MAX);
             let (is_ready, ready) = watch::channel(false);
+            let dialler = dial(relay.clone(), ready.clone(), pauses, cancel.clone());
             let pen = Pen { relay: relay.clone(), ready };
             writers.spawn(write(pen, jobs_taken, pauses, cancel.clone()));
             let ear = Ear {
@@ -143,7 +143,7 @@ impl Relays {
             // Before it is dialled: afterwards it could be connected already.
             let notifications = relay.notifications();
             ears.spawn(ear.listen(notifications));
-            relay.connect();
+            ears.spawn(dialler);
             lines.push(Line { relay, jobs });
         }
         Ok((Self { client, lines, subscriptions, missed, cancel, writers, ears }, heard))
@@ -251,6 +251,28 @@ async fn fetch_from(relay: Relay, filter: Filter, limit: usize) -> Fetched {
     // The client does not say whether it was the end of what is stored, or of its patience.
     fetched.is_answered = began.elapsed() < FETCH_TIMEOUT && relay.is_connected();
     fetched
+}
+
+/// Dials one relay, and again whenever it is gone.
+async fn dial(relay: Relay, mut ready: watch::Receiver<bool>, pauses: Pauses, cancel: CancellationToken) {
+    let mut attempts = 0;
+    let work = async {
+        loop {
+            match relay.try_connect(DIAL_TIMEOUT).await {
+                Ok(()) => attempts = 0,
+                Err(error) => debug!(relay = %relay.url(), %error, attempts, "dialling"),
+            }
+            // Its status is newer than what we are told of it. The sender lives until all of this is cancelled.
+            while relay.is_connected() && ready.changed().await.is_ok() {}
+            tokio::time::sleep(backoff_from(pauses.of(DIAL_DELAY), attempts, fastrand::f64())).await;
+            attempts = attempts.saturating_add(1);
+        }
+    };
+    // A dropped branch is a connection that nobody needs any more.
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        () = work => {}
+    }
 }
 
 /// Publishes at one relay, some events at once. One that is asked to slow down gets one event at a time and pauses, and then more again.

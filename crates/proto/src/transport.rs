@@ -17,7 +17,8 @@
 //! 5. A transport may be used as soon as it has called `connect`: the peer's [`sync`](Transport::sync) can come before that
 //!    call, and even before [`start`](Transport::start), has resolved. [`stop`](Transport::stop) can come at any time, also
 //!    to a transport that was never started, because another one of the peer could not be.
-//! 6. A transport keeps no protocol state: no retries of content, no cursors, no filters. It dials again by itself.
+//! 6. A transport keeps no protocol state: no retries of content, no cursors, no filters. It dials again by itself, after pauses
+//!    that grow and are not those of others ([`backoff_from`](crate::backoff_from)).
 //! 7. A carrier may keep messages for a remote that is away, for days. Its connections stand whether or not somebody listens, and
 //!    nobody waits for answers within any time: see [`Transport::keeps_messages`].
 //! 8. A transport finds out who the remote is and what it may do; the peer enforces it. Whatever it reports as a message of a

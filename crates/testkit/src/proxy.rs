@@ -1,15 +1,16 @@
 //! A TCP proxy between two peers, which does to their connections what networks do.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -19,6 +20,18 @@ const PIECE_BYTES: usize = 16 * 1024;
 
 /// How often a slow line passes something on.
 const TICK: Duration = Duration::from_millis(20);
+
+/// How far behind the other one is what was overtaken.
+const OVERTAKEN: Duration = Duration::from_millis(20);
+
+/// Bytes of a connection that are kept, to be passed on later or repeated.
+const KEPT_BYTES_MAX: usize = 4 << 20;
+
+/// How long nobody may answer until everything counts as answered. Less than transports under test take from ping to ping.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// How long who heard something late may answer.
+const LATE_ANSWER: Duration = Duration::from_secs(5);
 
 /// A direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +73,14 @@ pub enum Line {
     },
     /// Every piece is held back for so long.
     Late(Duration),
+    /// What a connection says up waits until another one has said something, for so long at most: the later overtakes the earlier.
+    Overtaking(Duration),
+    /// What connections with smaller numbers say up is kept. With the next line it is passed on, of those that were
+    /// [hung up](Proxy::hang_up).
+    Behind {
+        /// The first number that is let through.
+        below: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +92,8 @@ struct State {
     /// One connection that has ended, too.
     ended: Option<u64>,
     ending: Ending,
+    /// To the peers of connections with smaller numbers it looks as if they had ended.
+    hung_up_below: u64,
 }
 
 impl State {
@@ -80,6 +103,10 @@ impl State {
 
     fn is_silent(&self, number: u64) -> bool {
         matches!(self.line, Line::Silent { below } if number < below)
+    }
+
+    fn is_behind(&self, number: u64) -> bool {
+        matches!(self.line, Line::Behind { below } if number < below)
     }
 }
 
@@ -98,8 +125,17 @@ struct Shared {
     cuts: watch::Sender<u64>,
     /// Connections that were accepted: the number of the next one.
     connections: AtomicU64,
+    /// When each was.
+    times: Mutex<Vec<Instant>>,
     up: watch::Sender<u64>,
     down: watch::Sender<u64>,
+    /// Bytes that are kept for [`Line::Behind`], of all connections together.
+    kept: AtomicU64,
+    /// Of each connection everything that it said up, where that is recorded.
+    recorded: Mutex<Option<BTreeMap<u64, Vec<u8>>>>,
+    /// Whether a connection waits to be overtaken, and how often one of them has said something meanwhile.
+    waits: AtomicBool,
+    said: watch::Sender<u64>,
 }
 
 /// A proxy. Its connections end when it is dropped.
@@ -121,14 +157,26 @@ impl Proxy {
             let _entered = runtime.enter();
             TcpListener::from_std(listener).unwrap()
         };
-        let state = State { line: Line::Clear, hub: None, ended_below: 0, ended: None, ending: Ending::Close };
+        let state = State {
+            line: Line::Clear,
+            hub: None,
+            ended_below: 0,
+            ended: None,
+            ending: Ending::Close,
+            hung_up_below: 0,
+        };
         let shared = Arc::new(Shared {
             state: watch::Sender::new(state),
             cut: Mutex::default(),
             cuts: watch::Sender::new(0),
             connections: AtomicU64::new(0),
+            times: Mutex::default(),
             up: watch::Sender::new(0),
             down: watch::Sender::new(0),
+            kept: AtomicU64::new(0),
+            recorded: Mutex::default(),
+            waits: AtomicBool::new(false),
+            said: watch::Sender::new(0),
         });
         runtime.spawn(accept(listener, shared.clone()));
         Self { address, shared, runtime: Some(runtime) }
@@ -149,13 +197,20 @@ impl Proxy {
         self.shared.state.send_modify(|state| state.hub = hub);
     }
 
-    /// Changes the line. What it swallowed would be missing, so connections end with its silence.
+    /// Changes the line. What it swallowed or kept would be missing, so connections end with its silence.
     pub fn set_line(&self, line: Line) {
         let next = self.shared.connections.load(Ordering::SeqCst);
         self.shared.state.send_modify(|state| {
-            if let Line::Silent { below } = state.line {
-                state.ended_below = state.ended_below.max(below.min(next));
-                state.ending = Ending::Reset;
+            match state.line {
+                Line::Silent { below } => {
+                    state.ended_below = state.ended_below.max(below.min(next));
+                    state.ending = Ending::Reset;
+                }
+                Line::Behind { below } if state.hung_up_below < below => {
+                    state.ended_below = state.ended_below.max(below.min(next));
+                    state.ending = Ending::Reset;
+                }
+                _ => {}
             }
             state.line = line;
         });
@@ -164,6 +219,58 @@ impl Proxy {
     /// Makes the connections that stand half-open, and lets new ones through.
     pub fn silence_those_that_stand(&self) {
         self.set_line(Line::Silent { below: self.connections() });
+    }
+
+    /// Keeps what the connections that stand say up, and lets new ones through.
+    pub fn keep_those_that_stand(&self) {
+        self.set_line(Line::Behind { below: self.connections() });
+    }
+
+    /// How many bytes were kept so far.
+    pub fn kept(&self) -> u64 {
+        self.shared.kept.load(Ordering::SeqCst)
+    }
+
+    /// Ends the connections of which something is kept, for the peer alone: the hub hears the rest with the next line.
+    pub fn hang_up(&self) {
+        self.shared.state.send_modify(|state| {
+            if let Line::Behind { below } = state.line {
+                state.hung_up_below = below;
+            }
+        });
+    }
+
+    /// Records what connections say up, of those that come from now on.
+    pub fn record(&self) {
+        *self.shared.recorded() = Some(BTreeMap::new());
+    }
+
+    /// Says to the hub once more what was recorded: each connection over one of its own, all at once, the first one first. What the
+    /// hub answers is thrown away. Then they end.
+    pub async fn repeat(&self) {
+        let recorded = self.shared.recorded().take().unwrap_or_default();
+        assert!(!recorded.is_empty(), "nothing was recorded");
+        let hub = self.shared.state.borrow().hub.unwrap();
+        let mut repeated = Vec::new();
+        for bytes in recorded.into_values() {
+            let (mut from_hub, mut to_hub) = TcpStream::connect(hub).await.unwrap().into_split();
+            let answers = tokio::spawn(async move {
+                let mut thrown_away = vec![0; PIECE_BYTES];
+                while let Ok(Ok(1..)) = tokio::time::timeout(QUIET, from_hub.read(&mut thrown_away)).await {}
+            });
+            // It may hang up meanwhile.
+            let _ = to_hub.write_all(&bytes).await;
+            repeated.push((to_hub, answers));
+        }
+        for (_to_hub, answers) in repeated {
+            answers.await.unwrap();
+        }
+    }
+
+    /// How long it took from each connection to the next.
+    pub fn pauses(&self) -> Vec<Duration> {
+        let times = self.shared.times.lock().unwrap_or_else(PoisonError::into_inner);
+        times.windows(2).map(|pair| pair[1] - pair[0]).collect()
     }
 
     /// Ends all connections that stand.
@@ -228,6 +335,32 @@ impl Shared {
         self.cut.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn recorded(&self) -> MutexGuard<'_, Option<BTreeMap<u64, Vec<u8>>>> {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes down what was said.
+    fn note(&self, number: u64, piece: &[u8]) {
+        if let Some(recorded) = &mut *self.recorded() {
+            let bytes = recorded.entry(number).or_default();
+            bytes.extend_from_slice(piece);
+            assert!(bytes.len() <= KEPT_BYTES_MAX, "this is too much to be said twice");
+        }
+    }
+
+    /// Waits until another connection has said something, for so long at most. Who comes while one waits goes first.
+    async fn be_overtaken(&self, delay: Duration) {
+        if self.waits.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let mut said = self.said.subscribe();
+        let overtaken = tokio::time::timeout(delay, said.changed()).await;
+        self.waits.store(false, Ordering::SeqCst);
+        if overtaken.is_ok() {
+            tokio::time::sleep(OVERTAKEN).await;
+        }
+    }
+
     fn counter(&self, way: Way) -> &watch::Sender<u64> {
         match way {
             Way::Up => &self.up,
@@ -262,6 +395,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     // An error is that of one connection which has gone again.
     loop {
         if let Ok((peer, _)) = listener.accept().await {
+            // Before it counts.
+            shared.times.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
             let number = shared.connections.fetch_add(1, Ordering::SeqCst);
             tokio::spawn(carry(peer, number, shared.clone()));
         }
@@ -280,12 +415,30 @@ async fn carry(peer: TcpStream, number: u64, shared: Arc<Shared>) {
     let Some(hub) = hub else { return reset(&peer) };
     let _ = (peer.set_nodelay(true), hub.set_nodelay(true));
     let (from_peer, mut to_peer) = peer.into_split();
-    let (from_hub, mut to_hub) = hub.into_split();
+    let (mut from_hub, mut to_hub) = hub.into_split();
+    let (mut kept, mut nothing) = (Vec::new(), Vec::new());
     // A dropped branch has passed a piece on in part, and no more is passed on.
-    tokio::select! {
-        _ = states.wait_for(|state| state.has_ended(number)) => {}
-        _ = pump(Way::Up, number, &shared, from_peer, &mut to_hub) => {}
-        _ = pump(Way::Down, number, &shared, from_hub, &mut to_peer) => {}
+    let has_hung_up = tokio::select! {
+        state = states.wait_for(|state| state.has_ended(number) || number < state.hung_up_below) => {
+            state.is_ok_and(|state| !state.has_ended(number))
+        }
+        _ = pump(Way::Up, number, &shared, from_peer, &mut to_hub, &mut kept) => false,
+        _ = pump(Way::Down, number, &shared, &mut from_hub, &mut to_peer, &mut nothing) => false,
+    };
+    if has_hung_up {
+        let _ = to_peer.shutdown().await;
+        drop(to_peer);
+        // An error means that nobody needs the proxy any more, or that the hub has hung up, too.
+        let _ = states.wait_for(|state| !state.is_behind(number)).await;
+        let _ = to_hub.write_all(&kept).await;
+        let mut thrown_away = tokio::io::sink();
+        let _ = tokio::time::timeout(LATE_ANSWER, async {
+            let _ = tokio::time::timeout(QUIET, tokio::io::copy(&mut from_hub, &mut thrown_away)).await;
+            let _ = to_hub.shutdown().await;
+            let _ = tokio::io::copy(&mut from_hub, &mut thrown_away).await;
+        })
+        .await;
+        return;
     }
     let ending = states.borrow().ending;
     if ending == Ending::Reset {
@@ -307,8 +460,9 @@ async fn pump(
     way: Way,
     number: u64,
     shared: &Shared,
-    mut from: OwnedReadHalf,
+    mut from: impl AsyncRead + Unpin,
     to: &mut OwnedWriteHalf,
+    kept: &mut Vec<u8>,
 ) -> io::Result<()> {
     let mut piece = vec![0; PIECE_BYTES];
     loop {
@@ -327,10 +481,22 @@ async fn pump(
             }
             continue;
         }
+        if way == Way::Up && state.is_behind(number) {
+            match read {
+                Ok(read @ 1..) if kept.len() < KEPT_BYTES_MAX => {
+                    kept.extend_from_slice(&piece[..read]);
+                    shared.kept.fetch_add(read as u64, Ordering::SeqCst);
+                }
+                // The end is kept, too.
+                _ => std::future::pending().await,
+            }
+            continue;
+        }
         let read = read?;
         match state.line {
             Line::Slow { .. } => tokio::time::sleep(TICK).await,
             Line::Late(delay) => tokio::time::sleep(delay).await,
+            Line::Overtaking(delay) if way == Way::Up => shared.be_overtaken(delay).await,
             _ => {}
         }
         if read == 0 {
@@ -345,6 +511,10 @@ async fn pump(
         }
         let (allowed, ending) = shared.allow(way, read);
         to.write_all(&piece[..allowed]).await?;
+        if way == Way::Up {
+            shared.note(number, &piece[..allowed]);
+            shared.said.send_modify(|said| *said += 1);
+        }
         shared.counter(way).send_modify(|count| *count += allowed as u64);
         if let Some(ending) = ending {
             shared.end_all(ending);

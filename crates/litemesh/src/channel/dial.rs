@@ -3,7 +3,6 @@
 use std::io;
 use std::sync::Arc;
 
-use litemesh_proto::limits::RECONNECT_DELAY_MIN;
 use litemesh_proto::{BoxFuture, PeerCallbacks, backoff_from};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
@@ -62,7 +61,7 @@ pub(super) async fn run(shared: Arc<Shared>, peer: Arc<dyn PeerCallbacks>) {
         if shared.stop.is_cancelled() {
             return;
         }
-        let delay = backoff_from(RECONNECT_DELAY_MIN, attempts, fastrand::f64());
+        let delay = backoff_from(shared.reconnect_delay_min(), attempts, fastrand::f64());
         debug!(transport = shared.name, %error, attempts, ?delay, "not connected, dialling again later");
         *shared.last_error() = Some(error);
         attempts = attempts.saturating_add(1);

@@ -33,7 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use litemesh_proto::codec::v2;
-use litemesh_proto::limits::{FRAME_BYTES_MAX, PING_INTERVAL};
+use litemesh_proto::limits::{FRAME_BYTES_MAX, PING_INTERVAL, RECONNECT_DELAY_MIN};
 use litemesh_proto::{Access, BoxFuture, PeerCallbacks, PeerMessage, Remote, SyncRequest, Transport, TransportError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
@@ -62,6 +62,7 @@ struct Shared {
     name: &'static str,
     dial: Option<Dial>,
     ping_interval: Mutex<Duration>,
+    reconnect_delay_min: Mutex<Duration>,
     phase: watch::Sender<Phase>,
     /// Why the last dial came to nothing, or its connection ended.
     last_error: Mutex<Option<ChannelError>>,
@@ -175,6 +176,7 @@ impl Channel {
             name,
             dial,
             ping_interval: Mutex::new(PING_INTERVAL),
+            reconnect_delay_min: Mutex::new(RECONNECT_DELAY_MIN),
             phase: watch::Sender::new(Phase::Waiting),
             last_error: Mutex::default(),
             links: Mutex::default(),
@@ -188,6 +190,13 @@ impl Channel {
     /// over which nothing came for three times as long has ended.
     pub fn ping_interval(self, interval: Duration) -> Self {
         *self.shared.ping_interval.lock().unwrap_or_else(PoisonError::into_inner) = interval;
+        self
+    }
+
+    /// How long a channel that dials waits from now on before it dials again, at first; 1 s where nothing else is said. The delay doubles
+    /// with every dial in vain, to half a minute, and is lengthened by up to a quarter at random.
+    pub fn reconnect_delay_min(self, delay: Duration) -> Self {
+        *self.shared.reconnect_delay_min.lock().unwrap_or_else(PoisonError::into_inner) = delay;
         self
     }
 
@@ -217,6 +226,10 @@ impl Channel {
 }
 
 impl Shared {
+    fn reconnect_delay_min(&self) -> Duration {
+        *self.reconnect_delay_min.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn ping_interval(&self) -> Duration {
         *self.ping_interval.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,110 +1,15 @@
-//! The checks, one function each.
+//! The checks, one function each. Those of carriers that keep messages are in `kept.rs`.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use litemesh_proto::{
-    CausalLength, Change, ColVersion, Column, DbVersion, PackedKey, PeerMessage, Progress, Remote, Seq, SiteId,
-    Transport, TransportError, Value,
-};
+use litemesh_proto::{PeerMessage, Remote, SiteId};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::peer::{Side, request};
+use super::peer::{PATIENCE, Report, Side, request};
+use super::scene::{A_WHILE, FAR, FIRST_PAUSE, NEAR, Scene, carry_one, message, noise};
 use super::{Kind, Proxy};
 use crate::proxy::{Ending, Line, Way};
-
-const NEAR: SiteId = SiteId::from_bytes([0xa1; 16]);
-const FAR: SiteId = SiteId::from_bytes([0xf2; 16]);
-
-/// Long beside what a loopback takes, and nothing depends on that: what is to be absent would be late on a slow machine.
-const A_WHILE: Duration = Duration::from_millis(300);
-
-/// Two ends and the line between them.
-struct Scene {
-    proxy: Proxy,
-    address: SocketAddr,
-    near: Side,
-    far: Side,
-}
-
-impl Scene {
-    /// Both ends, not started.
-    async fn new(kind: &dyn Kind) -> Self {
-        let (far, address) = kind.listen().await;
-        let proxy = Proxy::start();
-        proxy.lead_to(Some(address));
-        let near = kind.dial(proxy.address());
-        Self { address, near: Side::new(NEAR, near), far: Side::new(FAR, far), proxy }
-    }
-
-    async fn connected(kind: &dyn Kind) -> (Self, Remote, Remote) {
-        let mut scene = Self::new(kind).await;
-        scene.far.start().await;
-        scene.near.start().await;
-        let (to_far, to_near) = scene.meet().await;
-        (scene, to_far, to_near)
-    }
-
-    /// Waits for the next connection: what the near end calls it, and what the far end does. Each has asked, too.
-    async fn meet(&mut self) -> (Remote, Remote) {
-        let to_far = self.near.connect().await;
-        let to_near = self.far.connect().await;
-        assert_eq!((to_far.site, to_near.site), (FAR, NEAR), "each knows who the other is");
-        assert_eq!(self.far.request(to_near).await, request(NEAR, to_far), "the request of the near end");
-        assert_eq!(self.near.request(to_far).await, request(FAR, to_near), "the request of the far end");
-        (to_far, to_near)
-    }
-
-    async fn end(self) {
-        self.near.check();
-        self.far.check();
-        self.near.stop().await;
-        self.far.stop().await;
-        self.near.check();
-        self.far.check();
-    }
-}
-
-/// The `number`th message, with a value of so many bytes; without changes where there are none.
-fn message(remote: Remote, number: usize, bytes: usize) -> PeerMessage {
-    let number_of_message = u64::try_from(number).unwrap_or_default() + 1;
-    let change = Change {
-        table: "todo".into(),
-        key: PackedKey::pack(&[Value::Integer(number_of_message.cast_signed())])
-            .unwrap_or_else(|error| panic!("{error}")),
-        column: Column::from("title"),
-        value: Value::text(noise(number_of_message, bytes)),
-        col_version: ColVersion::new(1),
-        db_version: DbVersion::new(number_of_message.cast_signed()),
-        site: FAR,
-        causal_length: CausalLength::FIRST,
-        seq: Seq::ZERO,
-    };
-    let progress = Progress { answer: 3, number: number_of_message, ..Progress::default() };
-    PeerMessage::Changes {
-        changes: if bytes == 0 { Vec::new() } else { vec![change] },
-        schema_version: 0,
-        progress: remote.is_litemesh.then_some(progress),
-    }
-}
-
-/// Text that does not shrink much.
-fn noise(seed: u64, bytes: usize) -> String {
-    let mut rng = fastrand::Rng::with_seed(seed);
-    std::iter::repeat_with(|| rng.alphanumeric()).take(bytes).collect()
-}
-
-async fn send(transport: &Arc<dyn Transport>, remote: Remote, message: PeerMessage) -> Result<(), TransportError> {
-    transport.send(remote, message).await
-}
-
-async fn carry_one(from: &Side, to: &mut Side, (there, back): (Remote, Remote), number: usize, bytes: usize) {
-    let sent = message(there, number, bytes);
-    send(&from.transport, there, sent.clone()).await.unwrap_or_else(|error| panic!("{bytes} bytes: {error}"));
-    assert_eq!(to.message(back).await, sent, "{bytes} bytes");
-}
 
 pub(super) async fn introduces(kind: &dyn Kind) {
     let (scene, to_far, to_near) = Scene::connected(kind).await;
@@ -121,19 +26,19 @@ pub(super) async fn carries(kind: &dyn Kind) {
         carry_one(&scene.far, &mut scene.near, (to_near, to_far), number, bytes).await;
     }
     // Both ways at once.
-    let (near, far) = (scene.near.transport.clone(), scene.far.transport.clone());
+    let (near, far) = (scene.near.sender(), scene.far.sender());
     let up = tokio::spawn(async move {
         for number in 0..50 {
-            send(&near, to_far, message(to_far, number, 2_000)).await.unwrap_or_else(|error| panic!("{error}"));
+            near.send(to_far, message(to_far, number, 2_000)).await.unwrap_or_else(|error| panic!("{error}"));
         }
     });
     for number in 0..50 {
-        send(&far, to_near, message(to_near, number, 2_000)).await.unwrap_or_else(|error| panic!("{error}"));
+        far.send(to_near, message(to_near, number, 2_000)).await.unwrap_or_else(|error| panic!("{error}"));
     }
     up.await.unwrap_or_else(|error| panic!("{error}"));
     for number in 0..50 {
-        assert_eq!(scene.far.message(to_near).await, message(to_far, number, 2_000));
-        assert_eq!(scene.near.message(to_far).await, message(to_near, number, 2_000));
+        assert_eq!(scene.far.message(to_near).await, scene.far.as_taken(message(to_far, number, 2_000)));
+        assert_eq!(scene.near.message(to_far).await, scene.near.as_taken(message(to_near, number, 2_000)));
     }
     scene.end().await;
 }
@@ -141,18 +46,18 @@ pub(super) async fn carries(kind: &dyn Kind) {
 pub(super) async fn waits(kind: &dyn Kind) {
     let (mut scene, to_far, to_near) = Scene::connected(kind).await;
     scene.far.close_gate();
-    let near = scene.near.transport.clone();
+    let near = scene.near.sender();
     let sending = tokio::spawn(async move {
         for number in 0..3 {
-            send(&near, to_far, message(to_far, number, 10)).await.unwrap_or_else(|error| panic!("{error}"));
+            near.send(to_far, message(to_far, number, 10)).await.unwrap_or_else(|error| panic!("{error}"));
         }
     });
-    assert_eq!(scene.far.message(to_near).await, message(to_far, 0, 10));
+    assert_eq!(scene.far.message(to_near).await, scene.far.as_taken(message(to_far, 0, 10)));
     tokio::time::sleep(A_WHILE).await;
     assert!(scene.far.is_silent(), "a message came while the one before was being taken");
     scene.far.open_gate();
     for number in 1..3 {
-        assert_eq!(scene.far.message(to_near).await, message(to_far, number, 10));
+        assert_eq!(scene.far.message(to_near).await, scene.far.as_taken(message(to_far, number, 10)));
     }
     sending.await.unwrap_or_else(|error| panic!("{error}"));
     scene.end().await;
@@ -164,18 +69,19 @@ pub(super) async fn holds_back(kind: &dyn Kind) {
     const MESSAGES_MAX: usize = 256;
     let (mut scene, to_far, to_near) = Scene::connected(kind).await;
     scene.far.close_gate();
-    let near = scene.near.transport.clone();
+    let near = scene.near.sender();
     let (sender, mut sent) = tokio::sync::watch::channel(0);
     let sending = tokio::spawn(async move {
         for number in 0..2 * MESSAGES_MAX {
-            if send(&near, to_far, message(to_far, number, BYTES)).await.is_err() {
-                return;
+            if let Err(error) = near.send(to_far, message(to_far, number, BYTES)).await {
+                panic!("message {number} does not leave: {error}");
             }
             sender.send_replace(number + 1);
         }
     });
     // Until nothing has moved for a while.
-    while tokio::time::timeout(A_WHILE, sent.changed()).await.is_ok() {
+    while let Ok(moved) = tokio::time::timeout(A_WHILE, sent.changed()).await {
+        assert!(moved.is_ok(), "who sends is not held back, but cut off");
         let count = *sent.borrow();
         assert!(count <= MESSAGES_MAX, "{count} messages are under way, and nobody has taken one");
     }
@@ -196,7 +102,7 @@ pub(super) async fn comes_back(kind: &dyn Kind) {
         scene.far.disconnect(to_near).await;
         (to_far, to_near) = scene.meet().await;
         assert!(to_far != old_far && to_near != old_near, "a connection has a number of its own");
-        let late = send(&scene.near.transport, old_far, message(old_far, 0, 1)).await;
+        let late = scene.near.sender().send(old_far, message(old_far, 0, 1)).await;
         assert!(late.is_err(), "an old connection takes nothing");
         carry_one(&scene.near, &mut scene.far, (to_far, to_near), 1, 100).await;
         carry_one(&scene.far, &mut scene.near, (to_near, to_far), 1, 100).await;
@@ -215,7 +121,7 @@ pub(super) async fn is_cut(kind: &dyn Kind) {
                 Way::Down => (&scene.far, to_near, &mut scene.near, to_far),
             };
             for number in 0..MESSAGES {
-                if send(&from.transport, there, message(there, number, 20_000)).await.is_err() {
+                if from.sender().send(there, message(there, number, 20_000)).await.is_err() {
                     break;
                 }
             }
@@ -235,24 +141,189 @@ pub(super) async fn is_cut(kind: &dyn Kind) {
 }
 
 pub(super) async fn dials_on(kind: &dyn Kind) {
-    // More in this time would be no waiting at all.
-    const DIALS_MAX: u64 = 100;
     let mut scene = Scene::new(kind).await;
     scene.proxy.set_line(Line::Down);
     scene.far.start().await;
     scene.near.start().await;
-    let started = tokio::time::Instant::now();
-    while scene.proxy.connections() < 3 {
-        assert!(started.elapsed() < Duration::from_secs(60), "it does not dial again");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    tokio::time::sleep(A_WHILE).await;
-    let (dials, waited) = (scene.proxy.connections(), started.elapsed());
-    assert!(dials <= DIALS_MAX.max(waited.as_secs() * DIALS_MAX), "{dials} dials in {waited:?}");
+    scene.dial_in_vain(3).await;
     scene.proxy.set_line(Line::Clear);
     let (to_far, to_near) = scene.meet().await;
     carry_one(&scene.near, &mut scene.far, (to_far, to_near), 0, 10).await;
     scene.end().await;
+}
+
+pub(super) async fn backs_off(kind: &dyn Kind) {
+    const DIALLERS: u8 = 8;
+    // Pauses that double are three times as long after two, and later on a machine that stretches the first.
+    const PAUSES_MAX: usize = 12;
+    // Between the longest and the shortest pause of eight diallers, as a share of it. Where a pause is lengthened by up to a quarter, one
+    // of a million times all are closer together. A slow machine only draws them apart.
+    const SPREAD_SHARE: u32 = 40;
+    let (far, _) = kind.listen().await;
+    let mut diallers = Vec::new();
+    for number in 0..DIALLERS {
+        let site = SiteId::from_bytes([number + 1; 16]);
+        // It leads nowhere: whoever dials is reset.
+        let line = Proxy::start();
+        kind.pair(site, FAR);
+        let near = Side::new(site, kind.dial(line.address()));
+        near.start().await;
+        diallers.push((near, line));
+    }
+    let started = tokio::time::Instant::now();
+    for (_, line) in &diallers {
+        while !has_grown(&line.pauses()) {
+            let pauses = line.pauses();
+            assert!(pauses.len() < PAUSES_MAX, "the pauses between dials do not grow: {pauses:?}");
+            assert!(started.elapsed() < PATIENCE, "it does not dial again: {pauses:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    let pauses: Vec<Vec<Duration>> = diallers.iter().map(|(_, line)| line.pauses()).collect();
+    let last = pauses.iter().map(Vec::len).min().unwrap_or_default() - 1;
+    let of_last = || pauses.iter().map(|of_one| of_one[last]);
+    let (shortest, longest) = (of_last().min().unwrap_or_default(), of_last().max().unwrap_or_default());
+    assert!(longest - shortest > shortest / SPREAD_SHARE, "all dial at the same time, without jitter: {pauses:?}");
+    for (near, _line) in &diallers {
+        near.stop().await;
+    }
+    far.stop().await;
+}
+
+/// Whether one pause was three times as long as another. Those that are shorter than a first pause should be count as that long.
+fn has_grown(pauses: &[Duration]) -> bool {
+    let shortest = pauses.iter().min().copied().unwrap_or_default().max(FIRST_PAUSE);
+    pauses.iter().any(|pause| *pause >= 3 * shortest)
+}
+
+pub(super) async fn is_overtaken(kind: &dyn Kind) {
+    const BEHIND: Duration = Duration::from_millis(50);
+    let mut scene = Scene::new(kind).await;
+    scene.proxy.set_line(Line::Overtaking(BEHIND));
+    scene.far.start().await;
+    scene.near.start().await;
+    let (to_far, to_near) = scene.meet().await;
+    exchange(&mut scene, to_far, to_near).await;
+    scene.proxy.set_line(Line::Clear);
+    // What was said over a connection is heard after the next one stands.
+    scene.far.write_down();
+    let late = message(to_far, 10, 2_000);
+    scene.proxy.keep_those_that_stand();
+    let sending = tokio::spawn({
+        let (near, late) = (scene.near.sender(), late.clone());
+        // Whether it goes nobody can know.
+        async move { near.send(to_far, late).await.is_ok() }
+    });
+    scene.keep_something().await;
+    scene.proxy.hang_up();
+    scene.near.disconnect(to_far).await;
+    sending.await.unwrap_or_else(|error| panic!("{error}"));
+    let old = to_near;
+    let (to_far, to_near) = scene.meet().await;
+    let mut sent = Vec::new();
+    for number in 11..20 {
+        let next = message(to_far, number, 1_000);
+        sent.push(next.clone());
+        scene.near.sender().send(to_far, next.clone()).await.unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(scene.far.this_message(&next).await, to_near);
+        carry_one(&scene.far, &mut scene.near, (to_near, to_far), number, 1_000).await;
+        if number == 11 {
+            scene.proxy.set_line(Line::Clear);
+            scene.far.disconnect(old).await;
+        }
+    }
+    // Of which connection the late one was is for those to tell who number their messages.
+    let mut taken = scene.far.written_down().remove(&to_near.connection).unwrap_or_default();
+    taken.retain(|message| *message != late);
+    check_order(&taken, &sent);
+    scene.end().await;
+}
+
+/// Ten messages in each direction, at once.
+async fn exchange(scene: &mut Scene, to_far: Remote, to_near: Remote) {
+    let near = scene.near.sender();
+    let up = tokio::spawn(async move {
+        for number in 0..10 {
+            near.send(to_far, message(to_far, number, 1_000)).await.unwrap_or_else(|error| panic!("{error}"));
+        }
+    });
+    for number in 0..10 {
+        carry_one(&scene.far, &mut scene.near, (to_near, to_far), number, 1_000).await;
+    }
+    for number in 0..10 {
+        assert_eq!(scene.far.message(to_near).await, scene.far.as_taken(message(to_far, number, 1_000)));
+    }
+    up.await.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// A message comes after those that were sent before it. It may come again, at any time.
+fn check_order(taken: &[PeerMessage], sent: &[PeerMessage]) {
+    let mut newest = None;
+    for (index, message) in taken.iter().enumerate() {
+        let place = sent.iter().position(|sent| sent == message);
+        assert!(place.is_some(), "nobody has sent this: {message:?}");
+        let is_repeat = taken[..index].contains(message);
+        assert!(is_repeat || newest < place, "message {place:?} came after {newest:?}");
+        newest = newest.max(place);
+    }
+}
+
+pub(super) async fn is_repeated(kind: &dyn Kind) {
+    const MESSAGES: usize = 5;
+    let mut scene = Scene::new(kind).await;
+    scene.proxy.record();
+    scene.far.write_down();
+    scene.near.write_down();
+    scene.far.start().await;
+    scene.near.start().await;
+    let (mut to_far, mut to_near) = scene.meet().await;
+    for number in 0..MESSAGES {
+        carry_one(&scene.near, &mut scene.far, (to_far, to_near), number, 1_000).await;
+        carry_one(&scene.far, &mut scene.near, (to_near, to_far), number, 1_000).await;
+    }
+    scene.proxy.repeat().await;
+    // Who says what the near end has said may have taken its place, for as long as that dials again.
+    let mut number = MESSAGES;
+    loop {
+        if let Some(back) = goes_there(&mut scene, to_far, number).await {
+            to_near = back;
+            let sent = message(to_near, number, 1_000);
+            let goes = scene.far.sender().send(to_near, sent.clone()).await.is_ok();
+            let wanted = scene.near.as_taken(sent);
+            if goes && scene.near.message_or_end(to_far, &wanted).await {
+                break;
+            }
+            if !goes {
+                scene.near.disconnect(to_far).await;
+            }
+        }
+        number += 1;
+        assert!(number < 100, "no connection lasts");
+        to_far = scene.near.connect().await;
+    }
+    // What comes twice comes in the order in which it was sent.
+    for (side, remote) in [(&scene.far, to_far), (&scene.near, to_near)] {
+        let sent: Vec<PeerMessage> = (0..=number).map(|number| side.as_taken(message(remote, number, 1_000))).collect();
+        for taken in side.written_down().values() {
+            check_order(taken, &sent);
+        }
+    }
+    scene.end().await;
+}
+
+/// Sends a message up, and tells over which connection it came; none where its own has ended before.
+async fn goes_there(scene: &mut Scene, to_far: Remote, number: usize) -> Option<Remote> {
+    let sent = message(to_far, number, 1_000);
+    if scene.near.sender().send(to_far, sent.clone()).await.is_err() {
+        scene.near.disconnect(to_far).await;
+        return None;
+    }
+    let wanted = scene.far.as_taken(sent);
+    // Reports that one branch has seen stay.
+    tokio::select! {
+        () = scene.near.disconnect(to_far) => None,
+        back = scene.far.this_message(&wanted) => Some(back),
+    }
 }
 
 pub(super) async fn notices_silence(kind: &dyn Kind) {
@@ -268,8 +339,10 @@ pub(super) async fn notices_silence(kind: &dyn Kind) {
 pub(super) async fn is_patient(kind: &dyn Kind) {
     let (mut scene, to_far, to_near) = Scene::connected(kind).await;
     scene.proxy.set_line(Line::Slow { bytes_per_second: 400_000 });
-    carry_one(&scene.near, &mut scene.far, (to_far, to_near), 0, 600_000).await;
-    carry_one(&scene.far, &mut scene.near, (to_near, to_far), 0, 600_000).await;
+    // Beside messages carriers that keep them carry much else.
+    let bytes = if kind.keeps_messages() { 200_000 } else { 600_000 };
+    carry_one(&scene.near, &mut scene.far, (to_far, to_near), 0, bytes).await;
+    carry_one(&scene.far, &mut scene.near, (to_near, to_far), 0, bytes).await;
     scene.proxy.set_line(Line::Late(Duration::from_millis(20)));
     for number in 1..20 {
         carry_one(&scene.near, &mut scene.far, (to_far, to_near), number, 10).await;
@@ -285,7 +358,7 @@ pub(super) async fn closes(kind: &dyn Kind) {
     let (to_far, to_near) = scene.meet().await;
     scene.near.transport.close(to_far).await;
     scene.far.disconnect(to_near).await;
-    assert!(send(&scene.near.transport, to_far, message(to_far, 0, 1)).await.is_err());
+    assert!(scene.near.sender().send(to_far, message(to_far, 0, 1)).await.is_err());
     // Closing again, or what is unknown, does nothing.
     scene.near.transport.close(to_far).await;
     scene.far.transport.close(to_far).await;
@@ -303,10 +376,10 @@ pub(super) async fn stops(kind: &dyn Kind) {
     // While it sends, and nobody takes.
     let (mut scene, to_far, to_near) = Scene::connected(kind).await;
     scene.far.close_gate();
-    let near = scene.near.transport.clone();
+    let near = scene.near.sender();
     let sending = tokio::spawn(async move {
         let mut number = 0;
-        while send(&near, to_far, message(to_far, number, 100_000)).await.is_ok() {
+        while near.send(to_far, message(to_far, number, 100_000)).await.is_ok() {
             number += 1;
         }
     });
@@ -324,10 +397,10 @@ pub(super) async fn stops(kind: &dyn Kind) {
     scene.near.stop().await;
     // While the other end sends.
     let (mut scene, to_far, to_near) = Scene::connected(kind).await;
-    let far = scene.far.transport.clone();
+    let far = scene.far.sender();
     let sending = tokio::spawn(async move {
         let mut number = 0;
-        while send(&far, to_near, message(to_near, number, 1_000)).await.is_ok() {
+        while far.send(to_near, message(to_near, number, 1_000)).await.is_ok() {
             number += 1;
         }
     });
@@ -347,7 +420,9 @@ pub(super) async fn serves_many(kind: &dyn Kind) {
     far.start().await;
     let mut nears = Vec::new();
     for number in 0..MANY {
-        let near = Side::new(SiteId::from_bytes([number + 1; 16]), kind.dial(address));
+        let site = SiteId::from_bytes([number + 1; 16]);
+        kind.pair(site, FAR);
+        let near = Side::new(site, kind.dial(address));
         near.start().await;
         nears.push(near);
     }
@@ -357,10 +432,12 @@ pub(super) async fn serves_many(kind: &dyn Kind) {
         let site = near.site;
         let to_near = far
             .find("a connection of each", |report| match report {
-                super::peer::Report::Connect(remote) if remote.site == site => Some(*remote),
+                Report::Connect(remote) if remote.site == site => Some(*remote),
                 _ => None,
             })
             .await;
+        near.request(to_far).await;
+        far.request(to_near).await;
         met.push((to_far, to_near));
     }
     for (near, (to_far, to_near)) in nears.iter_mut().zip(&met) {
@@ -370,7 +447,10 @@ pub(super) async fn serves_many(kind: &dyn Kind) {
     for (near, (_, to_near)) in nears.iter().zip(&met) {
         near.stop().await;
         near.check();
-        far.disconnect(*to_near).await;
+        // Connections of carriers that keep messages stand, whoever is there.
+        if !kind.keeps_messages() {
+            far.disconnect(*to_near).await;
+        }
     }
     far.stop().await;
     far.check();
@@ -416,4 +496,46 @@ pub(super) async fn is_refused(kind: &dyn Kind) {
     carry_one(&scene.far, &mut scene.near, (to_near, to_far), 0, 10).await;
     carry_one(&scene.near, &mut scene.far, (to_far, to_near), 0, 10).await;
     scene.end().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_that_double_grow_and_equal_ones_do_not() {
+        let grow = |pauses: &[u64]| {
+            let pauses: Vec<Duration> = pauses.iter().map(|pause| Duration::from_millis(*pause)).collect();
+            has_grown(&pauses)
+        };
+        assert!(grow(&[100, 200, 400]) && grow(&[125, 200, 500]) && grow(&[900, 250, 400, 850]));
+        assert!(!grow(&[]) && !grow(&[100]) && !grow(&[100, 125, 110, 250]) && !grow(&[1, 20, 250]));
+    }
+
+    fn taken(numbers: &[usize]) {
+        let remote = Remote { site: FAR, connection: 1, is_litemesh: true };
+        let of = |numbers: &[usize]| -> Vec<PeerMessage> {
+            numbers.iter().map(|number| message(remote, *number, 10)).collect()
+        };
+        check_order(&of(numbers), &of(&[0, 1, 2, 3]));
+    }
+
+    #[test]
+    fn repeats_are_in_order() {
+        taken(&[]);
+        taken(&[0, 1, 0, 1, 1, 2, 0, 3]);
+        taken(&[1, 3, 1]);
+    }
+
+    #[test]
+    #[should_panic(expected = "came after")]
+    fn what_was_overtaken_is_not() {
+        taken(&[0, 2, 1]);
+    }
+
+    #[test]
+    #[should_panic(expected = "nobody has sent this")]
+    fn what_nobody_has_sent_is_not() {
+        taken(&[0, 4]);
+    }
 }

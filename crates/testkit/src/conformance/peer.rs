@@ -1,18 +1,18 @@
 //! [`Recorder`]: a peer above a transport, which watches that the transport keeps its contract.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use litemesh_proto::{
     Access, BoxFuture, Cursor, DbVersion, Limits, PeerCallbacks, PeerMessage, Refusal, Remote, SiteId, SyncRequest,
-    Terms, Transport, Unverified,
+    Terms, Transport, TransportError, Unverified,
 };
 use tokio::sync::{Semaphore, mpsc};
 
 /// Bound of every wait. Far above what is ever needed, so that a slow machine fails nothing.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Calls that may wait to be looked at.
 const REPORTS_MAX: usize = 10_000;
@@ -48,6 +48,10 @@ struct State {
     known: BTreeSet<u64>,
     /// Messages that are being taken, of these connections.
     busy: BTreeSet<u64>,
+    /// The number of the last request of each connection.
+    asked: BTreeMap<u64, u32>,
+    /// Every message that came, and over which connection, where that is wanted.
+    history: Option<Vec<(u64, PeerMessage)>>,
     is_stopped: bool,
     /// What broke the contract first.
     broken: Option<String>,
@@ -64,6 +68,16 @@ impl Recorder {
         if !is_right && state.broken.is_none() {
             let when = if state.is_stopped { " after the stop" } else { "" };
             state.broken = Some(format!("{what}{when}"));
+        }
+    }
+
+    /// What a message is once it has come: a carrier that keeps messages numbers them anew.
+    fn as_taken(&self, message: PeerMessage) -> PeerMessage {
+        match message {
+            PeerMessage::Changes { changes, schema_version, progress: Some(_) } if self.transport.keeps_messages() => {
+                PeerMessage::Changes { changes, schema_version, progress: None }
+            }
+            other => other,
         }
     }
 
@@ -108,6 +122,9 @@ impl PeerCallbacks for Recorder {
 
     fn sync(&self, remote: Remote, request: SyncRequest) -> BoxFuture<'_, Result<(), Refusal>> {
         self.watch("sync of no connection", |state| state.open.contains(&remote.connection));
+        if let Some(terms) = &request.terms {
+            self.state().asked.insert(remote.connection, terms.answer);
+        }
         self.report(Report::Sync(remote, request));
         Box::pin(async { Ok(()) })
     }
@@ -118,8 +135,20 @@ impl PeerCallbacks for Recorder {
         self.watch("receive before the last message was taken", |state| state.busy.insert(number));
         Box::pin(async move {
             let message = message.verify(&self.limits).map_err(|error| Refusal::Invalid(error.to_string()));
-            if let Ok(message) = &message {
-                self.report(Report::Receive(remote, message.clone()));
+            match &message {
+                // How much room there is, as carriers say that keep messages.
+                Ok(PeerMessage::Ack(_)) => {
+                    self.state().busy.remove(&number);
+                    return Ok(());
+                }
+                Ok(message) => {
+                    let message = self.as_taken(message.clone());
+                    if let Some(history) = &mut self.state().history {
+                        history.push((number, message.clone()));
+                    }
+                    self.report(Report::Receive(remote, message));
+                }
+                Err(_) => {}
             }
             if self.is_gated.load(SeqCst)
                 && let Ok(permit) = self.gate.acquire().await
@@ -145,10 +174,31 @@ impl PeerCallbacks for Recorder {
     }
 }
 
+/// The number of every request.
+pub(super) const ANSWER: u32 = 3;
+
 /// What a peer of this site asks for.
 pub(super) fn request(site: SiteId, remote: Remote) -> SyncRequest {
     let cursor: Cursor = [(site, DbVersion::new(7))].into_iter().collect();
-    SyncRequest { cursor, terms: remote.is_litemesh.then(|| Terms { answer: 3, credit: 5, ..Terms::default() }) }
+    SyncRequest { cursor, terms: remote.is_litemesh.then(|| Terms { answer: ANSWER, credit: 5, ..Terms::default() }) }
+}
+
+/// What sends, in tasks of its own.
+#[derive(Clone)]
+pub(super) struct Sender(Arc<Recorder>);
+
+impl Sender {
+    pub(super) async fn send(&self, remote: Remote, mut message: PeerMessage) -> Result<(), TransportError> {
+        if let PeerMessage::Changes { progress: Some(progress), .. } = &mut message
+            && let Some(answer) = self.0.state().asked.get(&remote.connection)
+        {
+            progress.answer = *answer;
+        }
+        // Making and packing messages is all that a runtime of one thread would do for a while, and pings would come too late.
+        tokio::task::yield_now().await;
+        let sent = tokio::time::timeout(PATIENCE, self.0.transport.send(remote, message)).await;
+        sent.unwrap_or_else(|_| panic!("a message does not leave"))
+    }
 }
 
 /// A transport and the peer above it.
@@ -180,6 +230,29 @@ impl Side {
     pub(super) async fn start(&self) {
         let started = self.transport.start(self.peer.clone()).await;
         started.unwrap_or_else(|error| panic!("the transport does not start: {error}"));
+    }
+
+    pub(super) fn sender(&self) -> Sender {
+        Sender(self.peer.clone())
+    }
+
+    /// What a message is once it has come here.
+    pub(super) fn as_taken(&self, message: PeerMessage) -> PeerMessage {
+        self.peer.as_taken(message)
+    }
+
+    /// Writes down from now on what comes.
+    pub(super) fn write_down(&self) {
+        self.peer.state().history = Some(Vec::new());
+    }
+
+    /// What was written down, of each connection.
+    pub(super) fn written_down(&self) -> BTreeMap<u64, Vec<PeerMessage>> {
+        let mut of_each: BTreeMap<u64, Vec<PeerMessage>> = BTreeMap::new();
+        for (connection, message) in self.peer.state().history.iter().flatten() {
+            of_each.entry(*connection).or_default().push(message.clone());
+        }
+        of_each
     }
 
     /// Lets no message be taken before [`open_gate`](Self::open_gate).
@@ -268,6 +341,25 @@ impl Side {
         .await
     }
 
+    /// Waits for this very message, over whatever connection, and tells over which.
+    pub(super) async fn this_message(&mut self, wanted: &PeerMessage) -> Remote {
+        self.find("this very message", |report| match report {
+            Report::Receive(remote, message) => (message == wanted).then_some(*remote),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Whether this very message comes over this connection before that ends.
+    pub(super) async fn message_or_end(&mut self, of: Remote, wanted: &PeerMessage) -> bool {
+        self.find("a message, or the end of its connection", |report| match report {
+            Report::Receive(remote, message) if *remote == of => (message == wanted).then_some(true),
+            Report::Disconnect(remote) => (*remote == of).then_some(false),
+            _ => None,
+        })
+        .await
+    }
+
     /// What was reported so far of a connection: its messages, and whether something could not be read.
     pub(super) fn taken(&mut self, of: Remote) -> (Vec<PeerMessage>, bool) {
         while let Ok(report) = self.reports.try_recv() {
@@ -279,6 +371,11 @@ impl Side {
         });
         let is_garbled = self.seen.iter().any(|report| matches!(report, Report::Garbled(remote) if *remote == of));
         (messages.collect(), is_garbled)
+    }
+
+    /// Whether this connection has not ended yet.
+    pub(super) fn stands(&self, remote: Remote) -> bool {
+        self.peer.state().open.contains(&remote.connection)
     }
 
     /// Whether nothing was reported that nobody has waited for.

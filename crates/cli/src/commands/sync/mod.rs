@@ -1,5 +1,6 @@
 //! `litemesh sync`: joins a hub, a file at the other end of `ssh`, a file beside, or all paired devices, once or for good.
 
+mod ssh;
 mod unreached;
 mod way;
 

@@ -2,17 +2,13 @@
 
 use std::io::Read;
 use std::path::Path;
-use std::pin::Pin;
-use std::process::Stdio;
-use std::task::{Context, Poll};
 
 use litemesh::channel::{self, Channel, ChannelError};
 use litemesh::{Peer, PeerBuilder};
 use litemesh_http::{DialError, HttpClient};
 use litemesh_nostr::NostrTransport;
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
+use super::ssh::SshTarget;
 use super::unreached::Unreached;
 use crate::args::SyncArgs;
 use crate::commands::pairings;
@@ -51,13 +47,7 @@ impl Way {
             return Self::paired(&args.file);
         }
         if args.far.starts_with("ssh://") {
-            let target = SshTarget::parse(&args.far)?;
-            let program = args.ssh.clone();
-            let near = Channel::dialling("ssh", move || {
-                let child = target.start(&program);
-                async move { child }
-            });
-            return Ok(Self::Ssh(near));
+            return Ok(Self::Ssh(SshTarget::parse(&args.far)?.channel(args.ssh.clone())));
         }
         if !is_hub {
             return Self::file(Path::new(&args.far)).await;
@@ -152,84 +142,6 @@ impl Way {
     }
 }
 
-/// A file on another machine.
-struct SshTarget {
-    destination: String,
-    port: Option<u16>,
-    path: String,
-}
-
-impl SshTarget {
-    /// `ssh://[user@]host[:port]/path`; `/~/` begins a path in the user's folder.
-    fn parse(url: &str) -> Result<Self, Failure> {
-        let wrong = |what: &str| {
-            let advice = "write ssh://[USER@]HOST[:PORT]/PATH, with /~/ for a path in the folder of the user";
-            Failure::usage(format!("{url}: {what}"), advice)
-        };
-        let rest = url.strip_prefix("ssh://").unwrap_or(url);
-        let (authority, path) = rest.split_once('/').ok_or_else(|| wrong("no path"))?;
-        let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
-        // An address of IPv6 stands in brackets, which `ssh` does not want.
-        let (host, port) = match host.strip_prefix('[').and_then(|host| host.split_once(']')) {
-            Some((host, port)) => (host, port.strip_prefix(':')),
-            None => host.rsplit_once(':').map_or((host, None), |(host, port)| (host, Some(port))),
-        };
-        let port = port.map(str::parse).transpose().map_err(|_| wrong("the port is no number from 0 to 65535"))?;
-        let is_option = |word: &str| word.is_empty() || word.starts_with('-');
-        if is_option(host) || user.is_some_and(is_option) {
-            return Err(wrong("no host"));
-        }
-        let path = match path.strip_prefix("~/") {
-            Some(of_user) => format!("./{of_user}"),
-            None => format!("/{path}"),
-        };
-        if path.ends_with('/') {
-            return Err(wrong("no file"));
-        }
-        let destination = user.map_or_else(|| host.to_owned(), |user| format!("{user}@{host}"));
-        Ok(Self { destination, port, path })
-    }
-
-    /// What the shell at the other end runs.
-    fn command(&self) -> String {
-        format!("litemesh stdio '{}'", self.path.replace('\'', r"'\''"))
-    }
-
-    fn start(&self, ssh: &str) -> std::io::Result<(ProgramOutput, ChildStdin)> {
-        let mut words = ssh.split_whitespace();
-        let program = words.next().unwrap_or("ssh");
-        let mut command = Command::new(program);
-        command.args(words);
-        if let Some(port) = self.port {
-            command.arg("-p").arg(port.to_string());
-        }
-        command.arg("--").arg(&self.destination).arg(self.command());
-        // It ends with its pipes. Killed while it asks for a password it would leave the terminal without echo.
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().map_err(|error| std::io::Error::other(format!("{program}: {error}")))?;
-        match (child.stdout.take(), child.stdin.take()) {
-            (Some(output), Some(input)) => Ok((ProgramOutput { output, _program: child }, input)),
-            _ => Err(std::io::Error::other(format!("{program} has no input and output"))),
-        }
-    }
-}
-
-/// What a program writes.
-struct ProgramOutput {
-    output: ChildStdout,
-    _program: Child,
-}
-
-impl AsyncRead for ProgramOutput {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.output).poll_read(context, buffer)
-    }
-}
-
 /// The variable that has the token, where no file is given.
 const TOKEN_VARIABLE: &str = "LITEMESH_TOKEN";
 
@@ -275,28 +187,5 @@ fn read_token(path: &Path) -> Result<String, Failure> {
             format!("{}: {error}", path.display()),
             "check the path of --token-file, and that you may read it",
         )),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn targets_are_read_as_ssh_reads_them() {
-        let read = |url: &str| {
-            let target = SshTarget::parse(url).unwrap();
-            (target.destination.clone(), target.port, target.command())
-        };
-        let of = |destination: &str, port, path: &str| (destination.to_owned(), port, format!("litemesh stdio {path}"));
-        assert_eq!(read("ssh://host/path/to/file.db"), of("host", None, "'/path/to/file.db'"));
-        assert_eq!(read("ssh://me@host:2222/~/file.db"), of("me@host", Some(2222), "'./file.db'"));
-        assert_eq!(read("ssh://[::1]:22/it's here.db"), of("::1", Some(22), r"'/it'\''s here.db'"));
-        assert_eq!(read("ssh://a@b@host/x"), of("a@b@host", None, "'/x'"));
-        for wrong in
-            ["ssh://host", "ssh://host/", "ssh:///x", "ssh://-oProxyCommand=x/y", "ssh://-u@host/y", "ssh://host:ssh/x"]
-        {
-            assert!(SshTarget::parse(wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -1,0 +1,208 @@
+//! [`SshTarget`]: a file at the other end of `ssh`, and the program that is started to get there.
+
+use std::pin::Pin;
+use std::process::Stdio;
+use std::task::{Context, Poll};
+
+use litemesh::channel::Channel;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+use crate::failure::Failure;
+
+/// A file on another machine.
+pub(super) struct SshTarget {
+    destination: String,
+    port: Option<u16>,
+    path: String,
+}
+
+impl SshTarget {
+    /// `ssh://[user@]host[:port]/path`; `/~/` begins a path in the user's folder.
+    pub(super) fn parse(url: &str) -> Result<Self, Failure> {
+        let wrong = |what: &str| {
+            let advice = "write ssh://[USER@]HOST[:PORT]/PATH, with /~/ for a path in the folder of the user";
+            Failure::usage(format!("{url}: {what}"), advice)
+        };
+        let rest = url.strip_prefix("ssh://").unwrap_or(url);
+        let (authority, path) = rest.split_once('/').ok_or_else(|| wrong("no path"))?;
+        let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
+        // An address of IPv6 stands in brackets, which `ssh` does not want.
+        let (host, port) = match host.strip_prefix('[').and_then(|host| host.split_once(']')) {
+            Some((host, port)) => (host, port.strip_prefix(':')),
+            None => host.rsplit_once(':').map_or((host, None), |(host, port)| (host, Some(port))),
+        };
+        let port = port.map(str::parse).transpose().map_err(|_| wrong("the port is no number from 0 to 65535"))?;
+        let is_option = |word: &str| word.is_empty() || word.starts_with('-');
+        if is_option(host) || user.is_some_and(is_option) {
+            return Err(wrong("no host"));
+        }
+        let path = match path.strip_prefix("~/") {
+            Some(of_user) => format!("./{of_user}"),
+            None => format!("/{path}"),
+        };
+        if path.ends_with('/') {
+            return Err(wrong("no file"));
+        }
+        let destination = user.map_or_else(|| host.to_owned(), |user| format!("{user}@{host}"));
+        Ok(Self { destination, port, path })
+    }
+
+    /// What the shell at the other end runs.
+    fn command(&self) -> String {
+        format!("litemesh stdio '{}'", self.path.replace('\'', r"'\''"))
+    }
+
+    /// A channel that starts `ssh` for each connection: a program, and options of it.
+    pub(super) fn channel(self, ssh: String) -> Channel {
+        Channel::dialling("ssh", move || {
+            let child = self.start(&ssh);
+            async move { child }
+        })
+    }
+
+    fn start(&self, ssh: &str) -> std::io::Result<(ProgramOutput, ChildStdin)> {
+        let mut words = ssh.split_whitespace();
+        let program = words.next().unwrap_or("ssh");
+        let mut command = Command::new(program);
+        command.args(words);
+        if let Some(port) = self.port {
+            command.arg("-p").arg(port.to_string());
+        }
+        command.arg("--").arg(&self.destination).arg(self.command());
+        // It ends with its pipes. Killed while it asks for a password it would leave the terminal without echo.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| std::io::Error::other(format!("{program}: {error}")))?;
+        match (child.stdout.take(), child.stdin.take()) {
+            (Some(output), Some(input)) => Ok((ProgramOutput { output, _program: child }, input)),
+            _ => Err(std::io::Error::other(format!("{program} has no input and output"))),
+        }
+    }
+}
+
+/// What a program writes.
+struct ProgramOutput {
+    output: ChildStdout,
+    _program: Child,
+}
+
+impl AsyncRead for ProgramOutput {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.output).poll_read(context, buffer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_read_as_ssh_reads_them() {
+        let read = |url: &str| {
+            let target = SshTarget::parse(url).unwrap();
+            (target.destination.clone(), target.port, target.command())
+        };
+        let of = |destination: &str, port, path: &str| (destination.to_owned(), port, format!("litemesh stdio {path}"));
+        assert_eq!(read("ssh://host/path/to/file.db"), of("host", None, "'/path/to/file.db'"));
+        assert_eq!(read("ssh://me@host:2222/~/file.db"), of("me@host", Some(2222), "'./file.db'"));
+        assert_eq!(read("ssh://[::1]:22/it's here.db"), of("::1", Some(22), r"'/it'\''s here.db'"));
+        assert_eq!(read("ssh://a@b@host/x"), of("a@b@host", None, "'/x'"));
+        for wrong in
+            ["ssh://host", "ssh://host/", "ssh:///x", "ssh://-oProxyCommand=x/y", "ssh://-u@host/y", "ssh://host:ssh/x"]
+        {
+            assert!(SshTarget::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    /// The suite goes through the very code that starts `ssh`. In place of that stands this program once more, which joins its input
+    /// and output to the line.
+    #[cfg(unix)] // a shell
+    mod conformance {
+        use std::fs::File;
+        use std::io::{Read, Write};
+        use std::net::{Shutdown, SocketAddr, TcpStream};
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        use std::time::Duration;
+
+        use litemesh::proto::{Access, BoxFuture, Transport};
+        use litemesh_testkit::conformance::{self, Kind};
+        use tokio::net::TcpListener;
+
+        use super::*;
+
+        /// Tells the program that it stands in for `ssh`, and where the line is.
+        const LINE_VARIABLE: &str = "LITEMESH_TEST_LINE";
+
+        struct OverSsh(tempfile::TempDir, AtomicUsize);
+
+        fn impatient(channel: Channel) -> Channel {
+            channel.ping_interval(Duration::from_millis(500)).reconnect_delay_min(Duration::from_millis(100))
+        }
+
+        impl Kind for OverSsh {
+            fn listen(&self) -> BoxFuture<'_, (Arc<dyn Transport>, SocketAddr)> {
+                Box::pin(async {
+                    let channel = impatient(Channel::new());
+                    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                    let address = listener.local_addr().unwrap();
+                    let accepting = channel.clone();
+                    tokio::spawn(async move {
+                        loop {
+                            let (stream, _) = listener.accept().await.unwrap();
+                            let (channel, (read, write)) = (accepting.clone(), stream.into_split());
+                            tokio::spawn(async move { channel.accept(read, write, Access::FULL).await });
+                        }
+                    });
+                    (Arc::new(channel) as _, address)
+                })
+            }
+
+            fn dial(&self, address: SocketAddr) -> Arc<dyn Transport> {
+                let script = self.0.path().join(self.1.fetch_add(1, Ordering::Relaxed).to_string());
+                let program = std::env::current_exe().unwrap();
+                let test = concat!(module_path!(), "::stands_in_for_ssh").split_once("::").unwrap().1;
+                // What the test harness says is not for the other end.
+                let lines = format!(
+                    "exec 3>&1 >/dev/null\n{LINE_VARIABLE}={address} exec '{}' --exact {test}\n",
+                    program.display()
+                );
+                std::fs::write(&script, lines).unwrap();
+                let target = SshTarget::parse("ssh://me@far.example/todo.db").unwrap();
+                Arc::new(impatient(target.channel(format!("sh {}", script.display()))))
+            }
+        }
+
+        #[test]
+        fn stands_in_for_ssh() {
+            let Ok(address) = std::env::var(LINE_VARIABLE) else { return };
+            // Where nobody is, it ends.
+            let Ok(mut from_line) = TcpStream::connect(address) else { return };
+            let mut to_line = from_line.try_clone().unwrap();
+            let mut output = File::options().write(true).open("/dev/fd/3").unwrap();
+            // Ends with the program.
+            std::thread::spawn(move || {
+                carry(std::io::stdin().lock(), &mut to_line);
+                let _ = to_line.shutdown(Shutdown::Write);
+            });
+            carry(&mut from_line, &mut output);
+        }
+
+        /// As it comes. With `std::io::copy`, which splices pipes and sockets on Linux, this hangs.
+        fn carry(mut from: impl Read, to: &mut impl Write) {
+            let mut piece = vec![0; 16 * 1024];
+            while let Ok(read @ 1..) = from.read(&mut piece)
+                && to.write_all(&piece[..read]).is_ok()
+            {}
+        }
+
+        #[tokio::test]
+        async fn programs_keep_the_contract() {
+            conformance::check(&OverSsh(tempfile::tempdir().unwrap(), AtomicUsize::new(0))).await;
+        }
+    }
+}
