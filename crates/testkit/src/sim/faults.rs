@@ -185,6 +185,7 @@ impl Simulation {
                 }
             }
         }
+        self.silence_relays(node);
     }
 
     fn vanish(&mut self, node: usize) {

@@ -559,6 +559,22 @@ impl Simulation {
         self.note(format_args!("the relay of {nodes:?} is away for {duration:?}"));
     }
 
+    /// Relays forget what a peer has published and nobody has read.
+    pub(super) fn silence_relays(&mut self, node: usize) {
+        for pairing in &mut self.pairings {
+            let ways = pairing.ways.iter_mut().zip(pairing.nodes).filter(|(_, author)| *author == node);
+            for (way, _) in ways {
+                let (stream, read) = way.inbound.as_ref().map_or((0, 0), |inbound| {
+                    (inbound.stream, inbound.taking.as_ref().map_or(inbound.head, |(taking, _)| *taking))
+                });
+                for (of, events) in &mut way.streams {
+                    let read = if *of == stream { read.min(events.len()) } else { 0 };
+                    events[read..].iter_mut().for_each(|event| *event = None);
+                }
+            }
+        }
+    }
+
     /// A relay forgets an event of each direction, or all.
     pub(super) fn relay_forgets(&mut self) {
         let Some(pairing) = self.random_pairing() else { return };
