@@ -56,9 +56,6 @@ const RATE_PAUSE: Duration = Duration::from_millis(250);
 /// How long slow relays may take to get what others have taken, when we hang up.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
 
-/// How long a relay may take to answer a dial.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// How soon a relay that is gone is dialled again, at first.
 const DIAL_DELAY: Duration = Duration::from_secs(1);
 
@@ -258,12 +255,18 @@ async fn dial(relay: Relay, mut ready: watch::Receiver<bool>, pauses: Pauses, ca
     let mut attempts = 0;
     let work = async {
         loop {
-            match relay.try_connect(DIAL_TIMEOUT).await {
-                Ok(()) => attempts = 0,
-                Err(error) => debug!(relay = %relay.url(), %error, attempts, "dialling"),
+            relay.connect();
+            // Its status is newer than what we are told of it.
+            while relay.status() != RelayStatus::Terminated {
+                if relay.is_connected() {
+                    attempts = 0;
+                }
+                // The sender lives until all of this is cancelled.
+                if ready.changed().await.is_err() {
+                    return;
+                }
             }
-            // Its status is newer than what we are told of it. The sender lives until all of this is cancelled.
-            while relay.is_connected() && ready.changed().await.is_ok() {}
+            debug!(relay = %relay.url(), attempts, "not connected, dialling again later");
             tokio::time::sleep(backoff_from(pauses.of(DIAL_DELAY), attempts, fastrand::f64())).await;
             attempts = attempts.saturating_add(1);
         }
