@@ -111,6 +111,40 @@ fn a_hub_speaks_tls_to_those_who_trust_it() {
     hub.running.stop("-TERM");
 }
 
+/// Not by us, and not by a library below.
+#[test]
+fn no_log_has_a_token() {
+    let files = Files::new();
+    let (hub_file, copy) = (files.database("hub.db"), files.database("copy.db"));
+    let (_, one) = token(&files, "one", &[]);
+    let wrong = format!("litemesh_{}_{}", "0123456789abcdef", "5e".repeat(32));
+    let wrong = files.write("wrong.token", &wrong);
+    let hub = Running::start_tracing(&[
+        "serve",
+        &hub_file,
+        "--listen",
+        "127.0.0.1:0",
+        "--json",
+        "--tokens",
+        &files.path("hub.tokens"),
+    ]);
+    let url = hub.line()["url"].as_str().unwrap().to_owned();
+    let mut logs = String::new();
+    for (token, url) in [(&one, url.clone()), (&one, url.replace("http", "ws")), (&wrong, url.clone())] {
+        let sync = Running::start_tracing(&["sync", &copy, &url, "--once", "--json", "--token-file", token]);
+        let (_, log) = sync.end();
+        assert!(log.lines().count() > 20, "it logs: {log}");
+        logs += &log;
+    }
+    logs += &hub.stop("-TERM").1;
+    for file in [&one, &wrong] {
+        let token = std::fs::read_to_string(file).unwrap();
+        let (_, secret) = token.trim().rsplit_once('_').unwrap();
+        let line = logs.lines().find(|line| line.contains(secret));
+        assert_eq!(line, None);
+    }
+}
+
 /// Neither the command line nor a file: the environment, which others on the machine cannot read.
 #[test]
 fn a_token_may_come_from_the_environment() {

@@ -110,7 +110,16 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(args: &[&str]) -> Self {
-        let mut child = program(args).spawn().unwrap();
+        Self::spawn(&mut program(args))
+    }
+
+    /// One that logs everything that there is to log.
+    pub(crate) fn start_tracing(args: &[&str]) -> Self {
+        Self::spawn(program(args).env("RUST_LOG", "trace"))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let stderr = read_to_end(child.stderr.take().unwrap());
         let (sender, lines) = sync_channel(LINES_MAX);

@@ -237,9 +237,11 @@ impl Outgoing {
 
     /// How far the remote is, once it was up to date over this connection.
     pub(crate) fn served(&self) -> Option<Served> {
-        let Some(Order::Local { place, window, part, .. }) = &self.order else { return None };
+        let Some(Order::Local { place, window, part, owes_more, .. }) = &self.order else { return None };
         let acknowledged = window.position();
-        let is_idle = window.is_empty() && self.queue.is_empty() && part.is_none() && self.eose == Eose::Taken;
+        // What waits for more is merely staged there, though it is acknowledged.
+        let is_whole = part.is_none() && !owes_more && self.eose == Eose::Taken;
+        let is_idle = is_whole && window.is_empty() && self.queue.is_empty();
         let reached = if is_idle { place.position().max(acknowledged.version) } else { acknowledged.version };
         self.is_served.then_some(Served { acknowledged, reached })
     }

@@ -544,6 +544,28 @@ fn who_stands_by_sends_nothing_and_goes_on_where_the_other_way_ended() {
     assert_eq!(sent(&effects)[0].progress().unwrap().since, None, "it is said once");
 }
 
+/// What waits for more is staged at the remote, and goes with the connection.
+#[test]
+fn what_is_merely_staged_is_not_gone_on_behind() {
+    let mut session = session(true);
+    let generation = up_to_date(&mut session, 5);
+    session.handle(acknowledged(1, 20));
+    session.handle(Input::Committed);
+    session.handle(page(generation, 6, 6, None));
+    session.handle(Input::Sent);
+    session.handle(acknowledged(2, 20));
+    assert_eq!(session.served(), Some(Served { acknowledged: at(5), reached: DbVersion::new(5) }));
+    session.handle(page(generation, 7, 7, Some(cursor(&[(OWN, 7)]))));
+    session.handle(Input::Sent);
+    session.handle(acknowledged(3, 20));
+    assert_eq!(session.served(), Some(Served { acknowledged: at(7), reached: DbVersion::new(7) }));
+    // Nothing of what follows is for the remote.
+    session.handle(Input::Committed);
+    let place = LocalPlace::after(DbVersion::new(9));
+    session.handle(Input::Read(ReadDone { generation, page: local_page(vec![], place, Some(cursor(&[(OWN, 7)]))) }));
+    assert_eq!(session.served(), Some(Served { acknowledged: at(7), reached: DbVersion::new(9) }));
+}
+
 /// What the remote waits for goes first: the end of the answer, and the rest of what was announced.
 #[test]
 fn who_stands_by_ends_what_was_begun() {
