@@ -264,11 +264,16 @@ impl Driver {
         let (engine, frontier, recent) =
             (self.common.engine.clone(), self.common.frontier.clone(), self.recent.clone());
         let way = self.way.clone();
+        let (remote, gate) = (self.remote.site, Gate::new(self.access.clone()));
+        let keeps_messages = self.transport.keeps_messages();
         let lane = if progress.completes.is_some() { Lane::Bulk } else { lane_of_merge(changes.len()) };
         let span = tracing::debug_span!("merge", remote = %self.remote.site.fmt_short(), changes = changes.len());
         let work = move |engine: &mut Engine| {
             // The work is done on the engine's thread, where no span would be known.
             let _entered = span.entered();
+            if keeps_messages {
+                work::heed_message(engine, &progress, remote, &gate)?;
+            }
             work::merge(engine, &changes, &progress, &reached, &way, echoes, (&frontier, &recent))
         };
         spawn(tasks, async move {

@@ -17,7 +17,7 @@ use crate::engine_thread::{Announced, look};
 use crate::session::access::Gate;
 use crate::session::{self, Effect, Input, Notice, ReadDone, ReadOrder};
 use crate::shared_pages::SharedPages;
-use crate::ways::{Standing, Way, Ways};
+use crate::ways::{Way, Ways};
 use crate::work::{self, Frontier, Recent, Stuck};
 
 /// What the sessions of one running peer share. Gone when it ends.
@@ -125,9 +125,25 @@ pub struct Work {
 
 #[derive(Debug)]
 enum Kind {
-    Open { remote: SiteId, is_first: bool },
-    Merge { changes: Vec<Change>, progress: MergeProgress, reached: Cursor, echoes: bool },
-    Stage { sender: SiteId, changes: Vec<Change>, after: Reach, until: Reach, bytes_max: u64 },
+    Open {
+        remote: SiteId,
+        is_first: bool,
+    },
+    /// `keeper`: the remote, where the carrier keeps messages.
+    Merge {
+        changes: Vec<Change>,
+        progress: MergeProgress,
+        reached: Cursor,
+        echoes: bool,
+        keeper: Option<SiteId>,
+    },
+    Stage {
+        sender: SiteId,
+        changes: Vec<Change>,
+        after: Reach,
+        until: Reach,
+        bytes_max: u64,
+    },
     MergeStaged(SiteId),
     Read(SiteId, ReadOrder),
 }
@@ -146,9 +162,12 @@ impl Work {
         let Self { kind, process, recent, way, limits, beat } = self;
         Ok(Done(match kind {
             Kind::Open { remote, is_first } => work::open(engine, remote, &way, is_first.then_some(&process.stuck))?,
-            Kind::Merge { changes, progress, reached, echoes } => {
+            Kind::Merge { changes, progress, reached, echoes, keeper } => {
                 let shared = (&*process.frontier, &*recent);
-                Input::Merged(work::merge(engine, &changes, &progress, &reached, &way, echoes, shared))
+                let gate = Gate::new(Access::FULL);
+                let heeded = keeper.map_or(Ok(()), |remote| work::heed_message(engine, &progress, remote, &gate));
+                let merge = |()| work::merge(engine, &changes, &progress, &reached, &way, echoes, shared);
+                Input::Merged(heeded.and_then(merge))
             }
             Kind::Stage { sender, changes, after, until, bytes_max } => {
                 Input::Merged(work::stage(engine, &way, sender, &after, &until, &changes, bytes_max))
@@ -205,7 +224,6 @@ pub struct Session {
     process: Process,
     recent: Recent,
     way: Way,
-    standing: Standing,
     keeps_messages: bool,
     limits: PageLimits,
     staged_bytes_max: u64,
@@ -234,7 +252,6 @@ impl Session {
             process: process.clone(),
             recent: Arc::default(),
             way: process.ways.add(remote.site, keeps_messages),
-            standing: Standing::default(),
             keeps_messages,
             limits: pages,
             staged_bytes_max: limits.staged_bytes_max,
@@ -256,7 +273,7 @@ impl Session {
 
     /// Whether another session of the remote began or ceased to carry what is written here: [`Event::OtherWays`].
     pub fn has_news(&self) -> bool {
-        self.way.standing().stands_by != self.standing.stands_by
+        self.way.has_news()
     }
 
     /// Its connection has ended. What it ordered may still be done.
@@ -272,10 +289,7 @@ impl Session {
             Event::Garbled(reason) => self.session.handle(Input::Garbled(reason)),
             Event::Sent => self.session.handle(Input::Sent),
             Event::Done(Done(input)) => self.session.handle(input),
-            Event::OtherWays => {
-                self.standing = self.way.standing();
-                self.session.handle(Input::OtherWays(self.standing))
-            }
+            Event::OtherWays => self.session.handle(Input::OtherWays(self.way.standing())),
             Event::Woken(Timer(timer)) => self.session.handle(Input::Woken(timer)),
             Event::Announced => {
                 let mut effects = Vec::new();
@@ -316,7 +330,8 @@ impl Session {
             Effect::Reply(Err(Refusal::Outdated(_))) if !self.keeps_messages => Action::Reply(Ok(())),
             Effect::Reply(result) => Action::Reply(result),
             Effect::Merge { changes, progress, reached, echoes } => {
-                Action::Work(self.work(Kind::Merge { changes, progress, reached, echoes }))
+                let keeper = self.keeps_messages.then_some(self.remote.site);
+                Action::Work(self.work(Kind::Merge { changes, progress, reached, echoes, keeper }))
             }
             Effect::Read(order) => Action::Work(self.work(Kind::Read(self.remote.site, order))),
             Effect::Tell(notice) => Action::Tell(match notice {

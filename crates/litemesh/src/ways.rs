@@ -40,7 +40,18 @@ struct Seat {
     number: u64,
     keeps_messages: bool,
     is_served: bool,
+    /// What its session was told last. One that does not know that it carries has not gone on where another one ended.
+    role: Role,
     news: Arc<Notify>,
+}
+
+/// What a way is for, as far as what is written here goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// The remote is up to date over none.
+    Open,
+    Carries,
+    StandsBy,
 }
 
 /// The way of one session. Gone with it.
@@ -91,14 +102,13 @@ impl Ways {
             let mut remote = lock(&remote);
             remote.count += 1;
             let number = remote.count;
-            remote.ways.push(Seat { number, keeps_messages, is_served: false, news: news.clone() });
+            remote.ways.push(Seat { number, keeps_messages, is_served: false, role: Role::Open, news: news.clone() });
             number
         };
-        let way = Way(Arc::new(Held { remote, number, news }));
-        if way.standing().stands_by {
-            way.0.news.notify_one();
+        if lock(&remote).carrier().is_some() {
+            news.notify_one();
         }
-        way
+        Way(Arc::new(Held { remote, number, news }))
     }
 }
 
@@ -107,6 +117,14 @@ impl ToRemote {
     fn carrier(&self) -> Option<u64> {
         let served = self.ways.iter().filter(|way| way.is_served);
         served.min_by_key(|way| way.keeps_messages).map(|way| way.number)
+    }
+
+    fn role(&self, number: u64) -> Role {
+        match self.carrier() {
+            None => Role::Open,
+            Some(carrier) if carrier == number => Role::Carries,
+            Some(_) => Role::StandsBy,
+        }
     }
 
     fn remove(&mut self, number: u64) {
@@ -133,20 +151,34 @@ impl Way {
                 seat.is_served = true;
             }
         });
-        if remote.carrier() == Some(number) {
+        let is_known = |seat: &Seat| seat.number == number && seat.role == Role::Carries;
+        // An answer that begins anew says nothing of what was acknowledged before.
+        if remote.role(number) == Role::Carries && remote.ways.iter().any(is_known) && served != Served::default() {
             remote.served = served;
         }
     }
 
+    /// What its session goes by from now on.
     pub(crate) fn standing(&self) -> Standing {
-        let remote = lock(&self.0.remote);
-        let stands_by = remote.carrier().is_some_and(|carrier| carrier != self.0.number);
-        Standing { stands_by, served: remote.served }
+        let mut remote = lock(&self.0.remote);
+        let role = remote.role(self.0.number);
+        for way in remote.ways.iter_mut().filter(|way| way.number == self.0.number) {
+            way.role = role;
+        }
+        Standing { stands_by: role == Role::StandsBy, served: remote.served }
     }
 
     /// Its session has ended. What it ordered may still be under way.
     pub(crate) fn end(&self) {
         lock(&self.0.remote).remove(self.0.number);
+    }
+
+    /// Whether the [standing](Self::standing) is another than its session goes by.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn has_news(&self) -> bool {
+        let remote = lock(&self.0.remote);
+        let role = remote.role(self.0.number);
+        remote.ways.iter().any(|way| way.number == self.0.number && way.role != role)
     }
 
     /// Resolves when the [standing](Self::standing) may be another. Dropping this loses nothing.
@@ -205,7 +237,7 @@ mod tests {
         Served { acknowledged: Position { version, ..Position::default() }, reached: version }
     }
 
-    fn has_news(way: &Way) -> bool {
+    fn is_notified(way: &Way) -> bool {
         let mut changed = Box::pin(way.changed());
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         changed.as_mut().poll(&mut context).is_ready()
@@ -215,22 +247,31 @@ mod tests {
     fn the_best_way_that_is_up_to_date_carries_and_the_others_stand_by() {
         let ways = Ways::default();
         let (relayed, first, second) = (ways.add(REMOTE, true), ways.add(REMOTE, false), ways.add(REMOTE, false));
-        let stands_by = || [&relayed, &first, &second].map(|way| way.standing().stands_by);
+        let all = [&relayed, &first, &second];
+        let stands_by = || all.map(|way| way.standing().stands_by);
         assert_eq!(stands_by(), [false; 3], "nobody carries yet");
         relayed.report(served(1));
+        assert!(all.into_iter().all(|way| is_notified(way) && way.has_news()));
         assert_eq!(stands_by(), [false, true, true]);
         second.report(served(2));
         assert_eq!(stands_by(), [true, true, false]);
         first.report(served(3));
         assert_eq!(stands_by(), [true, false, true], "of equal ones the older");
-        // Only who carries says how far the remote is.
+        assert!(all.into_iter().all(is_notified) && !all.into_iter().any(|way| is_notified(way) || way.has_news()));
+        // Only who carries says how far the remote is, and an answer that begins anew says nothing.
+        first.report(served(4));
         second.report(served(9));
-        assert_eq!(second.standing().served, served(3));
-        assert!([&relayed, &first, &second].into_iter().all(has_news) && !has_news(&relayed));
+        first.report(Served::default());
+        assert_eq!(second.standing().served, served(4));
         first.end();
-        assert_eq!((second.standing(), has_news(&second)), (Standing { stands_by: false, served: served(3) }, true));
+        assert!(is_notified(&second) && second.has_news());
+        // It has not gone on where the other ended.
+        second.report(served(1));
+        assert_eq!(second.standing(), Standing { stands_by: false, served: served(4) });
+        second.report(served(5));
         drop((first, second));
-        assert!(has_news(&relayed) && !relayed.standing().stands_by);
+        assert!(is_notified(&relayed));
+        assert_eq!(relayed.standing(), Standing { stands_by: false, served: served(5) });
         assert_eq!(ways.add(SiteId::from_bytes([2; 16]), false).standing(), Standing::default());
     }
 

@@ -74,6 +74,31 @@ fn is_stuck(stuck: &Stuck, remote: SiteId, staged: &Staged) -> bool {
     *connections == STUCK_MAX
 }
 
+/// Heeds what a message says that its sender holds of us, where the carrier keeps messages: requests, which say so elsewhere, are not made
+/// again there when a file that was restored starts again.
+///
+/// # Errors
+///
+/// The file has forgotten something of it, and asks anew.
+pub(crate) fn heed_message(
+    engine: &mut Engine,
+    progress: &MergeProgress,
+    remote: SiteId,
+    gate: &Gate,
+) -> Result<(), MergeFailure> {
+    let failure = |message: String, fault| MergeFailure { message, fault };
+    let database = |error: StorageError| failure(error.to_string(), Fault::Database);
+    let written = progress.cursor.get(&engine.site().map_err(database)?);
+    if written <= engine.db_version().map_err(database)? {
+        return Ok(());
+    }
+    match heed(engine, remote, Position::default(), written, gate) {
+        Ok(_) => Err(failure("the file has forgotten what the remote holds of it".to_owned(), Fault::Gap)),
+        Err(error @ PeerError::Rewritten { .. }) => Err(failure(error.to_string(), Fault::Content)),
+        Err(error) => Err(failure(error.to_string(), Fault::Database)),
+    }
+}
+
 /// `echoes`: all of it came over this connection, so that the remote need not be sent it back.
 pub(crate) fn merge(
     engine: &mut Engine,

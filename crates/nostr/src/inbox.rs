@@ -33,8 +33,7 @@ const ACK_EVERY: Duration = Duration::from_secs(2);
 /// How soon a request is published again that no relay took.
 const PUBLISH_AGAIN: Duration = Duration::from_secs(2);
 
-/// How long nothing may come until everything stored counts as read: of an original peer, which does not say so, and of a Litemesh peer that
-/// said so before the stream was gone on with.
+/// How long nothing may come from an original peer until everything stored counts as read.
 const QUIET: Duration = Duration::from_secs(2);
 
 /// The same before anything came.
@@ -77,6 +76,8 @@ pub(crate) struct Inbox<'a> {
     gap: Option<Instant>,
     /// When everything stored by an original peer counts as read.
     quiet_due: Option<Instant>,
+    /// A Litemesh peer said that it had sent everything before its stream was gone on with, and does not say so again.
+    owes_end: bool,
 }
 
 /// What relays have.
@@ -120,6 +121,7 @@ impl<'a> Inbox<'a> {
             pace: Pace::START,
             gap: None,
             quiet_due: None,
+            owes_end: false,
         }
     }
 
@@ -163,7 +165,7 @@ impl<'a> Inbox<'a> {
             Some(event) = self.events.recv() => self.offer(event)?,
             Ok(()) = self.acks.changed() => self.acknowledge(),
             () = self.wake.notified() => self.looks.at_once(),
-            looked = pending(&mut self.looking) => self.looked(looked)?,
+            looked = pending(&mut self.looking) => self.looked(looked).await?,
             () = at(self.looks.due()), if self.looking.is_none() => self.look(),
             asked = pending(&mut self.asking) => self.asked(asked),
             () = at(self.cursor_due), if self.asking.is_none() => self.publish_cursor().await?,
@@ -209,9 +211,8 @@ impl<'a> Inbox<'a> {
         self.cursor_due = Some(Instant::now());
         self.looks.begin();
         self.looks.at_once();
-        let has_end =
-            self.handle.remote.is_litemesh && self.state.as_ref().is_some_and(|state| state.stand.head.is_none());
-        self.quiet_due = (!has_end).then(|| Instant::now() + QUIET_AT_FIRST);
+        self.quiet_due = (!self.handle.remote.is_litemesh).then(|| Instant::now() + QUIET_AT_FIRST);
+        self.owes_end = self.handle.remote.is_litemesh && self.chain.head().is_some();
         Ok(())
     }
 
@@ -374,10 +375,11 @@ impl<'a> Inbox<'a> {
         }));
     }
 
-    fn looked(&mut self, looked: Looked) -> Result<(), Ending> {
+    async fn looked(&mut self, looked: Looked) -> Result<(), Ending> {
         self.looking = None;
         let Found { events, is_answered, pace } = looked.found;
         self.pace = pace;
+        let has_more = !events.is_empty();
         for event in events {
             self.offer(event)?;
         }
@@ -407,10 +409,18 @@ impl<'a> Inbox<'a> {
                 return Err(self.broken("an event is missing that later ones refer to"));
             }
         }
+        if is_answered
+            && !has_more
+            && !self.chain.has_gap()
+            && !self.chain.has_next()
+            && std::mem::take(&mut self.owes_end)
+        {
+            self.end_stored().await?;
+        }
         Ok(())
     }
 
-    /// Nothing came for a while of an original peer, which does not say when it is at an end.
+    /// Relays have no more: nothing came for a while of an original peer, which does not say when it is at an end, or they say so.
     async fn end_stored(&mut self) -> Result<(), Ending> {
         self.quiet_due = None;
         // It proves nothing: the other half of a transaction may still come.

@@ -44,6 +44,8 @@ mod nip44v3;
 mod outbox;
 mod parts;
 mod pauses;
+// The simulation sees it.
+#[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
 mod reach;
 mod relays;
 mod search;

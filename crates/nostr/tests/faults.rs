@@ -446,6 +446,51 @@ async fn a_sender_restored_from_a_backup_gets_what_it_has_sent() {
     }
 }
 
+/// What went another way is in no stream, so nothing there tells the device that it has forgotten it: the other one says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_forgot_what_went_another_way_hears_of_it_over_relays() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_relay, one, other, mut rows) = two(folder.path()).await;
+    let (one, other) = (one.stop().await, other.stop().await);
+    let (path, kept) = (one.path.clone(), folder.path().join("kept"));
+    let (near, far) = litemesh::channel::pair();
+    let (mut one, mut other) = (start_beside(one, near).await, start_beside(other, far).await);
+    for device in [&mut one, &mut other] {
+        let mut ways = vec!["memory", "nostr"];
+        let wait = async {
+            while !ways.is_empty() {
+                if let Event::Served { transport, .. } = device.events.recv().await.unwrap() {
+                    ways.retain(|way| *way != &*transport);
+                }
+            }
+        };
+        assert!(tokio::time::timeout(support::PATIENCE, wait).await.is_ok(), "not up to date over {ways:?}");
+    }
+    write(&one.device, 1, &mut rows);
+    other.wait_for_rows(&rows).await;
+    copy(&path, &kept);
+    for id in 2..=4 {
+        write(&one.device, id, &mut rows);
+        other.wait_for_rows(&rows).await;
+    }
+    drop(one.stop().await);
+    other.wait("the end of the channel", |event| matches!(event, Event::Disconnect { .. })).await;
+    restore(&kept, &path);
+    // The other one runs on, and has asked for nothing since.
+    let mut one = Device::open(&path).start().await;
+    one.wait_for_rows(&rows).await;
+    write(&one.device, 5, &mut rows);
+    other.wait_for_rows(&rows).await;
+}
+
+/// Syncs over relays and over a channel.
+async fn start_beside(device: Device, channel: litemesh::channel::Channel) -> Running {
+    let transport = support::transport(&device.store).build();
+    let builder = litemesh::Peer::builder(device.db.clone()).transport(transport.clone()).transport(channel);
+    let events = builder.events();
+    Running { peer: builder.start().await.unwrap(), events, transport, device }
+}
+
 /// Longer than the relays keep anything. Set to the same everywhere, and known to the sender only.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_receiver_that_was_away_for_too_long_catches_up() {

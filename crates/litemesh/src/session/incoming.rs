@@ -298,7 +298,9 @@ impl Incoming {
             effects.push(Effect::Reply(Ok(())));
             return held;
         };
-        let (key, is_staged) = (self.key, self.staged.messages > 0);
+        // The sender was restored from a backup, and begins before what it has sent: of what that lost, the rest is here at best.
+        let went_back = progress.position.is_some_and(|position| position.version < self.staged.reach.position.version);
+        let (key, is_staged) = (self.key, self.staged.messages > 0 && !went_back);
         let waits = until.place.is_some() || progress.more && self.has_room(changes.len());
         self.pending = Some(Pending { is_eose, open: Cursor::new(), reach: Some(until.clone()) });
         if waits {
@@ -398,7 +400,7 @@ impl Incoming {
             Err(MergeFailure { message, fault: Fault::Database }) => {
                 self.taken(false, false, effects);
                 self.refuse(Refusal::Unavailable(message), effects);
-                self.is_deaf = self.remote.is_litemesh;
+                self.be_deaf();
                 self.end_after(RECONNECT_DELAY_MIN, "our database could not take a message", effects);
             }
             Err(MergeFailure { fault: Fault::Gap, .. }) => {
@@ -441,11 +443,16 @@ impl Incoming {
     pub(crate) fn garbled(&mut self, reason: &str, effects: &mut Vec<Effect>) {
         effects.push(Effect::Tell(Notice::Error(format!("unreadable message: {reason}"))));
         self.is_frozen = true;
+        self.be_deaf();
+        self.end_after(RECONNECT_DELAY_MIN, "a message could not be read", effects);
+    }
+
+    /// The connection is about to end.
+    fn be_deaf(&mut self) {
         if self.remote.is_litemesh && !std::mem::replace(&mut self.is_deaf, true) {
             // Soon, also where the end is due later already.
             self.is_end_due = false;
         }
-        self.end_after(RECONNECT_DELAY_MIN, "a message could not be read", effects);
     }
 
     /// Bad changes heal when somebody changes a schema, not within seconds; until then the connection serves for the rest.

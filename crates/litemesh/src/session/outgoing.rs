@@ -60,6 +60,8 @@ pub(crate) struct Outgoing {
     stands_by: bool,
     /// Litemesh: what lies before this the remote acknowledged over another connection; said with the next message.
     since: Option<Position>,
+    /// The same, also when it was said.
+    elsewhere: Position,
     /// Litemesh: the remote was up to date over this connection once.
     is_served: bool,
 }
@@ -123,6 +125,7 @@ impl Outgoing {
             is_looking: false,
             stands_by: false,
             since: None,
+            elsewhere: Position::default(),
             is_served: false,
         }
     }
@@ -133,7 +136,7 @@ impl Outgoing {
             _ => !self.is_sending,
         };
         // What another connection carries counts there.
-        let is_behind = self.is_behind && !self.stands_by;
+        let is_behind = self.is_behind && !self.rests();
         self.eose == Eose::Taken && !is_behind && !self.is_reading && is_acknowledged && self.queue.is_empty()
     }
 
@@ -155,7 +158,7 @@ impl Outgoing {
         self.is_behind = true;
         self.queue.clear();
         self.eose = Eose::Ahead;
-        self.since = None;
+        (self.since, self.elsewhere) = (None, Position::default());
         let claimed = self.claims.begin(request.cursor);
         self.order = Some(match request.terms {
             Some(terms) if self.remote.is_litemesh => local_order(claimed, &terms),
@@ -184,7 +187,8 @@ impl Outgoing {
             self.generation += 1;
             self.is_behind = true;
             *place = LocalPlace::after(standing.served.reached);
-            self.since = Some(standing.served.acknowledged);
+            self.elsewhere = standing.served.acknowledged;
+            self.since = Some(self.elsewhere);
         }
         self.pump(effects);
     }
@@ -238,7 +242,8 @@ impl Outgoing {
     /// How far the remote is, once it was up to date over this connection.
     pub(crate) fn served(&self) -> Option<Served> {
         let Some(Order::Local { place, window, part, owes_more, .. }) = &self.order else { return None };
-        let acknowledged = window.position();
+        let acknowledged = Some(window.position()).filter(|position| position.version >= self.elsewhere.version);
+        let acknowledged = acknowledged.unwrap_or(self.elsewhere);
         // What waits for more is merely staged there, though it is acknowledged.
         let is_whole = part.is_none() && !owes_more && self.eose == Eose::Taken;
         let is_idle = is_whole && window.is_empty() && self.queue.is_empty();
@@ -327,7 +332,9 @@ impl Outgoing {
         let has_news = news.len() > usize::from(news.contains(&own));
         let is_owed = is_complete && *owes_more;
         let is_far = is_complete && position.version.get().saturating_sub(told.get()) >= POSITION_NEWS_EVERY;
-        if is_live && page.changes.is_empty() && part.is_none() && !has_news && !is_owed && !is_far {
+        // Whoever does not hold what another connection carried has to hear of that, also where nothing follows.
+        let is_quiet = !has_news && !is_owed && !is_far && self.since.is_none();
+        if is_live && page.changes.is_empty() && part.is_none() && is_quiet {
             self.forget_echoes_until(position.version);
             return;
         }

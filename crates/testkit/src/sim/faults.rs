@@ -252,6 +252,7 @@ impl Simulation {
         peer.replace_file(&backup.bytes);
         peer.is_upgraded = backup.is_upgraded;
         peer.restored = Some(first);
+        peer.restored_to = backup.version;
         peer.may_have_forgotten = true;
         peer.cursor = litemesh_engine::proto::Cursor::new();
         let site = peer.site;

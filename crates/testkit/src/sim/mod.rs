@@ -238,6 +238,7 @@ impl Simulation {
             is_upgraded: false,
             backup: None,
             restored: None,
+            restored_to: DbVersion::ZERO,
             may_have_forgotten: false,
             parted: None,
             original: None,

@@ -46,6 +46,8 @@ pub(super) struct Node {
     pub(super) backup: Option<Backup>,
     /// Restored and not yet told of the versions that it forgot; the first connection that it made since.
     pub(super) restored: Option<u64>,
+    /// The version that it was restored to.
+    pub(super) restored_to: DbVersion,
     /// It was restored at some time, or another peer had its site id: it may learn later what it lacks of itself.
     pub(super) may_have_forgotten: bool,
     /// The site id that another peer had as well from some version on, which is known to who made the copy.

@@ -154,7 +154,12 @@ impl Simulation {
         let others = self.nodes.iter().filter(|other| !other.is_gone && other.site != site);
         let known = others.filter_map(|other| other.engine()).map(|engine| newest_known(engine, site)).max();
         let own = self.nodes[node].engine().expect("a peer that runs").db_version().expect("a database to read");
-        if known.unwrap_or_default() > own {
+        let known = known.unwrap_or_default();
+        // Who merged as many versions since as it forgot has not been told for all that.
+        let engine = self.nodes[node].engine().expect("a peer that runs");
+        let has = newest_known(engine, site).max(self.nodes[node].restored_to);
+        let told = engine.forgotten_until().expect("a database to read").unwrap_or_default().max(has);
+        if known > own || known > told {
             return false;
         }
         self.nodes[node].restored = None;

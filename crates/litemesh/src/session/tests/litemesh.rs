@@ -544,6 +544,26 @@ fn who_stands_by_sends_nothing_and_goes_on_where_the_other_way_ended() {
     assert_eq!(sent(&effects)[0].progress().unwrap().since, None, "it is said once");
 }
 
+/// Also where nothing follows: else who was restored would not hear of what it lacks.
+#[test]
+fn where_the_other_way_ended_is_said_at_once_and_remembered() {
+    let mut session = session(true);
+    let generation = up_to_date(&mut session, 5);
+    session.handle(acknowledged(1, 20));
+    session.handle(standing(true, 5, 5));
+    session.handle(standing(false, 70, 75));
+    assert_eq!(session.served(), Some(Served { acknowledged: at(70), reached: DbVersion::new(75) }));
+    let place = LocalPlace::after(DbVersion::new(75));
+    let page = local_page(vec![], place, Some(cursor(&[(OWN, 75)])));
+    let said = sent(&session.handle(Input::Read(ReadDone { generation: generation + 1, page })));
+    let [PeerMessage::Changes { changes, progress: Some(progress), .. }] = said.as_slice() else { panic!("{said:?}") };
+    assert!(changes.is_empty() && progress.since == Some(at(70)));
+    session.handle(Input::Sent);
+    assert_eq!(session.served(), Some(Served { acknowledged: at(70), reached: DbVersion::new(70) }), "under way");
+    session.handle(acknowledged(2, 20));
+    assert_eq!(session.served(), Some(Served { acknowledged: at(75), reached: DbVersion::new(75) }));
+}
+
 /// What waits for more is staged at the remote, and goes with the connection.
 #[test]
 fn what_is_merely_staged_is_not_gone_on_behind() {
@@ -627,4 +647,17 @@ fn after_a_message_that_could_not_be_stored_nothing_is_merged_over_the_connectio
         let effects = session.handle(changes(&[(OTHER, 2)], 1, Some(progress)));
         assert!(matches!(effects.as_slice(), [Effect::Reply(Ok(()))]), "{effects:?}");
     }
+}
+
+/// The simulation found it: half of a transaction, whose other half was overwritten by one that the sender has lost.
+#[test]
+fn what_is_staged_of_a_sender_that_went_back_is_not_completed() {
+    let mut session = session(true);
+    let progress = Progress { more: true, position: Some(at(12)), ..numbered(1) };
+    session.handle(changes(&[(OTHER, 1)], 1, Some(progress)));
+    session.handle(Input::Merged(Ok(MergeDone { local_versions: None, staged: Some(staged(12, None, 1)) })));
+    let back = Position { version: DbVersion::new(11), incarnation: Incarnation(8) };
+    let effects = session.handle(changes(&[(OTHER, 2)], 1, Some(Progress { position: Some(back), ..numbered(2) })));
+    let [Effect::Merge { progress, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!((&progress.completes, progress.position), (&None, Some((REMOTE, back))));
 }
