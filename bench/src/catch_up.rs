@@ -9,6 +9,7 @@ use tokio::process::Command;
 
 use crate::hub::Hub;
 use crate::traffic::Bytes;
+use crate::workload::Text;
 use crate::{Error, way, workload};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -19,7 +20,7 @@ pub enum Direction {
     Up,
 }
 
-pub async fn run(rows: usize, direction: Direction, v1: bool, way: way::Options) -> Result<Value, Error> {
+pub async fn run(rows: usize, direction: Direction, v1: bool, text: Text, way: way::Options) -> Result<Value, Error> {
     let folder = tempfile::tempdir()?;
     let (hub_file, peer_file) = (folder.path().join("hub.db"), folder.path().join("peer.db"));
     let (full, empty) = match direction {
@@ -28,7 +29,7 @@ pub async fn run(rows: usize, direction: Direction, v1: bool, way: way::Options)
     };
     let db = Database::open(full)?;
     workload::create(&db)?;
-    workload::fill(db.lock().connection(), rows, 1000)?;
+    workload::fill_with(db.lock().connection(), rows, 1000, text)?;
     drop(db);
     workload::create(&Database::open(empty)?)?;
 
@@ -65,6 +66,7 @@ pub async fn run(rows: usize, direction: Direction, v1: bool, way: way::Options)
         "over": carrier.name(),
         "direction": format!("{direction:?}").to_lowercase(),
         "changes": changes,
+        "random": text == Text::Random,
     });
     if way.bytes {
         result["bytes"] = bytes.for_changes(changes);

@@ -19,7 +19,7 @@ pub struct Hub {
 
 enum Process {
     /// It stands, and is told by its standard input.
-    Ours(Talk),
+    Ours(Box<Talk>),
     /// The peer starts it, and it is told by a socket.
     OfPeer(UnixListener),
 }
@@ -47,13 +47,13 @@ impl Hub {
         let orders = child.stdin.take().ok_or("no stdin")?;
         let answers = child.stdout.take().ok_or("no stdout")?;
         let mut talk = Talk::new(answers, orders, Some(child));
-        Ok(Self { far: talk.answer().await?, process: Process::Ours(talk) })
+        Ok(Self { far: talk.answer().await?, process: Process::Ours(Box::new(talk)) })
     }
 
     /// With whom to talk. For a channel the peer must have come.
     pub async fn talk(self) -> Result<Talk, Error> {
         match self.process {
-            Process::Ours(talk) => Ok(talk),
+            Process::Ours(talk) => Ok(*talk),
             Process::OfPeer(listener) => {
                 let (read, write) = listener.accept().await?.0.into_split();
                 Ok(Talk::new(read, write, None))

@@ -19,6 +19,7 @@ mod workload;
 use clap::{Parser, Subcommand};
 
 use way::Carrier;
+use workload::Text;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -40,6 +41,9 @@ enum Scenario {
         /// Both take each other for peers of the original: plain wire v1, without positions and compressed uploads.
         #[arg(long)]
         v1: bool,
+        /// Keys like UUIDv4 and random titles, which do not compress.
+        #[arg(long)]
+        random: bool,
         #[command(flatten)]
         way: way::Options,
     },
@@ -62,6 +66,9 @@ enum Scenario {
         rows: usize,
         #[arg(long, default_value_t = 1000)]
         writes: usize,
+        /// Keys like UUIDv4 and random titles, which do not compress, for the catch-up between Litemesh peers.
+        #[arg(long)]
+        random: bool,
         /// Counts the bytes to the relay and from it, in place of times and memory.
         #[arg(long)]
         bytes: bool,
@@ -99,10 +106,12 @@ enum Scenario {
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     match Arguments::parse().scenario {
-        Scenario::CatchUp { rows, direction, v1, way } => print(catch_up::run(rows, direction, v1, way).await?),
+        Scenario::CatchUp { rows, direction, v1, random, way } => {
+            print(catch_up::run(rows, direction, v1, text(random), way).await?);
+        }
         Scenario::Latency { writes, way } => print(latency::run(writes, way).await?),
         Scenario::Local { rows } => print(local::run(rows)?),
-        Scenario::Nostr { rows, writes, bytes } => print(nostr::run(rows, writes, bytes).await?),
+        Scenario::Nostr { rows, writes, random, bytes } => print(nostr::run(rows, writes, text(random), bytes).await?),
         Scenario::Paired { file } => nostr::sync(&file).await?,
         Scenario::Load { scenario } => print(load::run(scenario).await?),
         Scenario::Hub { file, listen } => process::hub(&file, &listen).await?,
@@ -115,20 +124,24 @@ async fn main() -> Result<(), Error> {
             for carrier in [Carrier::Http, Carrier::Ws, Carrier::Channel] {
                 print(latency::run(1000, over(carrier)).await?);
             }
-            print(nostr::run(100_000, 1000, false).await?);
+            print(nostr::run(100_000, 1000, Text::Counting, false).await?);
             for direction in [catch_up::Direction::Down, catch_up::Direction::Up] {
-                print(catch_up::run(100_000, direction, false, over(Carrier::Channel)).await?);
+                print(catch_up::run(100_000, direction, false, Text::Counting, over(Carrier::Channel)).await?);
             }
             for (v1, carrier) in [(false, Carrier::Ws), (true, Carrier::Http)] {
                 for rows in [33_334, 100_000, 333_334] {
                     for direction in [catch_up::Direction::Down, catch_up::Direction::Up] {
-                        print(catch_up::run(rows, direction, v1, over(carrier)).await?);
+                        print(catch_up::run(rows, direction, v1, Text::Counting, over(carrier)).await?);
                     }
                 }
             }
         }
     }
     Ok(())
+}
+
+fn text(is_random: bool) -> Text {
+    if is_random { Text::Random } else { Text::Counting }
 }
 
 fn print(result: serde_json::Value) {

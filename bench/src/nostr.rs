@@ -16,35 +16,36 @@ use tokio::process::{Child, Command};
 
 use crate::process::peak_memory_kib;
 use crate::traffic::{Bytes, Traffic};
+use crate::workload::Text;
 use crate::{Error, latency, nostr_original, workload};
 
-pub async fn run(rows: usize, writes: usize, counts: bool) -> Result<Value, Error> {
+pub async fn run(rows: usize, writes: usize, text: Text, counts: bool) -> Result<Value, Error> {
     let memory = MemoryDatabase::with_opts(MemoryDatabaseOptions { events: true, max_events: None });
     let limit = RateLimit { max_reqs: 10_000, notes_per_minute: u32::MAX };
     let relay = LocalRelay::new(RelayBuilder::default().rate_limit(limit).database(memory.clone()));
     relay.run().await?;
     let url = relay.url().await.to_string();
     if counts {
-        return bytes(rows, writes, &url, &memory).await;
+        return bytes(rows, writes, text, &url, &memory).await;
     }
     let uncounted = Traffic::default();
-    let catch_up = catch_up(rows, &url, &memory, &uncounted).await?.0;
+    let catch_up = catch_up(rows, text, &url, &memory, &uncounted).await?.0;
     let live = live(writes, &url, &uncounted).await?.0;
     let original = nostr_original::run(rows, &url, &memory).await?;
     Ok(json!({
-        "scenario": "nostr", "catch_up": catch_up, "live_ms": live, "writes": writes, "original": original,
+        "scenario": "nostr", "random": text == Text::Random, "catch_up": catch_up, "live_ms": live, "writes": writes, "original": original,
     }))
 }
 
 /// The same behind a stop that counts what goes to the relay and comes from it, of both devices together.
-async fn bytes(rows: usize, writes: usize, relay: &str, memory: &MemoryDatabase) -> Result<Value, Error> {
+async fn bytes(rows: usize, writes: usize, text: Text, relay: &str, memory: &MemoryDatabase) -> Result<Value, Error> {
     let traffic = Traffic::default();
     let address = relay.strip_prefix("ws://").ok_or("no URL")?.trim_end_matches('/');
     let stop = format!("ws://{}", traffic.forward(address.to_owned()).await?);
-    let (_, caught_up) = catch_up(rows, &stop, memory, &traffic).await?;
+    let (_, caught_up) = catch_up(rows, text, &stop, memory, &traffic).await?;
     let (_, live) = live(writes, &stop, &traffic).await?;
     Ok(json!({
-        "scenario": "nostr", "changes": 3 * rows, "bytes": caught_up.for_changes(3 * rows),
+        "scenario": "nostr", "random": text == Text::Random, "changes": 3 * rows, "bytes": caught_up.for_changes(3 * rows),
         "writes": writes, "bytes_live": live.for_changes(3 * writes),
     }))
 }
@@ -52,6 +53,7 @@ async fn bytes(rows: usize, writes: usize, relay: &str, memory: &MemoryDatabase)
 /// A device that has nothing catches up with one that is there. Gives what went over the line meanwhile, too, where that is counted.
 async fn catch_up(
     rows: usize,
+    text: Text,
     relay: &str,
     memory: &MemoryDatabase,
     traffic: &Traffic,
@@ -61,7 +63,7 @@ async fn catch_up(
     for (file, rows) in files.iter().zip([rows, 0]) {
         let db = Database::open(file)?;
         workload::create(&db)?;
-        workload::fill(db.lock().connection(), rows, 1000)?;
+        workload::fill_with(db.lock().connection(), rows, 1000, text)?;
     }
     pair(&files, relay).await?;
     let before = traffic.read();
