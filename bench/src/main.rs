@@ -5,15 +5,21 @@
 //! Hub and peer of a catch-up are processes of their own, so that each reports its own peak memory.
 
 mod catch_up;
+mod hub;
 mod latency;
 mod load;
 mod local;
 mod nostr;
 mod nostr_original;
 mod process;
+mod traffic;
+mod way;
 mod workload;
 
 use clap::{Parser, Subcommand};
+
+use way::Carrier;
+use workload::Text;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -35,17 +41,18 @@ enum Scenario {
         /// Both take each other for peers of the original: plain wire v1, without positions and compressed uploads.
         #[arg(long)]
         v1: bool,
-        /// Over streams and POSTs in place of WebSockets.
+        /// Keys like UUIDv4 and random titles, which do not compress.
         #[arg(long)]
-        streams: bool,
+        random: bool,
+        #[command(flatten)]
+        way: way::Options,
     },
     /// From commit on one side to commit on the other, both ways, and from a writer in another process: p50 and p99.
     Latency {
         #[arg(long, default_value_t = 1000)]
         writes: usize,
-        /// Over streams and POSTs in place of WebSockets.
-        #[arg(long)]
-        streams: bool,
+        #[command(flatten)]
+        way: way::Options,
     },
     /// Local inserts, updates and deletes as ratios to plain SQLite, and merge and read in cells/s.
     Local {
@@ -59,6 +66,12 @@ enum Scenario {
         rows: usize,
         #[arg(long, default_value_t = 1000)]
         writes: usize,
+        /// Keys like UUIDv4 and random titles, which do not compress, for the catch-up between Litemesh peers.
+        #[arg(long)]
+        random: bool,
+        /// Counts the bytes to the relay and from it, in place of times and memory.
+        #[arg(long)]
+        bytes: bool,
     },
     /// Many peers on one hub.
     Load {
@@ -78,42 +91,57 @@ enum Scenario {
     #[command(hide = true)]
     Write { file: std::path::PathBuf },
     #[command(hide = true)]
+    Stdio { file: std::path::PathBuf },
+    #[command(hide = true)]
     Join {
         file: std::path::PathBuf,
-        url: String,
+        far: String,
         #[arg(long)]
         v1: bool,
-        #[arg(long)]
-        streams: bool,
+        #[command(flatten)]
+        way: way::Options,
     },
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     match Arguments::parse().scenario {
-        Scenario::CatchUp { rows, direction, v1, streams } => print(catch_up::run(rows, direction, v1, streams).await?),
-        Scenario::Latency { writes, streams } => print(latency::run(writes, streams).await?),
+        Scenario::CatchUp { rows, direction, v1, random, way } => {
+            print(catch_up::run(rows, direction, v1, text(random), way).await?);
+        }
+        Scenario::Latency { writes, way } => print(latency::run(writes, way).await?),
         Scenario::Local { rows } => print(local::run(rows)?),
-        Scenario::Nostr { rows, writes } => print(nostr::run(rows, writes).await?),
+        Scenario::Nostr { rows, writes, random, bytes } => print(nostr::run(rows, writes, text(random), bytes).await?),
         Scenario::Paired { file } => nostr::sync(&file).await?,
         Scenario::Load { scenario } => print(load::run(scenario).await?),
         Scenario::Hub { file, listen } => process::hub(&file, &listen).await?,
         Scenario::Write { file } => process::write(&file)?,
-        Scenario::Join { file, url, v1, streams } => process::join(&file, &url, v1, streams).await?,
+        Scenario::Stdio { file } => process::stdio(&file).await?,
+        Scenario::Join { file, far, v1, way } => process::join(&file, &far, v1, way).await?,
         Scenario::All => {
             print(local::run(100_000)?);
-            print(latency::run(1000, false).await?);
-            print(nostr::run(100_000, 1000).await?);
-            for v1 in [false, true] {
+            let over = way::Options::new;
+            for carrier in [Carrier::Http, Carrier::Ws, Carrier::Channel] {
+                print(latency::run(1000, over(carrier)).await?);
+            }
+            print(nostr::run(100_000, 1000, Text::Counting, false).await?);
+            for direction in [catch_up::Direction::Down, catch_up::Direction::Up] {
+                print(catch_up::run(100_000, direction, false, Text::Counting, over(Carrier::Channel)).await?);
+            }
+            for (v1, carrier) in [(false, Carrier::Ws), (true, Carrier::Http)] {
                 for rows in [33_334, 100_000, 333_334] {
                     for direction in [catch_up::Direction::Down, catch_up::Direction::Up] {
-                        print(catch_up::run(rows, direction, v1, v1).await?);
+                        print(catch_up::run(rows, direction, v1, Text::Counting, over(carrier)).await?);
                     }
                 }
             }
         }
     }
     Ok(())
+}
+
+fn text(is_random: bool) -> Text {
+    if is_random { Text::Random } else { Text::Counting }
 }
 
 fn print(result: serde_json::Value) {

@@ -15,32 +15,58 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::process::peak_memory_kib;
+use crate::traffic::{Bytes, Traffic};
+use crate::workload::Text;
 use crate::{Error, latency, nostr_original, workload};
 
-pub async fn run(rows: usize, writes: usize) -> Result<Value, Error> {
+pub async fn run(rows: usize, writes: usize, text: Text, counts: bool) -> Result<Value, Error> {
     let memory = MemoryDatabase::with_opts(MemoryDatabaseOptions { events: true, max_events: None });
     let limit = RateLimit { max_reqs: 10_000, notes_per_minute: u32::MAX };
     let relay = LocalRelay::new(RelayBuilder::default().rate_limit(limit).database(memory.clone()));
     relay.run().await?;
     let url = relay.url().await.to_string();
-    let catch_up = catch_up(rows, &url, &memory).await?;
-    let live = live(writes, &url).await?;
+    if counts {
+        return bytes(rows, writes, text, &url, &memory).await;
+    }
+    let uncounted = Traffic::default();
+    let catch_up = catch_up(rows, text, &url, &memory, &uncounted).await?.0;
+    let live = live(writes, &url, &uncounted).await?.0;
     let original = nostr_original::run(rows, &url, &memory).await?;
     Ok(json!({
-        "scenario": "nostr", "catch_up": catch_up, "live_ms": live, "writes": writes, "original": original,
+        "scenario": "nostr", "random": text == Text::Random, "catch_up": catch_up, "live_ms": live, "writes": writes, "original": original,
     }))
 }
 
-/// A device that has nothing catches up with one that is there.
-async fn catch_up(rows: usize, relay: &str, memory: &MemoryDatabase) -> Result<Value, Error> {
+/// The same behind a stop that counts what goes to the relay and comes from it, of both devices together.
+async fn bytes(rows: usize, writes: usize, text: Text, relay: &str, memory: &MemoryDatabase) -> Result<Value, Error> {
+    let traffic = Traffic::default();
+    let address = relay.strip_prefix("ws://").ok_or("no URL")?.trim_end_matches('/');
+    let stop = format!("ws://{}", traffic.forward(address.to_owned()).await?);
+    let (_, caught_up) = catch_up(rows, text, &stop, memory, &traffic).await?;
+    let (_, live) = live(writes, &stop, &traffic).await?;
+    Ok(json!({
+        "scenario": "nostr", "random": text == Text::Random, "changes": 3 * rows, "bytes": caught_up.for_changes(3 * rows),
+        "writes": writes, "bytes_live": live.for_changes(3 * writes),
+    }))
+}
+
+/// A device that has nothing catches up with one that is there. Gives what went over the line meanwhile, too, where that is counted.
+async fn catch_up(
+    rows: usize,
+    text: Text,
+    relay: &str,
+    memory: &MemoryDatabase,
+    traffic: &Traffic,
+) -> Result<(Value, Bytes), Error> {
     let folder = tempfile::tempdir()?;
     let files = ["full.db", "empty.db"].map(|name| folder.path().join(name));
     for (file, rows) in files.iter().zip([rows, 0]) {
         let db = Database::open(file)?;
         workload::create(&db)?;
-        workload::fill(db.lock().connection(), rows, 1000)?;
+        workload::fill_with(db.lock().connection(), rows, 1000, text)?;
     }
     pair(&files, relay).await?;
+    let before = traffic.read();
     let [mut sender, mut receiver] = [start(&files[0])?, start(&files[1])?];
     let mut lines = BufReader::new(receiver.stdout.take().ok_or("no stdout")?).lines();
     let mut next = async || -> Result<f64, Error> { Ok(lines.next_line().await?.ok_or("a peer failed")?.parse()?) };
@@ -59,10 +85,11 @@ async fn catch_up(rows: usize, relay: &str, memory: &MemoryDatabase) -> Result<V
     if has != rows {
         return Err(format!("{rows} rows expected, the receiver has {has}").into());
     }
+    let over_the_line = traffic.read().since(before);
     let events = memory.query(Filter::new().kind(CHANGES_KIND)).await?;
     let bytes: usize = events.iter().map(|event| event.as_json().len()).sum();
     let changes = 3 * rows;
-    Ok(json!({
+    let result = json!({
         "changes": changes,
         "seconds": seconds,
         "changes_per_second": (changes as f64 / seconds).round(),
@@ -70,11 +97,13 @@ async fn catch_up(rows: usize, relay: &str, memory: &MemoryDatabase) -> Result<V
         "bytes_per_change": ((bytes as f64 / changes as f64) * 100.0).round() / 100.0,
         "receiver_peak_mib": receiver_kib / 1024.0,
         "sender_peak_mib": sender_kib.ok_or("the sender failed")? / 1024.0,
-    }))
+    });
+    Ok((result, over_the_line))
 }
 
-/// From commit to commit, one write after the other, both peers in this process.
-async fn live(writes: usize, relay: &str) -> Result<Value, Error> {
+/// From commit to commit, one write after the other, both peers in this process; and what went over the line meanwhile, where that is
+/// counted.
+async fn live(writes: usize, relay: &str, traffic: &Traffic) -> Result<(Value, Bytes), Error> {
     let folder = tempfile::tempdir()?;
     let files = ["from.db", "to.db"].map(|name| folder.path().join(name));
     for file in &files {
@@ -87,10 +116,12 @@ async fn live(writes: usize, relay: &str) -> Result<Value, Error> {
     let mut events = builder.events();
     let receiver = builder.start().await?;
     while !matches!(events.recv().await?, Event::Eose { .. }) {}
+    let before = traffic.read();
     let live = latency::measure(&from, &mut events, &to, "live", writes).await?;
+    let over_the_line = traffic.read().since(before);
     sender.stop().await;
     receiver.stop().await;
-    Ok(live)
+    Ok((live, over_the_line))
 }
 
 /// Syncs a file until standard input ends. Prints after how long everything was there, then the peak memory.

@@ -1,39 +1,80 @@
-//! Processes of their own: the two of a catch-up, and a writer beside a peer.
+//! Processes of their own: hub and peer, and a writer beside a peer.
 
 use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use litemesh::{Database, Event, Limits, Peer};
-use litemesh_http::{HttpClient, HttpServer};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use litemesh::channel::Channel;
+use litemesh::proto::Access;
+use litemesh::{Database, Event, Events, Limits, Peer};
+use litemesh_http::HttpServer;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
 
-use crate::{Error, load};
+use crate::way::{self, Way};
+use crate::{Error, hub, load};
 
-/// Serves a file until standard input ends, then prints its peak memory.
+/// Serves a file until standard input, which says what to do, ends; then prints its peak memory.
 pub async fn hub(file: &Path, listen: &str) -> Result<(), Error> {
     load::raise_file_limit();
     let server = HttpServer::new();
     let limits = Limits { connections_max: 20_000, ..Limits::default() };
-    let peer = Peer::builder(Database::open(file)?).limits(limits).transport(server.clone()).start().await?;
+    let db = Database::open(file)?;
+    let peer = Peer::builder(db.clone()).limits(limits).transport(server.clone()).start().await?;
     let listener = tokio::net::TcpListener::bind(listen).await?;
     println!("http://{}", listener.local_addr()?);
-    let ended = async {
-        let mut lines = BufReader::new(tokio::io::stdin()).lines();
-        while let Ok(Some(_)) = lines.next_line().await {}
+    let (end, ended) = oneshot::channel::<()>();
+    let obeying = async {
+        let orders = BufReader::new(tokio::io::stdin()).lines();
+        let obeyed = hub::obey(&db, &peer, orders, tokio::io::stdout()).await;
+        drop(end);
+        obeyed
     };
-    server.serve(listener, ended).await?;
+    let serving = server.serve(listener, async move { drop(ended.await) });
+    let (served, obeyed) = tokio::join!(serving, obeying);
+    served?;
+    obeyed?;
     peer.stop().await;
     println!("{}", peak_memory_kib()?);
     Ok(())
 }
 
-/// Joins a hub until both directions are caught up; prints seconds and peak memory.
-pub async fn join(file: &Path, url: &str, v1: bool, streams: bool) -> Result<(), Error> {
-    let builder = Peer::builder(Database::open(file)?)
-        .transport(HttpClient::builder(url).announce(!v1).websocket(!streams).build());
+/// Serves a file to the peer that started this, over standard input and output, until these end and the socket beside the file, by
+/// which it is told what to do; then says its peak memory there.
+pub async fn stdio(file: &Path) -> Result<(), Error> {
+    let db = Database::open(file)?;
+    let channel = Channel::new();
+    let peer = Peer::builder(db.clone()).transport(channel.clone()).start().await?;
+    let (orders, mut answers) = UnixStream::connect(hub::socket_of(file)).await?.into_split();
+    let (_, obeyed) = tokio::join!(
+        channel.accept(tokio::io::stdin(), tokio::io::stdout(), Access::FULL),
+        hub::obey(&db, &peer, BufReader::new(orders).lines(), &mut answers),
+    );
+    obeyed?;
+    peer.stop().await;
+    Ok(answers.write_all(format!("{}\n", peak_memory_kib()?).as_bytes()).await?)
+}
+
+/// Joins a hub until both directions are caught up; prints seconds, peak memory, and the bytes to the hub and from it, where these
+/// are counted.
+pub async fn join(file: &Path, far: &str, v1: bool, way: way::Options) -> Result<(), Error> {
+    let way = Way::open(way.carrier(v1), far, v1, way.bytes).await?;
+    let builder = Peer::builder(Database::open(file)?).shared_transport(way.transport.clone());
     let mut events = builder.events();
     let started = Instant::now();
     let peer = builder.start().await?;
+    until_in_sync(&mut events).await?;
+    println!("{}", started.elapsed().as_secs_f64());
+    way.check()?;
+    peer.stop().await;
+    println!("{}", peak_memory_kib()?);
+    let bytes = way.bytes();
+    println!("{}\n{}", bytes.up, bytes.down);
+    Ok(())
+}
+
+/// Until both directions are caught up.
+pub async fn until_in_sync(events: &mut Events) -> Result<(), Error> {
     let (mut eose, mut served) = (false, false);
     while !(eose && served) {
         match events.recv().await? {
@@ -44,9 +85,6 @@ pub async fn join(file: &Path, url: &str, v1: bool, streams: bool) -> Result<(),
             _ => {}
         }
     }
-    println!("{}", started.elapsed().as_secs_f64());
-    peer.stop().await;
-    println!("{}", peak_memory_kib()?);
     Ok(())
 }
 
@@ -55,10 +93,16 @@ pub async fn join(file: &Path, url: &str, v1: bool, streams: bool) -> Result<(),
 pub fn write(file: &Path) -> Result<(), Error> {
     let db = Database::open(file)?;
     for key in std::io::stdin().lines() {
-        db.lock().connection().execute("INSERT INTO todo VALUES (?1, 'live', 0, 0)", [key?])?;
-        println!("{}", nanos_now()?);
+        println!("{}", insert(&db, &key?)?);
     }
     Ok(())
+}
+
+/// Inserts a row, and gives when it was committed.
+pub fn insert(db: &Database, key: &str) -> Result<u64, Error> {
+    let engine = db.lock();
+    engine.connection().execute("INSERT INTO todo VALUES (?1, 'live', 0, 0)", [key])?;
+    nanos_now()
 }
 
 pub fn nanos_now() -> Result<u64, Error> {
