@@ -1,5 +1,8 @@
 //! The order of a stream: each event names the one before it, whatever order relays deliver them in.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod hostile;
+
 use std::collections::{HashMap, VecDeque};
 
 use nostr::{Event, EventId, Tag, Timestamp};

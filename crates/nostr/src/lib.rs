@@ -37,6 +37,8 @@ mod envelope;
 mod error;
 pub mod filter;
 mod handshake;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod hostile;
 mod inbox;
 mod link;
 mod looks;
@@ -44,6 +46,7 @@ mod nip44v3;
 mod outbox;
 mod parts;
 mod pauses;
+#[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))] // for the simulation alone
 mod reach;
 mod relays;
 mod search;

@@ -1,5 +1,8 @@
 //! How far a stream has brought its receiver: what both ends remember beside the head of the chain.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod hostile;
+
 use litemesh_proto::limits::{CREDIT_MAX, CURSOR_SITES_MAX};
 use litemesh_proto::{Cursor, DbVersion, Part, Place, Position, Progress, SiteId, SyncRequest, Terms};
 
