@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // to panic is what it is for
 
 use litemesh_proto::codec::v2::{self, Frame};
-use litemesh_proto::{Cursor, Limits, SyncRequest, Unverified};
+use litemesh_proto::{Cursor, Limits, Part, SyncRequest, Unverified};
 
 use super::{Reach, covers};
 
@@ -50,6 +50,17 @@ fn add(reach: &mut Reach, message: &Unverified) {
     reach.add(message.progress(), message.versions());
     assert!(covers(held(reach), held(&before)));
     assert!(message.versions().count() > 0 || message.progress().is_some() || *reach == before);
+    if let (Reach::Local(position, place, _), Reach::Local(was_at, ..), Some(progress)) =
+        (&*reach, &before, message.progress())
+    {
+        let since = progress.since.unwrap_or(*was_at);
+        match &progress.part {
+            Part::Piece { until, .. } => assert!(place.as_ref() == Some(until) && *position == since),
+            Part::Whole | Part::Last { .. } => {
+                assert!(place.is_none() && *position == progress.position.unwrap_or(since));
+            }
+        }
+    }
     let once = reach.clone();
     reach.add(message.progress(), message.versions());
     assert_eq!(*reach, once, "the same message again");
