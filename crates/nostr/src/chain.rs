@@ -1,8 +1,11 @@
 //! The order of a stream: each event names the one before it, whatever order relays deliver them in.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod hostile;
+
 use std::collections::{HashMap, VecDeque};
 
-use nostr::{Event, EventId, Timestamp};
+use nostr::{Event, EventId, Tag, Timestamp};
 
 /// Events that wait for one before them. Others are fetched when it is their turn.
 const WAITING_MAX: usize = 256;
@@ -11,7 +14,7 @@ const WAITING_MAX: usize = 256;
 /// ([`CHANGES_PAGE`](crate::filter::CHANGES_PAGE)).
 const PASSED_MAX: usize = 1024;
 
-/// Bytes of content that wait for an event before them.
+/// Bytes of events that wait for one before them.
 const WAITING_BYTES_MAX: usize = 8 << 20;
 
 /// The events of one stream behind its head, in the order of the chain.
@@ -70,7 +73,7 @@ impl Chain {
         }
         // The next one is always taken, so that those that wait cannot keep it out.
         if !self.waiting.contains_key(&previous) && (is_next || self.make_room(&event)) {
-            self.bytes += event.content.len();
+            self.bytes += held_bytes(&event);
             self.waiting.insert(previous, event);
         }
         Ok(())
@@ -79,19 +82,34 @@ impl Chain {
     /// Takes the event after the head, which it becomes.
     pub(crate) fn next(&mut self) -> Option<Event> {
         let event = self.waiting.remove(&self.head)?;
-        self.bytes -= event.content.len();
+        self.bytes -= held_bytes(&event);
         self.remember(self.head, event.id);
         (self.head, self.head_at) = (Some(event.id), event.created_at);
+        self.leave_behind();
         Some(event)
+    }
+
+    /// What is dated before the head and is not next came again, from before it. What follows it is let in no more, and nothing would
+    /// tell that it has passed.
+    fn leave_behind(&mut self) {
+        let Self { head, head_at, waiting, bytes, .. } = self;
+        waiting.retain(|previous, event| {
+            let may_come = previous == head || event.created_at >= *head_at;
+            if !may_come {
+                *bytes -= held_bytes(event);
+            }
+            may_come
+        });
     }
 
     /// Gives up later events for this one, whose turn comes sooner: relays send the newest first. Says whether there is room.
     fn make_room(&mut self, event: &Event) -> bool {
-        while self.waiting.len() >= WAITING_MAX || self.bytes + event.content.len() > WAITING_BYTES_MAX {
+        let bytes = held_bytes(event);
+        while self.waiting.len() >= WAITING_MAX || self.bytes + bytes > WAITING_BYTES_MAX {
             let latest = self.waiting.iter().max_by_key(|(_, waiting)| waiting.created_at);
             let latest = latest.filter(|(_, waiting)| waiting.created_at > event.created_at).map(|(key, _)| *key);
             let Some(given_up) = latest.and_then(|key| self.waiting.remove(&key)) else { return false };
-            self.bytes -= given_up.content.len();
+            self.bytes -= held_bytes(&given_up);
         }
         true
     }
@@ -109,7 +127,7 @@ impl Chain {
             let before = self.waiting.iter().find(|(_, event)| Some(event.id) == previous);
             let Some(key) = before.map(|(key, _)| *key) else { return };
             if let (Some(event), Some(known)) = (self.waiting.remove(&key), previous) {
-                self.bytes -= event.content.len();
+                self.bytes -= held_bytes(&event);
                 (previous, id) = (key, known);
             }
         }
@@ -124,6 +142,12 @@ impl Chain {
             self.passed.pop_front();
         }
     }
+}
+
+/// Bytes of an event: its author may write as much into tags as into the content.
+fn held_bytes(event: &Event) -> usize {
+    let words = event.tags.iter().flat_map(Tag::as_slice);
+    event.content.len() + words.map(|word| size_of::<String>() + word.len()).sum::<usize>()
 }
 
 #[cfg(test)]
@@ -230,6 +254,20 @@ mod tests {
         }
     }
 
+    /// Relays send what is newest first, and what is of one second in any order.
+    #[test]
+    fn what_comes_again_while_the_stream_goes_on_is_no_gap() {
+        let events = events_of([1, 2, 2, 2, 3]);
+        let mut chain = Chain::after(Some(events[3].id), events[3].created_at);
+        chain.offer(Some(events[3].id), events[4].clone()).unwrap();
+        chain.offer(Some(events[0].id), events[1].clone()).unwrap();
+        assert!(chain.next().is_some());
+        for index in [2, 3] {
+            chain.offer(Some(events[index - 1].id), events[index].clone()).unwrap();
+        }
+        assert!(!chain.has_gap() && chain.bytes == 0);
+    }
+
     /// Its author has lost what it knew of the stream, and begins it again.
     #[test]
     fn a_stream_that_begins_again_is_forked() {
@@ -237,5 +275,23 @@ mod tests {
         let mut chain = Chain::after(Some(events[1].id), events[1].created_at);
         assert_eq!(chain.offer(None, events[0].clone()), Ok(()), "the first one comes again");
         assert_eq!(chain.offer(None, events[2].clone()), Err(Forked));
+    }
+
+    /// What its author says in tags takes room, too.
+    #[test]
+    fn long_tags_are_bounded_like_long_contents() {
+        let keys = Keys::generate();
+        let event = |number: u64| {
+            let tags = (0..40).map(|_| Tag::parse(["x".to_owned(), "x".repeat(20_000)]).unwrap());
+            let event = EventBuilder::new(Kind::Custom(4680), "").tags(tags);
+            event.custom_created_at(Timestamp::from_secs(number)).sign_with_keys(&keys).unwrap()
+        };
+        let events: Vec<Event> = (0..14).map(event).collect();
+        let mut chain = Chain::after(Some(events[0].id), events[0].created_at);
+        for pair in events[1..].windows(2) {
+            chain.offer(Some(pair[0].id), pair[1].clone()).unwrap();
+            assert!(chain.bytes <= WAITING_BYTES_MAX);
+        }
+        assert_eq!(chain.waiting.len(), 10);
     }
 }

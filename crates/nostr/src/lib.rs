@@ -37,6 +37,8 @@ mod envelope;
 mod error;
 pub mod filter;
 mod handshake;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod hostile;
 mod inbox;
 mod link;
 mod looks;

@@ -11,6 +11,9 @@
 //!
 //! Source: `wire-protocol.md` 7.6 and its vectors; <https://github.com/nostr-protocol/nips/blob/master/44.md>.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod hostile;
+
 use std::fmt;
 
 use base64::Engine as _;

@@ -1,5 +1,8 @@
 //! Frames that travel in parts: many relays take no event of more than 64 KiB.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod hostile;
+
 /// Bytes of a frame in one event, or of the changes in a message to an original peer: with what stands around them the padded length is
 /// 40,960, and the event about 55,000 bytes of JSON.
 pub(crate) const PART_BYTES_MAX: usize = 40_000;

@@ -1,6 +1,9 @@
 //! How far a stream has brought its receiver: what both ends remember beside the head of the chain.
 
-use litemesh_proto::limits::CREDIT_MAX;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod hostile;
+
+use litemesh_proto::limits::{CREDIT_MAX, CURSOR_SITES_MAX};
 use litemesh_proto::{Cursor, DbVersion, Part, Place, Position, Progress, SiteId, SyncRequest, Terms};
 
 /// What the receiver of a stream holds of its sender after the head of the chain, where it took everything.
@@ -33,7 +36,7 @@ impl Reach {
         }
     }
 
-    /// A message of the stream came, or was sent.
+    /// A message of the stream came, or was sent. More sites than a cursor may name are not remembered: what is kept must be read again.
     pub fn add(&mut self, progress: Option<&Progress>, versions: impl Iterator<Item = (SiteId, DbVersion)>) {
         match self {
             Self::Local(position, place, held) => {
@@ -41,7 +44,9 @@ impl Reach {
                 if let Some(since) = progress.since {
                     *position = since;
                 }
-                held.join(&progress.cursor.clone().unwrap_or_default());
+                if let Some(cursor) = &progress.cursor {
+                    held.join_within(cursor, CURSOR_SITES_MAX);
+                }
                 *place = match &progress.part {
                     Part::Piece { until, .. } => Some(until.clone()),
                     Part::Whole | Part::Last { .. } => None,
@@ -51,7 +56,8 @@ impl Reach {
                 }
             }
             Self::Sites(cursor) => {
-                cursor.join(&versions.map(|(site, version)| (site, version.previous())).collect());
+                let versions = versions.map(|(site, version)| (site, version.previous())).collect();
+                cursor.join_within(&versions, CURSOR_SITES_MAX);
             }
         }
     }
@@ -106,7 +112,8 @@ fn covers(cursor: &Cursor, other: &Cursor) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use litemesh_proto::Incarnation;
+    use litemesh_proto::codec::v2::{self, Frame};
+    use litemesh_proto::{Incarnation, Limits};
 
     use super::*;
 
@@ -177,5 +184,24 @@ mod tests {
         assert!(reach.is_where(&SyncRequest { cursor: held(4), terms: None }));
         assert!(!reach.is_where(&SyncRequest { cursor: held(3), terms: None }));
         assert_eq!(reach.onwards(&request, 1).cursor, held(4));
+    }
+
+    /// A remote may make up a million sites in each message.
+    #[test]
+    fn what_is_kept_can_be_read_whatever_a_remote_claims() {
+        let claim = |sites: std::ops::Range<u128>| -> Cursor {
+            sites.map(|site| (SiteId::from_bytes(site.to_be_bytes()), DbVersion::new(9))).collect()
+        };
+        let max = CURSOR_SITES_MAX as u128;
+        let mut local = Reach::of(&asking(3, None));
+        let mut sites = Reach::of(&SyncRequest::default());
+        for cursor in [claim(0..max), claim(max..max + 1)] {
+            sites.add(None, cursor.iter().map(|(site, version)| (*site, version)));
+            local.add(Some(&Progress { cursor: Some(cursor), ..Progress::default() }), std::iter::empty());
+        }
+        for reach in [local, sites] {
+            let kept = v2::decode(&v2::sync(&reach.to_request()), &Limits::default());
+            assert!(matches!(kept, Ok(Frame::Sync(request)) if Reach::of(&request) == reach));
+        }
     }
 }
