@@ -78,6 +78,21 @@ fn paired_files_become_equal_and_stay_so() {
     assert_eq!(rows(&a, "SELECT count(*) AS n FROM todo")[0]["n"], 3);
 }
 
+/// Who is done first says so before it hangs up: the other one waits to hear it.
+#[test]
+fn two_that_end_once_they_are_in_sync_both_end() {
+    let (_runtime, _relay, url) = relay();
+    let files = Files::new();
+    let (a, b) = (files.database("a.db"), files.database("b.db"));
+    pair(&a, &b, &url);
+    insert(&a, "of a");
+    insert(&b, "of b");
+    let here = Running::start(&["sync", &a, "nostr:", "--once", "--timeout", "60", "--json"]);
+    litemesh(&["sync", &b, "nostr:", "--once", "--timeout", "60"]).ok();
+    assert_eq!(here.end().0.code(), Some(0));
+    wait_until_equal(&a, &b);
+}
+
 #[test]
 fn keys_are_readable_by_their_owner_only() {
     let (_runtime, _relay, url) = relay();

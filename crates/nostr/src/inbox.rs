@@ -30,6 +30,9 @@ use crate::{
 /// Least time between two acknowledgements: each is an event.
 const ACK_EVERY: Duration = Duration::from_secs(2);
 
+/// How long a relay may take to take the last one when we hang up. Slower ones get it while they are being closed.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How soon a request is published again that no relay took.
 const PUBLISH_AGAIN: Duration = Duration::from_secs(2);
 
@@ -126,9 +129,23 @@ impl<'a> Inbox<'a> {
     }
 
     pub(crate) async fn run(mut self) -> Ending {
-        match self.work().await {
-            Ok(()) => Ending::Lost,
-            Err(ending) => ending,
+        if let Err(ending) = self.work().await {
+            return ending;
+        }
+        if self.handle.closed.is_cancelled() || self.ends.shared.stop.is_cancelled() {
+            let _ = tokio::time::timeout(LEAVE_PATIENCE, self.take_leave()).await;
+        }
+        Ending::Lost
+    }
+
+    /// Says how much has come: a sender that waits to hear it would wait until we are back.
+    async fn take_leave(&mut self) {
+        self.acknowledge();
+        if self.cursor_due.is_some() && self.publish_cursor().await.is_err() {
+            return;
+        }
+        if let Some(asking) = self.asking.take() {
+            let _ = asking.await;
         }
     }
 

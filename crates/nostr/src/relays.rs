@@ -330,17 +330,19 @@ impl Pen {
         let relay = &self.relay;
         // Whichever comes first.
         let _ = tokio::time::timeout(DIAL_PATIENCE, self.ready.clone().wait_for(|is_ready| *is_ready)).await;
-        let result = relay.send_event(&event).await;
-        let refused = match &result {
-            Ok(_) => Ok(()),
-            Err(relay::Error::RelayMessage(said)) => {
-                Err(MachineReadablePrefix::parse(said).unwrap_or(MachineReadablePrefix::Error))
-            }
-            Err(_) => Err(MachineReadablePrefix::Error),
+        let refused = |error: &relay::Error| match error {
+            relay::Error::RelayMessage(said) => MachineReadablePrefix::parse(said),
+            _ => None,
         };
+        let result = match relay.send_event(&event).await {
+            // Some refuse what they have.
+            Err(error) if refused(&error) == Some(MachineReadablePrefix::Duplicate) => Ok(()),
+            result => result.map(drop),
+        };
+        let why = result.as_ref().err().map(|error| refused(error).unwrap_or(MachineReadablePrefix::Error));
         // Nobody listens any more where another relay was faster.
-        let _ = answer.try_send(result.map(drop).map_err(|error| format!("{}: {error}", relay.url())));
-        refused
+        let _ = answer.try_send(result.map_err(|error| format!("{}: {error}", relay.url())));
+        why.map_or(Ok(()), Err)
     }
 }
 

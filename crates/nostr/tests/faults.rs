@@ -125,6 +125,27 @@ async fn a_relay_that_wants_less_gets_it_later() {
     assert!(relay.streams().len() <= 2, "one in each direction at most: {:?}", relay.streams());
 }
 
+/// Who was restarted publishes its last events again. To some relays that they have one is a reason to refuse it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_refuses_what_it_has_holds_nothing_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let (relay, one, mut other, mut rows) = two(folder.path()).await;
+    let mut known = std::collections::HashSet::new();
+    relay.judge(
+        move |event| {
+            if known.insert(event.id) { Verdict::Store } else { Verdict::Refuse("duplicate: exists") }
+        },
+    );
+    write(&one.device, 1, &mut rows);
+    other.wait_for_rows(&rows).await;
+    let one = one.stop().await.start().await;
+    for id in 2..=4 {
+        write(&one.device, id, &mut rows);
+        other.wait_for_rows(&rows).await;
+    }
+    assert!(relay.streams().len() <= 2, "one in each direction at most: {:?}", relay.streams());
+}
+
 fn by(key: PublicKey) -> impl Fn(&litemesh_nostr::nostr::Event) -> bool + Send + 'static {
     move |event| event.kind == CHANGES_KIND && event.pubkey == key
 }
