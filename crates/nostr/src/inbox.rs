@@ -21,6 +21,7 @@ use crate::chain::{Chain, Forked};
 use crate::link::{CHANGES, Ending, Ends, Handle, UNACKNOWLEDGED_MAX};
 use crate::looks::{LOOK_MAX, Looks, at, pending};
 use crate::parts::Assembler;
+use crate::reach::Reach;
 use crate::search::{self, Found, Pace};
 use crate::store::{Inbound, Stand, Taking};
 use crate::{
@@ -48,6 +49,8 @@ const INLINE_DECODE_BYTES_MAX: usize = 32 * 1024;
 pub(crate) struct Inbox<'a> {
     ends: &'a Ends,
     handle: &'a Handle,
+    /// What the remote had been told before this connection.
+    told: Option<Reach>,
     requests: mpsc::Receiver<SyncRequest>,
     events: mpsc::Receiver<Event>,
     acks: watch::Receiver<Option<Ack>>,
@@ -95,6 +98,7 @@ impl<'a> Inbox<'a> {
     pub(crate) fn new(
         ends: &'a Ends,
         handle: &'a Handle,
+        told: Option<Reach>,
         requests: mpsc::Receiver<SyncRequest>,
         events: mpsc::Receiver<Event>,
         acks: watch::Receiver<Option<Ack>>,
@@ -103,6 +107,7 @@ impl<'a> Inbox<'a> {
         Self {
             ends,
             handle,
+            told,
             requests,
             events,
             acks,
@@ -199,11 +204,9 @@ impl<'a> Inbox<'a> {
         if is_first {
             self.state = self.ends.stored(Store::inbound).await?;
         }
-        let mut may_go_on = is_first && !is_broken;
-        if may_go_on && let Some(outbound) = self.ends.stored(Store::outbound).await? {
-            // A file that has lost what it sent would never be sent it on a stream that knows of that.
-            may_go_on = outbound.stand.reach.was_told_by(&request);
-        }
+        // A file that has lost what it sent would never be sent it on a stream that knows of that.
+        let has_lost = self.told.take().is_some_and(|told| !told.was_told_by(&request));
+        let may_go_on = is_first && !is_broken && !has_lost;
         let goes_on = self.state.as_ref().filter(|state| may_go_on && !self.is_old(state));
         let state = match goes_on.and_then(|state| state.resumed(&request)) {
             Some(state) => state,

@@ -181,6 +181,11 @@ async fn connection(
         closed: CancellationToken::new(),
         lost: CancellationToken::new(),
     };
+    // What our peer asks next it asks knowing of this, unless its file was restored.
+    let told = match ends.stored(Store::outbound).await {
+        Ok(outbound) => outbound.map(|outbound| outbound.stand.reach),
+        Err(ending) => return Some(ending),
+    };
     // Before the peer hears of the connection, since it sends its request from within the call.
     shared.handles().insert(remote.connection, handle.clone());
     if let Err(refusal) = ends.peer.connect(remote, Access::FULL).await {
@@ -192,7 +197,7 @@ async fn connection(
     let (events, events_taken) = mpsc::channel(EVENTS_MAX);
     let (cursors, cursors_taken) = watch::channel(None);
     let wake = [Notify::new(), Notify::new()];
-    let inbox = Inbox::new(ends, &handle, requests_taken, events_taken, acks, &wake[0]);
+    let inbox = Inbox::new(ends, &handle, told, requests_taken, events_taken, acks, &wake[0]);
     let outbox = Outbox::new(ends, &handle, messages_taken, cursors_taken, &wake[1]);
     let watch = async {
         tokio::select! {

@@ -105,6 +105,8 @@ impl Inbound {
 /// What an end knows of its connection.
 pub(super) struct Relayed {
     pub(super) pairing: usize,
+    /// What the other end had been told before it.
+    told: Option<Reach>,
     /// Nothing was asked for over it.
     is_first: bool,
     /// The request under way, the number of the last message of its answer, and the event after that.
@@ -262,6 +264,7 @@ impl Simulation {
         let (session, opening) = Session::new(remote, true, &running.process, &Limits::default(), self.pages);
         let relayed = Relayed {
             pairing,
+            told: self.pairings[pairing].ways[end].outbound.as_ref().map(|outbound| outbound.reach.clone()),
             is_first: true,
             asked_as: 0,
             number: 0,
@@ -426,10 +429,10 @@ impl Simulation {
         let end = session.end;
         let relayed = session.relayed.as_mut().expect("filtered above");
         let is_first = std::mem::take(&mut relayed.is_first);
+        let was_told = relayed.told.take().is_none_or(|told| told.was_told_by(&request));
         let pairing = relayed.pairing;
         let pair = &mut self.pairings[pairing];
         let is_broken = std::mem::take(&mut pair.is_broken[end]);
-        let was_told = pair.ways[end].outbound.as_ref().is_none_or(|outbound| outbound.reach.was_told_by(&request));
         let known = pair.ways[1 - end].inbound.as_ref().filter(|_| is_first && !is_broken && was_told);
         let asked_as = request.terms.as_ref().map_or(0, |terms| terms.answer);
         let inbound = match known.and_then(|inbound| inbound.resumed(&request)) {
