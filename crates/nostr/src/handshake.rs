@@ -341,7 +341,11 @@ fn parse_relays(relays: &[impl AsRef<str>]) -> Result<Vec<RelayUrl>, PairError> 
     if relays.is_empty() {
         return Err(PairError::Relays { reason: "none is given".to_owned() });
     }
-    let parse = |relay: &str| RelayUrl::parse(relay).map_err(|error| invalid(&format!("the relay {relay}"), &error));
+    // It is kept as text. Not every address that can be read is written so that it can be read again.
+    let readable = |url: RelayUrl| RelayUrl::parse(url.as_str()).map(|_| url);
+    let parse = |relay: &str| {
+        RelayUrl::parse(relay).and_then(readable).map_err(|error| invalid(&format!("the relay {relay}"), &error))
+    };
     relays.iter().map(|relay| parse(relay.as_ref())).collect()
 }
 
