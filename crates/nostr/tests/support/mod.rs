@@ -8,13 +8,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use litemesh::{Database, Event, Events, Peer};
-use litemesh_nostr::{Listener, NostrTransport, NostrTransportBuilder, Pairing, Store, join};
+use litemesh_nostr::nostr::PublicKey;
+use litemesh_nostr::{CHANGES_KIND, Listener, NostrTransport, NostrTransportBuilder, Pairing, Store, join};
 use nostr_relay_builder::builder::RateLimit;
 use nostr_relay_builder::prelude::{Filter, MemoryDatabase, MemoryDatabaseOptions, NostrDatabase};
 use nostr_relay_builder::{LocalRelay, RelayBuilder};
 
+use hostile_relay::HostileRelay;
+
 /// Long enough for any machine; a test that needs it fails.
 pub const PATIENCE: Duration = Duration::from_secs(240);
+
+/// How long a missing event may be missing, where a test is not about whether the stream goes on.
+pub const GAP_PATIENCE: Duration = Duration::from_secs(2);
 
 pub fn builder() -> RelayBuilder {
     RelayBuilder::default().rate_limit(RateLimit { max_reqs: 100_000, notes_per_minute: 1_000_000 })
@@ -31,7 +37,7 @@ pub fn memory() -> MemoryDatabase {
 
 /// The streams of which a relay has events.
 pub async fn streams(memory: &MemoryDatabase) -> std::collections::BTreeSet<String> {
-    let events = memory.query(Filter::new().kind(litemesh_nostr::CHANGES_KIND)).await.unwrap();
+    let events = memory.query(Filter::new().kind(CHANGES_KIND)).await.unwrap();
     let stream = |event| litemesh_nostr::ChangesTags::of(event).unwrap().stream_id.to_string();
     events.iter().map(stream).collect()
 }
@@ -194,4 +200,40 @@ pub async fn pair(one: &Device, other: &Device, relays: &[String]) -> (Pairing, 
     let (listened, joined) =
         tokio::join!(listener.paired(&one.store), join(other.site(), "other", &string, &other.store));
     (listened.unwrap(), joined.unwrap())
+}
+
+/// Two devices that are paired at a relay of ours, and have synced one row.
+pub async fn two(folder: &Path) -> (HostileRelay, Running, Running, Vec<String>) {
+    let (one, other) = (Device::new(folder, "one"), Device::new(folder, "other"));
+    let relay = HostileRelay::start().await;
+    pair(&one, &other, &[relay.url()]).await;
+    one.execute("INSERT INTO todo VALUES (0, 'first', NULL)");
+    let (one, mut other) = (one.start().await, other.start().await);
+    let rows = vec!["0 'first' ".to_owned()];
+    other.wait_for_rows(&rows).await;
+    (relay, one, other, rows)
+}
+
+/// Writes a row, and says what it looks like.
+pub fn write(device: &Device, id: usize, rows: &mut Vec<String>) {
+    device.execute(&format!("INSERT INTO todo VALUES ({id}, 'row', NULL)"));
+    rows.push(format!("{id} 'row' "));
+    rows.sort_by_key(|row| row.split(' ').next().unwrap().parse::<usize>().unwrap());
+}
+
+/// What a device has published of its stream, as a relay has it.
+pub fn events_of(device: &Device, relay: &HostileRelay) -> Vec<litemesh_nostr::nostr::Event> {
+    let pairings = device.store.pairings(device.site()).unwrap();
+    let events = relay.events(CHANGES_KIND).into_iter();
+    events.filter(|event| event.pubkey == pairings[0].local_key).collect()
+}
+
+/// Whether an event is of the stream that this key signs.
+pub fn by(key: PublicKey) -> impl Fn(&litemesh_nostr::nostr::Event) -> bool + Send + 'static {
+    move |event| event.kind == CHANGES_KIND && event.pubkey == key
+}
+
+/// The key with which a device signs.
+pub fn local_key(device: &Device) -> PublicKey {
+    device.store.pairings(device.site()).unwrap()[0].local_key
 }
