@@ -59,8 +59,13 @@ impl Done {
 
 fn program(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_litemesh"));
+    command.args(args);
+    piped(command)
+}
+
+/// A command whose output is read.
+pub(crate) fn piped(mut command: Command) -> Command {
     command
-        .args(args)
         .env_remove("RUST_LOG")
         .env_remove("LITEMESH_TOKEN")
         .stdin(Stdio::null())
@@ -88,14 +93,20 @@ pub(crate) fn litemesh(args: &[&str]) -> Done {
 /// Runs the program to its end, with `input` as its standard input.
 #[track_caller]
 pub(crate) fn litemesh_with_input(args: &[&str], input: &str) -> Done {
-    let mut child = program(args).stdin(Stdio::piped()).spawn().unwrap();
+    run(program(args), input)
+}
+
+/// Runs a command to its end.
+#[track_caller]
+pub(crate) fn run(mut command: Command, input: &str) -> Done {
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
     let stdout = read_to_end(child.stdout.take().unwrap());
     let stderr = read_to_end(child.stderr.take().unwrap());
     // A program that reads no input may be gone already.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let Ok(stdout) = stdout.recv_timeout(PATIENCE) else {
         let _ = child.kill();
-        panic!("litemesh {args:?} did not end; {}", stderr.recv_timeout(PATIENCE).unwrap_or_default());
+        panic!("{command:?} did not end; {}", stderr.recv_timeout(PATIENCE).unwrap_or_default());
     };
     let stderr = stderr.recv_timeout(PATIENCE).unwrap();
     Done { code: child.wait().unwrap().code(), stdout, stderr }
@@ -118,7 +129,7 @@ impl Running {
         Self::spawn(program(args).env("RUST_LOG", "trace"))
     }
 
-    fn spawn(command: &mut Command) -> Self {
+    pub(crate) fn spawn(command: &mut Command) -> Self {
         let mut child = command.spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let stderr = read_to_end(child.stderr.take().unwrap());
@@ -256,7 +267,12 @@ pub(crate) struct Hub {
 impl Hub {
     #[track_caller]
     pub(crate) fn start(file: &str, more: &[&str]) -> Self {
-        let running = Running::start(&[&["serve", file, "--listen", "127.0.0.1:0", "--json"], more].concat());
+        Self::of(Running::start(&[&["serve", file, "--listen", "127.0.0.1:0", "--json"], more].concat()))
+    }
+
+    /// One that was started with `--json`.
+    #[track_caller]
+    pub(crate) fn of(running: Running) -> Self {
         let first = running.line();
         assert_eq!(first["event"], "listening", "{first}");
         let text = |name: &str| first[name].as_str().unwrap().to_owned();
