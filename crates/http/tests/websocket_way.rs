@@ -158,6 +158,10 @@ impl Proxy {
                 }
             }
         }
+        if !head.starts_with("GET /ws") {
+            // What comes next comes over another connection, so that its head is seen here.
+            head = head.replacen("\r\n", "\r\nconnection: close\r\n", 1);
+        }
         far.write_all(head.as_bytes()).await.unwrap();
         let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
     }

@@ -373,37 +373,42 @@ impl Shared {
         }
         match &self.http {
             Some(http) => Ok(Clients { http: http.clone(), upgrading: http.clone() }),
-            None => {
-                // An error means that the application has chosen a provider already, which is then used.
-                let _ = rustls::crypto::ring::default_provider().install_default();
-                let build = |builder: reqwest::ClientBuilder| {
-                    let mut builder = builder
-                        .connect_timeout(CONNECT_TIMEOUT)
-                        .tcp_nodelay(true)
-                        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-                        .dns_resolver(Arc::new(Resolver));
-                    if let Some(pem) = &self.ca {
-                        let trusted =
-                            reqwest::Certificate::from_pem_bundle(pem).map_err(|error| cannot(error.to_string()))?;
-                        if trusted.is_empty() {
-                            return Err(cannot("the file of trusted certificates has none".to_owned()));
-                        }
-                        builder = builder.tls_certs_only(trusted);
-                    }
-                    if is_loopback(&url) {
-                        // HTTP_PROXY and the like are for the way out of this machine.
-                        builder = builder.no_proxy();
-                    }
-                    builder.build().map_err(|error| cannot(error.to_string()))
-                };
-                let http = build(reqwest::Client::builder())?;
-                let upgrading = match self.options.websocket {
-                    WebSocket::Never => http.clone(),
-                    WebSocket::Preferred | WebSocket::Only => build(reqwest::Client::builder().http1_only())?,
-                };
-                Ok(Clients { http, upgrading })
-            }
+            None => self.clients(&url).map_err(cannot),
         }
+    }
+
+    /// Clients of our own: one for both where it can be, since each reads the system's certificates, which takes 5 ms.
+    fn clients(&self, url: &reqwest::Url) -> Result<Clients, String> {
+        // An error means that the application has chosen a provider already, which is then used.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let build = |is_upgrading: bool| -> Result<reqwest::Client, String> {
+            let builder = self.client_builder(url)?;
+            let builder = if is_upgrading { builder.http1_only() } else { builder };
+            builder.build().map_err(|error| error.to_string())
+        };
+        let takes_websockets = self.options.websocket != WebSocket::Never;
+        // Without TLS nobody agrees on HTTP/2.
+        let is_plain = url.scheme() == "http";
+        let http = build(takes_websockets && is_plain)?;
+        let upgrading = if takes_websockets && !is_plain { build(true)? } else { http.clone() };
+        Ok(Clients { http, upgrading })
+    }
+
+    fn client_builder(&self, url: &reqwest::Url) -> Result<reqwest::ClientBuilder, String> {
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+            .dns_resolver(Arc::new(Resolver));
+        if let Some(pem) = &self.ca {
+            let trusted = reqwest::Certificate::from_pem_bundle(pem).map_err(|error| error.to_string())?;
+            if trusted.is_empty() {
+                return Err("the file of trusted certificates has none".to_owned());
+            }
+            builder = builder.tls_certs_only(trusted);
+        }
+        // HTTP_PROXY and the like are for the way out of this machine.
+        Ok(if is_loopback(url) { builder.no_proxy() } else { builder })
     }
 
     /// Adds the token, where there is one.

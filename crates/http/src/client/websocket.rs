@@ -96,7 +96,7 @@ impl Dialer {
             .header(SEC_WEBSOCKET_VERSION, "13")
             .header(SEC_WEBSOCKET_KEY, &key)
             .header(SEC_WEBSOCKET_PROTOCOL, protocol);
-        // Whatever it is, a stream may have none of it: it goes over connections of its own, be it of HTTP/2.
+        // Whatever it is, a stream may have none of it: with TLS it goes over connections of HTTP/2.
         let response = request.send().await.map_err(|error| NoSocket::Failed(DialError::of_request(&error)))?;
         let status = response.status();
         if status != StatusCode::SWITCHING_PROTOCOLS {
