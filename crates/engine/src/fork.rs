@@ -44,11 +44,12 @@ pub(crate) fn fork(core: &mut Core, copied_at: Option<DbVersion>) -> rusqlite::R
             write_again(db, &clock, version)?;
         }
     }
-    if version < newest {
-        // Others were asked under the claim that we hold versions of the original which it has and we never had: they left
-        // those out of what we have read of them.
-        db.execute("DELETE FROM litemesh_position")?;
-        db.execute("DELETE FROM litemesh_stage")?;
+    if copied_at.is_some() {
+        // Whoever knew the original as well took us for it, and left out of what we were sent all that the original had: what it wrote
+        // since, and what it passed on. So nothing counts that we were told to hold; it is asked for once more.
+        for table in ["litemesh_position", "litemesh_stage", "litemesh_cursor"] {
+            db.execute(&format!("DELETE FROM {table}"))?;
+        }
     }
     // What the file has forgotten was the former id's: of the new one there is nothing else anywhere.
     db.execute(

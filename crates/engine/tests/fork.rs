@@ -269,6 +269,24 @@ fn what_was_written_after_the_copying_can_be_kept_apart() {
     assert_eq!(copy.fork(Some(DbVersion::new(i64::MAX))).unwrap().version, copy.db_version().unwrap());
 }
 
+/// The simulation found it: who talks to both takes them for one, and does not send the copy what the original brought.
+#[test]
+fn what_a_copy_was_told_to_hold_is_asked_for_once_more() {
+    let folder = Folder::new();
+    let (original, other) = (folder.create("a.db"), folder.create("other.db"));
+    let mut copy = folder.copy(&original, "b.db");
+    write(&other, "INSERT INTO tag VALUES (7)");
+    let (author, held) = (other.site().unwrap(), other.db_version().unwrap());
+    // The original brought it, so it was left out.
+    let progress = MergeProgress { cursor: [(author, held)].into_iter().collect(), ..MergeProgress::default() };
+    copy.merge(&[], &progress).unwrap();
+    assert!(send(&other, &mut copy).is_empty());
+
+    copy.fork(Some(copy.db_version().unwrap())).unwrap();
+    assert_eq!(names(&send(&other, &mut copy), &[author]), ["0: 7 -1"]);
+    assert_eq!(ask::<i64>(copy.connection(), "SELECT id FROM tag"), 7);
+}
+
 /// A connection that was open meanwhile does not go on under the old id.
 #[test]
 fn connections_that_are_open_learn_of_the_fork() {

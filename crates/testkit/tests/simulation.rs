@@ -16,6 +16,7 @@ const REGRESSIONS: &[u64] = &[
     5_480,     // the same, without a third peer
     20_721,    // a file that went on above what others know told positions there as if it had written what lies below
     1_999,     // a change that wire v1 brought under an earlier version kept that number when its own was known
+    12_609,    // a copy that was forked went on to claim what a remote had left out for its original's sake
     1_000_213, // the bound on the messages of one transaction left out the news of those who merge it
 ];
 
