@@ -142,6 +142,15 @@ fn random_program(rng: &mut Rng, schemas: &[Schema]) -> Vec<String> {
                     open.clear();
                 }
                 8..13 => run_of_statements(rng, &mut program),
+                13 => program.push(format!(
+                    "INSERT INTO crsql_changes VALUES ('run', crsql_pack_columns({}), 'b', {}, {}, {}, x'{:032x}', {}, 3)",
+                    rng.i64(1..30),
+                    rng.i64(0..9),
+                    rng.i64(1..4),
+                    rng.i64(1..12),
+                    rng.u8(1..4),
+                    rng.i64(1..4)
+                )),
                 _ => program.push(Statement::random(rng, schemas).to_sql(schemas)),
             }
         }
