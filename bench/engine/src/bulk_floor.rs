@@ -103,7 +103,13 @@ pub fn run(task: Task, connection: &Connection, rows: &[Vec<SqlValue>]) -> Resul
                           SELECT key, name, 1, 1, 0, seq FROM clock_fed";
             connection.execute(clocks, [])?;
         }
-        Work::Update | Work::UpdateBulk | Work::MergeNewer => {
+        // No key has to be looked for: the clocks lie beside each other.
+        Work::Update | Work::UpdateBulk => {
+            let clocks = "UPDATE OR FAIL todo__crsql_clock SET col_version = col_version + 1, db_version = 2, site_id = 0, seq = key
+                          WHERE key BETWEEN 1 AND ?1 AND col_name = 'done'";
+            connection.execute(clocks, [rows.len() as i64])?;
+        }
+        Work::MergeNewer => {
             let clocks =
                 "INSERT OR REPLACE INTO todo__crsql_clock (key, col_name, col_version, db_version, site_id, seq)
                           SELECT key, 'done', 2, 2, 0, key FROM row_fed";
