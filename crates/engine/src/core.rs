@@ -65,6 +65,10 @@ impl Shared {
             // A panic inside an operation is a bug, but the state that it left is only a cache of the database.
             Err(TryLockError::Poisoned(poisoned)) => {
                 let mut core = poisoned.into_inner();
+                if std::mem::take(&mut core.is_recording) && self.flags.is_enlisted() {
+                    // But clocks of which a part was written are not: nothing of the transaction may be committed.
+                    self.flags.set_failed();
+                }
                 core.forget_everything();
                 self.core.clear_poison();
                 Ok(core)
@@ -123,6 +127,8 @@ pub(crate) struct Core {
     is_pending_doubtful: bool,
     /// Local writes whose clocks are not written yet. The flags say how many of them count.
     pub(crate) notes: Notes,
+    /// Whether notes are being recorded.
+    pub(crate) is_recording: bool,
     /// Whether the schema was found changed while notes waited.
     pub(crate) is_schema_newer_than_notes: bool,
     data_version: i64,
@@ -185,6 +191,7 @@ impl Core {
             opened_at: 0,
             is_writing_recorded: false,
             notes: Notes::default(),
+            is_recording: false,
             is_schema_newer_than_notes: false,
             data_version: -1,
             schema_version: -1,

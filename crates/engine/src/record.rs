@@ -37,7 +37,9 @@ pub(crate) fn record_notes(core: &mut Core) -> rusqlite::Result<()> {
     let savepoints = core.flags.savepoints();
     // What runs meanwhile has nothing to record.
     core.flags.set_recorded(noted);
+    core.is_recording = true;
     let result = record_all(core, &notes, recorded);
+    core.is_recording = false;
     core.db.set_last_insert_rowid(rowid);
     match result {
         Ok(()) => {

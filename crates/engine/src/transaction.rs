@@ -118,9 +118,9 @@ impl TransactionFlags {
         self.savepoint_rolled_back.swap(false, Ordering::AcqRel)
     }
 
-    /// Whether there are notes that are not recorded.
+    /// Whether there are notes that are not recorded, or could not be.
     pub(crate) fn has_notes(&self) -> bool {
-        self.noted() > self.recorded()
+        self.noted() > self.recorded() || self.has_failed()
     }
 
     pub(crate) fn noted(&self) -> usize {
