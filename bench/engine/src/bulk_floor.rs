@@ -10,18 +10,20 @@ use rusqlite::types::Value as SqlValue;
 use rusqlite::{Connection, params, params_from_iter};
 
 use crate::Error;
+use crate::subject::Notices;
 use crate::work::{Task, Work};
 
 /// Whether there is such a floor.
-pub fn is_known(work: Work, has_triggers: bool) -> bool {
+pub fn is_known(work: Work, notices: Notices) -> bool {
     let is_local = matches!(work, Work::Insert | Work::Update | Work::UpdateBulk | Work::Delete);
-    is_local || !has_triggers && matches!(work, Work::MergeNew | Work::MergeNewer)
+    is_local || notices == Notices::Nothing && matches!(work, Work::MergeNew | Work::MergeNewer)
 }
 
 /// Makes the temporary tables: rows, and clocks of new rows in the order of their table.
 ///
-/// The triggers do nothing, with as many calls and values as those that note what was written.
-pub fn prepare(task: Task, connection: &Connection, rows: &[Vec<SqlValue>], has_triggers: bool) -> Result<(), Error> {
+/// The triggers do nothing, with as many calls and values as those that note what was written. The hook notes the keys of rows that
+/// changed, as the engine does.
+pub fn prepare(task: Task, connection: &Connection, rows: &[Vec<SqlValue>], notices: Notices) -> Result<(), Error> {
     let cells = task.shape.cells().join(", ");
     connection.execute_batch(&format!(
         "CREATE TEMP TABLE row_fed (key INTEGER PRIMARY KEY, id, {cells});
@@ -38,7 +40,7 @@ pub fn prepare(task: Task, connection: &Connection, rows: &[Vec<SqlValue>], has_
             clock_fed.execute(params![key, name, (key - 1) * names.len() as i64 + place])?;
         }
     }
-    if has_triggers {
+    if notices == Notices::ByTriggers {
         let values = |row: &str| task.shape.cells().iter().map(|name| format!(", {row}.{name}")).collect::<String>();
         for (event, values) in [
             ("INSERT", "NEW.id".to_owned()),
@@ -49,6 +51,10 @@ pub fn prepare(task: Task, connection: &Connection, rows: &[Vec<SqlValue>], has_
                 "CREATE TRIGGER on_{event} AFTER {event} ON todo WHEN abs(0) = 0 BEGIN VALUES (max('todo', {values})); END"
             ))?;
         }
+    }
+    #[cfg(feature = "preupdate-hook")]
+    if notices == Notices::ByHook {
+        crate::preupdate::install(connection, 1);
     }
     Ok(())
 }
@@ -87,6 +93,8 @@ pub fn run(task: Task, connection: &Connection, rows: &[Vec<SqlValue>]) -> Resul
         }
         _ => return Err("there is no bulk floor for this work".into()),
     }
+    #[cfg(feature = "preupdate-hook")]
+    crate::preupdate::remove(connection);
     match task.work {
         Work::Insert | Work::MergeNew => {
             let keys = "INSERT OR FAIL INTO todo__crsql_pks (__crsql_key, id) SELECT key, id FROM row_fed";
@@ -95,7 +103,13 @@ pub fn run(task: Task, connection: &Connection, rows: &[Vec<SqlValue>]) -> Resul
                           SELECT key, name, 1, 1, 0, seq FROM clock_fed";
             connection.execute(clocks, [])?;
         }
-        Work::Update | Work::UpdateBulk | Work::MergeNewer => {
+        // No key has to be looked for: the clocks lie beside each other.
+        Work::Update | Work::UpdateBulk => {
+            let clocks = "UPDATE OR FAIL todo__crsql_clock SET col_version = col_version + 1, db_version = 2, site_id = 0, seq = key
+                          WHERE key BETWEEN 1 AND ?1 AND col_name = 'done'";
+            connection.execute(clocks, [rows.len() as i64])?;
+        }
+        Work::MergeNewer => {
             let clocks =
                 "INSERT OR REPLACE INTO todo__crsql_clock (key, col_name, col_version, db_version, site_id, seq)
                           SELECT key, 'done', 2, 2, 0, key FROM row_fed";

@@ -14,6 +14,8 @@ mod floor;
 mod incremental;
 mod instructions;
 mod layouts;
+#[cfg(feature = "preupdate-hook")]
+mod preupdate;
 mod subject;
 mod times;
 mod work;
@@ -24,7 +26,7 @@ use clap::{Parser, Subcommand};
 use serde_json::json;
 
 use crate::instructions::Bar;
-use crate::subject::Subject;
+use crate::subject::{Notices, Subject};
 use crate::work::{Keys, Shape, Task, Work};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -122,7 +124,10 @@ fn main() -> Result<(), Error> {
             let mut subjects = vec![Subject::Plain];
             if floor {
                 subjects.push(Subject::Floor);
-                subjects.extend([false, true].map(|has_triggers| Subject::BulkFloor { has_triggers }));
+                subjects.extend([Notices::Nothing, Notices::ByTriggers].map(Subject::BulkFloor));
+                if cfg!(feature = "preupdate-hook") {
+                    subjects.push(Subject::BulkFloor(Notices::ByHook));
+                }
             }
             subjects.push(Subject::Litemesh);
             subjects.extend(extension.map(Subject::Extension));
@@ -161,7 +166,7 @@ fn count_instructions(
         for subject in subjects {
             let is_known = match subject {
                 Subject::Floor => floor::is_known(work),
-                Subject::BulkFloor { has_triggers } => bulk_floor::is_known(work, *has_triggers),
+                Subject::BulkFloor(notices) => bulk_floor::is_known(work, *notices),
                 _ => true,
             };
             if !is_known {

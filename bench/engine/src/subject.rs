@@ -7,6 +7,16 @@ use rusqlite::Connection;
 
 use crate::Error;
 
+/// How writes of rows are noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notices {
+    Nothing,
+    /// By triggers, which note nothing.
+    ByTriggers,
+    /// By SQLite's pre-update hook, with notes of keys.
+    ByHook,
+}
+
 /// An engine under test.
 #[derive(Clone, Debug)]
 pub enum Subject {
@@ -15,9 +25,7 @@ pub enum Subject {
     /// The layout of CRSqlite without an engine: see [`floor`](crate::floor).
     Floor,
     /// The same, written all at once: see [`bulk_floor`](crate::bulk_floor).
-    BulkFloor {
-        has_triggers: bool,
-    },
+    BulkFloor(Notices),
     Extension(PathBuf),
 }
 
@@ -27,8 +35,9 @@ impl Subject {
             "plain" => Self::Plain,
             "litemesh" => Self::Litemesh,
             "floor" => Self::Floor,
-            "bulk_floor" => Self::BulkFloor { has_triggers: false },
-            "bulk_floor_with_triggers" => Self::BulkFloor { has_triggers: true },
+            "bulk_floor" => Self::BulkFloor(Notices::Nothing),
+            "bulk_floor_with_triggers" => Self::BulkFloor(Notices::ByTriggers),
+            "bulk_floor_with_hook" => Self::BulkFloor(Notices::ByHook),
             path => Self::Extension(path.into()),
         }
     }
@@ -38,8 +47,9 @@ impl Subject {
             Self::Plain => "plain".to_owned(),
             Self::Litemesh => "litemesh".to_owned(),
             Self::Floor => "floor".to_owned(),
-            Self::BulkFloor { has_triggers: false } => "bulk_floor".to_owned(),
-            Self::BulkFloor { has_triggers: true } => "bulk_floor_with_triggers".to_owned(),
+            Self::BulkFloor(Notices::Nothing) => "bulk_floor".to_owned(),
+            Self::BulkFloor(Notices::ByTriggers) => "bulk_floor_with_triggers".to_owned(),
+            Self::BulkFloor(Notices::ByHook) => "bulk_floor_with_hook".to_owned(),
             Self::Extension(path) => path.display().to_string(),
         }
     }
@@ -48,7 +58,7 @@ impl Subject {
     pub fn open(&self, file: &Path, memory_temp_store: bool) -> Result<Store, Error> {
         let store = match self {
             Self::Litemesh => Store::Native(Engine::open(file)?),
-            Self::Plain | Self::Floor | Self::BulkFloor { .. } => Store::Sql(Connection::open(file)?),
+            Self::Plain | Self::Floor | Self::BulkFloor(_) => Store::Sql(Connection::open(file)?),
             Self::Extension(path) => {
                 let connection = Connection::open(file)?;
                 // SAFETY: whoever runs the benchmark names the library that is to be measured.

@@ -145,12 +145,12 @@ pub struct Prepared {
 
 impl Task {
     pub fn prepare(self, subject: &Subject, folder: &Path) -> Result<Prepared, Error> {
-        if matches!(subject, Subject::Floor | Subject::BulkFloor { .. }) {
+        if matches!(subject, Subject::Floor | Subject::BulkFloor(_)) {
             let connection = floor::prepare(self, folder)?;
             let rows: Vec<_> = (0..self.rows).map(|row| self.shape.row(row)).collect();
-            let is_bulk = matches!(subject, Subject::BulkFloor { .. });
-            if let Subject::BulkFloor { has_triggers } = subject {
-                bulk_floor::prepare(self, &connection, &rows, *has_triggers)?;
+            let is_bulk = matches!(subject, Subject::BulkFloor(_));
+            if let Subject::BulkFloor(notices) = subject {
+                bulk_floor::prepare(self, &connection, &rows, *notices)?;
             }
             return Ok(Prepared { store: Store::Bare { connection, is_bulk }, task: self, rows, changes: Vec::new() });
         }

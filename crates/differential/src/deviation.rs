@@ -50,7 +50,7 @@ impl Deviation {
             Self::EvenLength => ("4.5", "a deletion leads to an even causal length, whatever was there"),
             Self::IdleVersions => ("VER-6", "what records nothing uses up no version and leaves no key"),
             Self::VersionFloor => ("VER-7", "db_version does not fall when clocks go"),
-            Self::UnusedNumbers => ("VER-9", "a statement that fails uses up no sequence numbers"),
+            Self::UnusedNumbers => ("VER-9", "what fails or is rolled back to a savepoint uses up no numbers"),
             Self::BackfillOrder => ("CRR-5", "rows that were there before are numbered in the order of the table"),
             Self::RevivedInside => ("ALT-5", "rows written over their tombstones inside a window are alive"),
             Self::UnreadRows => ("ALT-6", "a window that only adds columns looks at no rows"),

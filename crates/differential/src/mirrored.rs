@@ -139,15 +139,19 @@ impl<'a> Pair<'a> {
             return Err("one of them is inside a transaction, the other is not".into());
         }
         self.compare_outcomes(statement, &our_outcome, &their_outcome)?;
+        let is_taken_back = our_outcome.is_error() || statement.sql.starts_with("ROLLBACK TO");
         let is_failed_merge = our_outcome.is_error() && matches!(statement.about, About::Merge(_));
         if is_failed_merge {
             self.clear_sync_bit()?;
-            self.align_next_version()?;
-        } else if our_outcome.is_error() && ours.seq < original.seq && !self.ours.is_autocommit() {
-            self.tally.hits.count(Deviation::UnusedNumbers);
-            let count = usize::try_from(original.seq - ours.seq)?;
-            self.ours.must(&vec![NEXT_SEQ.to_owned(); count])?;
-            ours.seq = original.seq;
+            self.align_next_version(Deviation::FailedMerge)?;
+        } else if is_taken_back && !self.ours.is_autocommit() {
+            if ours.seq < original.seq {
+                self.tally.hits.count(Deviation::UnusedNumbers);
+                let count = usize::try_from(original.seq - ours.seq)?;
+                self.ours.must(&vec![NEXT_SEQ.to_owned(); count])?;
+                ours.seq = original.seq;
+            }
+            self.align_next_version(Deviation::UnusedNumbers)?;
         }
         if is_failed_merge || matches!(statement.about, About::Refound { .. }) {
             // What the engines wrote inside moved `last_insert_rowid()`, which nobody asks for then.
@@ -279,7 +283,7 @@ impl<'a> Pair<'a> {
     }
 
     /// MRG-14: the transaction keeps the version of a merge that failed.
-    fn align_next_version(&mut self) -> Result<()> {
+    fn align_next_version(&mut self, deviation: Deviation) -> Result<()> {
         if self.ours.is_autocommit() {
             return Ok(());
         }
@@ -291,7 +295,7 @@ impl<'a> Pair<'a> {
         if integer(&ours)? > integer(&original)? {
             return Err(format!("next version: ours {ours}, original {original}").into());
         }
-        self.tally.hits.count(Deviation::FailedMerge);
+        self.tally.hits.count(deviation);
         self.ours.must(&[format!("SELECT crsql_next_db_version({original})")])
     }
 

@@ -164,6 +164,22 @@ fn local_writes() -> Vec<Scenario> {
             ],
         ),
         scenario(
+            "VER-9",
+            "what is rolled back to a savepoint uses up no sequence numbers",
+            &[FOO, FOO_CRR, "BEGIN", "SAVEPOINT s", "INSERT INTO foo VALUES (1, 2)", "ROLLBACK TO s"],
+            &[("INSERT INTO foo VALUES (2, 2)", Is(""), Is("")), ("SELECT seq FROM crsql_changes", Is("0"), Is("1"))],
+        ),
+        scenario(
+            "TX-7",
+            "the clocks of a transaction are written when it is committed, or when the engine is asked",
+            &[FOO, FOO_CRR, "BEGIN", "INSERT INTO foo VALUES (1, 2)"],
+            &[
+                ("SELECT count(*) FROM foo__crsql_clock", Is("0"), Is("1")),
+                ("SELECT count(*) FROM crsql_changes", Is("1"), Is("1")),
+                ("SELECT count(*) FROM foo__crsql_clock", Is("1"), Is("1")),
+            ],
+        ),
+        scenario(
             "VER-7",
             "db_version does not fall when a table is made ordinary",
             &[FOO, FOO_CRR, "INSERT INTO foo VALUES (1, 2)", "SELECT crsql_as_table('foo')"],

@@ -1,7 +1,7 @@
 //! Local write -> note, from the triggers of a replicated table (`crsqlite-compat.md` section 4). Nothing else notices local
 //! writes: SQLite's update hook would not do, for it is silent for WITHOUT ROWID tables, REPLACE and truncating deletes.
 //!
-//! [`crate::record`] turns the notes into clocks when the statement is over.
+//! [`crate::record`] turns the notes into clocks, at the latest when the transaction is committed.
 
 use std::sync::Arc;
 
@@ -23,9 +23,14 @@ fn begin(core: &mut Core, passed: Arguments<'_>) -> rusqlite::Result<Arc<Table>>
     if passed.len() == 0 {
         return Err(module_error("expected at least 1 argument: the name of the table"));
     }
-    core.begin_note()?;
+    let is_first = core.begin_note()?;
     let name = passed.get(0).as_str()?;
-    core.table_of_trigger(name).ok_or_else(|| unknown_table(core, name))
+    let table = core.table_of_trigger(name).ok_or_else(|| unknown_table(core, name))?;
+    // What is not passed is found out by the clocks: also by those of the statements before.
+    if is_first && table.passed.is_some() && core.flags.has_notes() {
+        record_notes(core)?;
+    }
+    Ok(table)
 }
 
 fn unknown_table(core: &Core, name: &str) -> rusqlite::Error {
@@ -58,7 +63,7 @@ fn arguments<'a>(passed: Arguments<'a>, from: usize, count: usize) -> impl Itera
 /// A statement over very many rows is recorded in parts.
 fn end(core: &mut Core) -> rusqlite::Result<i64> {
     core.end_note();
-    if core.notes.is_full() {
+    if core.notes.are_full() {
         record_notes(core)?;
     }
     Ok(0)

@@ -21,8 +21,11 @@ use crate::notes::Notes;
 use crate::record::record_notes;
 use crate::schema::{CLOCK_SUFFIX, Table};
 use crate::sql::quote;
-use crate::statement::{Handle, Statement};
+use crate::statement::{Bind, Handle, Statement};
 use crate::transaction::{Ended, STATEMENTS_TABLE, TRANSACTION_TABLE, TransactionFlags};
+
+/// Writes to the table whose callbacks tell us of transactions.
+const ENLIST: &str = "INSERT INTO litemesh_transaction (enlisted) VALUES (1)";
 
 /// What one connection's functions, virtual tables and native handle share.
 pub(crate) struct Shared {
@@ -38,13 +41,21 @@ impl Shared {
         Self { core: Mutex::new(core), flags, sync_bit: AtomicI64::new(0) }
     }
 
-    /// Takes the state for one operation. What the running statement noted so far is recorded before.
+    /// Takes the state for one operation. What the running transaction noted so far is recorded before.
     pub(crate) fn lock(&self) -> rusqlite::Result<MutexGuard<'_, Core>> {
         let mut core = self.lock_for_note()?;
         if self.flags.has_notes() {
+            let changes = core.db.changes();
             record_notes(&mut core)?;
+            core.set_changes(changes)?;
         }
         Ok(core)
+    }
+
+    /// Records what the running transaction noted so far, when SQLite says that it is time to.
+    pub(crate) fn record(&self) -> rusqlite::Result<()> {
+        let mut core = self.lock_for_note()?;
+        if self.flags.has_notes() { record_notes(&mut core) } else { Ok(()) }
     }
 
     /// Takes the state to add a note to it.
@@ -54,6 +65,10 @@ impl Shared {
             // A panic inside an operation is a bug, but the state that it left is only a cache of the database.
             Err(TryLockError::Poisoned(poisoned)) => {
                 let mut core = poisoned.into_inner();
+                if std::mem::take(&mut core.is_recording) && self.flags.is_enlisted() {
+                    // But clocks of which a part was written are not: nothing of the transaction may be committed.
+                    self.flags.set_failed();
+                }
                 core.forget_everything();
                 self.core.clear_poison();
                 Ok(core)
@@ -69,11 +84,6 @@ impl Shared {
         if let Ok(mut core) = self.lock_for_note() {
             core.finalize_statements();
         }
-    }
-
-    /// Records what the statement noted that ends now.
-    pub(crate) fn end_statement(&self) -> rusqlite::Result<()> {
-        if self.flags.has_notes() { self.lock().map(drop) } else { Ok(()) }
     }
 
     /// Sets the sync bit until the guard is dropped, whatever happens in between (MRG-15).
@@ -101,7 +111,7 @@ pub(crate) fn module_error(message: impl Into<String>) -> rusqlite::Error {
 pub(crate) struct Core {
     pub(crate) db: Handle,
     pub(crate) site: SiteId,
-    flags: Arc<TransactionFlags>,
+    pub(crate) flags: Arc<TransactionFlags>,
     /// Last committed version as far as this connection knows (VER-2).
     committed: Option<i64>,
     /// A random number for this connection, once it has written; see [`crate::incarnation`].
@@ -111,15 +121,16 @@ pub(crate) struct Core {
     pub(crate) opened_at: i64,
     /// Whether that includes the first version that the application wrote.
     is_writing_recorded: bool,
-    /// What the running transaction will commit as, once it has written a clock (VER-3, VER-6).
-    pending: Option<i64>,
     /// What `crsql_next_db_version()` promised: the transaction's next version is at least that (FN-3).
     promised: i64,
     /// Whether a part of the running transaction was rolled back: its version may be in no clock row.
     is_pending_doubtful: bool,
-    seq: i64,
-    /// Local writes whose clocks are not written yet. Void unless the flags say that there are some.
+    /// Local writes whose clocks are not written yet. The flags say how many of them count.
     pub(crate) notes: Notes,
+    /// Whether notes are being recorded.
+    pub(crate) is_recording: bool,
+    /// Whether the schema was found changed while notes waited.
+    pub(crate) is_schema_newer_than_notes: bool,
     data_version: i64,
     schema_version: i64,
     tables: Vec<Arc<Table>>,
@@ -173,15 +184,15 @@ impl Core {
             site,
             flags,
             committed: None,
-            pending: None,
             promised: 0,
             is_pending_doubtful: false,
             incarnation: Incarnation::default(),
             is_incarnation_recorded: false,
             opened_at: 0,
             is_writing_recorded: false,
-            seq: 0,
             notes: Notes::default(),
+            is_recording: false,
+            is_schema_newer_than_notes: false,
             data_version: -1,
             schema_version: -1,
             tables: Vec::new(),
@@ -227,8 +238,9 @@ impl Core {
 
     /// Finalizes all statements. They are prepared again when needed (FN-9).
     pub(crate) fn finalize_statements(&mut self) {
-        // Notes of a statement that failed may still hold their table.
-        self.notes.clear();
+        // They hold their tables, and those their statements.
+        self.notes.truncate(self.flags.noted());
+        self.notes.finalize_statements();
         self.statements.clear();
         self.tables.clear();
         self.by_name.clear();
@@ -242,7 +254,7 @@ impl Core {
     pub(crate) fn forget_everything(&mut self) {
         self.finalize_statements();
         self.committed = None;
-        self.pending = None;
+        self.flags.set_pending(None);
         self.data_version = -1;
         self.forget_sites();
     }
@@ -259,7 +271,7 @@ impl Core {
         self.follow_schema()
     }
 
-    fn follow_transaction(&mut self) {
+    pub(crate) fn follow_transaction(&mut self) {
         if self.flags.take_savepoint_rolled_back() {
             self.forget_sites();
             self.last_row = None;
@@ -274,7 +286,8 @@ impl Core {
         match ended {
             Ended::No => {}
             Ended::Committed => {
-                let pending = self.pending.take();
+                let pending = self.flags.pending();
+                self.flags.set_pending(None);
                 if self.is_pending_doubtful {
                     // A version that no clock row carries must not be reported: it would be given out again after a
                     // restart, and peers whose cursors cover it by then would never take what was written under it.
@@ -288,7 +301,7 @@ impl Core {
                 self.last_origin = None;
             }
             Ended::RolledBack => {
-                self.pending = None;
+                self.flags.set_pending(None);
                 // A raised floor went back with the rest.
                 self.committed = None;
                 (self.is_incarnation_recorded, self.is_writing_recorded) = (false, false);
@@ -311,12 +324,13 @@ impl Core {
     }
 
     fn begin_counting(&mut self) {
-        self.seq = 0;
+        self.flags.forget_seqs();
         self.is_pending_doubtful = false;
     }
 
     fn reload_tables(&mut self) -> rusqlite::Result<()> {
         self.connect_statements_table()?;
+        self.is_schema_newer_than_notes = true;
         self.triggered_last = None;
         let Discovery { tables, orphans, repairs } = discover(self.db)?;
         self.tables = tables.into_iter().map(Arc::new).collect();
@@ -334,30 +348,27 @@ impl Core {
     }
 
     /// Before a note is made. The schema cannot change while a statement runs, so the first note of it looks; and not even
-    /// that, where nothing but writes of replicated rows happened since the last statement.
-    pub(crate) fn begin_note(&mut self) -> rusqlite::Result<()> {
-        if self.flags.has_notes() {
-            return Ok(());
-        }
-        self.notes.clear();
+    /// that, where nothing but writes of replicated rows happened since the last note.
+    ///
+    /// Tells whether it is the first note of its statement, as far as can be told.
+    pub(crate) fn begin_note(&mut self) -> rusqlite::Result<bool> {
         // What was finalized is to be looked at again.
-        if self.schema_version >= 0 && self.flags.is_same_schema() {
-            self.follow_transaction();
-            return Ok(());
+        let is_known = self.schema_version >= 0 && self.flags.is_same_schema();
+        let is_first = !is_known || !self.flags.is_same_statement();
+        if is_first {
+            self.flags.forget_savepoints();
+            if is_known {
+                self.follow_transaction();
+            } else {
+                self.refresh()?;
+            }
         }
-        self.flags.forget_savepoints();
-        self.refresh()
+        self.notes.truncate(self.flags.noted());
+        Ok(is_first)
     }
 
     pub(crate) fn end_note(&self) {
-        self.flags.set_has_notes();
-    }
-
-    /// Takes the notes for recording them. Their allocations are to be given back.
-    pub(crate) fn take_notes(&mut self) -> Notes {
-        self.flags.forget_notes();
-        self.flags.forget_savepoints();
-        std::mem::take(&mut self.notes)
+        self.flags.set_noted(self.notes.len(), self.notes.are_many());
     }
 
     /// Begins to write: like [`refresh`](Self::refresh), and SQLite will tell us how the transaction ends.
@@ -401,12 +412,26 @@ impl Core {
         if self.flags.is_enlisted() {
             return Ok(());
         }
-        const ENLIST: &str = "INSERT INTO litemesh_transaction (enlisted) VALUES (1)";
         debug_assert!(ENLIST.contains(TRANSACTION_TABLE));
         self.statement(ENLIST)?.run(&[])?;
-        self.pending = None;
+        self.flags.set_pending(None);
         self.begin_counting();
         self.refresh_committed()
+    }
+
+    /// Makes `changes()` tell the application what it told before we wrote: by as many writes that do nothing. Not in `xSync`, where
+    /// SQLite lets nobody write to a virtual table.
+    fn set_changes(&mut self, count: i64) -> rusqlite::Result<()> {
+        const WRITES: &str = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+             INSERT INTO litemesh_transaction (enlisted) SELECT i FROM n WHERE ?1 > 0";
+        let (rowid, savepoints) = (self.db.last_insert_rowid(), self.flags.savepoints());
+        match count {
+            1 => self.statement(ENLIST)?.run(&[])?,
+            _ => self.statement(WRITES)?.run(&[count.into()])?,
+        }
+        self.flags.set_savepoints(savepoints);
+        self.db.set_last_insert_rowid(rowid);
+        Ok(())
     }
 
     /// Reads the version again if another connection may have moved it (TX-9).
@@ -479,7 +504,7 @@ impl Core {
     pub(crate) fn next_version(&mut self, at_least: i64) -> rusqlite::Result<i64> {
         let next = self.peek_version(at_least);
         self.record_incarnation(next)?;
-        self.pending = Some(next);
+        self.flags.set_pending(Some(next));
         Ok(next)
     }
 
@@ -509,18 +534,18 @@ impl Core {
 
     /// The version that the running transaction has used so far, to be [given back](Self::give_back) by what fails.
     pub(crate) fn used_version(&self) -> Option<i64> {
-        self.pending
+        self.flags.pending()
     }
 
     /// Takes back the versions used since: what was to carry them was not written.
     pub(crate) fn give_back(&mut self, used_before: Option<i64>) {
-        self.pending = used_before;
+        self.flags.set_pending(used_before);
     }
 
     /// What [`next_version`](Self::next_version) would give, without using it up.
     fn peek_version(&self, at_least: i64) -> i64 {
         let after_committed = self.committed.unwrap_or_default().saturating_add(1);
-        after_committed.max(self.pending.unwrap_or_default()).max(self.promised).max(at_least)
+        after_committed.max(self.flags.pending().unwrap_or_default()).max(self.promised).max(at_least)
     }
 
     /// Tells the next version, which is not taken before a clock row carries it (VER-6), but will not be lower (FN-3).
@@ -535,13 +560,13 @@ impl Core {
 
     /// A version that no clock row has yet: each foreign changeset gets one of its own.
     pub(crate) fn fresh_version(&mut self, at_least: i64) -> rusqlite::Result<i64> {
-        let after_pending = self.pending.map_or(0, |pending| pending.saturating_add(1));
+        let after_pending = self.flags.pending().map_or(0, |pending| pending.saturating_add(1));
         self.next_version(at_least.max(after_pending))
     }
 
     /// The highest version known here, used or about to be.
     pub(crate) fn newest_version(&self) -> i64 {
-        self.committed.unwrap_or_default().max(self.pending.unwrap_or_default())
+        self.committed.unwrap_or_default().max(self.flags.pending().unwrap_or_default())
     }
 
     /// Winning operations of the running transaction (FN-5).
@@ -555,13 +580,11 @@ impl Core {
 
     /// Takes the next sequence numbers (VER-9), and gives the first.
     pub(crate) fn take_seqs(&mut self, count: usize) -> i64 {
-        let seq = self.seq;
-        self.seq += i64::try_from(count).unwrap_or_default();
-        seq
+        self.flags.take_seqs(i64::try_from(count).unwrap_or_default())
     }
 
     pub(crate) fn seq(&self) -> i64 {
-        self.seq
+        self.flags.seq()
     }
 
     /// The replicated table of exactly this name.
@@ -652,8 +675,7 @@ impl Core {
         if let Some(ordinal) = self.find_ordinal(site)? {
             return Ok(ordinal);
         }
-        self.statement("INSERT INTO crsql_site_id (site_id) VALUES (?1)")?
-            .run(&[crate::statement::Bind::Blob(site)])?;
+        self.statement("INSERT INTO crsql_site_id (site_id) VALUES (?1)")?.run(&[Bind::Blob(site)])?;
         let ordinal = self.db.last_insert_rowid();
         self.ordinals.insert(site.to_vec(), ordinal);
         self.sites.remove(&ordinal);
@@ -672,7 +694,7 @@ impl Core {
             return Ok(None);
         }
         let statement = self.statement("SELECT ordinal FROM crsql_site_id WHERE site_id = ?1")?;
-        let found = statement.query_integer(&[crate::statement::Bind::Blob(site)])?;
+        let found = statement.query_integer(&[Bind::Blob(site)])?;
         if let Some(ordinal) = found {
             self.ordinals.insert(site.to_vec(), ordinal);
         }

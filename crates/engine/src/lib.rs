@@ -45,6 +45,7 @@ mod merge_step;
 mod notes;
 mod read;
 mod record;
+mod record_alike;
 mod replicate;
 mod resolve;
 mod row_key;

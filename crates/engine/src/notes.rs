@@ -1,9 +1,11 @@
-//! What the triggers reported and the clocks do not tell yet: the local writes of the statement that is running.
+//! What the triggers reported and the clocks do not tell yet: the local writes of the running transaction.
 //!
 //! Writing clocks from inside a trigger makes SQLite keep a copy of every page that they touch, in case the statement fails
 //! later, and makes each clock a statement of its own. So a trigger only notes what happened, and [`crate::record`] writes the
-//! clocks when SQLite says that the statement is over: in `xRelease` of its savepoint, in `xSync` of its transaction where it
-//! has none, or before anything else of the engine runs.
+//! clocks of many rows at once: in `xSync` of the transaction, before anything else of the engine runs, or when there are many.
+//!
+//! A savepoint that is rolled back takes back its notes. What was noted before it and recorded inside of it is kept until then,
+//! to be recorded again: SQLite rolled back its clocks, too.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,8 +15,12 @@ use rusqlite::types::ValueRef;
 use crate::schema::Table;
 use crate::statement::Bind;
 
-/// Notes are written at the latest when their values take this many bytes.
+/// Notes are recorded at the latest when they take this many bytes, inside of the statement that makes them.
 const NOTES_BYTES_MAX: usize = 256 << 10;
+
+/// Between statements, where less has to be kept of pages that change, so many bytes suffice. The others are for the notes of the
+/// next statement.
+const MANY_BYTES: usize = NOTES_BYTES_MAX / 2;
 
 /// One write of one row.
 #[derive(Clone)]
@@ -37,7 +43,7 @@ pub(crate) enum Write {
     Delete,
 }
 
-/// The notes of a statement. Empty between statements.
+/// The notes of a transaction, in the order of its writes.
 #[derive(Default)]
 pub(crate) struct Notes {
     notes: Vec<Note>,
@@ -56,16 +62,51 @@ enum NotedValue {
 }
 
 impl Notes {
-    pub(crate) fn clear(&mut self) {
-        self.notes.clear();
-        self.values.clear();
-        self.bytes.clear();
-        self.cells.clear();
+    pub(crate) fn len(&self) -> usize {
+        self.notes.len()
     }
 
-    pub(crate) fn is_full(&self) -> bool {
+    /// Forgets all but the first ones.
+    pub(crate) fn truncate(&mut self, count: usize) {
+        if count >= self.notes.len() {
+            return;
+        }
+        self.notes.truncate(count);
+        self.values.truncate(self.notes.last().map_or(0, |note| note.keys.end));
+        let bytes = self.values.iter().rev().find_map(|value| match value {
+            NotedValue::Text(range) | NotedValue::Blob(range) => Some(range.end),
+            _ => None,
+        });
+        self.bytes.truncate(bytes.unwrap_or_default());
+        let cells = self.notes.iter().rev().find_map(|note| match &note.write {
+            Write::Update { cells, .. } => Some(cells.end),
+            _ => None,
+        });
+        self.cells.truncate(cells.unwrap_or_default());
+    }
+
+    fn byte_count(&self) -> usize {
         self.bytes.len() + self.values.len() * size_of::<NotedValue>() + self.notes.len() * size_of::<Note>()
-            > NOTES_BYTES_MAX
+    }
+
+    pub(crate) fn are_full(&self) -> bool {
+        self.byte_count() > NOTES_BYTES_MAX
+    }
+
+    pub(crate) fn are_many(&self) -> bool {
+        self.byte_count() > MANY_BYTES
+    }
+
+    /// Lets go of the statements of their tables.
+    pub(crate) fn finalize_statements(&mut self) {
+        let mut last: Option<(Arc<Table>, Arc<Table>)> = None;
+        for note in &mut self.notes {
+            let (_, renewed) = match last.take() {
+                Some(held) if Arc::ptr_eq(&held.0, &note.table) => last.insert(held),
+                _ => last.insert((note.table.clone(), Arc::new(note.table.without_statements()))),
+            };
+            note.table = renewed.clone();
+        }
     }
 
     pub(crate) fn notes(&self) -> &[Note] {

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 
-use crate::batch_table::{Batch, WIDTH_MAX};
-use crate::core::Core;
+use crate::core::{Core, module_error};
 use crate::notes::{Note, Notes, Write};
-use crate::schema::Table;
+use crate::record_alike::{alike, record_alike};
+use crate::schema::{CLOCK_SUFFIX, KEYS_SUFFIX, Table};
 use crate::statement::{Bind, Binds};
 
-/// Fewer updates are recorded one by one.
-const TOGETHER_MIN: usize = 4;
+/// Fewer are recorded one by one.
+const ALIKE_MIN: usize = 4;
 
 /// Most clocks that are there already and that one statement writes.
 pub(crate) const CLOCKS_MAX: usize = 64;
@@ -19,28 +19,85 @@ pub(crate) const CLOCKS_MAX: usize = 64;
 /// How far apart the keys of rows may be whose clocks are written together.
 const APART_MAX: i64 = 4;
 
-/// Writes the clocks of everything that was noted, in order.
+/// Writes the clocks of everything that was noted and is not recorded, in order.
+///
+/// Where that fails half-way, everything that asks the engine fails, and the commit, until the transaction is rolled back to
+/// before it.
 pub(crate) fn record_notes(core: &mut Core) -> rusqlite::Result<()> {
-    let mut notes = core.take_notes();
+    core.follow_transaction();
+    let (recorded, noted) = (core.flags.recorded(), core.flags.noted());
+    let mut notes = std::mem::take(&mut core.notes);
+    notes.truncate(noted);
+    if core.flags.has_failed() || notes.len() != noted {
+        core.notes = notes;
+        return Err(module_error(NOT_RECORDED));
+    }
     // The user's, not that of a key row.
     let rowid = core.db.last_insert_rowid();
-    let recorded = record_all(core, &notes);
+    let savepoints = core.flags.savepoints();
+    // What runs meanwhile has nothing to record.
+    core.flags.set_recorded(noted);
+    core.is_recording = true;
+    let result = record_all(core, &notes, recorded);
+    core.is_recording = false;
     core.db.set_last_insert_rowid(rowid);
-    notes.clear();
+    match result {
+        Ok(()) => {
+            core.flags.set_savepoints(savepoints);
+            core.is_schema_newer_than_notes = false;
+            notes.truncate(core.flags.forget_recorded_notes());
+        }
+        // Some errors end the transaction at once.
+        Err(_) if core.flags.is_enlisted() => {
+            core.flags.set_recorded(recorded);
+            core.flags.set_failed();
+        }
+        Err(_) => {}
+    }
     core.notes = notes;
-    recorded
+    result
 }
 
-fn record_all(core: &mut Core, notes: &Notes) -> rusqlite::Result<()> {
+const NOT_RECORDED: &str = "litemesh: the clocks of what this transaction wrote could not be recorded: roll it back";
+
+/// The tables of notes whose shadow tables are gone: the schema was changed since, and the application dropped them, and with them
+/// the clocks.
+fn gone_tables(core: &Core, notes: &[Note]) -> rusqlite::Result<Vec<Arc<Table>>> {
+    const FIND: &str = "SELECT count(*) FROM main.sqlite_master WHERE type = 'table' AND name IN (?1, ?2)";
+    if core.flags.is_same_statement() && !core.is_schema_newer_than_notes {
+        return Ok(Vec::new());
+    }
+    let (mut gone, mut last) = (Vec::new(), None);
+    for Note { table, .. } in notes {
+        if last.is_some_and(|last| Arc::ptr_eq(last, table)) {
+            continue;
+        }
+        last = Some(table);
+        let [clock, keys] = [CLOCK_SUFFIX, KEYS_SUFFIX].map(|suffix| format!("{}{suffix}", table.shadow));
+        if core.db.query_integer(FIND, &[(&*clock).into(), (&*keys).into()])? != Some(2) {
+            gone.push(table.clone());
+        }
+    }
+    Ok(gone)
+}
+
+fn record_all(core: &mut Core, notes: &Notes, recorded: usize) -> rusqlite::Result<()> {
     let mut new_rows = NewRows::default();
     let mut keys = Binds::new();
-    let mut rest = notes.notes();
+    let mut rest = notes.notes().get(recorded..).unwrap_or_default();
+    let gone = gone_tables(core, rest)?;
     while let Some((note, after)) = rest.split_first() {
-        let together = updates_together(rest);
-        if together.len() >= TOGETHER_MIN {
-            new_rows.write(core)?;
-            record_updates(core, notes, together)?;
-            rest = &rest[together.len()..];
+        if gone.iter().any(|gone| Arc::ptr_eq(gone, &note.table)) {
+            rest = after;
+            continue;
+        }
+        let alike = alike(rest);
+        if alike.len() >= ALIKE_MIN {
+            if !matches!(note.write, Write::Insert) || !new_rows.is_of(&note.table) {
+                new_rows.write(core)?;
+            }
+            record_alike(core, notes, alike, &mut new_rows)?;
+            rest = &rest[alike.len()..];
             continue;
         }
         rest = after;
@@ -51,7 +108,7 @@ fn record_all(core: &mut Core, notes: &Notes) -> rusqlite::Result<()> {
             new_rows.write(core)?;
         }
         match &note.write {
-            Write::Insert => record_insert(core, note, &keys, &mut new_rows)?,
+            Write::Insert => record_insert(core, &note.table, &keys, &mut new_rows)?,
             Write::Update { cells, old_keys } => {
                 let old_keys: Option<Binds<'_>> = old_keys.as_ref().map(|range| notes.binds(range).collect());
                 record_update(core, &note.table, &keys, old_keys.as_deref(), notes.cells(cells))?;
@@ -64,7 +121,7 @@ fn record_all(core: &mut Core, notes: &Notes) -> rusqlite::Result<()> {
 
 /// Keys of rows of one table that were not known before. Their clocks are written together.
 #[derive(Default)]
-struct NewRows {
+pub(crate) struct NewRows {
     table: Option<Arc<Table>>,
     keys: SmallVec<[i64; 8]>,
 }
@@ -74,15 +131,15 @@ impl NewRows {
         self.table.as_ref().is_some_and(|held| Arc::ptr_eq(held, table))
     }
 
-    fn add(&mut self, core: &mut Core, note: &Note, key: i64) -> rusqlite::Result<()> {
-        if !self.is_of(&note.table) {
-            self.table = Some(note.table.clone());
+    pub(crate) fn add(&mut self, core: &mut Core, table: &Arc<Table>, key: i64) -> rusqlite::Result<()> {
+        if !self.is_of(table) {
+            self.table = Some(table.clone());
         }
         self.keys.push(key);
-        if self.keys.len() >= note.table.new_rows() { self.write(core) } else { Ok(()) }
+        if self.keys.len() >= table.new_rows() { self.write(core) } else { Ok(()) }
     }
 
-    fn write(&mut self, core: &mut Core) -> rusqlite::Result<()> {
+    pub(crate) fn write(&mut self, core: &mut Core) -> rusqlite::Result<()> {
         let Some(table) = self.table.as_ref().filter(|_| !self.keys.is_empty()) else { return Ok(()) };
         let version = core.version_to_write()?;
         let mut binds = Binds::new();
@@ -105,27 +162,38 @@ impl NewRows {
 }
 
 /// LW-1 to LW-4.
-fn record_insert(core: &mut Core, note: &Note, keys: &[Bind<'_>], new_rows: &mut NewRows) -> rusqlite::Result<()> {
-    let (table, db) = (&note.table, core.db);
+fn record_insert(
+    core: &mut Core,
+    table: &Arc<Table>,
+    keys: &[Bind<'_>],
+    new_rows: &mut NewRows,
+) -> rusqlite::Result<()> {
+    let db = core.db;
     table.statement(db, |s| &s.add_key, Table::sql_add_key)?.run(keys)?;
     let existed = db.changes() == 0;
     if !existed && !table.is_keys_only() {
-        return new_rows.add(core, note, db.last_insert_rowid());
+        return new_rows.add(core, table, db.last_insert_rowid());
     }
     new_rows.write(core)?;
     let key = if existed { find_key(core, table, keys)?.unwrap_or_default() } else { db.last_insert_rowid() };
-    let version = Bind::Integer(core.version_to_write()?);
-    if table.is_keys_only() {
-        let seq = core.take_seqs(1);
-        let sentinel = table.statement(db, |s| &s.insert_sentinel, Table::sql_insert_sentinel)?;
-        return sentinel.run(&[key.into(), version, seq.into()]);
+    if !table.is_keys_only() {
+        return record_known_insert(core, table, key);
     }
-    // LW-3: the number is used up also where there is no sentinel to move.
+    let version = core.version_to_write()?;
     let seq = core.take_seqs(1);
-    let sentinel = table.statement(db, |s| &s.reinsert_sentinel, Table::sql_reinsert_sentinel)?;
+    let sentinel = table.statement(db, |s| &s.insert_sentinel, Table::sql_insert_sentinel)?;
+    sentinel.run(&[key.into(), version.into(), seq.into()])
+}
+
+/// LW-3, and LW-4 over clocks that may be there.
+pub(crate) fn record_known_insert(core: &mut Core, table: &Table, key: i64) -> rusqlite::Result<()> {
+    let version = Bind::Integer(core.version_to_write()?);
+    // The number is used up also where there is no sentinel to move.
+    let seq = core.take_seqs(1);
+    let sentinel = table.statement(core.db, |s| &s.reinsert_sentinel, Table::sql_reinsert_sentinel)?;
     sentinel.run(&[key.into(), version, seq.into()])?;
     let first_seq = core.take_seqs(table.cells.len());
-    let clocks = table.statement(db, |s| &s.clocks_of_known_row, Table::sql_clocks_of_known_row)?;
+    let clocks = table.statement(core.db, |s| &s.clocks_of_known_row, Table::sql_clocks_of_known_row)?;
     clocks.run(&[version, first_seq.into(), key.into()])
 }
 
@@ -166,53 +234,6 @@ fn record_update(
     Ok(())
 }
 
-/// The notes that come first, as far as they are of rows of one table whose cells changed, and their keys did not.
-fn updates_together(notes: &[Note]) -> &[Note] {
-    let Some(first) = notes.first().filter(|note| note.table.keys.len() <= WIDTH_MAX) else { return &[] };
-    let is_like = |note: &&Note| {
-        matches!(note.write, Write::Update { old_keys: None, .. }) && Arc::ptr_eq(&note.table, &first.table)
-    };
-    &notes[..notes.iter().take_while(is_like).count()]
-}
-
-/// LW-5, of rows that one statement changed: their keys are found together, and their clocks written together.
-fn record_updates(core: &mut Core, notes: &Notes, together: &[Note]) -> rusqlite::Result<()> {
-    let table = &*together[0].table;
-    let version = core.version_to_write()?;
-    let mut clocks = Clocks::default();
-    for (note, key) in together.iter().zip(find_keys(core, notes, together)?) {
-        let key = match key {
-            Some(key) => key,
-            None => find_or_add_key(core, table, &notes.keys_of(note).collect::<Binds<'_>>())?,
-        };
-        if !clocks.can_have(key) {
-            clocks.write(core, table, version)?;
-        }
-        let Write::Update { cells, .. } = &note.write else { continue };
-        for cell in notes.cells(cells) {
-            clocks.of.push((key, *cell, core.take_seqs(1)));
-        }
-    }
-    clocks.write(core, table, version)
-}
-
-/// The keys of rows, where they are known. Rows that lie beside each other mostly have keys that follow each other, too.
-fn find_keys(core: &Core, notes: &Notes, together: &[Note]) -> rusqlite::Result<Vec<Option<i64>>> {
-    let table = &*together[0].table;
-    let mut batch = Batch::new(table.keys.len(), together.len());
-    for note in together {
-        batch.push(notes.keys_of(note));
-    }
-    let found = table.statement(core.db, |s| &s.find_keys, Table::sql_find_keys)?.query_batch(&batch, &[])?;
-    let mut keys = Vec::with_capacity(together.len());
-    while found.next()? {
-        let key = (!found.is_null(0)).then(|| found.integer(0));
-        batch.guess(key.and_then(|key| key.checked_add(1)));
-        keys.push(key);
-    }
-    Ok(keys)
-}
-
 /// Whether clocks of these rows probably lie on the same page.
 ///
 /// SQLite keeps a copy of each page that a statement over many rows changes, and above 64 KiB puts those of the whole
@@ -221,51 +242,34 @@ pub(crate) fn is_beside(last: i64, key: i64) -> bool {
     (0..=APART_MAX).contains(&key.saturating_sub(last))
 }
 
-/// Cells that were written, in rows beside each other: key, cell, seq.
-#[derive(Default)]
-struct Clocks {
-    of: Vec<(i64, usize, i64)>,
-}
-
-impl Clocks {
-    /// Whether the clocks of one more row may be written with the others.
-    fn can_have(&self, key: i64) -> bool {
-        self.of.last().is_none_or(|(last, ..)| self.of.len() < CLOCKS_MAX && is_beside(*last, key))
-    }
-
-    fn write(&mut self, core: &Core, table: &Table, version: i64) -> rusqlite::Result<()> {
-        if let [(key, cell, seq)] = *self.of {
-            count_cell(core, table, key, cell, version, seq)?;
-        } else if !self.of.is_empty() {
-            let mut batch = Batch::new(3, self.of.len());
-            for (key, cell, seq) in &self.of {
-                batch.push([Bind::Integer(*key), Bind::from(&*table.cells[*cell].name), Bind::Integer(*seq)]);
-            }
-            let statement = table.statement(core.db, |s| &s.count_cells, Table::sql_count_cells)?;
-            statement.run_batch(&batch, &[version.into()])?;
-        }
-        self.of.clear();
-        Ok(())
-    }
-}
-
 /// LW-8.
 fn record_delete(core: &mut Core, table: &Table, keys: &[Bind<'_>]) -> rusqlite::Result<()> {
     let key = find_or_add_key(core, table, keys)?;
     let version = core.version_to_write()?;
+    let seq = core.take_seqs(1);
+    delete_row(core, table, key, version, seq)
+}
+
+pub(crate) fn delete_row(core: &Core, table: &Table, key: i64, version: i64, seq: i64) -> rusqlite::Result<()> {
     // Before the sentinel comes, so that the pages of the clock table need not make room for it.
     table.statement(core.db, |s| &s.drop_cells, Table::sql_drop_cells)?.run(&[key.into()])?;
-    bury(core, table, key, version)
+    bury(core, table, key, version, seq)
 }
 
 /// Gives a row the sentinel of a dead one.
-fn bury(core: &mut Core, table: &Table, key: i64, version: i64) -> rusqlite::Result<()> {
-    let seq = core.take_seqs(1);
+pub(crate) fn bury(core: &Core, table: &Table, key: i64, version: i64, seq: i64) -> rusqlite::Result<()> {
     let sentinel = table.statement(core.db, |s| &s.delete_sentinel, Table::sql_delete_sentinel)?;
     sentinel.run(&[key.into(), version.into(), seq.into()])
 }
 
-fn count_cell(core: &Core, table: &Table, key: i64, cell: usize, version: i64, seq: i64) -> rusqlite::Result<()> {
+pub(crate) fn count_cell(
+    core: &Core,
+    table: &Table,
+    key: i64,
+    cell: usize,
+    version: i64,
+    seq: i64,
+) -> rusqlite::Result<()> {
     let count = table.statement(core.db, |s| &s.count_cell, Table::sql_count_cell)?;
     count.run(&[key.into(), (&*table.cells[cell].name).into(), version.into(), seq.into()])
 }
@@ -273,7 +277,8 @@ fn count_cell(core: &Core, table: &Table, key: i64, cell: usize, version: i64, s
 /// LW-6, with its FIX: the cells that move are stamped anew, with versions above both what moved and what was overwritten.
 /// Left as they were, a peer that asks with a cursor would get the new row without its values.
 fn move_row(core: &mut Core, table: &Table, old_key: i64, new_key: i64, version: i64) -> rusqlite::Result<()> {
-    bury(core, table, old_key, version)?;
+    let seq = core.take_seqs(1);
+    bury(core, table, old_key, version, seq)?;
     let held = cell_versions(core, table, new_key)?;
     let mut moved = cell_versions(core, table, old_key)?;
     // Also cells without a clock: the statement wrote the whole row, and peers may hold another value under the new key.

@@ -84,6 +84,7 @@ pub(crate) struct Statements {
     pub(crate) count_cell: Slot,
     pub(crate) count_cell_of: Slot,
     pub(crate) count_cells: Slot,
+    pub(crate) count_cell_of_run: Slot,
     pub(crate) put_clock: Slot,
     pub(crate) put_clocks: Slot,
     pub(crate) add_clock: Slot,
@@ -92,6 +93,8 @@ pub(crate) struct Statements {
     pub(crate) reinsert_sentinel: Slot,
     pub(crate) delete_sentinel: Slot,
     pub(crate) drop_cells: Slot,
+    pub(crate) drop_cells_of_run: Slot,
+    pub(crate) any_clock_of_run: Slot,
     pub(crate) delete_row: Slot,
     pub(crate) zero_cells: Slot,
     pub(crate) scan: Slot,
@@ -212,6 +215,26 @@ impl Table {
         }
         let reactions = read_reactions(db, self)?;
         Ok(*self.reactions.get_or_init(|| reactions))
+    }
+
+    /// The same table, which has prepared nothing yet.
+    pub(crate) fn without_statements(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            shadow: self.shadow.clone(),
+            passed: self.passed.clone(),
+            keys: self.keys.clone(),
+            cells: self.cells.clone(),
+            in_order: self.in_order.clone(),
+            by_name: self.by_name.clone(),
+            unpassed: OnceLock::default(),
+            cell_index: self.cell_index.clone(),
+            rowid: self.rowid.clone(),
+            statements: Statements::default(),
+            writers: Mutex::default(),
+            reactions: OnceLock::default(),
+            idle: Mutex::default(),
+        }
     }
 
     pub(crate) fn is_keys_only(&self) -> bool {

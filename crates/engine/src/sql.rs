@@ -293,6 +293,16 @@ impl Table {
         )
     }
 
+    /// One cell written here of each row whose key lies in a range, where it has a clock: first and last key, name, version, by how
+    /// much the seq rises from key to key, and seq of the first. `changes()` tells. OR FAIL: then SQLite keeps no journal for it.
+    pub(crate) fn sql_count_cell_of_run(&self) -> String {
+        format!(
+            "UPDATE OR FAIL {} SET col_version = col_version + 1, db_version = ?4, site_id = 0, seq = ?6 + (key - ?1) * ?5
+             WHERE key BETWEEN ?1 AND ?2 AND col_name = ?3",
+            self.clock()
+        )
+    }
+
     fn sentinel_upsert(&self, first: i64, next: &str) -> String {
         format!(
             "INSERT INTO {} (key, col_name, col_version, db_version, site_id, seq) VALUES (?1, '-1', {first}, ?2, 0, ?3)
@@ -349,6 +359,16 @@ impl Table {
 
     pub(crate) fn sql_drop_cells(&self) -> String {
         format!("DELETE FROM {} WHERE key = ?1 AND col_name <> '-1'", self.clock())
+    }
+
+    /// The same of all rows from key ?1 up to ?2.
+    pub(crate) fn sql_drop_cells_of_run(&self) -> String {
+        format!("DELETE FROM {} WHERE key BETWEEN ?1 AND ?2 AND col_name <> '-1'", self.clock())
+    }
+
+    /// Whether rows from key ?1 up to ?2 have clocks.
+    pub(crate) fn sql_any_clock_of_run(&self) -> String {
+        format!("SELECT 1 FROM {} WHERE key BETWEEN ?1 AND ?2 LIMIT 1", self.clock())
     }
 
     pub(crate) fn sql_delete_row(&self) -> String {

@@ -4,13 +4,14 @@
 //!
 //! - `litemesh_transaction` is written to once in each transaction that changes a replicated table. SQLite then tells it when
 //!   that transaction, or a savepoint inside it, ends. The callbacks only set flags: they run in the middle of SQLite's commit,
-//!   while the engine's mutex may be held. The engine reads the flags when it is next used.
+//!   while the engine's mutex may be held. The engine reads the flags when it is next used. Only where notes of local writes
+//!   wait ([`crate::notes`]), which they never do while the mutex is held, do they call the engine to record them.
 //! - `litemesh_statements` is disconnected when the connection closes, before SQLite looks for statements that are still
 //!   open. It finalizes ours, so that nobody has to call `crsql_finalize()` (FN-9).
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use rusqlite::ffi;
@@ -37,24 +38,67 @@ pub(crate) type Wake = Box<dyn Fn() + Send + Sync>;
 /// Stands in the count of savepoints from the end of a step to the next savepoint.
 const STEP_ENDED: u32 = 1 << 16;
 
-/// Flags that SQLite's callbacks set.
-#[derive(Default)]
+/// What a savepoint that is rolled back takes back.
+#[derive(Clone, Copy, Default)]
+struct Mark {
+    noted: usize,
+    recorded: usize,
+    seq: i64,
+    pending: i64,
+    rows_impacted: i64,
+}
+
+/// Stands for "nothing failed" where the number of savepoints is asked for.
+const NO_FAILURE: usize = usize::MAX;
+
+/// Flags and counters of the running transaction. SQLite's callbacks set them, and take back what a savepoint takes back.
 pub(crate) struct TransactionFlags {
     is_enlisted: AtomicBool,
     ended: AtomicU8,
     savepoint_rolled_back: AtomicBool,
-    /// Whether the running statement noted writes that are not recorded yet.
-    has_notes: AtomicBool,
-    /// How many savepoints SQLite opened since the schema was looked at or notes were recorded. One that is rolled back counts
-    /// twice more: as more than a statement's own.
+    /// How many notes there are of local writes ([`crate::notes`]). The notes themselves are cut when they are next used.
+    noted: AtomicUsize,
+    /// How many of them are recorded: kept in case a savepoint is rolled back that began before that.
+    recorded: AtomicUsize,
+    /// Whether so much is noted that it is to be recorded before the next statement.
+    has_many_notes: AtomicBool,
+    /// How many savepoints were open when recording failed half-way, since which nothing of the transaction may be committed.
+    failed_under: AtomicUsize,
+    /// How many savepoints SQLite opened since the schema was looked at. One that is rolled back counts twice more: as more
+    /// than a statement's own.
     savepoints: AtomicU32,
     /// Whether there is an update trigger that knows too few columns (ALT-7).
     wants_triggers: AtomicBool,
-    /// `crsql_rows_impacted()` (FN-5). Here, because a failed statement takes back what it counted.
+    /// The next sequence number (VER-9).
+    seq: AtomicI64,
+    /// What the running transaction will commit as (VER-3); 0 before it has written a clock (VER-6).
+    pending: AtomicI64,
+    /// `crsql_rows_impacted()` (FN-5).
     rows_impacted: AtomicI64,
-    /// What it was when each savepoint began, by the savepoint's number.
-    rows_impacted_before: Mutex<Vec<i64>>,
+    /// What was when each open savepoint began, by the savepoint's number.
+    marks: Mutex<Vec<Mark>>,
     wake: Mutex<Option<Wake>>,
+}
+
+impl Default for TransactionFlags {
+    fn default() -> Self {
+        Self {
+            is_enlisted: AtomicBool::default(),
+            ended: AtomicU8::default(),
+            savepoint_rolled_back: AtomicBool::default(),
+            noted: AtomicUsize::default(),
+            recorded: AtomicUsize::default(),
+            has_many_notes: AtomicBool::default(),
+            failed_under: AtomicUsize::new(NO_FAILURE),
+            savepoints: AtomicU32::default(),
+            wants_triggers: AtomicBool::default(),
+            seq: AtomicI64::default(),
+            pending: AtomicI64::default(),
+            rows_impacted: AtomicI64::default(),
+            marks: Mutex::default(),
+            wake: Mutex::default(),
+        }
+    }
 }
 
 impl TransactionFlags {
@@ -74,22 +118,92 @@ impl TransactionFlags {
         self.savepoint_rolled_back.swap(false, Ordering::AcqRel)
     }
 
+    /// Whether there are notes that are not recorded, or could not be.
     pub(crate) fn has_notes(&self) -> bool {
-        self.has_notes.load(Ordering::Acquire)
+        self.noted() > self.recorded() || self.has_failed()
     }
 
-    pub(crate) fn set_has_notes(&self) {
-        self.has_notes.store(true, Ordering::Release);
+    pub(crate) fn noted(&self) -> usize {
+        self.noted.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn recorded(&self) -> usize {
+        self.recorded.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_noted(&self, noted: usize, is_many: bool) {
+        self.noted.store(noted, Ordering::Release);
+        self.has_many_notes.store(is_many, Ordering::Release);
+    }
+
+    pub(crate) fn set_recorded(&self, recorded: usize) {
+        self.recorded.store(recorded, Ordering::Release);
+    }
+
+    /// When all notes are recorded: forgets those that no open savepoint can make us record again. Gives how many stay.
+    pub(crate) fn forget_recorded_notes(&self) -> usize {
+        let kept = self.marks.lock().map_or(0, |marks| marks.last().map_or(0, |mark| mark.noted)).min(self.noted());
+        self.set_noted(kept, false);
+        self.set_recorded(kept);
+        kept
     }
 
     pub(crate) fn forget_notes(&self) {
-        self.has_notes.store(false, Ordering::Release);
+        self.set_noted(0, false);
+        self.set_recorded(0);
     }
 
-    /// Whether no statement can have changed the schema since the last one that was recorded. One that writes a replicated
-    /// table opens one savepoint, and so does every one that changes the schema.
+    /// Recording failed half-way: until what it wrote is rolled back, [`has_failed`](Self::has_failed).
+    pub(crate) fn set_failed(&self) {
+        let open = self.marks.lock().map_or(0, |marks| marks.len());
+        self.failed_under.store(open, Ordering::Release);
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed_under.load(Ordering::Acquire) != NO_FAILURE
+    }
+
+    /// Whether SQLite opened no savepoint since the last note.
+    pub(crate) fn is_same_statement(&self) -> bool {
+        self.savepoints() == 0
+    }
+
+    /// Whether no statement can have changed the schema since the last note. One that writes a replicated table opens one
+    /// savepoint, and so does every one that changes the schema.
     pub(crate) fn is_same_schema(&self) -> bool {
-        self.is_enlisted() && self.savepoints.load(Ordering::Acquire) <= 1
+        self.is_enlisted() && self.savepoints() <= 1
+    }
+
+    pub(crate) fn savepoints(&self) -> u32 {
+        self.savepoints.load(Ordering::Acquire)
+    }
+
+    /// For who opened some that no statement of the application's did.
+    pub(crate) fn set_savepoints(&self, count: u32) {
+        self.savepoints.store(count, Ordering::Release);
+    }
+
+    /// Takes the next sequence numbers (VER-9), and gives the first.
+    pub(crate) fn take_seqs(&self, count: i64) -> i64 {
+        let seq = self.seq();
+        self.seq.store(seq.saturating_add(count), Ordering::Release);
+        seq
+    }
+
+    pub(crate) fn seq(&self) -> i64 {
+        self.seq.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn forget_seqs(&self) {
+        self.seq.store(0, Ordering::Release);
+    }
+
+    pub(crate) fn pending(&self) -> Option<i64> {
+        Some(self.pending.load(Ordering::Acquire)).filter(|pending| *pending != 0)
+    }
+
+    pub(crate) fn set_pending(&self, pending: Option<i64>) {
+        self.pending.store(pending.unwrap_or_default(), Ordering::Release);
     }
 
     /// Whether the transaction is the one of the last step, and SQLite opened no savepoint since. Statements that change the
@@ -129,36 +243,73 @@ impl TransactionFlags {
         self.rows_impacted.fetch_add(i64::try_from(count).unwrap_or(i64::MAX), Ordering::AcqRel);
     }
 
-    fn forget_rows_impacted(&self) {
+    fn begin_transaction(&self) {
+        self.forget_notes();
+        self.forget_marks();
+        self.forget_seqs();
+        self.set_pending(None);
+        self.is_enlisted.store(true, Ordering::Release);
+    }
+
+    fn forget_marks(&self) {
+        self.failed_under.store(NO_FAILURE, Ordering::Release);
         self.rows_impacted.store(0, Ordering::Release);
-        if let Ok(mut before) = self.rows_impacted_before.lock() {
-            before.clear();
+        if let Ok(mut marks) = self.marks.lock() {
+            marks.clear();
         }
     }
 
     fn begin_savepoint(&self, number: c_int) {
         self.savepoints.fetch_add(1, Ordering::AcqRel);
-        if let (Ok(mut before), Ok(number)) = (self.rows_impacted_before.lock(), usize::try_from(number)) {
-            // Savepoints that are older than our part in the transaction: nothing was counted before them.
-            before.resize(number, 0);
-            before.push(self.rows_impacted());
+        if let (Ok(mut marks), Ok(number)) = (self.marks.lock(), usize::try_from(number)) {
+            // Savepoints that are older than our part in the transaction: there was nothing before them.
+            marks.resize(number, Mark::default());
+            marks.push(Mark {
+                noted: self.noted(),
+                recorded: self.recorded(),
+                seq: self.seq(),
+                pending: self.pending.load(Ordering::Acquire),
+                rows_impacted: self.rows_impacted(),
+            });
         }
     }
 
+    fn release_savepoint(&self, number: c_int) {
+        let number = usize::try_from(number).unwrap_or_default();
+        if let Ok(mut marks) = self.marks.lock() {
+            marks.truncate(number);
+        }
+        // What was half recorded inside of it belongs to the savepoint around it now.
+        if self.has_failed() {
+            self.failed_under.fetch_min(number, Ordering::AcqRel);
+        }
+    }
+
+    /// A savepoint that is the transaction itself has the number -1.
     fn roll_back_to_savepoint(&self, number: c_int) {
         self.savepoint_rolled_back.store(true, Ordering::Release);
-        self.forget_notes();
         // Neither the schema nor the rows need be what the last statement left.
         self.savepoints.fetch_add(2, Ordering::AcqRel);
-        if let (Ok(before), Ok(number)) = (self.rows_impacted_before.lock(), usize::try_from(number)) {
-            self.rows_impacted.store(before.get(number).copied().unwrap_or_default(), Ordering::Release);
+        let Ok(mut marks) = self.marks.lock() else { return };
+        let number = usize::try_from(number).ok();
+        let mark = number.and_then(|number| marks.get(number).copied()).unwrap_or_default();
+        let open = number.map_or(0, |number| number + 1);
+        marks.truncate(open);
+        drop(marks);
+        if open <= self.failed_under.load(Ordering::Acquire) {
+            self.failed_under.store(NO_FAILURE, Ordering::Release);
         }
+        self.set_noted(mark.noted, false);
+        self.set_recorded(mark.recorded);
+        self.seq.store(mark.seq, Ordering::Release);
+        self.pending.store(mark.pending, Ordering::Release);
+        self.rows_impacted.store(mark.rows_impacted, Ordering::Release);
     }
 
     fn end(&self, how: Ended) {
         self.is_enlisted.store(false, Ordering::Release);
         self.forget_notes();
-        self.forget_rows_impacted();
+        self.forget_marks();
         self.ended.store(how as u8, Ordering::Release);
         if how == Ended::Committed
             && let Ok(wake) = self.wake.lock()
@@ -409,19 +560,18 @@ unsafe extern "C" fn update(
 unsafe extern "C" fn begin(raw: *mut ffi::sqlite3_vtab) -> c_int {
     // SAFETY: SQLite passes a table of ours.
     let flags = &unsafe { table(raw) }.flags;
-    flags.forget_rows_impacted();
-    flags.is_enlisted.store(true, Ordering::Release);
+    flags.begin_transaction();
     ffi::SQLITE_OK
 }
 
-/// The end of a statement that is a transaction of its own. Writing is allowed here, not in `xCommit`.
+/// The end of a transaction, before anything of it is committed. Writing is allowed here, not in `xCommit`.
 ///
 /// # Safety
 ///
 /// SQLite calls it with a table that [`connect`] made and [`disconnect`] has not ended.
 unsafe extern "C" fn sync(raw: *mut ffi::sqlite3_vtab) -> c_int {
     // SAFETY: SQLite passes a table of ours.
-    let (mut code, mut message) = unsafe { end_statement(raw) };
+    let (mut code, mut message) = unsafe { record(raw) };
     if code == ffi::SQLITE_OK {
         // SAFETY: as above.
         (code, message) = unsafe { mend_triggers(raw) };
@@ -438,13 +588,13 @@ unsafe extern "C" fn sync(raw: *mut ffi::sqlite3_vtab) -> c_int {
 /// # Safety
 ///
 /// `raw` is a table that [`connect`] made.
-unsafe fn end_statement(raw: *mut ffi::sqlite3_vtab) -> (c_int, Option<String>) {
+unsafe fn record(raw: *mut ffi::sqlite3_vtab) -> (c_int, Option<String>) {
     // SAFETY: the caller's.
     let table = unsafe { table(raw) };
     if !table.flags.has_notes() {
         return (ffi::SQLITE_OK, None);
     }
-    call(table, "recording a write", Shared::end_statement)
+    call(table, "recording a write", Shared::record)
 }
 
 /// Makes triggers anew that know too few columns (ALT-7).
@@ -507,27 +657,33 @@ unsafe extern "C" fn rollback(raw: *mut ffi::sqlite3_vtab) -> c_int {
     ffi::SQLITE_OK
 }
 
-/// What was noted before the savepoint must be written before it, too.
+/// The application or a statement opens a savepoint. Where much is noted, it is recorded before: what is noted when a savepoint
+/// begins has to be kept while the savepoint is open.
 ///
 /// # Safety
 ///
 /// SQLite calls it with a table that [`connect`] made and [`disconnect`] has not ended.
 unsafe extern "C" fn savepoint(raw: *mut ffi::sqlite3_vtab, number: c_int) -> c_int {
     // SAFETY: SQLite passes a table of ours.
-    let (code, _) = unsafe { end_statement(raw) };
-    // SAFETY: as above.
-    unsafe { table(raw) }.flags.begin_savepoint(number);
+    let flags = &unsafe { table(raw) }.flags;
+    let mut code = ffi::SQLITE_OK;
+    if flags.has_many_notes.load(Ordering::Acquire) {
+        // SAFETY: as above.
+        (code, _) = unsafe { record(raw) };
+    }
+    flags.begin_savepoint(number);
     code
 }
 
-/// The end of a statement inside of a transaction. FTS5 writes here, too.
+/// A savepoint ends, mostly that of a statement.
 ///
 /// # Safety
 ///
 /// SQLite calls it with a table that [`connect`] made and [`disconnect`] has not ended.
-unsafe extern "C" fn release(raw: *mut ffi::sqlite3_vtab, _: c_int) -> c_int {
+unsafe extern "C" fn release(raw: *mut ffi::sqlite3_vtab, number: c_int) -> c_int {
     // SAFETY: SQLite passes a table of ours.
-    unsafe { end_statement(raw) }.0
+    unsafe { table(raw) }.flags.release_savepoint(number);
+    ffi::SQLITE_OK
 }
 
 /// A part of the transaction is rolled back.

@@ -1,7 +1,10 @@
-//! Local writes are noted by triggers and recorded when their statement ends: whatever the statement is, and however it ends.
+//! Local writes are noted by triggers and recorded later: whatever the statement is, and however it ends.
+
+mod support;
 
 use litemesh_engine::Engine;
 use rusqlite::Connection;
+use support::ask;
 
 fn foo() -> Engine {
     let engine = Engine::open_in_memory().unwrap();
@@ -25,17 +28,20 @@ fn clock(key: i64, column: &str, col_version: i64, db_version: i64, seq: i64) ->
     (key, column.to_owned(), col_version, db_version, seq)
 }
 
-/// Plain SQL sees the clocks of a statement as soon as it is over, also inside of the transaction.
+/// Clocks are recorded when the transaction is committed, or when the engine is asked before.
 #[test]
-fn clocks_are_there_when_the_statement_is_over() {
+fn clocks_are_there_when_the_engine_is_asked_and_when_the_transaction_is_over() {
     let engine = foo();
     let db = engine.connection();
     db.execute_batch("BEGIN; INSERT INTO foo VALUES (1, 2, 3)").unwrap();
+    assert_eq!(clocks(db), []);
+    assert_eq!(ask::<i64>(db, "SELECT count(*) FROM crsql_changes"), 2);
     assert_eq!(clocks(db), [clock(1, "b", 1, 1, 0), clock(1, "c", 1, 1, 1)]);
     db.execute_batch("UPDATE foo SET b = 5; DELETE FROM foo").unwrap();
+    assert_eq!(ask::<i64>(db, "SELECT crsql_get_seq()"), 4);
     assert_eq!(clocks(db), [clock(1, "-1", 2, 1, 3)]);
-    db.execute_batch("COMMIT").unwrap();
-    assert_eq!(clocks(db), [clock(1, "-1", 2, 1, 3)]);
+    db.execute_batch("INSERT INTO foo VALUES (1, 2, 3); COMMIT").unwrap();
+    assert_eq!(clocks(db), [clock(1, "-1", 3, 1, 4), clock(1, "b", 1, 1, 5), clock(1, "c", 1, 1, 6)]);
 }
 
 /// The rowid and the count are the user's, not those of a key row or a clock.

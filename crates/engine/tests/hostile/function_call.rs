@@ -121,9 +121,11 @@ impl Scene {
         self.connection().query_row(sql, [], |row| row.get(0)).unwrap()
     }
 
-    /// Each call happens in a transaction that has written already: it has something to lose.
+    /// Each call happens in a transaction that has written already: it has something to lose. Asking has the clocks recorded,
+    /// which whatever is called would do first.
     fn begin(&self) {
-        self.connection().execute_batch("BEGIN; UPDATE foo SET b = 'in the transaction' WHERE a = 1").unwrap();
+        let begin = "BEGIN; UPDATE foo SET b = 'in the transaction' WHERE a = 1; SELECT crsql_get_seq()";
+        self.connection().execute_batch(begin).unwrap();
     }
 
     /// Calls a function. Gives the message of an error.
