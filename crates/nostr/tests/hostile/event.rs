@@ -13,7 +13,7 @@ use serde_json::Value as Json;
 
 use crate::memory::peak_of;
 
-/// Bytes of memory for each byte of a plaintext, beside those for its JSON (`crates/proto/tests/json/hostile.rs`): of what is no UTF-8
+/// Bytes of memory for each byte of a plaintext and of tags, beside those for its JSON (`crates/proto/tests/json/hostile.rs`): of what is no UTF-8
 /// three are made, and the content is decoded and hashed.
 const MEMORY_PER_BYTE: usize = 60;
 const MEMORY_ELSE: usize = 16 * 1024;
@@ -66,14 +66,14 @@ pub(crate) fn check(bytes: &[u8]) {
 fn check_connect(event: &Event, plaintext: &[u8]) {
     let json = serde_json::from_slice::<Json>(plaintext).unwrap_or_default();
     let is_site = |site: SiteId| json.is_null() || json["peer_id"].as_str().map(str::parse) == Some(Ok(site));
-    if let Some(request) = read(plaintext, || PAIR.alice.read_connect_request(event)) {
+    if let Some(request) = read(event, plaintext, || PAIR.alice.read_connect_request(event)) {
         assert!(request.device_info.len() <= DEVICE_INFO_BYTES_MAX && is_site(request.peer_id));
         assert!(json.is_null() || json["secret"].as_str() == Some(&request.secret));
         assert!(request.has_secret(&request.secret.clone()) && !request.has_secret(&format!("{}x", request.secret)));
         let again = PAIR.bob.connect_request(&request, "nonce", THEN).expect("as long as it was");
         assert_eq!(PAIR.alice.read_connect_request(&again), Ok(request));
     }
-    if let Some(reply) = read(plaintext, || PAIR.alice.read_connect_reply(event)) {
+    if let Some(reply) = read(event, plaintext, || PAIR.alice.read_connect_reply(event)) {
         assert!(reply.device_info.len() <= DEVICE_INFO_BYTES_MAX && is_site(reply.peer_id));
         assert!(json.is_null() || json["success"] == true);
         let again = PAIR.bob.connect_reply(&reply, THEN).expect("as long as it was");
@@ -82,7 +82,7 @@ fn check_connect(event: &Event, plaintext: &[u8]) {
 }
 
 fn check_cursor(event: &Event, plaintext: &[u8]) {
-    let Some(asked) = read(plaintext, || PAIR.alice.read_cursor(event, BOB_SITE)) else { return };
+    let Some(asked) = read(event, plaintext, || PAIR.alice.read_cursor(event, BOB_SITE)) else { return };
     assert_eq!(asked.peer_id, BOB_SITE);
     assert!((1..=StreamId::BYTES_MAX).contains(&asked.stream_id.as_str().len()));
     let by_other = ReadError::Peer { expected: OTHER_SITE, got: BOB_SITE };
@@ -92,7 +92,7 @@ fn check_cursor(event: &Event, plaintext: &[u8]) {
 }
 
 fn check_changes(event: &Event, plaintext: &[u8]) {
-    let Some(changes) = read(plaintext, || PAIR.alice.read_changes(event, BOB_SITE)) else { return };
+    let Some(changes) = read(event, plaintext, || PAIR.alice.read_changes(event, BOB_SITE)) else { return };
     assert_eq!(changes.head, ChainHead::of(event));
     let other = PAIR.alice.read_changes(event, OTHER_SITE).map(|changes| changes.tags);
     assert_eq!(other, Err(ReadError::Peer { expected: OTHER_SITE, got: BOB_SITE }));
@@ -131,13 +131,10 @@ fn check_changes(event: &Event, plaintext: &[u8]) {
 }
 
 /// What is read, within memory; or why it is not, which goes to logs: in few words, and nothing that stands before the content.
-fn read<T>(plaintext: &[u8], read: impl FnOnce() -> Result<T, ReadError>) -> Option<T> {
+fn read<T>(event: &Event, plaintext: &[u8], read: impl FnOnce() -> Result<T, ReadError>) -> Option<T> {
     let (read, memory) = peak_of(read);
-    assert!(
-        memory <= plaintext.len() * MEMORY_PER_BYTE + MEMORY_ELSE,
-        "{memory} bytes of memory for {}",
-        plaintext.len()
-    );
+    let length = plaintext.len() + event.tags.iter().flat_map(|tag| tag.as_slice()).map(String::len).sum::<usize>();
+    assert!(memory <= length * MEMORY_PER_BYTE + MEMORY_ELSE, "{memory} bytes of memory for {length}");
     match read {
         Ok(read) => Some(read),
         Err(error) => {
