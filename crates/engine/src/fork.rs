@@ -49,6 +49,7 @@ pub(crate) fn fork(core: &mut Core, copied_at: Option<DbVersion>) -> rusqlite::R
         // those out of what we have read of them.
         db.execute("DELETE FROM litemesh_position")?;
         db.execute("DELETE FROM litemesh_stage")?;
+        db.execute("DELETE FROM litemesh_meta WHERE key BETWEEN 'as_of:' AND 'as_of:g'")?;
     }
     // What the file has forgotten was the former id's: of the new one there is nothing else anywhere.
     db.execute(

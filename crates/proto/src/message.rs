@@ -24,6 +24,8 @@ pub struct Terms {
     /// The place inside a transaction up to which the asker has staged its parts, as the answerer called it. The transaction is
     /// the one after the position.
     pub staged: Option<Place>,
+    /// Where the answerer held more when this was read than came of it: its newest position then ([`Progress::as_of`]).
+    pub as_of: Option<Position>,
 }
 
 /// How far a peer is in what another one has: everything up to this *local version of the sender* is merged.
@@ -66,10 +68,14 @@ pub struct Progress {
     /// v1. Then they come again under their own.
     pub provisional: bool,
     /// The receiver holds everything up to here, as it acknowledged over another connection: what lies between the message before this one
-    /// and here is not sent. One that does not hold it asks again.
+    /// and here is not sent. One that does not hold it asks again. Version zero: the answer begins at the very start, whatever was asked
+    /// for, and what is staged of the sender is of a life that it has lost.
     pub since: Option<Position>,
     /// Everything up to here has now been sent.
     pub position: Option<Position>,
+    /// With [`more`](Self::more): the sender's newest version when it read this. A sender that was restored to before it no longer has
+    /// what overwrote a part of these changes, and begins its answer at the very start.
+    pub as_of: Option<Position>,
     /// The sender's cursor, where everything that it held has now been sent: at the end of catch-up, and with every live
     /// batch. Only the entries that the receiver is not known to hold.
     pub cursor: Option<Cursor>,
@@ -77,7 +83,7 @@ pub struct Progress {
 
 impl Progress {
     fn verify(&self) -> Result<(), VerifyError> {
-        for position in [self.since, self.position].into_iter().flatten() {
+        for position in [self.since, self.position, self.as_of].into_iter().flatten() {
             verify_version("position", position.version)?;
         }
         if let Some(cursor) = &self.cursor {

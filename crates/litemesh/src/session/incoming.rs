@@ -19,8 +19,8 @@ use litemesh_proto::limits::{
     RECONNECT_DELAY_MIN, SILENCE_LOOK, STAND_BY,
 };
 use litemesh_proto::{
-    Ack, Change, Cursor, DbVersion, Limits, Part, PeerMessage, Progress, Refusal, Remote, SiteId, SyncRequest, Terms,
-    Unverified,
+    Ack, Change, Cursor, DbVersion, Limits, Part, PeerMessage, Position, Progress, Refusal, Remote, SiteId,
+    SyncRequest, Terms, Unverified,
 };
 
 use super::receipt::{Due, Receipt, Standing};
@@ -136,8 +136,8 @@ impl Incoming {
         let terms = self.remote.is_litemesh.then(|| {
             self.is_frozen = self.is_end_due || self.outdated.is_some();
             self.is_ack_due = false;
-            let Reach { position, place } = self.staged.reach.clone();
-            Terms { answer: self.receipt.begin(), credit: CREDIT_MAX, position, staged: place }
+            let Reach { position, place, as_of } = self.staged.reach.clone();
+            Terms { answer: self.receipt.begin(), credit: CREDIT_MAX, position, staged: place, as_of }
         });
         let is_numbered = terms.is_some();
         self.unanswered += u32::from(!is_numbered);
@@ -300,7 +300,7 @@ impl Incoming {
         };
         // The sender was restored from a backup, and begins before what it has sent: of what that lost, the rest is here at best.
         let went_back = progress.position.is_some_and(|position| position.version < self.staged.reach.position.version);
-        let (key, is_staged) = (self.key, self.staged.messages > 0 && !went_back);
+        let (key, is_staged) = (self.key, self.staged.messages > 0 && !went_back && !is_anew(&progress));
         let waits = until.place.is_some() || progress.more && self.has_room(changes.len());
         self.pending = Some(Pending { is_eose, open: Cursor::new(), reach: Some(until.clone()) });
         if waits {
@@ -312,6 +312,7 @@ impl Incoming {
             position: progress.position.map(|position| (key, position)),
             completes: is_staged.then_some((key, after)),
             since: progress.since.map(|since| (key, since)),
+            as_of: until.as_of,
             is_provisional: progress.provisional,
             ends_answer: is_eose,
         };
@@ -331,22 +332,23 @@ impl Incoming {
 
     /// From where to where the next message leads; `None` where it does not go on from what is here.
     fn lead(&self, progress: &Progress) -> Option<(Reach, Reach)> {
-        // What another connection brought; whether it did, the engine looks.
-        let since = progress.since.map(|position| Reach { position, place: None });
-        if since.is_some() && self.staged.messages > 0 {
+        // What another connection brought; whether it did, the engine looks. The very start is before whatever is staged.
+        let since = progress.since.map(|position| Reach { position, ..Reach::default() });
+        if since.is_some() && !is_anew(progress) && self.staged.messages > 0 {
             return None;
         }
         let here = since.as_ref().unwrap_or(&self.staged.reach);
         let after = match &progress.part {
             // What is here of a transaction that is begun anew is forgotten.
-            Part::Whole | Part::Piece { after: None, .. } => Reach { position: here.position, place: None },
+            Part::Whole | Part::Piece { after: None, .. } => Reach { position: here.position, ..Reach::default() },
             Part::Piece { after, .. } if *after == here.place => here.clone(),
             Part::Last { after } if Some(after) == here.place.as_ref() => here.clone(),
             Part::Piece { .. } | Part::Last { .. } => return None,
         };
+        let as_of = progress.as_of;
         let until = match &progress.part {
-            Part::Piece { until, .. } => Reach { position: after.position, place: Some(until.clone()) },
-            _ => Reach { position: progress.position.unwrap_or(after.position), place: None },
+            Part::Piece { until, .. } => Reach { position: after.position, place: Some(until.clone()), as_of },
+            _ => Reach { position: progress.position.unwrap_or(after.position), place: None, as_of },
         };
         Some((after, until))
     }
@@ -496,4 +498,9 @@ impl Incoming {
             effects.push(Effect::EndAfter(Duration::ZERO, reason.to_owned()));
         }
     }
+}
+
+/// Whether the answer begins at the very start: what is staged is of a life that the sender has lost.
+fn is_anew(progress: &Progress) -> bool {
+    progress.since == Some(Position::default())
 }
