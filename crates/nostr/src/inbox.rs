@@ -20,7 +20,7 @@ use tracing::debug;
 use crate::chain::{Chain, Forked};
 use crate::link::{CHANGES, Ending, Ends, Handle, UNACKNOWLEDGED_MAX};
 use crate::looks::{LOOK_MAX, Looks, at, pending};
-use crate::parts::Assembler;
+use crate::parts::{Assembler, Whole};
 use crate::reach::Reach;
 use crate::search::{self, Found, Pace};
 use crate::store::{Inbound, Stand, Taking};
@@ -226,6 +226,8 @@ impl<'a> Inbox<'a> {
         (self.gap, self.looking, self.asking) = (None, None, None);
         let since = Some(state.stand.head_at).filter(|at| at.as_secs() > 0);
         self.ends.relays.subscribe(CHANGES, filter::changes(self.ends.pairing.peer_key, &state.stand.stream, since));
+        // From here on what we send is of the life that asks.
+        self.ends.asked().by_us = Some(state.stand.stream.clone());
         self.state = Some(state);
         self.save().await?;
         self.cursor_due = Some(Instant::now());
@@ -267,7 +269,9 @@ impl<'a> Inbox<'a> {
                 match self.assembler.add(&part, limits.message_bytes_max) {
                     Err(error) => return Err(self.broken(&error.to_string())),
                     Ok(None) => return Ok(()),
-                    Ok(Some(frame)) => match decode(frame, limits).await {
+                    Ok(Some(Whole { frame, asked })) => match decode(frame, limits).await {
+                        // A device that was restored from a backup since has lost it, and asks for it.
+                        Ok(Frame::Message(message)) if self.is_early(asked) => message.early(),
                         Ok(Frame::Message(message)) => message,
                         // Of a later version.
                         Ok(_) => return Ok(()),
@@ -283,6 +287,11 @@ impl<'a> Inbox<'a> {
             }
         };
         self.deliver(message, &event).await
+    }
+
+    /// Whether what came was sent before the remote asked for what it is being sent, as far as it says.
+    fn is_early(&self, asked: Option<StreamId>) -> bool {
+        asked.is_none() || asked != self.ends.asked().by_remote
     }
 
     async fn deliver(&mut self, message: Unverified, event: &Event) -> Result<(), Ending> {

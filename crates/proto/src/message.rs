@@ -196,12 +196,13 @@ pub struct Unverified {
     pub(crate) message: PeerMessage,
     /// The first change that broke a rule, if any did.
     pub(crate) invalid: Option<VerifyError>,
+    pub(crate) is_early: bool,
 }
 
 impl Unverified {
     /// Wraps a message that was built rather than parsed: for transports that carry messages by value, and for tests.
     pub fn new(message: PeerMessage) -> Self {
-        Self { message, invalid: None }
+        Self { message, invalid: None, is_early: false }
     }
 
     /// The sender's schema version. Decided on before anything else is checked: a newer schema may have newer rules.
@@ -260,6 +261,18 @@ impl Unverified {
             PeerMessage::Eose { .. } | PeerMessage::Ack(_) | PeerMessage::Unknown => &[],
         };
         changes.iter().map(|change| &*change.table)
+    }
+
+    /// The same, sent before its sender asked for what it is being sent: for a transport that keeps messages, over which they may come
+    /// later than that request. What they bring the sender may have lost since, restored from a backup.
+    #[must_use]
+    pub fn early(self) -> Self {
+        Self { is_early: true, ..self }
+    }
+
+    /// Whether it is [`early`](Self::early).
+    pub fn is_early(&self) -> bool {
+        self.is_early
     }
 
     /// The message without the cursor that the sender claims; see [`Progress::cursor`].

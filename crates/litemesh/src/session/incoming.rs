@@ -55,7 +55,7 @@ pub(crate) struct Incoming {
     pending: Option<Pending>,
     /// Litemesh: what came of the remote, merged or staged.
     staged: Staged,
-    /// Litemesh: some of what is staged was there before we asked.
+    /// Litemesh: some of what is staged was there before we asked, or was sent before the remote did.
     has_old_chain: bool,
     /// Litemesh: which messages of the answer came.
     receipt: Receipt,
@@ -201,6 +201,7 @@ impl Incoming {
                 return None;
             }
         }
+        let is_early = message.is_early();
         if self.is_deaf {
             self.taken(false, false, effects);
             effects.push(Effect::Reply(Ok(())));
@@ -237,7 +238,8 @@ impl Incoming {
                 self.refuse_content("a message of a Litemesh peer has no number".to_owned(), effects);
                 return None;
             };
-            return Some(self.take_numbered(changes, progress, is_eose, effects));
+            let held = self.take_numbered(changes, progress, is_eose, is_early, effects);
+            return (!is_early).then_some(held);
         }
         // One that came again ends nothing: live changes follow the answer, and the last may be there in part.
         if is_eose && self.unanswered == 0 {
@@ -267,6 +269,7 @@ impl Incoming {
         changes: Vec<Change>,
         progress: Progress,
         is_eose: bool,
+        is_early: bool,
         effects: &mut Vec<Effect>,
     ) -> Cursor {
         let held = progress.cursor.clone().unwrap_or_default();
@@ -283,7 +286,7 @@ impl Incoming {
                 Part::Whole => {
                     self.pending = Some(Pending { is_eose, ..Pending::default() });
                     let (progress, reached) = (MergeProgress::default(), Cursor::new());
-                    effects.push(Effect::Merge { changes, progress, reached, echoes: true });
+                    effects.push(Effect::Merge { changes, progress, reached, echoes: !is_early });
                 }
                 // Staged, it would say that everything before it is here; merged, it would show half of a transaction.
                 Part::Piece { .. } | Part::Last { .. } => {
@@ -303,6 +306,8 @@ impl Incoming {
         let (key, is_staged) = (self.key, self.staged.messages > 0 && !went_back && !is_anew(&progress));
         let waits = until.place.is_some() || progress.more && self.has_room(changes.len());
         self.pending = Some(Pending { is_eose, open: Cursor::new(), reach: Some(until.clone()) });
+        // What an earlier connection brought the remote may have lost since, and asks for; and so what it sent before it asked.
+        self.has_old_chain |= is_early;
         if waits {
             effects.push(Effect::Stage { key, changes, after, until });
             return held;
@@ -316,8 +321,7 @@ impl Incoming {
             is_provisional: progress.provisional,
             ends_answer: is_eose,
         };
-        // What an earlier connection brought the remote may have lost since, and asks for.
-        let echoes = !(is_staged && self.has_old_chain);
+        let echoes = !(is_early || is_staged && self.has_old_chain);
         effects.push(Effect::Merge { changes, progress, reached: Cursor::new(), echoes });
         held
     }

@@ -725,3 +725,39 @@ fn an_answer_that_begins_at_the_very_start_says_so_once() {
     let effects = session.handle(page(generation, 7, 7, None));
     assert_eq!(sent(&effects)[0].progress().unwrap().since, None);
 }
+
+/// A carrier kept it, and its sender was restored from a backup meanwhile: what it asks for it does not have, whatever it said before.
+#[test]
+fn what_was_sent_before_the_remote_asked_is_sent_back() {
+    for more in [false, true] {
+        let mut session = session(true);
+        let generation = order(&session.handle(asked(9))).generation;
+        session.handle(Input::Read(ReadDone {
+            generation,
+            page: local_page(Vec::new(), LocalPlace::after(DbVersion::new(3)), Some(Cursor::new())),
+        }));
+        let early = |number, more: bool, version: i64| {
+            let cursor = (!more).then(|| cursor(&[(REMOTE, version)]));
+            let progress = Progress { more, position: Some(at(version)), cursor, ..numbered(number) };
+            let changes = vec![change(REMOTE, version)];
+            let message = PeerMessage::Changes { changes, schema_version: 1, progress: Some(progress) };
+            Input::Received(Unverified::new(message).early())
+        };
+        if more {
+            let effects = session.handle(early(1, true, 23));
+            assert!(matches!(effects.as_slice(), [Effect::Stage { .. }]), "{effects:?}");
+            session.handle(Input::Merged(Ok(MergeDone { local_versions: None, staged: Some(staged(23, None, 1)) })));
+        }
+        let input = match more {
+            false => early(1, false, 24),
+            // What completes it is of the life that asked.
+            true => changes(&[(OTHER, 4)], 1, Some(Progress { position: Some(at(24)), ..numbered(2) })),
+        };
+        let effects = session.handle(input);
+        assert!(matches!(effects.as_slice(), [Effect::Merge { echoes: false, .. }]), "{effects:?}");
+        session.handle(Input::Merged(Ok(MergeDone::default())));
+        let order = order(&session.handle(Input::Committed));
+        let ReadWhat::Local { covered, echoes, .. } = order.what else { panic!("{order:?}") };
+        assert!(!covered.contains(&REMOTE) && echoes.is_empty());
+    }
+}
