@@ -271,7 +271,7 @@ impl<'a> Inbox<'a> {
                     Ok(None) => return Ok(()),
                     Ok(Some(Whole { frame, asked })) => match decode(frame, limits).await {
                         // A device that was restored from a backup since has lost it, and asks for it.
-                        Ok(Frame::Message(message)) if self.is_early(asked) => message.early(),
+                        Ok(Frame::Message(message)) if self.is_early(asked.as_ref()) => message.early(),
                         Ok(Frame::Message(message)) => message,
                         // Of a later version.
                         Ok(_) => return Ok(()),
@@ -290,8 +290,8 @@ impl<'a> Inbox<'a> {
     }
 
     /// Whether what came was sent before the remote asked for what it is being sent, as far as it says.
-    fn is_early(&self, asked: Option<StreamId>) -> bool {
-        asked.is_none() || asked != self.ends.asked().by_remote
+    fn is_early(&self, asked: Option<&StreamId>) -> bool {
+        asked.is_none() || asked != self.ends.asked().by_remote.as_ref()
     }
 
     async fn deliver(&mut self, message: Unverified, event: &Event) -> Result<(), Ending> {

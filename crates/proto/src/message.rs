@@ -194,8 +194,8 @@ pub struct Ack {
 #[derive(Clone, Debug)]
 pub struct Unverified {
     pub(crate) message: PeerMessage,
-    /// The first change that broke a rule, if any did.
-    pub(crate) invalid: Option<VerifyError>,
+    /// The first change that broke a rule, if any did. Rare, and so not to make all messages larger.
+    pub(crate) invalid: Option<Box<VerifyError>>,
     pub(crate) is_early: bool,
 }
 
@@ -294,7 +294,7 @@ impl Unverified {
     /// the message may be used then.
     pub fn verify(self, limits: &Limits) -> Result<PeerMessage, VerifyError> {
         if let Some(invalid) = self.invalid {
-            return Err(invalid);
+            return Err(*invalid);
         }
         if let PeerMessage::Changes { progress: Some(progress), .. } | PeerMessage::Eose { progress: Some(progress) } =
             &self.message
