@@ -37,6 +37,9 @@ const LEAVE_PATIENCE: Duration = Duration::from_secs(1);
 /// How soon a request is published again that no relay took.
 const PUBLISH_AGAIN: Duration = Duration::from_secs(2);
 
+/// How far ahead of our clock a request may be dated that no relay took, until it is dated anew.
+const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(60);
+
 /// How long nothing may come from an original peer until everything stored counts as read.
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -377,6 +380,11 @@ impl<'a> Inbox<'a> {
         self.asking = None;
         if let Err(reason) = asked {
             debug!(reason, "a request was not published");
+            // Our clock was ahead once, and relays take nothing of the future. Where one has a later request, a look finds that.
+            let now = Timestamp::now();
+            if let Some(state) = self.state.as_mut().filter(|state| state.stand.asked_at > now + CLOCK_AHEAD_MAX) {
+                state.stand.asked_at = now;
+            }
             self.cursor_due = Some(Instant::now() + self.ends.shared.pauses.of(PUBLISH_AGAIN));
         }
     }
