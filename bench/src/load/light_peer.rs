@@ -155,7 +155,8 @@ impl Inner {
         let mut state = self.lock();
         let Some(remote) = state.remote else { return Ok(None) };
         if std::mem::take(&mut state.is_request_due) {
-            let terms = Terms { answer: state.answer, credit: CREDIT_MAX, position: state.held.position, staged: None };
+            let terms =
+                Terms { answer: state.answer, credit: CREDIT_MAX, position: state.held.position, ..Terms::default() };
             let request = SyncRequest { cursor: state.held.cursor.clone(), terms: Some(terms) };
             return Ok(Some((remote, Next::Request(request))));
         }

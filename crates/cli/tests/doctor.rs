@@ -103,7 +103,7 @@ fn what_is_staged_can_be_brought_out() {
     let site = sender.site().unwrap();
     let position = Position { version: sender.db_version().unwrap(), ..Position::default() };
     let mut engine = Engine::open(&file).unwrap();
-    let whole = Reach { position, place: None };
+    let whole = Reach { position, ..Reach::default() };
     engine.stage(site, &Reach::default(), &whole, &changes, u64::MAX).unwrap();
     // And of another transaction a part.
     let part = Reach { place: Some(Place([1].into())), ..whole.clone() };

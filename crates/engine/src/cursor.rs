@@ -183,12 +183,48 @@ pub(crate) fn store_progress(core: &mut Core, progress: &MergeProgress) -> rusql
         // What is staged still lies before it, or was to be gone on with from elsewhere.
         staged::forget(core, sender)?;
         store_position(core, sender, position)?;
+        let is_anew = progress.since.is_some_and(|(_, since)| since == Position::default());
+        let before = read_as_of(core, sender)?.filter(|_| !is_anew);
+        // One of an earlier state of the sender, as another connection may bring it, does not have the rest.
+        if progress.as_of.is_some() || before.is_none_or(|before| before.version <= position.version) {
+            store_as_of(core, sender, progress.as_of)?;
+        }
     }
     Ok(has_moved)
 }
 
+/// The newest position of `sender` when it read what is here of it, where it held more than has come of it.
+pub(crate) fn read_as_of(core: &mut Core, sender: SiteId) -> rusqlite::Result<Option<Position>> {
+    if !core.has_litemesh_tables {
+        return Ok(None);
+    }
+    const AS_OF: &str = "SELECT value FROM litemesh_meta WHERE key = 'as_of:' || lower(hex(?1))";
+    let statement = core.statement(AS_OF)?;
+    let rows = statement.query(&[Bind::Blob(sender.as_bytes())])?;
+    if !rows.next()? {
+        return Ok(None);
+    }
+    let Some((version, incarnation)) = rows.bytes(0).split_first_chunk() else { return Ok(None) };
+    let Ok(incarnation) = incarnation.try_into().map(u64::from_be_bytes) else { return Ok(None) };
+    let version = DbVersion::new(i64::from_be_bytes(*version));
+    Ok(Some(Position { version, incarnation: Incarnation(incarnation) }))
+}
+
+pub(crate) fn store_as_of(core: &mut Core, sender: SiteId, as_of: Option<Position>) -> rusqlite::Result<()> {
+    const STORE: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('as_of:' || lower(hex(?1)), ?2)
+         ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    const FORGET: &str = "DELETE FROM litemesh_meta WHERE key = 'as_of:' || lower(hex(?1))";
+    let sender = Bind::Blob(sender.as_bytes());
+    let Some(Position { version, incarnation }) = as_of else { return core.statement(FORGET)?.run(&[sender]) };
+    let value = [version.get().to_be_bytes(), incarnation.0.to_be_bytes()].concat();
+    core.statement(STORE)?.run(&[sender, Bind::Blob(&value)])
+}
+
 /// Whether everything up to this position of `sender` is merged, as far as the positions of one life of its database say.
 pub(crate) fn holds(core: &mut Core, sender: SiteId, position: Position) -> rusqlite::Result<bool> {
+    if position == Position::default() {
+        return Ok(true);
+    }
     let here = read_position(core, sender)?;
     Ok(here.incarnation == position.incarnation && here.version >= position.version)
 }

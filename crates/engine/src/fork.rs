@@ -50,6 +50,7 @@ pub(crate) fn fork(core: &mut Core, copied_at: Option<DbVersion>) -> rusqlite::R
         for table in ["litemesh_position", "litemesh_stage", "litemesh_cursor"] {
             db.execute(&format!("DELETE FROM {table}"))?;
         }
+        db.execute("DELETE FROM litemesh_meta WHERE key BETWEEN 'as_of:' AND 'as_of:g'")?;
     }
     // What the file has forgotten was the former id's: of the new one there is nothing else anywhere.
     db.execute(

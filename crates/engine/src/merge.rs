@@ -27,8 +27,11 @@ pub struct MergeProgress {
     /// The sender whose staged messages are merged before the batch, and up to where they must lead: together they are one
     /// transaction (see [`Engine::stage`](crate::Engine::stage)).
     pub completes: Option<(SiteId, Reach)>,
-    /// The sender, and up to where everything that it has must be here before, as another batch brought it.
+    /// The sender, and up to where everything that it has must be here before, as another batch brought it. Version zero: this batch
+    /// begins at the very start of what it has.
     pub since: Option<(SiteId, Position)>,
+    /// Where the batch does not bring us to all that its sender held: the sender's newest position when it read this.
+    pub as_of: Option<Position>,
     /// Whether the versions of the changes may be provisional: a wire v1 peer passes on what it does not hold completely under
     /// an earlier version of its author, and again under its own.
     pub is_provisional: bool,

@@ -92,6 +92,8 @@ pub struct LocalPage {
     pub place: LocalPlace,
     /// Of which life of this database the place is.
     pub incarnation: Incarnation,
+    /// The newest version when the page was read.
+    pub newest: DbVersion,
     /// Whether versions of the changes may be provisional: see [`MergeProgress::is_provisional`](crate::MergeProgress::is_provisional).
     pub is_provisional: bool,
     /// Our cursor, where this page brings its reader to everything that we hold.
@@ -102,6 +104,11 @@ impl LocalPage {
     /// How far the page leads, in words that a receiver can store.
     pub fn position(&self) -> Position {
         Position { version: self.place.position(), incarnation: self.incarnation }
+    }
+
+    /// Where there is more than the page brings its reader to: the newest position when it was read.
+    pub fn as_of(&self) -> Option<Position> {
+        self.complete.is_none().then_some(Position { version: self.newest, incarnation: self.incarnation })
     }
 }
 
@@ -134,7 +141,7 @@ impl SharedPage {
     /// What such a reader is sent of it: the same as if it had been read for this reader alone, but that of our cursor only
     /// what it is not known to hold is there.
     pub fn for_reader(&self, after: DbVersion, covered: &Cursor, echoes: &[(DbVersion, DbVersion)]) -> LocalPage {
-        let LocalPage { changes, place, incarnation, is_provisional, complete } = &self.page;
+        let LocalPage { changes, place, incarnation, newest, is_provisional, complete } = &self.page;
         let mut wanted = Vec::new();
         let mut start = 0;
         for VersionEnd { version, end } in &self.versions {
@@ -146,8 +153,8 @@ impl SharedPage {
             start = *end;
         }
         let complete = complete.as_ref().map(|cursor| cursor.beyond(covered));
-        let (place, incarnation, is_provisional) = (place.clone(), *incarnation, *is_provisional);
-        LocalPage { changes: wanted, place, incarnation, is_provisional, complete }
+        let (place, incarnation, newest, is_provisional) = (place.clone(), *incarnation, *newest, *is_provisional);
+        LocalPage { changes: wanted, place, incarnation, newest, is_provisional, complete }
     }
 }
 
@@ -219,7 +226,7 @@ fn read_noting(
 ) -> rusqlite::Result<LocalPage> {
     let until = core.db_version()?;
     let mut page = PageBuilder::new(limits);
-    page.incarnation = incarnation::newest(core)?;
+    (page.incarnation, page.newest) = (incarnation::newest(core)?, DbVersion::new(until));
     // Another process may have merged since.
     core.provisional_until = None;
     page.is_provisional = place.version < crate::cursor::provisional_until(core)?;
@@ -534,6 +541,7 @@ struct PageBuilder {
     limits: PageLimits,
     /// Of a page in local order, as the next one.
     incarnation: Incarnation,
+    newest: DbVersion,
     is_provisional: bool,
     /// Of the row being taken, what is sent.
     wanted: Vec<(RunClock, SiteId, DbVersion)>,
@@ -549,6 +557,7 @@ impl PageBuilder {
             scanned: 0,
             limits,
             incarnation: Incarnation::default(),
+            newest: DbVersion::ZERO,
             is_provisional: false,
             wanted: Vec::new(),
             scratch: Vec::new(),
@@ -556,8 +565,8 @@ impl PageBuilder {
     }
 
     fn ends_at(self, place: LocalPlace, complete: Option<Cursor>) -> LocalPage {
-        let Self { changes, incarnation, is_provisional, .. } = self;
-        LocalPage { changes, place, incarnation, is_provisional, complete }
+        let Self { changes, incarnation, newest, is_provisional, .. } = self;
+        LocalPage { changes, place, incarnation, newest, is_provisional, complete }
     }
 
     /// Whether the limits, so many times, are reached.

@@ -21,6 +21,9 @@ pub struct Reach {
     pub position: Position,
     /// Of the transaction after it, the parts up to this place; in the sender's words.
     pub place: Option<Place>,
+    /// Where its sender held more when this was read: its newest position then. What came is a state of the sender only together with
+    /// the rest of that.
+    pub as_of: Option<Position>,
 }
 
 /// What came of a sender.
@@ -51,7 +54,7 @@ pub(crate) fn staged(core: &mut Core, sender: SiteId) -> rusqlite::Result<Staged
         }
     }
     staged.reach = match staged.messages {
-        0 => Reach { position: cursor::read_position(core, sender)?, place: None },
+        0 => Reach { position: cursor::read_position(core, sender)?, ..Reach::default() },
         _ => {
             const LAST: &str = "SELECT position, incarnation, place FROM litemesh_stage
                  WHERE site_id = ?1 ORDER BY number DESC LIMIT 1";
@@ -60,12 +63,14 @@ pub(crate) fn staged(core: &mut Core, sender: SiteId) -> rusqlite::Result<Staged
             if rows.next()? {
                 let incarnation = Incarnation(rows.integer(1).cast_unsigned());
                 let position = Position { version: DbVersion::new(rows.integer(0)), incarnation };
-                Reach { position, place: (!rows.is_null(2)).then(|| Place(rows.bytes(2).into())) }
+                let place = (!rows.is_null(2)).then(|| Place(rows.bytes(2).into()));
+                Reach { position, place, as_of: None }
             } else {
                 Reach::default()
             }
         }
     };
+    staged.reach.as_of = cursor::read_as_of(core, sender)?;
     Ok(staged)
 }
 
@@ -82,8 +87,12 @@ pub(crate) fn senders(core: &mut Core) -> rusqlite::Result<Vec<SiteId>> {
     Ok(senders)
 }
 
-/// How many of the staged messages lead up to `reach`; `None` where there is no such place.
+/// How many of the staged messages lead up to `reach`; `None` where there is no such place. What begins at the very start goes on after
+/// none of them.
 fn count_until(core: &mut Core, sender: SiteId, reach: &Reach) -> rusqlite::Result<Option<i64>> {
+    if reach.position == Position::default() && reach.place.is_none() {
+        return Ok(Some(0));
+    }
     const FIND: &str = "SELECT number FROM litemesh_stage
          WHERE site_id = ?1 AND position = ?2 AND incarnation = ?3 AND place IS ?4 ORDER BY number DESC LIMIT 1";
     let Position { version, incarnation } = reach.position;
@@ -138,6 +147,7 @@ pub(crate) fn stage(
         i64::try_from(changes.len()).unwrap_or(i64::MAX).into(),
         Bind::Blob(&part),
     ])?;
+    cursor::store_as_of(core, sender, until.as_of)?;
     Ok(staged(core, sender)?)
 }
 

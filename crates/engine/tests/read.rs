@@ -437,6 +437,32 @@ fn what_comes_again_under_its_own_version_is_sent_to_who_lacks_it() {
     }
 }
 
+/// The simulation found it: an original that had half of a transaction claimed all of it, and dropped the other half, which came under an
+/// earlier version.
+#[test]
+fn what_is_not_held_completely_goes_under_no_earlier_version_than_the_receiver_claims() {
+    let schemas = schemas();
+    let (author, mut relay) = (engine(&schemas), engine(&schemas));
+    for id in 1..=3 {
+        author.connection().execute_batch(&format!("INSERT INTO items VALUES ({id}, 'x', 'y')")).unwrap();
+    }
+    relay.merge(&dump(&author), &MergeProgress::default()).unwrap();
+    let site = author.site().unwrap();
+    let upto = |version: i64| -> Cursor { [(site, DbVersion::new(version))].into_iter().collect() };
+    let versions = |sent: i64| -> Vec<i64> {
+        let bounds = SiteBounds { sent: upto(sent), inclusive: true, until: upto(1), ..SiteBounds::default() };
+        let mut plan = relay.plan_sites(&bounds).unwrap();
+        let (changes, more) = relay.read_sites(&mut plan, ALL).unwrap();
+        assert!(!more);
+        let rows: std::collections::BTreeMap<_, _> =
+            changes.iter().map(|change| (change.key.clone(), change.db_version.get())).collect();
+        rows.into_values().collect()
+    };
+    assert_eq!(versions(0), [1, 1, 1]);
+    assert_eq!(versions(2), [1, 2, 2]);
+    assert_eq!(versions(3), [1, 2, 3]);
+}
+
 /// CRSqlite keeps no origins. What it merged into a shared file is of unknown version, and nobody's cursor covers it.
 #[test]
 fn changes_of_unknown_origin_are_sent_to_everybody() {

@@ -51,7 +51,7 @@ fn part(number: usize) -> Reach {
 /// After this version.
 fn whole(version: i64) -> Reach {
     let position = Position { version: DbVersion::new(version), incarnation: Incarnation(u64::MAX) };
-    Reach { position, place: None }
+    Reach { position, ..Reach::default() }
 }
 
 fn completes(reach: Reach) -> MergeProgress {
@@ -291,7 +291,10 @@ fn an_older_file_gets_what_it_lacks() {
     let engine = Engine::open(&file).unwrap();
     let position = engine.position(SENDER).unwrap();
     assert_eq!((position.version.get(), position.incarnation), (5, Incarnation::default()));
-    assert_eq!(engine.staged(SENDER).unwrap(), Staged { reach: Reach { position, place: None }, ..Staged::default() });
+    assert_eq!(
+        engine.staged(SENDER).unwrap(),
+        Staged { reach: Reach { position, ..Reach::default() }, ..Staged::default() }
+    );
 }
 
 /// Over another connection to the same sender a message may go on after what a first one brought; and what that brings may come late.
@@ -323,4 +326,42 @@ fn a_batch_is_merged_only_after_what_it_goes_on_after() {
     let inside = Reach { place: Some(Place([1].into())), ..whole(6) };
     let refused = engine.stage(SENDER, &whole(6), &inside, &parts[0], NO_LIMIT);
     assert!(matches!(refused, Err(StageError::Gap)), "{refused:?}");
+}
+
+/// As of when the sender read what is here is known until all that it held then has come, also where a part of it is merged already.
+#[test]
+fn it_is_remembered_as_of_when_what_is_here_was_read() {
+    let (_, rows) = three_rows();
+    let mut engine = engine();
+    let as_of = |version: i64| Some(whole(version).position);
+    let until = Reach { as_of: as_of(3), ..whole(1) };
+    engine.stage(SENDER, &Reach::default(), &until, &rows[0], NO_LIMIT).unwrap();
+    assert_eq!(reach(&engine), until);
+    let to = |version: i64| MergeProgress { position: Some((SENDER, whole(version).position)), ..completes(whole(1)) };
+    engine.merge(&rows[1], &MergeProgress { as_of: as_of(4), ..to(2) }).unwrap();
+    assert_eq!(reach(&engine), Reach { as_of: as_of(4), ..whole(2) });
+    // Of an earlier state, over another connection.
+    engine.merge(&rows[2], &MergeProgress { completes: None, ..to(3) }).unwrap();
+    assert_eq!(reach(&engine), Reach { as_of: as_of(4), ..whole(3) });
+    engine.merge(&[], &MergeProgress { completes: None, ..to(4) }).unwrap();
+    assert_eq!(reach(&engine), whole(4));
+}
+
+/// The sender has lost what overwrote a part of what is staged.
+#[test]
+fn what_begins_at_the_very_start_takes_the_place_of_what_is_staged() {
+    let (author, rows) = three_rows();
+    let mut engine = engine();
+    let until = Reach { as_of: Some(whole(9).position), ..whole(5) };
+    engine.stage(SENDER, &Reach::default(), &until, &rows[0], NO_LIMIT).unwrap();
+    engine.stage(SENDER, &Reach::default(), &whole(2), &rows[1], NO_LIMIT).unwrap();
+    let staged = engine.staged(SENDER).unwrap();
+    assert_eq!((staged.reach, staged.messages), (whole(2), 1));
+    let since = Some((SENDER, Position::default()));
+    let progress = MergeProgress { position: Some((SENDER, whole(3).position)), since, ..MergeProgress::default() };
+    let until = Reach { as_of: Some(whole(9).position), ..whole(2) };
+    engine.stage(SENDER, &Reach::default(), &until, &rows[0], NO_LIMIT).unwrap();
+    engine.merge(&rows.concat(), &progress).unwrap();
+    assert_eq!(dump(&engine), dump(&author));
+    assert_eq!(engine.staged(SENDER).unwrap(), Staged { reach: whole(3), ..Staged::default() });
 }

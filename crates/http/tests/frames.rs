@@ -91,7 +91,7 @@ async fn the_last_event_id_is_a_request() {
     assert_eq!(stream.head.header("content-type"), Some("text/event-stream"));
     assert_eq!(stream.expect("connect").await["litemesh"]["version"], 2);
     let remote = reports.connect().await;
-    let terms = Terms { answer: 0, credit: CREDIT_MAX, position: position(77), staged: None };
+    let terms = Terms { answer: 0, credit: CREDIT_MAX, position: position(77), ..Terms::default() };
     let request = SyncRequest { terms: Some(terms), ..SyncRequest::default() };
     assert_eq!(reports.next().await, Report::Sync(remote, request));
     // Not where it is no id of ours, and not for a client of the original. What is posted waits for what the id asks for.

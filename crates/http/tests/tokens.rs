@@ -400,7 +400,7 @@ async fn a_hostile_holder_moves_nothing_beyond_its_rights() {
     let mut stream = FrameStream::open(server.address, CLIENT, &[&bearer(&reader), word]).await;
     let ours: Cursor = [(hub.id(), DbVersion::new(1 << 39))].into_iter().collect();
     let position = Position { version: DbVersion::new(1 << 39), ..position };
-    let terms = Terms { answer: 1, credit: 9, position, staged: None };
+    let terms = Terms { answer: 1, credit: 9, position, ..Terms::default() };
     let request = v2::sync(&SyncRequest { cursor: ours, terms: Some(terms) });
     assert_eq!(post_frame(&server, &reader, CLIENT, &request).await.0, 200);
     while !matches!(stream.frame().await, Frame::Message(_)) {}

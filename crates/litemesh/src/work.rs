@@ -14,7 +14,7 @@ use litemesh_proto::{Change, Cursor, DbVersion, Position, SiteId};
 
 use crate::PeerError;
 use crate::session::access::Gate;
-use crate::session::{Fault, Input, MergeDone, MergeFailure, Page, Planned, ReadWhat};
+use crate::session::{Begin, Fault, Input, MergeDone, MergeFailure, Page, Planned, ReadWhat};
 use crate::shared_pages::{SharedPages, Wanted};
 use crate::ways::Way;
 
@@ -210,8 +210,13 @@ pub(crate) fn read(
             echoes.extend(recent);
             let own = engine.site()?;
             let covered = gate.believe(own, covered);
-            let parted = heed(engine, remote, claimed, covered.get(&own), gate)?;
-            let (place, goes_on) = parted.map_or((place, true), |common| (LocalPlace::after(common), false));
+            let is_lost = lost(engine, claimed.as_of)?;
+            let parted = heed(engine, remote, claimed.position, covered.get(&own), gate)?;
+            let (place, begin) = match parted {
+                _ if is_lost => (LocalPlace::default(), Begin::Anew),
+                Some(common) => (LocalPlace::after(common), Begin::Elsewhere),
+                None => (place, Begin::There),
+            };
             let page = match shared {
                 Some((pages, wanted)) => {
                     let wanted = Wanted { beat: wanted, read_at };
@@ -228,7 +233,7 @@ pub(crate) fn read(
                     (engine.read_local(&place, &filter, limits)?, read_at)
                 }
             };
-            Ok(Page::Local { page, goes_on, own, read_at })
+            Ok(Page::Local { page, begin, own, read_at })
         }
         ReadWhat::PlanSites(mut bounds) => {
             bounds.echoes.extend(recent);
@@ -262,6 +267,15 @@ pub(crate) fn read(
             Ok(Page::Sites { plan, changes, more, planned: None })
         }
     }
+}
+
+/// Whether the file has lost this position, as of which a remote has read a part of what there was.
+///
+/// What overwrote something in that part is gone, and the remote would never be sent again what lies there instead. What it has of
+/// several transactions without the rest would show half of one.
+fn lost(engine: &Engine, as_of: Option<Position>) -> Result<bool, StorageError> {
+    let Some(as_of) = as_of else { return Ok(false) };
+    Ok(engine.judge(as_of, as_of.version)? != Claim::Held)
 }
 
 /// Heeds what a remote says that it has seen of us: how far it has read us, and up to where it holds what we have written. Gives the version after which it is to be read to, where that is not where
@@ -299,7 +313,10 @@ fn heed(
 
 #[cfg(test)]
 mod tests {
+    use litemesh_proto::Access;
+
     use super::*;
+    use crate::session::Claimed;
 
     /// A flaky line is waited for; one over which nothing more comes at all is not.
     #[test]
@@ -307,7 +324,7 @@ mod tests {
         let (stuck, remote) = (Stuck::default(), SiteId::from_bytes([7; 16]));
         let staged = |version: i64, messages: u64| {
             let position = Position { version: DbVersion::new(version), ..Position::default() };
-            Staged { reach: Reach { position, place: None }, messages, ..Staged::default() }
+            Staged { reach: Reach { position, ..Reach::default() }, messages, ..Staged::default() }
         };
         for _ in 0..STUCK_MAX {
             assert!(!is_stuck(&stuck, remote, &staged(1, 1)));
@@ -320,5 +337,44 @@ mod tests {
         assert!(is_stuck(&stuck, remote, &staged(2, 2)));
         assert!(!is_stuck(&stuck, remote, &staged(2, 0)));
         assert!(stuck.lock().unwrap().is_empty());
+    }
+
+    /// The simulation found it. A remote has staged the first row, and not what overwrote the second one since.
+    #[test]
+    fn who_read_what_is_lost_is_read_to_from_the_very_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, backup) = (folder.path().join("peer.db"), folder.path().join("backup.db"));
+        let (first, second) = ("INSERT INTO t VALUES (1, 1), (2, 1)", "UPDATE t SET v = 2 WHERE id = 2");
+        let page = |engine: &mut Engine, claimed: Claimed| {
+            let what = ReadWhat::Local {
+                place: LocalPlace::after(claimed.position.version),
+                covered: Arc::default(),
+                claimed,
+                echoes: Vec::new(),
+                read_at: 0,
+            };
+            let limits = PageLimits { changes_max: 1, bytes_max: usize::MAX, stretch: 100 };
+            let remote = (SiteId::from_bytes([7; 16]), &Gate::new(Access::FULL));
+            let page = read(engine, what, remote, &Mutex::default(), &Mutex::default(), limits, None).unwrap();
+            let Page::Local { page, begin, .. } = page else { panic!("{page:?}") };
+            (page, begin)
+        };
+        let mut engine = Engine::open(&file).unwrap();
+        engine.connection().execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, v)").unwrap();
+        engine.replicate("t").unwrap();
+        engine.connection().execute_batch(first).unwrap();
+        engine.connection().execute("VACUUM INTO ?1", [backup.to_str().unwrap()]).unwrap();
+        engine.connection().execute_batch(second).unwrap();
+        let (read, _) = page(&mut engine, Claimed::default());
+        let claimed = Claimed { position: read.position(), as_of: read.as_of() };
+        assert_eq!((read.changes.len(), claimed.position.version), (1, DbVersion::new(1)));
+        assert_eq!(claimed.as_of.map(|as_of| as_of.version), Some(DbVersion::new(2)));
+        assert_eq!(page(&mut engine, claimed).1, Begin::There);
+        let mut engine = Engine::open(&backup).unwrap();
+        let (read, begin) = page(&mut engine, claimed);
+        assert_eq!((read.changes.len(), begin), (2, Begin::Anew));
+        // Also where as many versions are there again.
+        engine.connection().execute_batch("UPDATE t SET v = 3 WHERE id = 1").unwrap();
+        assert_eq!(page(&mut engine, claimed).1, Begin::Anew);
     }
 }

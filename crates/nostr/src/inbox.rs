@@ -20,7 +20,7 @@ use tracing::debug;
 use crate::chain::{Chain, Forked};
 use crate::link::{CHANGES, Ending, Ends, Handle, UNACKNOWLEDGED_MAX};
 use crate::looks::{LOOK_MAX, Looks, at, pending};
-use crate::parts::Assembler;
+use crate::parts::{Assembler, Whole};
 use crate::reach::Reach;
 use crate::search::{self, Found, Pace};
 use crate::store::{Inbound, Stand, Taking};
@@ -36,6 +36,9 @@ const LEAVE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How soon a request is published again that no relay took.
 const PUBLISH_AGAIN: Duration = Duration::from_secs(2);
+
+/// How far ahead of our clock a request may be dated that no relay took, until it is dated anew.
+const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(60);
 
 /// How long nothing may come from an original peer until everything stored counts as read.
 const QUIET: Duration = Duration::from_secs(2);
@@ -226,6 +229,8 @@ impl<'a> Inbox<'a> {
         (self.gap, self.looking, self.asking) = (None, None, None);
         let since = Some(state.stand.head_at).filter(|at| at.as_secs() > 0);
         self.ends.relays.subscribe(CHANGES, filter::changes(self.ends.pairing.peer_key, &state.stand.stream, since));
+        // From here on what we send is of the life that asks.
+        self.ends.asked().by_us = Some(state.stand.stream.clone());
         self.state = Some(state);
         self.save().await?;
         self.cursor_due = Some(Instant::now());
@@ -267,7 +272,9 @@ impl<'a> Inbox<'a> {
                 match self.assembler.add(&part, limits.message_bytes_max) {
                     Err(error) => return Err(self.broken(&error.to_string())),
                     Ok(None) => return Ok(()),
-                    Ok(Some(frame)) => match decode(frame, limits).await {
+                    Ok(Some(Whole { frame, asked })) => match decode(frame, limits).await {
+                        // A device that was restored from a backup since has lost it, and asks for it.
+                        Ok(Frame::Message(message)) if self.is_early(asked.as_ref()) => message.early(),
                         Ok(Frame::Message(message)) => message,
                         // Of a later version.
                         Ok(_) => return Ok(()),
@@ -283,6 +290,11 @@ impl<'a> Inbox<'a> {
             }
         };
         self.deliver(message, &event).await
+    }
+
+    /// Whether what came was sent before the remote asked for what it is being sent, as far as it says.
+    fn is_early(&self, asked: Option<&StreamId>) -> bool {
+        asked.is_none() || asked != self.ends.asked().by_remote.as_ref()
     }
 
     async fn deliver(&mut self, message: Unverified, event: &Event) -> Result<(), Ending> {
@@ -368,6 +380,11 @@ impl<'a> Inbox<'a> {
         self.asking = None;
         if let Err(reason) = asked {
             debug!(reason, "a request was not published");
+            // Our clock was ahead once, and relays take nothing of the future. Where one has a later request, a look finds that.
+            let now = Timestamp::now();
+            if let Some(state) = self.state.as_mut().filter(|state| state.stand.asked_at > now + CLOCK_AHEAD_MAX) {
+                state.stand.asked_at = now;
+            }
             self.cursor_due = Some(Instant::now() + self.ends.shared.pauses.of(PUBLISH_AGAIN));
         }
     }

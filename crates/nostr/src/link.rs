@@ -3,8 +3,8 @@
 //! To the peer a pairing is a connection that stands whether or not the remote is there: what it sends is kept by relays. It ends when
 //! a stream turns out to be broken, or the peer ends it, and another begins.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{self, Arc, PoisonError};
 use std::time::Duration;
 
 use litemesh_proto::limits::RECONNECT_DELAY_MIN;
@@ -20,7 +20,7 @@ use crate::pauses::Pauses;
 use crate::relays::{Heard, Relays};
 use crate::store::Pairing;
 use crate::transport::{NAME, Shared};
-use crate::{Envelope, Store, StoreError, filter};
+use crate::{Envelope, Store, StoreError, StreamId, filter};
 
 /// Messages and requests of the peer that wait. It has one of each under way.
 const WAITING_MAX: usize = 2;
@@ -64,6 +64,17 @@ pub(crate) struct Ends {
     pub(crate) turn: Mutex<()>,
     /// The next request begins a new stream, whatever is stored: the last one is broken.
     pub(crate) is_broken: AtomicBool,
+    /// The streams that are asked for.
+    pub(crate) asked: sync::Mutex<Asked>,
+}
+
+/// The streams of a pairing that are asked for, as far as this process knows.
+#[derive(Debug, Default)]
+pub(crate) struct Asked {
+    /// By us.
+    pub(crate) by_us: Option<StreamId>,
+    /// By the remote.
+    pub(crate) by_remote: Option<StreamId>,
 }
 
 /// Why a connection ends.
@@ -127,6 +138,7 @@ async fn serve(
         heard_until,
         turn: Mutex::new(()),
         is_broken: AtomicBool::new(false),
+        asked: sync::Mutex::default(),
     };
     let changed = loop {
         let began = tokio::time::Instant::now();
@@ -307,6 +319,10 @@ impl Ends {
             Ok(Err(error)) => Err(Ending::Broken(error.to_string())),
             Err(error) => Err(Ending::Broken(format!("internal error: {error}"))),
         }
+    }
+
+    pub(crate) fn asked(&self) -> sync::MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn break_stream(&self) {

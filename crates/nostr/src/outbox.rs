@@ -141,6 +141,7 @@ impl<'a> Outbox<'a> {
     async fn serve(&mut self) -> Result<(), Ending> {
         self.state = self.ends.stored(Store::outbound).await?;
         if let Some(state) = self.state.clone() {
+            self.ends.asked().by_remote = Some(state.stand.stream.clone());
             // Nobody knows whether these were published.
             self.under_way.add(state.last, None);
             self.head_looks.begin();
@@ -323,6 +324,7 @@ impl<'a> Outbox<'a> {
         stand.reach = Reach::answering(&stand.request);
         let state = Outbound { stand, last: Vec::new() };
         let (reach, request) = (state.stand.reach.clone(), state.stand.request.clone());
+        self.ends.asked().by_remote = Some(state.stand.stream.clone());
         self.state = Some(state);
         self.save().await?;
         if self.answer > 0 {
@@ -385,7 +387,8 @@ impl<'a> Outbox<'a> {
         };
         let mut left_out = Vec::new();
         if self.ends.pairing.is_litemesh {
-            for part in parts::split(&v2::message(&message)) {
+            let asked = self.ends.asked().by_us.clone();
+            for part in parts::split(&v2::message(&message), asked.as_ref()) {
                 add(Outgoing::Frames(&part)).map_err(|error| Ending::Broken(error.to_string()))?;
             }
         } else if let PeerMessage::Changes { changes, schema_version, .. } = &message {

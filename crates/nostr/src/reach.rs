@@ -12,9 +12,17 @@ use litemesh_proto::{Cursor, DbVersion, Part, Place, Position, Progress, SiteId,
 /// could not take, the two differ, and it begins another stream. The sender goes on from here after a restart.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reach {
-    /// Between Litemesh peers: how far in the sender's versions, and inside of the next transaction. And what its sender has said that it
-    /// holds, or the receiver when it asked: who holds less now was restored from a backup.
-    Local(Position, Option<Place>, Cursor),
+    /// Between Litemesh peers.
+    Local {
+        /// How far in the sender's versions.
+        position: Position,
+        /// How far inside of the next transaction.
+        place: Option<Place>,
+        /// The sender's newest position when it read this, where it held more than it has sent.
+        as_of: Option<Position>,
+        /// What its sender has said that it holds, or the receiver when it asked: who holds less now was restored from a backup.
+        held: Cursor,
+    },
     /// With an original peer: of each site everything up to a version. The newest that came counts as incomplete.
     Sites(Cursor),
 }
@@ -23,24 +31,31 @@ impl Reach {
     /// Where the receiver of an answer to this request is when that begins.
     pub fn of(request: &SyncRequest) -> Self {
         match &request.terms {
-            Some(terms) => Self::Local(terms.position, terms.staged.clone(), request.cursor.clone()),
+            Some(terms) => Self::Local {
+                position: terms.position,
+                place: terms.staged.clone(),
+                as_of: terms.as_of,
+                held: request.cursor.clone(),
+            },
             None => Self::Sites(request.cursor.clone()),
         }
     }
 
     /// The same, as the sender remembers it: of what is held it counts what it has said itself.
     pub fn answering(request: &SyncRequest) -> Self {
-        match Self::of(request) {
-            Self::Local(position, place, _) => Self::Local(position, place, Cursor::new()),
-            sites @ Self::Sites(_) => sites,
+        let mut reach = Self::of(request);
+        if let Self::Local { held, .. } = &mut reach {
+            *held = Cursor::new();
         }
+        reach
     }
 
     /// A message of the stream came, or was sent. More sites than a cursor may name are not remembered: what is kept must be read again.
     pub fn add(&mut self, progress: Option<&Progress>, versions: impl Iterator<Item = (SiteId, DbVersion)>) {
         match self {
-            Self::Local(position, place, held) => {
+            Self::Local { position, place, as_of, held } => {
                 let Some(progress) = progress else { return };
+                *as_of = progress.as_of;
                 if let Some(since) = progress.since {
                     *position = since;
                 }
@@ -65,7 +80,7 @@ impl Reach {
     /// Whether who asks so holds what it has said on this stream of its own that it holds. To an original peer nothing of that is said.
     pub fn was_told_by(&self, request: &SyncRequest) -> bool {
         match self {
-            Self::Local(_, _, told) => covers(&request.cursor, told),
+            Self::Local { held: told, .. } => covers(&request.cursor, told),
             Self::Sites(_) => true,
         }
     }
@@ -73,8 +88,9 @@ impl Reach {
     /// Whether who asks so stands where the stream has brought it.
     pub fn is_where(&self, request: &SyncRequest) -> bool {
         match (self, &request.terms) {
-            (Self::Local(position, place, held), Some(terms)) => {
-                *position == terms.position && *place == terms.staged && covers(&request.cursor, held)
+            (Self::Local { position, place, as_of, held }, Some(terms)) => {
+                (position, place, as_of) == (&terms.position, &terms.staged, &terms.as_of)
+                    && covers(&request.cursor, held)
             }
             (Self::Sites(cursor), None) => covers(&request.cursor, cursor),
             _ => false,
@@ -84,7 +100,7 @@ impl Reach {
     /// A request as which all of this can be kept.
     pub(crate) fn to_request(&self) -> SyncRequest {
         let cursor = match self {
-            Self::Local(_, _, held) => held.clone(),
+            Self::Local { held, .. } => held.clone(),
             Self::Sites(_) => Cursor::new(),
         };
         self.onwards(&SyncRequest { cursor, terms: None }, 0)
@@ -93,8 +109,9 @@ impl Reach {
     /// The request that a sender answers to go on from here. `answer`: a number of its own, since the receiver goes by the chain.
     pub fn onwards(&self, request: &SyncRequest, answer: u32) -> SyncRequest {
         match self {
-            Self::Local(position, staged, _) => {
-                let terms = Terms { answer, credit: CREDIT_MAX, position: *position, staged: staged.clone() };
+            Self::Local { position, place, as_of, .. } => {
+                let (position, staged, as_of) = (*position, place.clone(), *as_of);
+                let terms = Terms { answer, credit: CREDIT_MAX, position, staged, as_of };
                 SyncRequest { cursor: request.cursor.clone(), terms: Some(terms) }
             }
             Self::Sites(reached) => {
@@ -124,7 +141,7 @@ mod tests {
     }
 
     fn asking(version: i64, staged: Option<Place>) -> SyncRequest {
-        let terms = Terms { answer: 9, credit: CREDIT_MAX, position: position(version), staged };
+        let terms = Terms { answer: 9, credit: CREDIT_MAX, position: position(version), staged, as_of: None };
         SyncRequest { cursor: Cursor::new(), terms: Some(terms) }
     }
 
@@ -145,6 +162,23 @@ mod tests {
         let last = Progress { part: Part::Last { after: until }, position: Some(position(6)), ..Progress::default() };
         reach.add(Some(&last), std::iter::empty());
         assert!(reach.is_where(&asking(6, None)));
+    }
+
+    /// What came of a state that the sender no longer has must not be gone on with.
+    #[test]
+    fn a_stream_remembers_as_of_when_it_was_read() {
+        let mut reach = Reach::of(&asking(3, None));
+        let more =
+            Progress { more: true, position: Some(position(5)), as_of: Some(position(9)), ..Progress::default() };
+        reach.add(Some(&more), std::iter::empty());
+        let mut here = asking(5, None);
+        assert!(!reach.is_where(&here));
+        here.terms.as_mut().unwrap().as_of = Some(position(9));
+        assert!(reach.is_where(&here));
+        assert_eq!(reach.onwards(&asking(3, None), 9).terms, here.terms);
+        assert_eq!(Reach::of(&reach.to_request()), reach);
+        reach.add(Some(&Progress { position: Some(position(9)), ..Progress::default() }), std::iter::empty());
+        assert!(reach.is_where(&asking(9, None)));
     }
 
     /// What one has told the other it is not sent again: who has lost it must not go on.

@@ -216,6 +216,59 @@ async fn a_sender_restored_from_a_backup_gets_what_it_has_sent() {
     }
 }
 
+/// The simulation found it: whoever read later what a device had sent before it was restored took that for what it has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_sender_gets_back_what_relays_still_had_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (relay, one, other, mut rows) = two(folder.path()).await;
+    let (one, other) = (one.stop().await, other.stop().await);
+    let backup = Backup::of(&one, folder.path());
+    let one = one.start().await;
+    let before = events_of(&one.device, &relay).len();
+    for id in 1..=3 {
+        write(&one.device, id, &mut rows);
+        wait_until("published", || events_of(&one.device, &relay).len() >= before + id).await;
+    }
+    drop(one.stop().await);
+    let device = backup.restore(false);
+    assert_eq!(device.rows(), ["0 'first' "]);
+    let mut one = device.start().await;
+    let mut other = other.start().await;
+    other.wait_for_rows(&rows).await;
+    one.wait_for_rows(&rows).await;
+    write(&one.device, 4, &mut rows);
+    other.wait_for_rows(&rows).await;
+    write(&other.device, 5, &mut rows);
+    one.wait_for_rows(&rows).await;
+}
+
+/// A clock that was wrong once, by a year: relays take nothing that is dated like that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_asked_in_the_future_can_ask_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (relay, one, other, mut rows) = two(folder.path()).await;
+    let other = other.stop().await;
+    let backup = Backup::of(&other, folder.path());
+    let mut other = other.start().await;
+    write(&one.device, 1, &mut rows);
+    other.wait_for_rows(&rows).await;
+    drop(other.stop().await);
+    let device = backup.restore(false);
+    let file = rusqlite::Connection::open(Store::path_beside(&device.path)).unwrap();
+    file.execute("UPDATE inbound SET asked_at = asked_at + 31536000", []).unwrap();
+    drop(file);
+    relay.judge(|event| {
+        let latest = litemesh_nostr::nostr::Timestamp::now() + Duration::from_secs(900);
+        if event.created_at > latest {
+            Verdict::Refuse("invalid: created too far in the future")
+        } else {
+            Verdict::Store
+        }
+    });
+    let mut other = device.start().await;
+    other.wait_for_rows(&rows).await;
+}
+
 /// What went another way is in no stream, so nothing there tells the device that it has forgotten it: the other one says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_that_forgot_what_went_another_way_hears_of_it_over_relays() {

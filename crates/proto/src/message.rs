@@ -24,6 +24,8 @@ pub struct Terms {
     /// The place inside a transaction up to which the asker has staged its parts, as the answerer called it. The transaction is
     /// the one after the position.
     pub staged: Option<Place>,
+    /// Where the answerer held more when this was read than came of it: its newest position then ([`Progress::as_of`]).
+    pub as_of: Option<Position>,
 }
 
 /// How far a peer is in what another one has: everything up to this *local version of the sender* is merged.
@@ -66,10 +68,14 @@ pub struct Progress {
     /// v1. Then they come again under their own.
     pub provisional: bool,
     /// The receiver holds everything up to here, as it acknowledged over another connection: what lies between the message before this one
-    /// and here is not sent. One that does not hold it asks again.
+    /// and here is not sent. One that does not hold it asks again. Version zero: the answer begins at the very start, whatever was asked
+    /// for, and what is staged of the sender is of a life that it has lost.
     pub since: Option<Position>,
     /// Everything up to here has now been sent.
     pub position: Option<Position>,
+    /// With [`more`](Self::more): the sender's newest version when it read this. A sender that was restored to before it no longer has
+    /// what overwrote a part of these changes, and begins its answer at the very start.
+    pub as_of: Option<Position>,
     /// The sender's cursor, where everything that it held has now been sent: at the end of catch-up, and with every live
     /// batch. Only the entries that the receiver is not known to hold.
     pub cursor: Option<Cursor>,
@@ -77,7 +83,7 @@ pub struct Progress {
 
 impl Progress {
     fn verify(&self) -> Result<(), VerifyError> {
-        for position in [self.since, self.position].into_iter().flatten() {
+        for position in [self.since, self.position, self.as_of].into_iter().flatten() {
             verify_version("position", position.version)?;
         }
         if let Some(cursor) = &self.cursor {
@@ -188,14 +194,15 @@ pub struct Ack {
 #[derive(Clone, Debug)]
 pub struct Unverified {
     pub(crate) message: PeerMessage,
-    /// The first change that broke a rule, if any did.
-    pub(crate) invalid: Option<VerifyError>,
+    /// The first change that broke a rule, if any did. Rare, and so not to make all messages larger.
+    pub(crate) invalid: Option<Box<VerifyError>>,
+    pub(crate) is_early: bool,
 }
 
 impl Unverified {
     /// Wraps a message that was built rather than parsed: for transports that carry messages by value, and for tests.
     pub fn new(message: PeerMessage) -> Self {
-        Self { message, invalid: None }
+        Self { message, invalid: None, is_early: false }
     }
 
     /// The sender's schema version. Decided on before anything else is checked: a newer schema may have newer rules.
@@ -256,6 +263,18 @@ impl Unverified {
         changes.iter().map(|change| &*change.table)
     }
 
+    /// The same, sent before its sender asked for what it is being sent: for a transport that keeps messages, over which they may come
+    /// later than that request. What they bring the sender may have lost since, restored from a backup.
+    #[must_use]
+    pub fn early(self) -> Self {
+        Self { is_early: true, ..self }
+    }
+
+    /// Whether it is [`early`](Self::early).
+    pub fn is_early(&self) -> bool {
+        self.is_early
+    }
+
     /// The message without the cursor that the sender claims; see [`Progress::cursor`].
     #[must_use]
     pub fn without_cursor(mut self) -> Self {
@@ -275,7 +294,7 @@ impl Unverified {
     /// the message may be used then.
     pub fn verify(self, limits: &Limits) -> Result<PeerMessage, VerifyError> {
         if let Some(invalid) = self.invalid {
-            return Err(invalid);
+            return Err(*invalid);
         }
         if let PeerMessage::Changes { progress: Some(progress), .. } | PeerMessage::Eose { progress: Some(progress) } =
             &self.message

@@ -7,7 +7,7 @@ use fastrand::Rng;
 /// The variable that names one seed to run, instead of all.
 pub const SEED_VARIABLE: &str = "LITEMESH_SEED";
 
-/// The variable that says how many seeds to run, for long runs.
+/// The variable that says how many seeds to run, for long runs; from the one that [`SEED_VARIABLE`] names, if it names one.
 pub const SEEDS_VARIABLE: &str = "LITEMESH_SEEDS";
 
 fn number(variable: &str) -> Option<u64> {
@@ -39,7 +39,7 @@ impl Drop for PrintOnPanic {
     }
 }
 
-/// Runs `test` under `count` seeds from `first` on, or under the one in `LITEMESH_SEED`. A failing seed is printed.
+/// Runs `test` under `count` seeds from `first` on, or under the one in `LITEMESH_SEED` and those after it. A failing seed is printed.
 ///
 /// # Panics
 ///
@@ -55,7 +55,7 @@ pub fn for_seeds(first: u64, count: u64, mut test: impl FnMut(&mut Rng)) {
 /// As [`for_seeds`].
 pub fn for_seed_numbers(first: u64, count: u64, mut test: impl FnMut(u64)) {
     let seeds = match number(SEED_VARIABLE) {
-        Some(seed) => seed..seed + 1,
+        Some(seed) => seed..seed + number(SEEDS_VARIABLE).unwrap_or(1),
         None => first..first + number(SEEDS_VARIABLE).unwrap_or(count),
     };
     for seed in seeds {

@@ -60,7 +60,7 @@ pub struct SiteBounds {
 /// must not be missing when the link breaks in between. The clock is Lamport's, so the winner is the newer one.
 ///
 /// What we hold above `until` is sent, too, or a site that never comes back would take it away; but under a version that we
-/// hold completely, so that no receiver's cursor jumps over what we may lack.
+/// hold completely, or that the receiver claims, so that no receiver's cursor jumps over what we may lack.
 pub(crate) fn plan_sites(core: &mut Core, bounds: &SiteBounds) -> rusqlite::Result<SitePlan> {
     core.current_site()?;
     let merged = merged_since(core, bounds)?;
@@ -88,13 +88,15 @@ pub(crate) fn plan_sites(core: &mut Core, bounds: &SiteBounds) -> rusqlite::Resu
                 ranges.push(SiteRange { site: *site, ordinal, from, until, since_local, label });
             }
         };
-        add(from.max(1), until.get(), None);
-        // After what goes under its own number: the receiver's cursor reaches `until` with the first of these.
-        if merged.highest > until.get() {
-            add(until.get().saturating_add(1), i64::MAX, Some(until));
+        // What the receiver claims no cursor can jump over any more; and an original drops what lies below that.
+        let known = until.max(bounds.sent.get(site));
+        add(from.max(1), known.get(), None);
+        // After what goes under its own number: the receiver's cursor reaches `known` with the first of these.
+        if merged.highest > known.get() {
+            add(known.get().saturating_add(1), i64::MAX, Some(known));
         }
         if merged.has_unknown {
-            add(0, 0, Some(until));
+            add(0, 0, Some(known));
         }
     }
     Ok(SitePlan { ranges, echoes: bounds.echoes.clone(), range: 0, inside: None })

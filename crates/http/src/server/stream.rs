@@ -136,7 +136,7 @@ fn accepts_frames(accept: &str) -> bool {
 /// requests, which know more, begin with 1.
 fn resume(last_event_id: &str) -> Option<SyncRequest> {
     let position = position_of_id(last_event_id)?;
-    let terms = Terms { answer: 0, credit: CREDIT_MAX, position, staged: None };
+    let terms = Terms { answer: 0, credit: CREDIT_MAX, position, ..Terms::default() };
     Some(SyncRequest { terms: Some(terms), ..SyncRequest::default() })
 }
 

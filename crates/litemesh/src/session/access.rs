@@ -119,6 +119,7 @@ mod tests {
         Rights, Seq, Value,
     };
 
+    use super::super::Begin;
     use super::*;
 
     const SITE: SiteId = SiteId::from_bytes([9; 16]);
@@ -195,8 +196,15 @@ mod tests {
             let changes = vec![change("a"), change("c"), change("A")];
             let (place, incarnation) = (LocalPlace::after(DbVersion::new(8)), Incarnation(1));
             Page::Local {
-                page: LocalPage { changes, place, incarnation, is_provisional: false, complete: Some(cursor()) },
-                goes_on: true,
+                page: LocalPage {
+                    changes,
+                    place,
+                    incarnation,
+                    newest: DbVersion::new(8),
+                    is_provisional: false,
+                    complete: Some(cursor()),
+                },
+                begin: Begin::There,
                 own: SITE,
                 read_at: 0,
             }

@@ -19,8 +19,8 @@ use litemesh_proto::limits::{
     RECONNECT_DELAY_MIN, SILENCE_LOOK, STAND_BY,
 };
 use litemesh_proto::{
-    Ack, Change, Cursor, DbVersion, Limits, Part, PeerMessage, Progress, Refusal, Remote, SiteId, SyncRequest, Terms,
-    Unverified,
+    Ack, Change, Cursor, DbVersion, Limits, Part, PeerMessage, Position, Progress, Refusal, Remote, SiteId,
+    SyncRequest, Terms, Unverified,
 };
 
 use super::receipt::{Due, Receipt, Standing};
@@ -55,7 +55,7 @@ pub(crate) struct Incoming {
     pending: Option<Pending>,
     /// Litemesh: what came of the remote, merged or staged.
     staged: Staged,
-    /// Litemesh: some of what is staged was there before we asked.
+    /// Litemesh: some of what is staged was there before we asked, or was sent before the remote did.
     has_old_chain: bool,
     /// Litemesh: which messages of the answer came.
     receipt: Receipt,
@@ -136,8 +136,8 @@ impl Incoming {
         let terms = self.remote.is_litemesh.then(|| {
             self.is_frozen = self.is_end_due || self.outdated.is_some();
             self.is_ack_due = false;
-            let Reach { position, place } = self.staged.reach.clone();
-            Terms { answer: self.receipt.begin(), credit: CREDIT_MAX, position, staged: place }
+            let Reach { position, place, as_of } = self.staged.reach.clone();
+            Terms { answer: self.receipt.begin(), credit: CREDIT_MAX, position, staged: place, as_of }
         });
         let is_numbered = terms.is_some();
         self.unanswered += u32::from(!is_numbered);
@@ -201,6 +201,7 @@ impl Incoming {
                 return None;
             }
         }
+        let is_early = message.is_early();
         if self.is_deaf {
             self.taken(false, false, effects);
             effects.push(Effect::Reply(Ok(())));
@@ -237,7 +238,8 @@ impl Incoming {
                 self.refuse_content("a message of a Litemesh peer has no number".to_owned(), effects);
                 return None;
             };
-            return Some(self.take_numbered(changes, progress, is_eose, effects));
+            let held = self.take_numbered(changes, progress, is_eose, is_early, effects);
+            return (!is_early).then_some(held);
         }
         // One that came again ends nothing: live changes follow the answer, and the last may be there in part.
         if is_eose && self.unanswered == 0 {
@@ -267,6 +269,7 @@ impl Incoming {
         changes: Vec<Change>,
         progress: Progress,
         is_eose: bool,
+        is_early: bool,
         effects: &mut Vec<Effect>,
     ) -> Cursor {
         let held = progress.cursor.clone().unwrap_or_default();
@@ -283,7 +286,7 @@ impl Incoming {
                 Part::Whole => {
                     self.pending = Some(Pending { is_eose, ..Pending::default() });
                     let (progress, reached) = (MergeProgress::default(), Cursor::new());
-                    effects.push(Effect::Merge { changes, progress, reached, echoes: true });
+                    effects.push(Effect::Merge { changes, progress, reached, echoes: !is_early });
                 }
                 // Staged, it would say that everything before it is here; merged, it would show half of a transaction.
                 Part::Piece { .. } | Part::Last { .. } => {
@@ -300,9 +303,11 @@ impl Incoming {
         };
         // The sender was restored from a backup, and begins before what it has sent: of what that lost, the rest is here at best.
         let went_back = progress.position.is_some_and(|position| position.version < self.staged.reach.position.version);
-        let (key, is_staged) = (self.key, self.staged.messages > 0 && !went_back);
+        let (key, is_staged) = (self.key, self.staged.messages > 0 && !went_back && !is_anew(&progress));
         let waits = until.place.is_some() || progress.more && self.has_room(changes.len());
         self.pending = Some(Pending { is_eose, open: Cursor::new(), reach: Some(until.clone()) });
+        // What an earlier connection brought the remote may have lost since, and asks for; and so what it sent before it asked.
+        self.has_old_chain |= is_early;
         if waits {
             effects.push(Effect::Stage { key, changes, after, until });
             return held;
@@ -312,11 +317,11 @@ impl Incoming {
             position: progress.position.map(|position| (key, position)),
             completes: is_staged.then_some((key, after)),
             since: progress.since.map(|since| (key, since)),
+            as_of: until.as_of,
             is_provisional: progress.provisional,
             ends_answer: is_eose,
         };
-        // What an earlier connection brought the remote may have lost since, and asks for.
-        let echoes = !(is_staged && self.has_old_chain);
+        let echoes = !(is_early || is_staged && self.has_old_chain);
         effects.push(Effect::Merge { changes, progress, reached: Cursor::new(), echoes });
         held
     }
@@ -331,22 +336,23 @@ impl Incoming {
 
     /// From where to where the next message leads; `None` where it does not go on from what is here.
     fn lead(&self, progress: &Progress) -> Option<(Reach, Reach)> {
-        // What another connection brought; whether it did, the engine looks.
-        let since = progress.since.map(|position| Reach { position, place: None });
-        if since.is_some() && self.staged.messages > 0 {
+        // What another connection brought; whether it did, the engine looks. The very start is before whatever is staged.
+        let since = progress.since.map(|position| Reach { position, ..Reach::default() });
+        if since.is_some() && !is_anew(progress) && self.staged.messages > 0 {
             return None;
         }
         let here = since.as_ref().unwrap_or(&self.staged.reach);
         let after = match &progress.part {
             // What is here of a transaction that is begun anew is forgotten.
-            Part::Whole | Part::Piece { after: None, .. } => Reach { position: here.position, place: None },
+            Part::Whole | Part::Piece { after: None, .. } => Reach { position: here.position, ..Reach::default() },
             Part::Piece { after, .. } if *after == here.place => here.clone(),
             Part::Last { after } if Some(after) == here.place.as_ref() => here.clone(),
             Part::Piece { .. } | Part::Last { .. } => return None,
         };
+        let as_of = progress.as_of;
         let until = match &progress.part {
-            Part::Piece { until, .. } => Reach { position: after.position, place: Some(until.clone()) },
-            _ => Reach { position: progress.position.unwrap_or(after.position), place: None },
+            Part::Piece { until, .. } => Reach { position: after.position, place: Some(until.clone()), as_of },
+            _ => Reach { position: progress.position.unwrap_or(after.position), place: None, as_of },
         };
         Some((after, until))
     }
@@ -496,4 +502,9 @@ impl Incoming {
             effects.push(Effect::EndAfter(Duration::ZERO, reason.to_owned()));
         }
     }
+}
+
+/// Whether the answer begins at the very start: what is staged is of a life that the sender has lost.
+fn is_anew(progress: &Progress) -> bool {
+    progress.since == Some(Position::default())
 }

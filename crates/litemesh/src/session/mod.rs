@@ -112,7 +112,7 @@ pub(crate) enum ReadWhat {
         place: LocalPlace,
         covered: Arc<Cursor>,
         /// How far in our versions the remote says that it is, before the first page.
-        claimed: Position,
+        claimed: Claimed,
         echoes: Vec<(DbVersion, DbVersion)>,
         /// What the last page said of when it was read.
         read_at: u64,
@@ -131,6 +131,25 @@ impl ReadWhat {
             Self::Sites(_) => true,
         }
     }
+}
+
+/// How far in our versions a remote says that it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Claimed {
+    pub(crate) position: Position,
+    /// Our newest position when we read what it has, where we held more than has come.
+    pub(crate) as_of: Option<Position>,
+}
+
+/// Where a page begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begin {
+    /// At the place that was asked for.
+    There,
+    /// At another one, where no part was sent.
+    Elsewhere,
+    /// At the very start: of what the remote has we have lost what overwrote a part of it.
+    Anew,
 }
 
 /// What was read.
@@ -155,8 +174,7 @@ pub(crate) struct Planned {
 pub(crate) enum Page {
     Local {
         page: LocalPage,
-        /// Whether it goes on at the place that was asked for. Otherwise it begins at another one, where no part was sent.
-        goes_on: bool,
+        begin: Begin,
         /// Our own site.
         own: SiteId,
         /// When it was read, by [`SharedPages`](crate::shared_pages::SharedPages): no earlier page may follow.

@@ -18,7 +18,7 @@ use litemesh_proto::{
 
 use super::claims::{Claims, Room};
 use super::window::Window;
-use super::{Effect, Notice, Page, Planned, ReadDone, ReadOrder, ReadWhat, Timer};
+use super::{Begin, Claimed, Effect, Notice, Page, Planned, ReadDone, ReadOrder, ReadWhat, Timer};
 use crate::ways::{Served, Standing};
 
 /// Messages that wait behind the one being sent: one, so that reading and sending overlap.
@@ -85,7 +85,7 @@ enum Order {
         /// Shared with the read that is under way.
         covered: Arc<Cursor>,
         /// What the remote said of its position, until the first page is read.
-        claimed: Position,
+        claimed: Claimed,
         window: Window,
         /// Up to where the parts lead that were sent of a transaction.
         part: Option<Place>,
@@ -304,25 +304,28 @@ impl Outgoing {
             return;
         }
         match done.page {
-            Page::Local { page, goes_on, own, read_at } => self.take_local(page, goes_on, own, read_at),
+            Page::Local { page, begin, own, read_at } => self.take_local(page, begin, own, read_at),
             Page::Sites { plan, changes, more, planned } => self.take_sites(plan, changes, more, planned),
         }
         self.pump(effects);
     }
 
-    fn take_local(&mut self, page: LocalPage, goes_on: bool, own: SiteId, now: u64) {
+    fn take_local(&mut self, page: LocalPage, begin: Begin, own: SiteId, now: u64) {
         let Some(Order::Local { place, covered, claimed, window, part, owes_more, told, read_at }) = &mut self.order
         else {
             return;
         };
         *read_at = now;
-        if !goes_on {
+        if begin != Begin::There {
             *part = None;
         }
-        let position = page.position();
+        if begin == Begin::Anew {
+            self.since = Some(Position::default());
+        }
+        let (position, as_of) = (page.position(), page.as_of());
         let inside = page.place.to_inside();
         *place = page.place;
-        *claimed = Position::default();
+        *claimed = Claimed::default();
         let is_live = self.eose != Eose::Ahead;
         let is_complete = page.complete.is_some();
         let provisional = page.is_provisional && !page.changes.is_empty();
@@ -349,7 +352,7 @@ impl Outgoing {
             let number = window.number(position.filter(|_| is_complete));
             *owes_more = !is_complete;
             let (answer, more, since) = (window.answer(), !is_complete, since.take());
-            Progress { answer, number, part, more, provisional, since, position, cursor }
+            Progress { answer, number, part, more, provisional, since, position, as_of, cursor }
         };
         let schema_version = self.schema_version;
         let mut queue = |changes, progress| {
@@ -477,6 +480,7 @@ fn local_order(covered: Cursor, terms: &Terms) -> Order {
     let part = inside.as_ref().and_then(LocalPlace::to_inside);
     let place = inside.unwrap_or_else(|| LocalPlace::after(position));
     let covered = Arc::new(covered);
-    let (claimed, window) = (terms.position, Window::new(terms));
+    let claimed = Claimed { position: terms.position, as_of: terms.as_of };
+    let window = Window::new(terms);
     Order::Local { place, covered, claimed, window, part, owes_more: false, told: position, read_at: 0 }
 }

@@ -12,8 +12,8 @@ use litemesh_proto::{
 };
 
 use super::{
-    Effect, Fault, Input, MergeDone, MergeFailure, Notice, Page, Planned, ReadDone, ReadOrder, ReadWhat, Room, Session,
-    Timer,
+    Begin, Effect, Fault, Input, MergeDone, MergeFailure, Notice, Page, Planned, ReadDone, ReadOrder, ReadWhat, Room,
+    Session, Timer,
 };
 
 const US: SiteId = SiteId::from_bytes([1; 16]);
@@ -100,8 +100,9 @@ fn sent(effects: &[Effect]) -> Vec<PeerMessage> {
 }
 
 fn local_page(changes: Vec<Change>, place: LocalPlace, complete: Option<Cursor>) -> Page {
-    let page = LocalPage { changes, place, incarnation: Incarnation(7), is_provisional: false, complete };
-    Page::Local { page, goes_on: true, own: OWN, read_at: 0 }
+    let newest = DbVersion::new(100);
+    let page = LocalPage { changes, place, incarnation: Incarnation(7), newest, is_provisional: false, complete };
+    Page::Local { page, begin: Begin::There, own: OWN, read_at: 0 }
 }
 
 fn page(generation: u64, version: i64, position: i64, complete: Option<Cursor>) -> Input {
@@ -111,7 +112,7 @@ fn page(generation: u64, version: i64, position: i64, complete: Option<Cursor>) 
 
 /// What is staged of the remote, up to here.
 fn staged(position: i64, part: Option<Place>, messages: u64) -> Staged {
-    let reach = Reach { position: at(position), place: part };
+    let reach = Reach { position: at(position), place: part, as_of: None };
     Staged { reach, messages, changes: messages, bytes: messages }
 }
 

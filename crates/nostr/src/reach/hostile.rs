@@ -50,7 +50,7 @@ fn add(reach: &mut Reach, message: &Unverified) {
     reach.add(message.progress(), message.versions());
     assert!(covers(held(reach), held(&before)));
     assert!(message.versions().count() > 0 || message.progress().is_some() || *reach == before);
-    if let (Reach::Local(position, place, _), Reach::Local(was_at, ..), Some(progress)) =
+    if let (Reach::Local { position, place, .. }, Reach::Local { position: was_at, .. }, Some(progress)) =
         (&*reach, &before, message.progress())
     {
         let since = progress.since.unwrap_or(*was_at);
@@ -69,7 +69,7 @@ fn add(reach: &mut Reach, message: &Unverified) {
 /// What a database holds at least that stands there.
 fn held(reach: &Reach) -> &Cursor {
     match reach {
-        Reach::Local(_, _, held) | Reach::Sites(held) => held,
+        Reach::Local { held, .. } | Reach::Sites(held) => held,
     }
 }
 

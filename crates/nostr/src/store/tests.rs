@@ -30,7 +30,7 @@ fn pairing(peer: u8) -> (Pairing, Keys) {
 fn request(version: i64, is_litemesh: bool) -> SyncRequest {
     let position = Position { version: DbVersion::new(version), incarnation: Incarnation(7) };
     let staged = Some(Place(Box::from(*b"half")));
-    let terms = is_litemesh.then_some(Terms { answer: 3, credit: CREDIT_MAX, position, staged });
+    let terms = is_litemesh.then_some(Terms { answer: 3, credit: CREDIT_MAX, position, staged, as_of: None });
     let cursor: Cursor = [(SITE, DbVersion::new(version))].into_iter().collect();
     SyncRequest { cursor, terms }
 }

@@ -82,12 +82,18 @@ fn sync() {
         assert!(matches!(read(&bytes(hex)), Ok(Frame::Sync(found)) if found == *request));
     };
     check(include_str!("../vectors/v2/sync_of_an_empty_database.hex"), &SyncRequest::default());
-    let terms = Terms { answer: 3, credit: 16, position: position(), staged: None };
+    let terms = Terms { answer: 3, credit: 16, position: position(), ..Terms::default() };
     check(include_str!("../vectors/v2/sync.hex"), &SyncRequest { cursor: cursor(), terms: Some(terms.clone()) });
     let terms = Terms { staged: Some(place(b"\0\x01")), ..terms };
     check(
         include_str!("../vectors/v2/sync_inside_a_transaction.hex"),
-        &SyncRequest { cursor: cursor(), terms: Some(terms) },
+        &SyncRequest { cursor: cursor(), terms: Some(terms.clone()) },
+    );
+    // The answerer held more when it read this.
+    let as_of = Some(Position { version: DbVersion::new(1_000_001), ..position() });
+    check(
+        include_str!("../vectors/v2/sync_as_of.hex"),
+        &SyncRequest { cursor: cursor(), terms: Some(Terms { as_of, ..terms }) },
     );
 }
 
@@ -232,6 +238,19 @@ fn a_batch_with_more_to_come() {
         }),
     };
     check(include_str!("../vectors/v2/more_to_come.hex"), &message);
+}
+
+/// The same, with the sender's newest position when it read this.
+#[test]
+fn a_batch_with_more_to_come_says_as_of_when() {
+    let as_of = Position { version: DbVersion::new(1_000_001), ..position() };
+    let progress = Progress { more: true, position: Some(position()), as_of: Some(as_of), ..Progress::default() };
+    let message = PeerMessage::Changes {
+        changes: vec![change(Value::text("a1"), "title", Value::text("bread"), 0)],
+        schema_version: 4,
+        progress: Some(Progress { answer: 7, number: 2, ..progress }),
+    };
+    check(include_str!("../vectors/v2/as_of.hex"), &message);
 }
 
 /// Only read: another zstd may compress better. The second one is padded, since it would expand too far.

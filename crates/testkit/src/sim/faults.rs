@@ -176,7 +176,7 @@ impl Simulation {
         }
     }
 
-    /// What a peer sent and nobody received is lost with it.
+    /// What a peer sent and nobody received is lost with it, but for what relays keep.
     fn silence(&mut self, node: usize) {
         for connection in self.connections.values_mut() {
             for end in [0, 1] {
@@ -185,7 +185,6 @@ impl Simulation {
                 }
             }
         }
-        self.silence_relays(node);
     }
 
     fn vanish(&mut self, node: usize) {
@@ -202,6 +201,7 @@ impl Simulation {
         }
         self.crash(node);
         self.silence(node);
+        self.silence_relays(node);
         self.note(format_args!("{node} is gone for good"));
         self.nodes[node].is_gone = true;
         for wire in self.wires.iter_mut().filter(|wire| wire.nodes.contains(&node)) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use litemesh::simulation::{self, Session};
 use litemesh_engine::proto::codec::v2::{self, Frame as WireFrame};
 use litemesh_engine::proto::limits::CREDIT_MAX;
-use litemesh_engine::proto::{Ack, Limits, PeerMessage, Progress, Refusal, Remote, SyncRequest, Unverified};
+use litemesh_engine::proto::{Ack, DbVersion, Limits, PeerMessage, Progress, Refusal, Remote, SyncRequest, Unverified};
 use litemesh_nostr::simulation::Reach;
 
 use super::network::Frame;
@@ -42,6 +42,8 @@ pub(super) struct Pairing {
     /// The next request of an end begins another stream.
     is_broken: [bool; 2],
     streams_made: u64,
+    /// The stream that the process of an end has asked for last.
+    asked: [Option<u64>; 2],
     /// From each end.
     ways: [Way; 2],
 }
@@ -52,11 +54,18 @@ struct Way {
     /// The newest request that the relay has.
     asked: Option<Asked>,
     /// Streams that the relay has: of each event the message, or nothing where it has forgotten that.
-    streams: BTreeMap<u64, Vec<Option<Vec<u8>>>>,
+    streams: BTreeMap<u64, Vec<Option<Published>>>,
     /// What the sender's file keeps.
     outbound: Option<Outbound>,
     /// What the receiver's file keeps.
     inbound: Option<Inbound>,
+}
+
+#[derive(Clone)]
+struct Published {
+    bytes: Vec<u8>,
+    /// What the process that made it had asked for.
+    asked: Option<u64>,
 }
 
 #[derive(Clone)]
@@ -157,6 +166,7 @@ impl Simulation {
             current: [None; 2],
             is_broken: [false; 2],
             streams_made: 0,
+            asked: [None; 2],
             ways: Default::default(),
         });
         self.note(format_args!("{one} and {other} are paired"));
@@ -199,6 +209,7 @@ impl Simulation {
         for pairing in 0..self.pairings.len() {
             for end in [0, 1] {
                 if self.pairings[pairing].nodes[end] == node {
+                    self.pairings[pairing].asked[end] = None;
                     let delay = self.random_delay(REOPEN_MICROS_MAX);
                     self.relay_after(delay, pairing, end, RelayEvent::Open);
                 }
@@ -247,6 +258,7 @@ impl Simulation {
                 }
             }
             self.pairings[pairing].ways = Default::default();
+            self.pairings[pairing].asked = [None; 2];
         }
     }
 
@@ -388,6 +400,7 @@ impl Simulation {
         let progress = message.progress().expect("between Litemesh peers");
         self.counts.messages += 1;
         self.counts.changes += message.change_count();
+        let asked = self.pairings[pairing].asked[end];
         let way = &mut self.pairings[pairing].ways[end];
         let Some(outbound) = way.outbound.as_mut().filter(|_| progress.answer == answers_as) else {
             // What still comes for the last request.
@@ -396,7 +409,7 @@ impl Simulation {
         // Stored before it is published, and published again after a crash.
         outbound.reach.add(Some(progress), message.versions());
         let events = way.streams.entry(outbound.stream).or_default();
-        events.push(Some(v2::message(message)));
+        events.push(Some(Published { bytes: v2::message(message), asked }));
         let (stream, count) = (outbound.stream, events.len());
         let session = self.relayed(node, connection).expect("looked at above");
         session.relayed.as_mut().expect("looked at above").unheeded.push_back((progress.number, count));
@@ -445,6 +458,7 @@ impl Simulation {
         };
         let (stream, head) = (inbound.stream, inbound.head);
         pair.ways[1 - end].inbound = Some(inbound);
+        pair.asked[end] = Some(stream);
         let session = self.relayed(node, connection).expect("looked at above");
         let relayed = session.relayed.as_mut().expect("looked at above");
         relayed.asked_as = asked_as;
@@ -500,18 +514,17 @@ impl Simulation {
             return;
         }
         let (asked_as, next, holds_back) = (relayed.asked_as, relayed.next, relayed.holds_back);
+        let answers = self.pairings[pairing].ways[end].outbound.as_ref().map(|outbound| outbound.stream);
         let way = &mut self.pairings[pairing].ways[1 - end];
         let Some(inbound) = &mut way.inbound else { return };
-        let bytes = match way.streams.get(&inbound.stream).and_then(|events| events.get(next)) {
+        let Published { bytes, asked } = match way.streams.get(&inbound.stream).and_then(|events| events.get(next)) {
             None => return,
             Some(None) => {
                 return self.relay_after(GAP_PATIENCE, pairing, end, RelayEvent::Broken(connection));
             }
-            Some(Some(bytes)) => bytes.clone(),
+            Some(Some(published)) => published.clone(),
         };
-        let Ok(WireFrame::Message(message)) = v2::decode(&bytes, &Limits::default()) else {
-            unreachable!("a message of ours");
-        };
+        let message = read(&bytes);
         if !holds_back {
             let mut reach = inbound.reach.clone();
             reach.add(message.progress(), message.versions());
@@ -524,6 +537,9 @@ impl Simulation {
         relayed.number += 1;
         relayed.unacknowledged.push_back((relayed.number, relayed.next));
         let message = message.numbered(asked_as, relayed.number);
+        // A device that was restored since has lost it, and asks for it.
+        let is_early = asked.is_none() || asked != answers;
+        let message = if is_early { message.early() } else { message };
         self.feed(node, connection, simulation::Event::Received(message));
     }
 
@@ -578,6 +594,20 @@ impl Simulation {
         }
     }
 
+    /// The newest version of a peer that relays keep.
+    pub(super) fn newest_kept(&self, node: usize) -> DbVersion {
+        let site = self.nodes[node].site;
+        let ways = self.pairings.iter().flat_map(|pairing| pairing.ways.iter().zip(pairing.nodes));
+        let streams = ways.filter(|(_, author)| *author == node).flat_map(|(way, _)| way.streams.values());
+        let messages = streams.flatten().flatten().map(|published| read(&published.bytes));
+        let newest = messages.map(|message| {
+            let position = message.progress().and_then(|progress| progress.position).unwrap_or_default().version;
+            let written = message.versions().filter(|(author, _)| *author == site).map(|(_, version)| version).max();
+            position.max(written.unwrap_or_default())
+        });
+        newest.max().unwrap_or_default()
+    }
+
     /// A relay forgets an event of each direction, or all.
     pub(super) fn relay_forgets(&mut self) {
         let Some(pairing) = self.random_pairing() else { return };
@@ -597,5 +627,12 @@ impl Simulation {
 
     fn random_pairing(&mut self) -> Option<usize> {
         (!self.pairings.is_empty()).then(|| self.rng.usize(..self.pairings.len()))
+    }
+}
+
+fn read(bytes: &[u8]) -> Unverified {
+    match v2::decode(bytes, &Limits::default()) {
+        Ok(WireFrame::Message(message)) => message,
+        _ => unreachable!("a message of ours"),
     }
 }

@@ -153,6 +153,7 @@ impl Simulation {
         }
         let others = self.nodes.iter().filter(|other| !other.is_gone && other.site != site);
         let known = others.filter_map(|other| other.engine()).map(|engine| newest_known(engine, site)).max();
+        let known = known.max(Some(self.newest_kept(node)));
         let own = self.nodes[node].engine().expect("a peer that runs").db_version().expect("a database to read");
         let known = known.unwrap_or_default();
         // Who merged as many versions since as it forgot has not been told for all that.

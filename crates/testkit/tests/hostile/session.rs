@@ -267,6 +267,7 @@ impl Scene {
         };
         let since = if bytes.ratio(1, 8)? { Some(self.position(bytes)?) } else { None };
         let position = if bytes.arbitrary()? { Some(self.position(bytes)?) } else { None };
+        let as_of = if bytes.ratio(1, 4)? { Some(self.position(bytes)?) } else { None };
         let cursor = if bytes.arbitrary()? { Some(self.cursor(bytes)?) } else { None };
         Ok(Some(Progress {
             answer,
@@ -276,6 +277,7 @@ impl Scene {
             provisional: bytes.arbitrary()?,
             since,
             position,
+            as_of,
             cursor,
         }))
     }
@@ -287,7 +289,8 @@ impl Scene {
         }
         let staged = if bytes.ratio(1, 4)? { Some(self.place(bytes)?) } else { None };
         let credit = if bytes.arbitrary()? { 16 } else { bytes.arbitrary()? };
-        let terms = Terms { answer: bytes.arbitrary()?, credit, position: self.position(bytes)?, staged };
+        let as_of = if bytes.ratio(1, 4)? { Some(self.position(bytes)?) } else { None };
+        let terms = Terms { answer: bytes.arbitrary()?, credit, position: self.position(bytes)?, staged, as_of };
         Ok(SyncRequest { cursor, terms: Some(terms) })
     }
 

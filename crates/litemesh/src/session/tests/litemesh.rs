@@ -56,7 +56,7 @@ fn what_is_missing_is_asked_for_again_over_the_same_connection() {
     }
     let effects = session.handle(Input::Opened { us: US, cursor: Cursor::new(), staged: staged(5, Some(place(1)), 1) });
     let [Effect::Ask(SyncRequest { terms: Some(terms), .. })] = effects.as_slice() else { panic!("{effects:?}") };
-    assert_eq!(*terms, Terms { answer: 2, credit: CREDIT_MAX, position: at(5), staged: Some(place(1)) });
+    assert_eq!(*terms, Terms { answer: 2, credit: CREDIT_MAX, position: at(5), staged: Some(place(1)), as_of: None });
     // Of the first answer nothing counts any more.
     let effects = session.handle(changes(&[(OTHER, 2)], 1, Some(numbered(2))));
     assert!(matches!(effects.as_slice(), [Effect::Reply(Ok(()))]), "{effects:?}");
@@ -407,7 +407,8 @@ fn an_answer_begins_at_the_staged_place() {
     let staged = Place(bytes.into());
     let begin = |position: i64| {
         let mut session = session(true);
-        let terms = Terms { answer: 1, credit: 9, position: at(position), staged: Some(staged.clone()) };
+        let terms =
+            Terms { answer: 1, credit: 9, position: at(position), staged: Some(staged.clone()), ..Terms::default() };
         let order = order(&session.handle(Input::Asked(SyncRequest { cursor: Cursor::new(), terms: Some(terms) })));
         let ReadWhat::Local { place, .. } = order.what else { panic!("{order:?}") };
         place
@@ -420,7 +421,7 @@ fn an_answer_begins_at_the_staged_place() {
 fn a_page_read_for_an_older_request_is_dropped() {
     let mut session = session(true);
     let old = order(&session.handle(asked(9))).generation;
-    let terms = Terms { answer: 2, credit: 9, position: at(3), staged: None };
+    let terms = Terms { answer: 2, credit: 9, position: at(3), ..Terms::default() };
     // Nothing more is read before that page is here, however often a remote asks.
     let effects = session.handle(Input::Asked(SyncRequest { cursor: Cursor::new(), terms: Some(terms) }));
     assert!(matches!(effects.as_slice(), [Effect::Tell(Notice::Sync)]), "{effects:?}");
@@ -660,4 +661,103 @@ fn what_is_staged_of_a_sender_that_went_back_is_not_completed() {
     let effects = session.handle(changes(&[(OTHER, 2)], 1, Some(Progress { position: Some(back), ..numbered(2) })));
     let [Effect::Merge { progress, .. }] = effects.as_slice() else { panic!("{effects:?}") };
     assert_eq!((&progress.completes, progress.position), (&None, Some((REMOTE, back))));
+}
+
+/// What overwrote a part of what is staged has to come, and only a sender that has it still can send it.
+#[test]
+fn a_request_says_as_of_when_what_is_here_was_read() {
+    let mut session = session(true);
+    let progress = Progress { more: true, position: Some(at(12)), as_of: Some(at(16)), ..numbered(1) };
+    let effects = session.handle(changes(&[(OTHER, 1)], 1, Some(progress)));
+    let [Effect::Stage { until, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+    let until = until.clone();
+    assert_eq!((until.position, until.as_of), (at(12), Some(at(16))));
+    let staged = Staged { reach: until, ..staged(12, None, 1) };
+    session.handle(Input::Merged(Ok(MergeDone { local_versions: None, staged: Some(staged.clone()) })));
+    session.handle(changes(&[(OTHER, 3)], 1, Some(numbered(3))));
+    let effects = session.handle(Input::Opened { us: US, cursor: Cursor::new(), staged });
+    let [Effect::Ask(SyncRequest { terms: Some(terms), .. })] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!((terms.position, terms.as_of), (at(12), Some(at(16))));
+}
+
+/// The simulation found it: the other half of a transaction was overwritten by what the sender has lost.
+#[test]
+fn where_an_answer_begins_at_the_very_start_what_is_staged_is_forgotten() {
+    for more in [false, true] {
+        let mut session = session(true);
+        let progress = Progress { more: true, position: Some(at(12)), as_of: Some(at(16)), ..numbered(1) };
+        session.handle(changes(&[(OTHER, 1)], 1, Some(progress)));
+        session.handle(Input::Merged(Ok(MergeDone { local_versions: None, staged: Some(staged(12, None, 1)) })));
+        let (since, position) = (Some(Position::default()), Some(at(14)));
+        let progress = Progress { since, position, more, ..numbered(2) };
+        let effects = session.handle(changes(&[(OTHER, 2)], 1, Some(progress)));
+        match effects.as_slice() {
+            [Effect::Merge { progress, .. }] if !more => {
+                assert_eq!((&progress.completes, progress.since), (&None, Some((REMOTE, Position::default()))));
+            }
+            [Effect::Stage { after, .. }] if more => assert_eq!(*after, Reach::default()),
+            _ => panic!("{effects:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_has_more_to_come_says_as_of_when_it_was_read() {
+    let mut session = session(true);
+    let generation = order(&session.handle(asked(9))).generation;
+    let effects = session.handle(page(generation, 4, 4, None));
+    assert_eq!(sent(&effects)[0].progress().unwrap().as_of, Some(at(100)));
+    session.handle(Input::Sent);
+    let effects = session.handle(page(generation, 7, 100, Some(cursor(&[(OWN, 7)]))));
+    assert_eq!(sent(&effects)[0].progress().unwrap().as_of, None);
+}
+
+#[test]
+fn an_answer_that_begins_at_the_very_start_says_so_once() {
+    let mut session = session(true);
+    let generation = order(&session.handle(asked(9))).generation;
+    let Input::Read(mut done) = page(generation, 4, 4, None) else { unreachable!("made above") };
+    let Page::Local { begin, .. } = &mut done.page else { unreachable!("made above") };
+    *begin = Begin::Anew;
+    let effects = session.handle(Input::Read(done));
+    assert_eq!(sent(&effects)[0].progress().unwrap().since, Some(Position::default()));
+    session.handle(Input::Sent);
+    let effects = session.handle(page(generation, 7, 7, None));
+    assert_eq!(sent(&effects)[0].progress().unwrap().since, None);
+}
+
+/// A carrier kept it, and its sender was restored from a backup meanwhile: what it asks for it does not have, whatever it said before.
+#[test]
+fn what_was_sent_before_the_remote_asked_is_sent_back() {
+    for more in [false, true] {
+        let mut session = session(true);
+        let generation = order(&session.handle(asked(9))).generation;
+        session.handle(Input::Read(ReadDone {
+            generation,
+            page: local_page(Vec::new(), LocalPlace::after(DbVersion::new(3)), Some(Cursor::new())),
+        }));
+        let early = |number, more: bool, version: i64| {
+            let cursor = (!more).then(|| cursor(&[(REMOTE, version)]));
+            let progress = Progress { more, position: Some(at(version)), cursor, ..numbered(number) };
+            let changes = vec![change(REMOTE, version)];
+            let message = PeerMessage::Changes { changes, schema_version: 1, progress: Some(progress) };
+            Input::Received(Unverified::new(message).early())
+        };
+        if more {
+            let effects = session.handle(early(1, true, 23));
+            assert!(matches!(effects.as_slice(), [Effect::Stage { .. }]), "{effects:?}");
+            session.handle(Input::Merged(Ok(MergeDone { local_versions: None, staged: Some(staged(23, None, 1)) })));
+        }
+        let input = match more {
+            false => early(1, false, 24),
+            // What completes it is of the life that asked.
+            true => changes(&[(OTHER, 4)], 1, Some(Progress { position: Some(at(24)), ..numbered(2) })),
+        };
+        let effects = session.handle(input);
+        assert!(matches!(effects.as_slice(), [Effect::Merge { echoes: false, .. }]), "{effects:?}");
+        session.handle(Input::Merged(Ok(MergeDone::default())));
+        let order = order(&session.handle(Input::Committed));
+        let ReadWhat::Local { covered, echoes, .. } = order.what else { panic!("{order:?}") };
+        assert!(!covered.contains(&REMOTE) && echoes.is_empty());
+    }
 }

@@ -179,7 +179,7 @@ pub fn deserialize_changes(bytes: &[u8]) -> Result<Unverified, DecodeError> {
     refuse_proto_key(bytes)?;
     let ChangeList { changes, invalid } = from_json(bytes)?;
     let message = PeerMessage::Changes { changes, schema_version: 0, progress: None };
-    Ok(Unverified { message, invalid })
+    Ok(Unverified { invalid: invalid.map(Box::new), ..Unverified::new(message) })
 }
 
 /// Reads one message without its envelope: `{"type":"changes",…}`, its keys in any order (`wire-protocol.md` 1.4).
@@ -237,7 +237,8 @@ fn read_message(raw: &RawValue) -> Result<Unverified, DecodeError> {
                 return Err(DecodeError::Shape { what: "data.data", expected: "an array of changes" });
             };
             let ChangeList { changes, invalid } = from_json(data.get().as_bytes())?;
-            Ok(Unverified { message: PeerMessage::Changes { changes, schema_version, progress: None }, invalid })
+            let message = PeerMessage::Changes { changes, schema_version, progress: None };
+            Ok(Unverified { invalid: invalid.map(Box::new), ..Unverified::new(message) })
         }
         _ => Ok(Unverified::new(PeerMessage::Unknown)),
     }

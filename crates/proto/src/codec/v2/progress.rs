@@ -9,18 +9,23 @@ use crate::{
 
 const HAS_TERMS: u8 = 1;
 const HAS_STAGED: u8 = 2;
+const WAS_MORE: u8 = 4;
 
 /// Flags, terms, cursor.
 pub(super) fn write_sync(out: &mut Writer, request: &SyncRequest) {
     match &request.terms {
         None => out.byte(0),
         Some(terms) => {
-            out.byte(HAS_TERMS | if terms.staged.is_some() { HAS_STAGED } else { 0 });
+            let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+            out.byte(HAS_TERMS | flag(terms.staged.is_some(), HAS_STAGED) | flag(terms.as_of.is_some(), WAS_MORE));
             out.unsigned(u64::from(terms.answer));
             out.unsigned(u64::from(terms.credit));
             write_position(out, terms.position);
             if let Some(place) = &terms.staged {
                 out.prefixed(&place.0);
+            }
+            if let Some(as_of) = terms.as_of {
+                write_position(out, as_of);
             }
         }
     }
@@ -31,17 +36,19 @@ pub(super) fn read_sync(from: &mut Reader<'_>) -> Result<SyncRequest, DecodeErro
     let flags = from.byte()?;
     let terms = match flags {
         0 => None,
-        HAS_TERMS | 3 => Some(Terms {
+        HAS_TERMS | 3 | 5 | 7 => Some(Terms {
             answer: from.unsigned32()?,
             credit: from.unsigned32()?,
             position: read_position(from)?,
             staged: if flags & HAS_STAGED == 0 { None } else { Some(read_place(from)?) },
+            as_of: if flags & WAS_MORE == 0 { None } else { Some(read_position(from)?) },
         }),
         _ => return Err(DecodeError::UnknownFlags { what: "sync request", flags }),
     };
     Ok(SyncRequest { terms, cursor: read_cursor(from)? })
 }
 
+/// There is progress, and it does not say as of which position it was read. Other bits without this one: it does.
 const HAS_PROGRESS: u8 = 1;
 const HAS_POSITION: u8 = 2;
 const HAS_CURSOR: u8 = 4;
@@ -54,7 +61,7 @@ const MORE: u8 = 32;
 const PROVISIONAL: u8 = 64;
 const HAS_SINCE: u8 = 128;
 
-/// Flags, answer, number, places of a part, since, position, cursor.
+/// Flags, answer, number, places of a part, since, position, as of, cursor.
 pub(super) fn write_progress(out: &mut Writer, progress: Option<&Progress>) {
     let Some(progress) = progress else {
         out.byte(0);
@@ -67,8 +74,10 @@ pub(super) fn write_progress(out: &mut Writer, progress: Option<&Progress>) {
         Part::Last { after } => (LAST_PIECE, Some(after), None),
     };
     let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+    // Only what has more to come has it, so that some bit is set in any case.
+    let as_of = progress.as_of.filter(|_| progress.more);
     out.byte(
-        HAS_PROGRESS
+        flag(as_of.is_none(), HAS_PROGRESS)
             | part
             | flag(progress.since.is_some(), HAS_SINCE)
             | flag(progress.position.is_some(), HAS_POSITION)
@@ -79,7 +88,7 @@ pub(super) fn write_progress(out: &mut Writer, progress: Option<&Progress>) {
     out.unsigned(u64::from(progress.answer));
     out.unsigned(progress.number);
     after.into_iter().chain(until).for_each(|place| out.prefixed(&place.0));
-    for position in [progress.since, progress.position].into_iter().flatten() {
+    for position in [progress.since, progress.position, as_of].into_iter().flatten() {
         write_position(out, position);
     }
     if let Some(cursor) = &progress.cursor {
@@ -93,7 +102,8 @@ pub(super) fn read_progress(from: &mut Reader<'_>) -> Result<Option<Progress>, D
         return Ok(None);
     }
     // All other bits are taken.
-    if flags & HAS_PROGRESS == 0 {
+    let has_as_of = flags & HAS_PROGRESS == 0;
+    if has_as_of && flags & MORE == 0 {
         return Err(DecodeError::UnknownFlags { what: "progress", flags });
     }
     let (answer, number) = (from.unsigned32()?, from.unsigned()?);
@@ -111,6 +121,7 @@ pub(super) fn read_progress(from: &mut Reader<'_>) -> Result<Option<Progress>, D
         provisional: flags & PROVISIONAL != 0,
         since: if flags & HAS_SINCE == 0 { None } else { Some(read_position(from)?) },
         position: if flags & HAS_POSITION == 0 { None } else { Some(read_position(from)?) },
+        as_of: if has_as_of { Some(read_position(from)?) } else { None },
         cursor: if flags & HAS_CURSOR == 0 { None } else { Some(read_cursor(from)?) },
     }))
 }

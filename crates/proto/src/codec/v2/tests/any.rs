@@ -114,8 +114,8 @@ fn part() -> impl Strategy<Value = Part> {
 
 fn progress() -> impl Strategy<Value = Progress> {
     let flags = any::<(bool, bool)>();
-    (any::<u32>(), any::<u64>(), part(), flags, [option::of(position()), option::of(position())], option::of(cursor()))
-        .prop_map(|(answer, number, part, (more, provisional), [since, position], cursor)| Progress {
+    (any::<u32>(), any::<u64>(), part(), flags, [(); 3].map(|()| option::of(position())), option::of(cursor()))
+        .prop_map(|(answer, number, part, (more, provisional), [since, position, as_of], cursor)| Progress {
             answer,
             number,
             part,
@@ -123,6 +123,7 @@ fn progress() -> impl Strategy<Value = Progress> {
             provisional,
             since,
             position,
+            as_of: as_of.filter(|_| more),
             cursor,
         })
 }
@@ -140,7 +141,8 @@ pub(super) fn message() -> impl Strategy<Value = PeerMessage> {
 }
 
 pub(super) fn sync_request() -> impl Strategy<Value = SyncRequest> {
-    let terms = (any::<u32>(), any::<u32>(), position(), option::of(place()));
-    let terms = terms.prop_map(|(answer, credit, position, staged)| Terms { answer, credit, position, staged });
+    let terms = (any::<u32>(), any::<u32>(), position(), option::of(place()), option::of(position()));
+    let terms =
+        terms.prop_map(|(answer, credit, position, staged, as_of)| Terms { answer, credit, position, staged, as_of });
     (cursor(), option::of(terms)).prop_map(|(cursor, terms)| SyncRequest { cursor, terms })
 }
