@@ -3,8 +3,8 @@
 //! To the peer a pairing is a connection that stands whether or not the remote is there: what it sends is kept by relays. It ends when
 //! a stream turns out to be broken, or the peer ends it, and another begins.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use litemesh_proto::limits::RECONNECT_DELAY_MIN;
@@ -20,6 +20,7 @@ use crate::pauses::Pauses;
 use crate::relays::{Heard, Relays};
 use crate::store::Pairing;
 use crate::transport::{NAME, Shared};
+use crate::under_way::{WINDOW_MAX, WINDOW_MAX_V1, Window};
 use crate::{Envelope, Store, StoreError, filter};
 
 /// Messages and requests of the peer that wait. It has one of each under way.
@@ -64,6 +65,8 @@ pub(crate) struct Ends {
     pub(crate) turn: Mutex<()>,
     /// The next request begins a new stream, whatever is stored: the last one is broken.
     pub(crate) is_broken: AtomicBool,
+    /// How many events relays took at once last.
+    window: std::sync::Mutex<Window>,
 }
 
 /// Why a connection ends.
@@ -118,6 +121,7 @@ async fn serve(
     let envelope = Envelope::with(identity.clone(), pairing.peer_key).map_err(|error| error.to_string())?;
     let cursors = (CURSORS, filter::cursors(pairing.peer_key).limit(1));
     let (relays, mut heard) = Relays::connect(identity, &pairing.relays, cursors, shared.pauses).await?;
+    let window_max = if pairing.is_litemesh { WINDOW_MAX } else { WINDOW_MAX_V1 };
     let ends = Ends {
         pairing,
         envelope,
@@ -127,6 +131,7 @@ async fn serve(
         heard_until,
         turn: Mutex::new(()),
         is_broken: AtomicBool::new(false),
+        window: std::sync::Mutex::new(Window::new(window_max)),
     };
     let changed = loop {
         let began = tokio::time::Instant::now();
@@ -307,6 +312,10 @@ impl Ends {
             Ok(Err(error)) => Err(Ending::Broken(error.to_string())),
             Err(error) => Err(Ending::Broken(format!("internal error: {error}"))),
         }
+    }
+
+    pub(crate) fn window(&self) -> std::sync::MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn break_stream(&self) {
