@@ -61,17 +61,8 @@ enum Scenario {
     },
     /// Two paired devices and a relay: catch-up, bytes of a change, peak memory of both, live latency.
     Nostr {
-        /// Rows of three cells each.
-        #[arg(long, default_value_t = 100_000)]
-        rows: usize,
-        #[arg(long, default_value_t = 1000)]
-        writes: usize,
-        /// Keys like UUIDv4 and random titles, which do not compress, for the catch-up between Litemesh peers.
-        #[arg(long)]
-        random: bool,
-        /// Counts the bytes to the relay and from it, in place of times and memory.
-        #[arg(long)]
-        bytes: bool,
+        #[command(flatten)]
+        options: nostr::Options,
     },
     /// Many peers on one hub.
     Load {
@@ -111,7 +102,7 @@ async fn main() -> Result<(), Error> {
         }
         Scenario::Latency { writes, way } => print(latency::run(writes, way).await?),
         Scenario::Local { rows } => print(local::run(rows)?),
-        Scenario::Nostr { rows, writes, random, bytes } => print(nostr::run(rows, writes, text(random), bytes).await?),
+        Scenario::Nostr { options } => print(nostr::run(options).await?),
         Scenario::Paired { file } => nostr::sync(&file).await?,
         Scenario::Load { scenario } => print(load::run(scenario).await?),
         Scenario::Hub { file, listen } => process::hub(&file, &listen).await?,
@@ -124,7 +115,7 @@ async fn main() -> Result<(), Error> {
             for carrier in [Carrier::Http, Carrier::Ws, Carrier::Channel] {
                 print(latency::run(1000, over(carrier)).await?);
             }
-            print(nostr::run(100_000, 1000, Text::Counting, false).await?);
+            print(nostr::run(nostr::Options::new(100_000, 1000)).await?);
             for direction in [catch_up::Direction::Down, catch_up::Direction::Up] {
                 print(catch_up::run(100_000, direction, false, Text::Counting, over(Carrier::Channel)).await?);
             }

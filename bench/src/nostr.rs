@@ -2,8 +2,9 @@
 
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use clap::{Args, ValueEnum};
 use litemesh::{Database, Event, Peer};
 use litemesh_nostr::nostr::{Filter, JsonUtil};
 use litemesh_nostr::{CHANGES_KIND, Listener, NostrTransport, Store, join};
@@ -19,35 +20,78 @@ use crate::traffic::{Bytes, Traffic};
 use crate::workload::Text;
 use crate::{Error, latency, nostr_original, workload};
 
-pub async fn run(rows: usize, writes: usize, text: Text, counts: bool) -> Result<Value, Error> {
+#[derive(Args, Clone, Copy)]
+pub struct Options {
+    /// Rows of three cells each.
+    #[arg(long, default_value_t = 100_000)]
+    pub rows: usize,
+    #[arg(long, default_value_t = 1000)]
+    pub writes: usize,
+    /// Keys like UUIDv4 and random titles, which do not compress, for the catch-up between Litemesh peers.
+    #[arg(long)]
+    random: bool,
+    /// Counts the bytes to the relay and from it, in place of times and memory.
+    #[arg(long)]
+    bytes: bool,
+    /// How many milliseconds later everything arrives that goes to the relay or comes from it.
+    #[arg(long, default_value_t = 0)]
+    delay: u64,
+    /// Nothing else is measured.
+    #[arg(long, value_enum, conflicts_with = "bytes")]
+    only: Option<Part>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Between Litemesh peers.
+    CatchUp,
+    /// Single writes, one after the other.
+    Live,
+    /// Catch-up of an original peer, and from one.
+    Original,
+}
+
+impl Options {
+    pub const fn new(rows: usize, writes: usize) -> Self {
+        Self { rows, writes, random: false, bytes: false, delay: 0, only: None }
+    }
+}
+
+pub async fn run(options: Options) -> Result<Value, Error> {
+    let Options { rows, writes, random, bytes, delay, only } = options;
+    let text = if random { Text::Random } else { Text::Counting };
     let memory = MemoryDatabase::with_opts(MemoryDatabaseOptions { events: true, max_events: None });
     let limit = RateLimit { max_reqs: 10_000, notes_per_minute: u32::MAX };
     let relay = LocalRelay::new(RelayBuilder::default().rate_limit(limit).database(memory.clone()));
     relay.run().await?;
-    let url = relay.url().await.to_string();
-    if counts {
-        return bytes(rows, writes, text, &url, &memory).await;
-    }
-    let uncounted = Traffic::default();
-    let catch_up = catch_up(rows, text, &url, &memory, &uncounted).await?.0;
-    let live = live(writes, &url, &uncounted).await?.0;
-    let original = nostr_original::run(rows, &url, &memory).await?;
-    Ok(json!({
-        "scenario": "nostr", "random": text == Text::Random, "catch_up": catch_up, "live_ms": live, "writes": writes, "original": original,
-    }))
-}
-
-/// The same behind a stop that counts what goes to the relay and comes from it, of both devices together.
-async fn bytes(rows: usize, writes: usize, text: Text, relay: &str, memory: &MemoryDatabase) -> Result<Value, Error> {
+    let mut url = relay.url().await.to_string();
     let traffic = Traffic::default();
-    let address = relay.strip_prefix("ws://").ok_or("no URL")?.trim_end_matches('/');
-    let stop = format!("ws://{}", traffic.forward(address.to_owned()).await?);
-    let (_, caught_up) = catch_up(rows, text, &stop, memory, &traffic).await?;
-    let (_, live) = live(writes, &stop, &traffic).await?;
-    Ok(json!({
-        "scenario": "nostr", "random": text == Text::Random, "changes": 3 * rows, "bytes": caught_up.for_changes(3 * rows),
-        "writes": writes, "bytes_live": live.for_changes(3 * writes),
-    }))
+    if bytes || delay > 0 {
+        let address = url.strip_prefix("ws://").ok_or("no URL")?.trim_end_matches('/').to_owned();
+        url = format!("ws://{}", traffic.forward(address, Duration::from_millis(delay)).await?);
+    }
+    let mut result = json!({ "scenario": "nostr", "random": random, "delay_ms": delay });
+    if bytes {
+        let (_, caught_up) = catch_up(rows, text, &url, &memory, &traffic).await?;
+        let (_, live) = live(writes, &url, &traffic).await?;
+        result["changes"] = json!(3 * rows);
+        result["bytes"] = caught_up.for_changes(3 * rows);
+        result["writes"] = json!(writes);
+        result["bytes_live"] = live.for_changes(3 * writes);
+        return Ok(result);
+    }
+    let is_wanted = |part| only.is_none_or(|only| only == part);
+    if is_wanted(Part::CatchUp) {
+        result["catch_up"] = catch_up(rows, text, &url, &memory, &traffic).await?.0;
+    }
+    if is_wanted(Part::Live) {
+        result["live_ms"] = live(writes, &url, &traffic).await?.0;
+        result["writes"] = json!(writes);
+    }
+    if is_wanted(Part::Original) {
+        result["original"] = nostr_original::run(rows, &url, &memory).await?;
+    }
+    Ok(result)
 }
 
 /// A device that has nothing catches up with one that is there. Gives what went over the line meanwhile, too, where that is counted.

@@ -1,5 +1,5 @@
 //! Bytes that go over a line, counted where they pass: those that a socket or a pipe was given, without what TCP and IP put around
-//! them.
+//! them. And a line that takes its time.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,10 +7,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// Most bytes that are read of a line at once, and reads that are on a slow line at once: 16 MiB, as TCP would take over a long one.
+const READ_BYTES_MAX: usize = 16 << 10;
+const READS_MAX: usize = 1 << 10;
 
 /// What went over all connections to one place.
 #[derive(Clone, Default)]
@@ -38,8 +45,8 @@ impl Traffic {
         Counted { stream, read: self.down.clone(), written: self.up.clone() }
     }
 
-    /// Takes connections on a port of its own, and hands on what comes over them to `target` and back.
-    pub async fn forward(&self, target: String) -> io::Result<SocketAddr> {
+    /// Takes connections on a port of its own, and hands on what comes over them to `target` and back, each so much later.
+    pub async fn forward(&self, target: String, delay: Duration) -> io::Result<SocketAddr> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let (address, traffic) = (listener.local_addr()?, self.clone());
         tokio::spawn(async move {
@@ -50,12 +57,40 @@ impl Traffic {
                     let far = TcpStream::connect(target).await?;
                     near.set_nodelay(true)?;
                     far.set_nodelay(true)?;
-                    tokio::io::copy_bidirectional(&mut near, &mut traffic.over(far)).await
+                    let mut far = traffic.over(far);
+                    if delay.is_zero() {
+                        return tokio::io::copy_bidirectional(&mut near, &mut far).await.map(drop);
+                    }
+                    let (from_near, to_near) = near.split();
+                    let (from_far, to_far) = tokio::io::split(far);
+                    tokio::try_join!(late(from_near, to_far, delay), late(from_far, to_near, delay)).map(drop)
                 });
             }
         });
         Ok(address)
     }
+}
+
+/// Hands on what comes, so much later, and the end, too.
+async fn late(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, delay: Duration) -> io::Result<()> {
+    let (sender, mut on_the_way) = mpsc::channel::<(Instant, Vec<u8>)>(READS_MAX);
+    let taking = async move {
+        loop {
+            let mut read = Vec::with_capacity(READ_BYTES_MAX);
+            let count = from.read_buf(&mut read).await?;
+            if count == 0 || sender.send((Instant::now() + delay, read)).await.is_err() {
+                return Ok(());
+            }
+        }
+    };
+    let giving = async move {
+        while let Some((due, read)) = on_the_way.recv().await {
+            tokio::time::sleep_until(due).await;
+            to.write_all(&read).await?;
+        }
+        to.shutdown().await
+    };
+    tokio::try_join!(taking, giving).map(drop)
 }
 
 impl Bytes {

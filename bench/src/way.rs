@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use litemesh::channel::Channel;
@@ -87,7 +88,7 @@ impl Way {
         let mut url = far.to_owned();
         if counts {
             let address = far.strip_prefix("http://").ok_or("no URL")?;
-            url = format!("http://{}", traffic.forward(address.to_owned()).await?);
+            url = format!("http://{}", traffic.forward(address.to_owned(), Duration::ZERO).await?);
         }
         let is_websocket = carrier == Carrier::Ws;
         let client = HttpClient::builder(&url).announce(!v1).websocket(is_websocket).build();

@@ -188,7 +188,7 @@ pub(crate) struct ServeArgs {
     litemesh sync todo.db nostr:\n\n\
 With --json, each line of standard output is one JSON object with the member `event`, as of `litemesh serve --json`;\n\
 `unreachable` says why no hub was reached yet, its member `kind` in one word; `access` what the hub lets us do, where\n\
-that is not everything; the last of a run with --once is `done`.")]
+that is not everything; `waiting` which paired devices a run with --once waits for; the last of such a run is `done`.")]
 pub(crate) struct SyncArgs {
     /// The SQLite file, made replicated by `litemesh init`
     pub(crate) file: PathBuf,

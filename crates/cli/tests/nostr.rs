@@ -93,6 +93,22 @@ fn two_that_end_once_they_are_in_sync_both_end() {
     wait_until_equal(&a, &b);
 }
 
+/// Relays keep what was sent, but nobody says that it has arrived.
+#[test]
+fn a_run_that_waits_for_a_device_says_for_which() {
+    let (_runtime, _relay, url) = relay();
+    let files = Files::new();
+    let (a, b) = (files.database("a.db"), files.database("b.db"));
+    pair(&a, &b, &url);
+    insert(&a, "of a");
+    let told = litemesh(&["sync", &a, "nostr:", "--once", "--timeout", "4"]);
+    told.fails(5, &["phone did not say within 4 s that everything is there", "--timeout", "litemesh unpair"]);
+    let waits = Running::start(&["sync", &a, "nostr:", "--once", "--timeout", "60", "--json"]);
+    assert_eq!(waits.event("waiting")["devices"], serde_json::json!(["phone"]));
+    litemesh(&["sync", &b, "nostr:", "--once", "--timeout", "60"]).ok();
+    assert_eq!(waits.end().0.code(), Some(0));
+}
+
 #[test]
 fn keys_are_readable_by_their_owner_only() {
     let (_runtime, _relay, url) = relay();

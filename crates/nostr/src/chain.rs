@@ -15,7 +15,7 @@ const WAITING_MAX: usize = 256;
 const PASSED_MAX: usize = 1024;
 
 /// Bytes of events that wait for one before them.
-const WAITING_BYTES_MAX: usize = 8 << 20;
+pub(crate) const WAITING_BYTES_MAX: usize = 8 << 20;
 
 /// The events of one stream behind its head, in the order of the chain.
 pub(crate) struct Chain {

@@ -7,10 +7,10 @@ use litemesh_proto::{SiteId, backoff_from};
 use nostr::{Event, Filter, Keys, RelayUrl, SecretKey, Timestamp};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::pauses::Pauses;
-use crate::relays::{Heard, Relays};
+use crate::relays::{Fate, Heard, Relays, Unpublished};
 use crate::signer::Identity;
 use crate::store::Pairing;
 use crate::{
@@ -107,6 +107,8 @@ pub struct Listener {
     string: ConnectionString,
     urls: Vec<RelayUrl>,
     until: Instant,
+    /// How long relays may take to take the answer.
+    patience: Duration,
     relays: Relays,
     heard: mpsc::Receiver<Heard>,
 }
@@ -141,7 +143,8 @@ impl Listener {
         let string = string.map_err(|error| invalid("the connection string", &error))?;
         let until = Instant::now() + CONNECTION_STRING_VALIDITY;
         let (relays, heard) = connect(&own, &urls, filter::connect_requests(string.nonce())).await?;
-        Ok(Self { site, device: device.to_owned(), own, string, urls, until, relays, heard })
+        let (device, patience) = (device.to_owned(), JOIN_TIMEOUT);
+        Ok(Self { site, device, own, string, urls, until, patience, relays, heard })
     }
 
     /// What the other device is to be given. It is a secret: who has it within ten minutes is paired.
@@ -153,11 +156,19 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// Nobody came, or the pairing cannot be kept, or no relay takes the answer.
+    /// Nobody came, or the pairing cannot be kept, or relays refuse the answer. Where none says what became of it, the pairing is kept: the
+    /// other side may have it.
     pub async fn paired(mut self, store: &Store) -> Result<Pairing, PairError> {
         let paired = self.wait(store).await;
         self.relays.close().await;
         paired
+    }
+
+    /// For tests: how long relays may take to take the answer.
+    #[doc(hidden)]
+    pub fn answer_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// The same, and the string is valid for so long from now on.
@@ -168,7 +179,7 @@ impl Listener {
     }
 
     async fn wait(&mut self, store: &Store) -> Result<Pairing, PairError> {
-        // Who comes in time is answered, whenever that is done: a pairing is there on both sides or on neither.
+        // Who comes in time is answered, whenever that is done.
         let asked = tokio::time::timeout_at(self.until, self.asked()).await;
         let (envelope, request) = asked.map_err(|_| PairError::Expired)?;
         let reply =
@@ -193,11 +204,18 @@ impl Listener {
             is_litemesh: request.litemesh.is_some_and(Announcement::speaks_ours),
         };
         store.pair(&pairing, self.own.secret.as_ref())?;
-        if let Err(error) = self.answer(&reply).await {
-            store.unpair(pairing.site, pairing.peer)?;
-            return Err(error);
+        match self.answer(&reply).await {
+            Ok(()) => Ok(pairing),
+            // The other side may have it, and then is paired: better one pairing too many here, which `unpair` ends, than one too few.
+            Err(Unpublished { fate: Fate::Unknown, reason }) => {
+                warn!(reason, "no relay says that it has passed on the answer to a device that joins");
+                Ok(pairing)
+            }
+            Err(Unpublished { reason, .. }) => {
+                store.unpair(pairing.site, pairing.peer)?;
+                Err(PairError::Relays { reason })
+            }
         }
-        Ok(pairing)
     }
 
     /// Waits for somebody who has the secret.
@@ -215,9 +233,23 @@ impl Listener {
     }
 
     /// Until a relay takes it, or nobody waits for it any more.
-    async fn answer(&self, reply: &Event) -> Result<(), PairError> {
-        let answered = tokio::time::timeout(JOIN_TIMEOUT, publish(&self.relays, reply)).await;
-        answered.map_err(|_| PairError::Relays { reason: "none takes the answer".to_owned() })
+    async fn answer(&self, reply: &Event) -> Result<(), Unpublished> {
+        let mut last = Unpublished { reason: "none takes the answer".to_owned(), fate: Fate::Unsent };
+        let until = Instant::now() + self.patience;
+        while Instant::now() < until {
+            let publishing = self.relays.publish(reply);
+            match tokio::time::timeout_at(until, publishing).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(Unpublished { reason, fate })) => last = Unpublished { reason, fate: last.fate.max(fate) },
+                // A relay that was given it has not answered yet.
+                Err(_) => {
+                    let fate = if self.relays.is_connected() { Fate::Unknown } else { last.fate };
+                    return Err(Unpublished { fate, ..last });
+                }
+            }
+            tokio::time::sleep(PUBLISH_AGAIN).await;
+        }
+        Err(last)
     }
 }
 
@@ -314,8 +346,8 @@ async fn ask(relays: &Relays, envelope: &Envelope, site: SiteId, device: &str, s
 }
 
 async fn publish(relays: &Relays, event: &Event) {
-    while let Err(reason) = relays.publish(event).await {
-        debug!(reason, "pairing");
+    while let Err(unpublished) = relays.publish(event).await {
+        debug!(reason = unpublished.reason, "pairing");
         tokio::time::sleep(PUBLISH_AGAIN).await;
     }
 }

@@ -22,10 +22,12 @@ use crate::link::{CHANGES, Ending, Ends, Handle, UNACKNOWLEDGED_MAX};
 use crate::looks::{LOOK_MAX, Looks, at, pending};
 use crate::parts::{Assembler, Whole};
 use crate::reach::Reach;
+use crate::relays::{Fate, Unpublished};
 use crate::search::{self, Found, Pace};
 use crate::store::{Inbound, Stand, Taking};
 use crate::{
-    CHANGES_KIND, CHANGES_LIFETIME, ChangesTags, CursorContent, CursorTerms, Incoming, Store, StreamId, filter,
+    BuildError, CHANGES_KIND, CHANGES_LIFETIME, ChangesTags, CursorContent, CursorTerms, EncryptError, Incoming, Store,
+    StreamId, filter,
 };
 
 /// Least time between two acknowledgements: each is an event.
@@ -39,6 +41,9 @@ const PUBLISH_AGAIN: Duration = Duration::from_secs(2);
 
 /// How far ahead of our clock a request may be dated that no relay took, until it is dated anew.
 const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(60);
+
+/// Sites that a request names in any case: an event of so many is as long as that of a part of a message.
+const SITES_NAMED_MIN: usize = 400;
 
 /// How long nothing may come from an original peer until everything stored counts as read.
 const QUIET: Duration = Duration::from_secs(2);
@@ -76,8 +81,10 @@ pub(crate) struct Inbox<'a> {
     cursor_due: Option<Instant>,
     /// The last one that was made.
     asked: Option<EventId>,
+    /// Sites that it may name at most, where relays have refused more.
+    sites_max: usize,
     /// What is being published of that.
-    asking: Option<BoxFuture<'a, Result<(), String>>>,
+    asking: Option<BoxFuture<'a, Result<(), Unpublished>>>,
     looks: Looks,
     /// What relays are being asked.
     looking: Option<BoxFuture<'a, Looked>>,
@@ -126,6 +133,7 @@ impl<'a> Inbox<'a> {
             acknowledged: None,
             cursor_due: None,
             asked: None,
+            sites_max: usize::MAX,
             asking: None,
             looks: Looks::new(LOOK_MAX, ends.shared.pauses),
             looking: None,
@@ -162,13 +170,23 @@ impl<'a> Inbox<'a> {
             if self.handle.lost.is_cancelled() {
                 return Ok(());
             }
-            while let Ok(event) = self.events.try_recv() {
+            // No more than it takes: what waits here needs no room in the chain.
+            while !self.chain.has_next()
+                && let Ok(event) = self.events.try_recv()
+            {
                 self.offer(event)?;
             }
             if let Ok(request) = self.requests.try_recv() {
                 self.ask(request).await?;
             } else if let Some(event) = self.chain.next() {
-                self.take(event).await?;
+                if self.looks.is_on_trail()
+                    && !self.chain.has_next()
+                    && self.events.is_empty()
+                    && self.looking.is_none()
+                {
+                    self.look();
+                }
+                self.take_meanwhile(event).await?;
                 self.gap = None;
                 self.looks.begin();
             } else {
@@ -256,6 +274,26 @@ impl<'a> Inbox<'a> {
                 .map_err(|Forked| self.broken("its sender has forgotten what it sent"))?;
         }
         Ok(())
+    }
+
+    /// Takes an event while relays are asked for the one after it.
+    async fn take_meanwhile(&mut self, event: Event) -> Result<(), Ending> {
+        let (mut looking, mut looked) = (self.looking.take(), None);
+        {
+            let mut taking = std::pin::pin!(self.take(event));
+            loop {
+                // Neither is dropped before it has ended, but for a look that goes on below.
+                tokio::select! {
+                    taken = &mut taking => break taken?,
+                    found = pending(&mut looking) => (looking, looked) = (None, Some(found)),
+                }
+            }
+        }
+        self.looking = looking;
+        match looked {
+            Some(looked) => self.looked(looked).await,
+            None => Ok(()),
+        }
     }
 
     /// Takes the next event of the stream.
@@ -353,19 +391,27 @@ impl<'a> Inbox<'a> {
         let Some(state) = &mut self.state else { return Ok(()) };
         // Relays keep the latest, and of two of one second either.
         let asked_at = Timestamp::now().max(state.stand.asked_at + Duration::from_secs(1));
-        let litemesh = CursorTerms {
-            version: litemesh_proto::codec::v1::LITEMESH_VERSION,
-            sync: Some(v2::sync(&state.stand.request)).filter(|_| state.stand.request.terms.is_some()),
-            ack: self.acknowledged,
+        let event = loop {
+            let request = naming(&state.stand.request, self.sites_max);
+            let litemesh = CursorTerms {
+                version: litemesh_proto::codec::v1::LITEMESH_VERSION,
+                sync: Some(v2::sync(&request)).filter(|_| request.terms.is_some()),
+                ack: self.acknowledged,
+            };
+            let content = CursorContent {
+                peer_id: self.ends.peer.site(),
+                stream_id: state.stand.stream.clone(),
+                cursor: request.cursor,
+                litemesh: Some(litemesh),
+            };
+            match self.ends.envelope.cursor(&content, asked_at) {
+                Ok(event) => break event,
+                Err(BuildError::Encrypt(EncryptError::PlaintextSize { .. })) if content.cursor.len() > 1 => {
+                    self.sites_max = content.cursor.len() / 2;
+                }
+                Err(error) => return Err(Ending::Broken(error.to_string())),
+            }
         };
-        let content = CursorContent {
-            peer_id: self.ends.peer.site(),
-            stream_id: state.stand.stream.clone(),
-            cursor: state.stand.request.cursor.clone(),
-            litemesh: Some(litemesh),
-        };
-        let event = self.ends.envelope.cursor(&content, asked_at);
-        let event = event.map_err(|error| Ending::Broken(error.to_string()))?;
         // Stored first: the next one must be later than all that relays may have seen.
         state.stand.asked_at = asked_at;
         self.save().await?;
@@ -376,14 +422,19 @@ impl<'a> Inbox<'a> {
     }
 
     /// A relay has taken our request, or none.
-    fn asked(&mut self, asked: Result<(), String>) {
+    fn asked(&mut self, asked: Result<(), Unpublished>) {
         self.asking = None;
-        if let Err(reason) = asked {
+        if let Err(Unpublished { reason, fate }) = asked {
             debug!(reason, "a request was not published");
             // Our clock was ahead once, and relays take nothing of the future. Where one has a later request, a look finds that.
             let now = Timestamp::now();
             if let Some(state) = self.state.as_mut().filter(|state| state.stand.asked_at > now + CLOCK_AHEAD_MAX) {
                 state.stand.asked_at = now;
+            }
+            let sites = self.state.as_ref().map_or(0, |state| state.stand.request.cursor.len()).min(self.sites_max);
+            if fate == Fate::Refused && sites > SITES_NAMED_MIN {
+                // It may be too large for them.
+                self.sites_max = sites / 2;
             }
             self.cursor_due = Some(Instant::now() + self.ends.shared.pauses.of(PUBLISH_AGAIN));
         }
@@ -491,6 +542,12 @@ impl<'a> Inbox<'a> {
         let Some(state) = self.state.clone() else { return Ok(()) };
         self.ends.stored(move |store, pairing| store.set_inbound(pairing, &state)).await
     }
+}
+
+/// The same request that names so many sites at most. What we hold of others comes once more, unless it stands before our position.
+fn naming(request: &SyncRequest, sites_max: usize) -> SyncRequest {
+    let named = request.cursor.iter().take(sites_max).map(|(site, version)| (*site, version));
+    SyncRequest { cursor: named.collect(), terms: request.terms.clone() }
 }
 
 fn new_stream() -> Result<StreamId, Ending> {

@@ -20,6 +20,7 @@ use crate::pauses::Pauses;
 use crate::relays::{Heard, Relays};
 use crate::store::Pairing;
 use crate::transport::{NAME, Shared};
+use crate::under_way::{WINDOW_MAX, WINDOW_MAX_V1, Window};
 use crate::{Envelope, Store, StoreError, StreamId, filter};
 
 /// Messages and requests of the peer that wait. It has one of each under way.
@@ -66,6 +67,8 @@ pub(crate) struct Ends {
     pub(crate) is_broken: AtomicBool,
     /// The streams that are asked for.
     pub(crate) asked: sync::Mutex<Asked>,
+    /// How many events relays took at once last.
+    window: sync::Mutex<Window>,
 }
 
 /// The streams of a pairing that are asked for, as far as this process knows.
@@ -129,6 +132,7 @@ async fn serve(
     let envelope = Envelope::with(identity.clone(), pairing.peer_key).map_err(|error| error.to_string())?;
     let cursors = (CURSORS, filter::cursors(pairing.peer_key).limit(1));
     let (relays, mut heard) = Relays::connect(identity, &pairing.relays, cursors, shared.pauses).await?;
+    let window_max = if pairing.is_litemesh { WINDOW_MAX } else { WINDOW_MAX_V1 };
     let ends = Ends {
         pairing,
         envelope,
@@ -139,6 +143,7 @@ async fn serve(
         turn: Mutex::new(()),
         is_broken: AtomicBool::new(false),
         asked: sync::Mutex::default(),
+        window: sync::Mutex::new(Window::new(window_max)),
     };
     let changed = loop {
         let began = tokio::time::Instant::now();
@@ -323,6 +328,10 @@ impl Ends {
 
     pub(crate) fn asked(&self) -> sync::MutexGuard<'_, Asked> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn window(&self) -> sync::MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn break_stream(&self) {

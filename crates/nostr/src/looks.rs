@@ -58,6 +58,11 @@ impl Looks {
         self.due = Some(due.min(soonest));
     }
 
+    /// The last look found what comes next.
+    pub(crate) fn is_on_trail(&self) -> bool {
+        self.is_on_trail
+    }
+
     pub(crate) fn due(&self) -> Option<Instant> {
         self.due
     }

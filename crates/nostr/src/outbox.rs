@@ -24,9 +24,9 @@ use crate::link::{Ending, Ends, Handle, UNACKNOWLEDGED_MAX};
 use crate::looks::{LOOK_MAX, Looks, at, pending};
 use crate::parts;
 use crate::reach::Reach;
-use crate::relays::EVENT_BYTES_MAX;
+use crate::relays::{EVENT_BYTES_MAX, Unpublished};
 use crate::store::{Outbound, Stand};
-use crate::under_way::{UnderWay, WINDOW_MAX};
+use crate::under_way::UnderWay;
 use crate::{
     Batch, BuildError, ChainHead, CursorContent, CursorTerms, EncryptError, Outgoing, PLAINTEXT_BYTES_MAX, Store,
     filter,
@@ -66,7 +66,7 @@ pub(crate) struct Outbox<'a> {
     /// What is being published. Each message: its number and its last event; none for what was published before.
     under_way: UnderWay<Option<(u64, EventId)>>,
     /// Events of that which relays have been given.
-    flights: FuturesUnordered<BoxFuture<'a, (EventId, Result<(), String>)>>,
+    flights: FuturesUnordered<BoxFuture<'a, (EventId, Result<(), Unpublished>)>>,
     /// When others may follow, where some were refused.
     publish_due: Option<Instant>,
     /// The remote has said that it has everything up to this event.
@@ -106,8 +106,7 @@ impl<'a> Outbox<'a> {
             published: 0,
             acknowledged: 0,
             unacknowledged: VecDeque::new(),
-            // Of an original nobody knows what it makes of events that come in another order.
-            under_way: UnderWay::new(if ends.pairing.is_litemesh { WINDOW_MAX } else { 1 }),
+            under_way: UnderWay::new(ends.window().clone()),
             flights: FuturesUnordered::new(),
             publish_due: None,
             confirmed: None,
@@ -441,10 +440,16 @@ impl<'a> Outbox<'a> {
     }
 
     /// A relay has taken an event, or none.
-    fn landed(&mut self, id: EventId, result: Result<(), String>) {
-        let Err(reason) = result else { return self.under_way.taken(id) };
+    fn landed(&mut self, id: EventId, result: Result<(), Unpublished>) {
+        let Err(Unpublished { reason, .. }) = result else {
+            self.under_way.taken(id);
+            self.ends.window().clone_from(self.under_way.window());
+            return;
+        };
         debug!(reason, "an event was not published");
         let refusals = self.under_way.refused(id);
+        // For the next connection, too: there what was refused comes again, and would go along with what follows it.
+        self.ends.window().clone_from(self.under_way.window());
         if refusals == REFUSED_OFTEN {
             self.ends.shared.report(format!("no relay takes an event: {reason}"));
         }

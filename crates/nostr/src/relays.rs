@@ -3,6 +3,12 @@
 //! Each relay has a line of its own, so that a dead or slow one costs nothing while another works. Nothing that a relay says is
 //! believed: events are signed, and their order is that of the chain. What comes too fast is dropped here and fetched later.
 
+mod ear;
+mod gate;
+mod questions;
+
+use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,16 +16,18 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use litemesh_proto::backoff_from;
 use nostr::message::MachineReadablePrefix;
-use nostr::{Event, Filter, RelayMessage, RelayUrl, SubscriptionId};
+use nostr::{ClientMessage, Event, Filter, RelayUrl, SubscriptionId, Url};
 use nostr_sdk::pool::RelayLimits;
-use nostr_sdk::pool::relay::{self, RelayNotification, ReqExitPolicy};
-use nostr_sdk::{Client, ClientOptions, Relay, RelayOptions, RelayStatus, SubscribeOptions};
-use tokio::sync::{Notify, broadcast, mpsc, watch};
+use nostr_sdk::{Client, ClientOptions, Relay, RelayOptions, RelayStatus};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use self::ear::{Ear, ask};
+use self::gate::{Gate, Gated};
+use self::questions::{Answer, Questions, Verdict};
 use crate::PAYLOAD_CHARS_MAX;
 use crate::looks::at;
 use crate::pauses::Pauses;
@@ -43,6 +51,15 @@ const _: () = assert!(PAYLOAD_CHARS_MAX + 64 * 1024 < EVENT_BYTES_MAX);
 
 /// How long a relay may take to answer what is fetched.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of content of what is fetched from one relay. Of more the newest are given up, which relays send first.
+const FETCHED_BYTES_MAX: usize = 16 << 20;
+
+/// How long a relay may take to say whether it takes an event, and to let us in.
+const VERDICT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often an event is given to a relay whose answer was missed.
+const TRIES_MAX: usize = 3;
 
 /// How long an event waits for a relay that is being dialled.
 const DIAL_PATIENCE: Duration = Duration::from_secs(3);
@@ -86,16 +103,39 @@ pub(crate) struct Fetched {
     pub(crate) events: Vec<Event>,
     /// One of them has answered: what is not there it does not have.
     pub(crate) is_answered: bool,
+    /// One of them sent as many as it was asked for, and may have more.
+    pub(crate) is_full: bool,
+}
+
+/// No relay has said that it has taken an event.
+#[derive(Debug)]
+pub(crate) struct Unpublished {
+    /// What the last of them said, or did not.
+    pub(crate) reason: String,
+    /// Of all of them the latest in this order.
+    pub(crate) fate: Fate,
+}
+
+/// What became of an event that no relay says that it has taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fate {
+    /// None could be given it now.
+    Unsent,
+    /// One did not want it.
+    Refused,
+    /// One may have taken it all the same.
+    Unknown,
 }
 
 struct Line {
     relay: Relay,
+    questions: Arc<Questions>,
     jobs: mpsc::Sender<Job>,
 }
 
 struct Job {
     event: Arc<Event>,
-    answer: mpsc::Sender<Result<(), String>>,
+    answer: mpsc::Sender<Result<(), Unpublished>>,
 }
 
 impl Relays {
@@ -109,7 +149,9 @@ impl Relays {
     ) -> Result<(Self, mpsc::Receiver<Heard>), String> {
         // Relays that ask for it learn that we have the key (NIP-42).
         let options = ClientOptions::new().automatic_authentication(true);
-        let client = Client::builder().signer(login).opts(options).build();
+        let gates: HashMap<_, Arc<Gate>> = urls.iter().map(|url| (Url::from(url.clone()), Arc::default())).collect();
+        let gated = Gated::new(gates.clone());
+        let client = Client::builder().signer(login).websocket_transport(gated).opts(options).build();
         let mut limits = RelayLimits::default();
         limits.messages.max_size = Some(EVENT_BYTES_MAX as u32);
         // We dial again ourselves: the client's pauses hardly grow, and may be none at all.
@@ -125,15 +167,21 @@ impl Relays {
             let relay = client.pool().relay(url).await.map_err(|error| error.to_string())?;
             let (jobs, jobs_taken) = mpsc::channel(JOBS_MAX);
             let (is_ready, ready) = watch::channel(false);
+            let (logins, logged_in) = watch::channel(());
+            let questions = Arc::new(Questions::default());
+            let gate = gates.get(url.into()).cloned().unwrap_or_default();
             let dialler = dial(relay.clone(), ready.clone(), pauses, cancel.clone());
-            let pen = Pen { relay: relay.clone(), ready };
+            let pen = Pen { relay: relay.clone(), questions: questions.clone(), ready, logged_in };
             writers.spawn(write(pen, jobs_taken, pauses, cancel.clone()));
             let ear = Ear {
                 relay: relay.clone(),
+                gate,
+                questions: questions.clone(),
                 subscriptions: subscriptions.subscribe(),
                 heard: heard_sender.clone(),
                 missed: missed.clone(),
                 is_ready,
+                logins,
                 resubscribe_delay: pauses.of(RESUBSCRIBE_DELAY),
                 cancel: cancel.clone(),
             };
@@ -141,7 +189,7 @@ impl Relays {
             let notifications = relay.notifications();
             ears.spawn(ear.listen(notifications));
             ears.spawn(dialler);
-            lines.push(Line { relay, jobs });
+            lines.push(Line { relay, questions, jobs });
         }
         Ok((Self { client, lines, subscriptions, missed, cancel, writers, ears }, heard))
     }
@@ -150,8 +198,8 @@ impl Relays {
     ///
     /// # Errors
     ///
-    /// None has; what the last of them said.
-    pub(crate) async fn publish(&self, event: &Event) -> Result<(), String> {
+    /// None has said so.
+    pub(crate) async fn publish(&self, event: &Event) -> Result<(), Unpublished> {
         let event = Arc::new(event.clone());
         let (answer, mut answers) = mpsc::channel(self.lines.len().max(1));
         for line in &self.lines {
@@ -159,14 +207,16 @@ impl Relays {
             let _ = line.jobs.try_send(Job { event: event.clone(), answer: answer.clone() });
         }
         drop(answer);
-        let mut reason = "no relay keeps up".to_owned();
+        let mut unpublished = Unpublished { reason: "no relay keeps up".to_owned(), fate: Fate::Unsent };
         while let Some(answer) = answers.recv().await {
             match answer {
                 Ok(()) => return Ok(()),
-                Err(said) => reason = said,
+                Err(Unpublished { reason, fate }) => {
+                    unpublished = Unpublished { reason, fate: unpublished.fate.max(fate) };
+                }
             }
         }
-        Err(reason)
+        Err(unpublished)
     }
 
     /// Subscribes at all relays, also those that come back later.
@@ -188,8 +238,7 @@ impl Relays {
     ) -> Fetched {
         let filter = filter.limit(limit);
         let there = self.lines.iter().filter(|line| line.relay.is_connected());
-        let mut asking: FuturesUnordered<_> =
-            there.map(|line| fetch_from(line.relay.clone(), filter.clone(), limit)).collect();
+        let mut asking: FuturesUnordered<_> = there.map(|line| fetch_from(line, filter.clone(), limit)).collect();
         let mut fetched = Fetched::default();
         let mut until = None;
         loop {
@@ -199,6 +248,7 @@ impl Relays {
             };
             let Some(from_one) = from_one else { break };
             fetched.is_answered |= from_one.is_answered;
+            fetched.is_full |= from_one.is_full;
             if from_one.is_answered {
                 until.get_or_insert_with(|| Instant::now() + patience);
             }
@@ -208,6 +258,11 @@ impl Relays {
             }
         }
         fetched
+    }
+
+    /// Whether one of them is there.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.lines.iter().any(|line| line.relay.is_connected())
     }
 
     /// Something that came had to be dropped.
@@ -229,25 +284,48 @@ impl Relays {
     }
 }
 
-async fn fetch_from(relay: Relay, filter: Filter, limit: usize) -> Fetched {
-    let mut fetched = Fetched::default();
-    let began = Instant::now();
-    let Ok(mut stream) = relay.stream_events(filter, FETCH_TIMEOUT, ReqExitPolicy::ExitOnEOSE).await else {
-        return fetched;
-    };
-    while fetched.events.len() < limit {
-        match stream.next().await {
-            Some(Ok(event)) => fetched.events.push(event),
-            Some(Err(error)) => {
-                debug!(relay = %relay.url(), %error, "fetching");
-                return fetched;
+async fn fetch_from(line: &Line, filter: Filter, limit: usize) -> Fetched {
+    let id = SubscriptionId::generate();
+    let mut answers = line.questions.ask(id.clone(), filter.clone(), limit);
+    let asked = Asked { line, id };
+    let mut events: VecDeque<Event> = VecDeque::new();
+    let (mut is_answered, mut count) = (false, 0);
+    if ask(&line.relay, &asked.id, &filter) {
+        let mut bytes = 0;
+        let listening = async {
+            while let Some(answer) = answers.recv().await {
+                match answer {
+                    Answer::Event(event) => {
+                        count += 1;
+                        bytes += event.content.len();
+                        events.push_back(*event);
+                        while bytes > FETCHED_BYTES_MAX && events.len() > 1 {
+                            bytes -= events.pop_front().map_or(0, |event| event.content.len());
+                        }
+                    }
+                    Answer::End => is_answered = true,
+                }
             }
-            None => break,
+        };
+        if tokio::time::timeout(FETCH_TIMEOUT, listening).await.is_err() {
+            debug!(relay = %line.relay.url(), "fetching takes too long");
         }
     }
-    // The client does not say whether it was the end of what is stored, or of its patience.
-    fetched.is_answered = began.elapsed() < FETCH_TIMEOUT && relay.is_connected();
-    fetched
+    Fetched { events: events.into(), is_answered, is_full: count >= limit }
+}
+
+/// A relay is being asked. It is told when nobody waits for the answer any more, also where it has answered.
+struct Asked<'a> {
+    line: &'a Line,
+    id: SubscriptionId,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.line.questions.forget(&self.id);
+        // In vain where it is gone, and then of no use.
+        let _ = self.line.relay.send_msg(ClientMessage::Close(Cow::Borrowed(&self.id)));
+    }
 }
 
 /// Dials one relay, and again whenever it is gone.
@@ -283,13 +361,19 @@ async fn write(pen: Pen, mut jobs: mpsc::Receiver<Job>, pauses: Pauses, cancel: 
     let work = async {
         let (mut window, mut complaints, mut pause) = (Window::new(WINDOW_MAX), 0, None);
         let mut sending = FuturesUnordered::new();
-        let mut is_open = true;
+        let (mut ready, mut is_open) = (pen.ready.clone(), true);
         while is_open || !sending.is_empty() {
             let has_room = pause.is_none() && sending.len() < window.size();
             // Losing a branch loses nothing: what is being sent stays where it is.
             tokio::select! {
                 job = jobs.recv(), if is_open && has_room => match job {
-                    Some(job) => sending.push(pen.send(job)),
+                    Some(job) => {
+                        // Whichever comes first.
+                        let _ = tokio::time::timeout(DIAL_PATIENCE, ready.wait_for(|is_ready| *is_ready)).await;
+                        // Before the next one is: a relay gets them in the order in which they are published.
+                        let given = pen.give(&job.event);
+                        sending.push(pen.send(job, given));
+                    }
                     None => is_open = false,
                 },
                 Some(result) = sending.next() => match result {
@@ -318,111 +402,85 @@ async fn write(pen: Pen, mut jobs: mpsc::Receiver<Job>, pauses: Pauses, cancel: 
     }
 }
 
+/// An event was given to a relay, which will say whether it takes it; or why it was not.
+type Given = Result<oneshot::Receiver<Verdict>, String>;
+
 /// Publishes at one relay.
 struct Pen {
     relay: Relay,
+    questions: Arc<Questions>,
     ready: watch::Receiver<bool>,
+    logged_in: watch::Receiver<()>,
 }
 
 impl Pen {
-    /// Publishes an event, and says why not.
-    async fn send(&self, Job { event, answer }: Job) -> Result<(), MachineReadablePrefix> {
-        let relay = &self.relay;
-        // Whichever comes first.
-        let _ = tokio::time::timeout(DIAL_PATIENCE, self.ready.clone().wait_for(|is_ready| *is_ready)).await;
-        let refused = |error: &relay::Error| match error {
-            relay::Error::RelayMessage(said) => MachineReadablePrefix::parse(said),
-            _ => None,
-        };
-        let result = match relay.send_event(&event).await {
+    /// Gives the relay an event. Its verdict is to come.
+    fn give(&self, event: &Event) -> Given {
+        let verdict = self.questions.await_verdict(event.id);
+        if !self.relay.is_connected() {
+            return Err("not connected".to_owned());
+        }
+        let sent = self.relay.send_msg(ClientMessage::Event(Cow::Borrowed(event)));
+        sent.map(|()| verdict).map_err(|error| error.to_string())
+    }
+
+    /// Publishes an event that the relay was given, and says why not.
+    async fn send(&self, Job { event, answer }: Job, given: Given) -> Result<(), MachineReadablePrefix> {
+        let judged = self.judged(&event, given).await;
+        let refused = |verdict: &Verdict| MachineReadablePrefix::parse(&verdict.message);
+        let (result, why) = match judged {
             // Some refuse what they have.
-            Err(error) if refused(&error) == Some(MachineReadablePrefix::Duplicate) => Ok(()),
-            result => result.map(drop),
+            Ok(verdict) if verdict.is_taken || refused(&verdict) == Some(MachineReadablePrefix::Duplicate) => {
+                (Ok(()), Ok(()))
+            }
+            Ok(verdict) => {
+                let why = refused(&verdict).unwrap_or(MachineReadablePrefix::Error);
+                let fate = if why == MachineReadablePrefix::RateLimited { Fate::Unsent } else { Fate::Refused };
+                (Err(Unpublished { reason: verdict.message, fate }), Err(why))
+            }
+            Err(unpublished) => (Err(unpublished), Err(MachineReadablePrefix::Error)),
         };
-        let why = result.as_ref().err().map(|error| refused(error).unwrap_or(MachineReadablePrefix::Error));
+        let url = self.relay.url();
+        let result = result.map_err(|Unpublished { reason, fate }| {
+            let reason = if reason.is_empty() { "refused, and not said why".to_owned() } else { reason };
+            Unpublished { reason: format!("{url}: {reason}"), fate }
+        });
         // Nobody listens any more where another relay was faster.
-        let _ = answer.try_send(result.map_err(|error| format!("{}: {error}", relay.url())));
-        why.map_or(Ok(()), Err)
+        let _ = answer.try_send(result);
+        why
     }
-}
 
-/// Listens at one relay.
-struct Ear {
-    relay: Relay,
-    subscriptions: watch::Receiver<Subscriptions>,
-    heard: mpsc::Sender<Heard>,
-    missed: Arc<Notify>,
-    /// It is connected, and has heard what we are subscribed to.
-    is_ready: watch::Sender<bool>,
-    resubscribe_delay: Duration,
-    cancel: CancellationToken,
-}
-
-impl Ear {
-    async fn listen(mut self, mut notifications: broadcast::Receiver<RelayNotification>) {
-        let mut again = None;
-        loop {
-            // Losing a branch loses nothing: notifications stay in their channel.
-            tokio::select! {
-                biased;
-                () = self.cancel.cancelled() => return,
-                () = at(again) => {
-                    again = None;
-                    self.subscribe().await;
+    /// What the relay says of an event. It is given the event again where it wants to know first who we are, and where its answer was
+    /// missed.
+    async fn judged(&self, event: &Event, mut given: Given) -> Result<Verdict, Unpublished> {
+        let mut logged_in = self.logged_in.clone();
+        // Logins over earlier connections.
+        logged_in.mark_unchanged();
+        let (mut has_asked_for_login, mut fate) = (false, Fate::Unsent);
+        for _ in 0..TRIES_MAX {
+            let verdict = match given {
+                Ok(verdict) => tokio::time::timeout(VERDICT_TIMEOUT, verdict).await,
+                Err(reason) => return Err(Unpublished { reason, fate }),
+            };
+            let Ok(verdict) = verdict else {
+                return Err(Unpublished { reason: "it does not answer".to_owned(), fate: Fate::Unknown });
+            };
+            if let Ok(verdict) = verdict {
+                let said = MachineReadablePrefix::parse(&verdict.message);
+                let wants_login = !verdict.is_taken && said == Some(MachineReadablePrefix::AuthRequired);
+                if !wants_login || std::mem::replace(&mut has_asked_for_login, true) {
+                    return Ok(verdict);
                 }
-                changed = self.subscriptions.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    self.subscribe().await;
+                // It asks for it itself, and the client answers. It may have done so already.
+                if !matches!(tokio::time::timeout(VERDICT_TIMEOUT, logged_in.changed()).await, Ok(Ok(()))) {
+                    return Ok(verdict);
                 }
-                notification = notifications.recv() => match notification {
-                    Ok(RelayNotification::Message { message: RelayMessage::Event { subscription_id, event } }) => {
-                        self.pass_on(Heard::Event(subscription_id.to_string(), Box::new(event.into_owned())));
-                    }
-                    Ok(RelayNotification::Message { message: RelayMessage::Closed { message, .. } }) => {
-                        debug!(relay = %self.relay.url(), %message, "a subscription was closed");
-                        again = Some(Instant::now() + self.resubscribe_delay);
-                    }
-                    Ok(RelayNotification::RelayStatus { status: RelayStatus::Connected }) => {
-                        self.subscribe().await;
-                        self.is_ready.send_replace(true);
-                        self.pass_on(Heard::Connected);
-                    }
-                    Ok(RelayNotification::RelayStatus { .. }) => {
-                        self.is_ready.send_replace(false);
-                    }
-                    // It refused what we asked for before.
-                    Ok(RelayNotification::Authenticated) => self.subscribe().await,
-                    Ok(RelayNotification::Shutdown) | Err(broadcast::error::RecvError::Closed) => return,
-                    Ok(_) => {}
-                    Err(broadcast::error::RecvError::Lagged(_)) => {
-                        // What was dropped may have said that it is gone, or there again. Then the client has subscribed again; doing so here
-                        // would bring even more.
-                        self.is_ready.send_replace(self.relay.is_connected());
-                        self.missed.notify_one();
-                    }
-                },
+            } else {
+                fate = Fate::Unknown;
             }
+            given = self.give(event);
         }
-    }
-
-    async fn subscribe(&mut self) {
-        let subscriptions = self.subscriptions.borrow_and_update().clone();
-        for (name, filter) in subscriptions {
-            let subscribing =
-                self.relay.subscribe_with_id(SubscriptionId::new(name), filter, SubscribeOptions::default());
-            if let Err(error) = subscribing.await {
-                // Where it is not connected, we come back when it is.
-                debug!(relay = %self.relay.url(), %error, "subscribing");
-            }
-        }
-    }
-
-    fn pass_on(&self, heard: Heard) {
-        if self.heard.try_send(heard).is_err() {
-            self.missed.notify_one();
-        }
+        Err(Unpublished { reason: "what it said was missed".to_owned(), fate })
     }
 }
 

@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use nostr::{Alphabet, Event, EventId, Filter, SingleLetterTag, Timestamp};
 
+use crate::chain::WAITING_BYTES_MAX;
 use crate::link::Ends;
 use crate::relays::Fetched;
 use crate::{CHANGES_KIND, ChangesTags, StreamId, filter};
 
-/// Events of a page: as many as may wait in a chain, if each is as long as a part of a message.
+/// Events of a page, and about how many bytes of content: as many as may wait in a chain. What is longer would be downloaded again and again.
 const PAGE: usize = 128;
+const PAGE_BYTES: usize = WAITING_BYTES_MAX;
 
 /// Events that are followed backwards to the first one: more than relays take of one author in a second.
 const BACKWARDS_MAX: usize = 2_000;
@@ -28,6 +30,8 @@ pub(crate) struct Pace {
     is_behind: bool,
     /// In seconds.
     window: u64,
+    /// Of this second alone there are more events than make a page. The newest come first, so others of that second find no next one.
+    crowded: Option<Timestamp>,
 }
 
 pub(crate) struct Found {
@@ -39,17 +43,22 @@ pub(crate) struct Found {
 }
 
 impl Pace {
-    pub(crate) const START: Self = Self { is_behind: false, window: 4 };
+    pub(crate) const START: Self = Self { is_behind: false, window: 4, crowded: None };
 
-    fn after(self, count: usize) -> Self {
-        // Of one second there is no other page than this one.
-        let is_behind = count < PAGE || self.window > 0;
+    /// Whether a page of what came from this time on may be of use.
+    fn wants_page(self, since: Timestamp) -> bool {
+        self.is_behind && self.crowded != Some(since)
+    }
+
+    /// A page of what came from this time on, of `page` events at most, had so many.
+    fn after(self, since: Timestamp, count: usize, page: usize) -> Self {
+        let crowded = (count >= page && self.window == 0).then_some(since);
         let window = match count {
-            PAGE.. => self.window / 2,
-            _ if count < PAGE / 2 => (self.window * 2).clamp(1, WINDOW_MAX),
+            count if count >= page => self.window / 2,
+            count if count < page / 2 => (self.window * 2).clamp(1, WINDOW_MAX),
             _ => self.window,
         };
-        Self { is_behind, window }
+        Self { is_behind: true, window, crowded }
     }
 }
 
@@ -63,23 +72,25 @@ pub(crate) async fn find_next(
     patience: Duration,
 ) -> Found {
     let Some(head) = head else {
-        let Fetched { events, is_answered } = find_first(ends, stream, patience).await;
+        let Fetched { events, is_answered, .. } = find_first(ends, stream, patience).await;
         return Found { pace: Pace { is_behind: !events.is_empty(), ..pace }, events, is_answered };
     };
     let is_next = |event: &Event| follows(ends, stream, event, Some(head));
     let of_stream = of_stream(ends, stream);
     let has_next = |events: &[Event]| events.iter().any(is_next);
-    let Fetched { mut events, is_answered } =
+    let Fetched { mut events, is_answered, .. } =
         ends.relays.fetch(of_stream.clone().event(head), 4, patience, has_next).await;
     let Some(next) = events.iter().find(|event| is_next(event)) else {
         return Found { events, is_answered, pace: Pace { is_behind: false, ..pace } };
     };
     let since = next.created_at;
     let mut next_pace = Pace { is_behind: true, ..pace };
-    if pace.is_behind {
+    if pace.wants_page(since) {
+        // The others are as long as the next one, mostly.
+        let limit = (PAGE_BYTES / next.content.len().max(1)).clamp(2, PAGE);
         let page = of_stream.since(since).until(since + pace.window);
-        let page = ends.relays.fetch(page, PAGE, patience, |events| events.len() > 1).await;
-        next_pace = next_pace.after(page.events.len());
+        let page = ends.relays.fetch(page, limit, patience, |events| events.len() > 1).await;
+        next_pace = next_pace.after(since, page.events.len(), limit);
         events.extend(page.events);
     }
     Found { events, is_answered, pace: next_pace }
@@ -92,7 +103,7 @@ async fn find_first(ends: &Ends, stream: &StreamId, patience: Duration) -> Fetch
     let has_first = |events: &[Event]| events.iter().any(is_first);
     let newest = ends.relays.fetch(of_stream.clone(), filter::CHANGES_PAGE, patience, has_first).await;
     let Some(oldest) = newest.events.iter().map(|event| event.created_at).min() else { return newest };
-    if has_first(&newest.events) || newest.events.len() < filter::CHANGES_PAGE {
+    if has_first(&newest.events) || !newest.is_full {
         return newest;
     }
     let (mut low, mut high) = (0, oldest.as_secs());
@@ -146,17 +157,32 @@ fn previous(event: &Event) -> Option<EventId> {
 mod tests {
     use super::*;
 
+    const THEN: Timestamp = Timestamp::from_secs(1_000);
+
     #[test]
     fn pages_are_neither_full_nor_empty_for_long() {
         let mut pace = Pace::START;
         for _ in 0..10 {
-            pace = pace.after(PAGE);
+            pace = pace.after(THEN, PAGE, PAGE);
         }
         assert_eq!(pace.window, 0);
         for _ in 0..40 {
-            pace = pace.after(1);
+            pace = pace.after(THEN, 1, PAGE);
         }
         assert_eq!(pace.window, WINDOW_MAX);
-        assert_eq!(pace.after(PAGE / 2).window, WINDOW_MAX);
+        assert_eq!(pace.after(THEN, PAGE / 2, PAGE).window, WINDOW_MAX);
+    }
+
+    /// Else each event of it would be found along with the same page, of which nothing can be taken.
+    #[test]
+    fn of_a_second_with_more_than_a_page_only_one_page_is_read() {
+        let mut pace = Pace { is_behind: true, ..Pace::START };
+        while pace.window > 0 {
+            assert!(pace.wants_page(THEN));
+            pace = pace.after(THEN, 10, 10);
+        }
+        assert!(pace.wants_page(THEN));
+        pace = pace.after(THEN, 10, 10);
+        assert!(!pace.wants_page(THEN) && pace.wants_page(THEN + 1_u64));
     }
 }

@@ -10,18 +10,31 @@ use nostr::{Event, EventId};
 /// Events that are under way at once: 160 in a second where each takes 100 ms.
 pub(crate) const WINDOW_MAX: usize = 16;
 
-/// Bytes of content from which on no other message is begun: whenever one is, all that are under way are stored.
-const BYTES_MAX: usize = 256 * 1024;
+/// The same to an original. It puts in order what comes in another, and nobody knows for how much of it there is room.
+pub(crate) const WINDOW_MAX_V1: usize = 8;
 
-/// How many may be under way at once: one after something was refused, and then one more for each that is taken.
+/// Bytes of content from which on no other message is begun: whenever one is, all that are under way are stored. As much as as many of
+/// the longest events as may be under way, so that it is these that bound what goes over a long line.
+const BYTES_MAX: usize = 1 << 20;
+
+/// Events that have to be taken one by one, at most, before several are under way again.
+const CAUTION_MAX: u32 = 64;
+
+/// How many may be under way at once: one after something was refused, and then one more for each that is taken. Where that comes again
+/// before the window is as large as it was, the first events go alone for longer and longer.
+#[derive(Clone, Debug)]
 pub(crate) struct Window {
     size: usize,
     size_max: usize,
+    /// Times that something was refused since the window was as large as it may be.
+    setbacks: u32,
+    /// Events that still have to go alone.
+    alone: u32,
 }
 
 impl Window {
     pub(crate) fn new(size_max: usize) -> Self {
-        Self { size: size_max, size_max }
+        Self { size: size_max, size_max, setbacks: 0, alone: 0 }
     }
 
     pub(crate) fn size(&self) -> usize {
@@ -29,10 +42,25 @@ impl Window {
     }
 
     pub(crate) fn taken(&mut self) {
+        if self.alone > 0 {
+            self.alone -= 1;
+            return;
+        }
         self.size = (self.size + 1).min(self.size_max);
+        if self.size == self.size_max {
+            self.setbacks = 0;
+        }
     }
 
     pub(crate) fn refused(&mut self) {
+        // What was under way with the first one is no further setback.
+        if self.size > 1 {
+            self.setbacks = self.setbacks.saturating_add(1);
+            self.alone = match self.setbacks {
+                0 | 1 => 0,
+                more => 1_u32.checked_shl(more).unwrap_or(CAUTION_MAX).min(CAUTION_MAX),
+            };
+        }
         self.size = 1;
     }
 }
@@ -65,8 +93,13 @@ enum Phase {
 }
 
 impl<M> UnderWay<M> {
-    pub(crate) fn new(window_max: usize) -> Self {
-        Self { messages: VecDeque::new(), window: Window::new(window_max), refusals: 0 }
+    /// `window`: how many events relays took at once last.
+    pub(crate) fn new(window: Window) -> Self {
+        Self { messages: VecDeque::new(), window, refusals: 0 }
+    }
+
+    pub(crate) fn window(&self) -> &Window {
+        &self.window
     }
 
     /// Behind all others.
@@ -186,7 +219,7 @@ mod tests {
     #[test]
     fn as_many_as_fit_are_out_and_messages_are_finished_in_their_order() {
         let events = events(6);
-        let mut under_way = UnderWay::new(4);
+        let mut under_way = UnderWay::new(Window::new(4));
         under_way.add(events[..3].to_vec(), "first");
         under_way.add(events[3..].to_vec(), "second");
         under_way.add(Vec::new(), "nothing");
@@ -210,7 +243,7 @@ mod tests {
     #[test]
     fn what_was_refused_goes_alone_until_it_is_taken() {
         let events = events(10);
-        let mut under_way = UnderWay::new(4);
+        let mut under_way = UnderWay::new(Window::new(4));
         under_way.add(events.clone(), ());
         assert_eq!(out(&mut under_way), ids(&events[..4]));
         assert_eq!(under_way.refused(events[1].id), 0);
@@ -233,12 +266,36 @@ mod tests {
         assert_eq!(under_way.refused(events[5].id), 1);
     }
 
+    /// An event that no relay takes, among others that they take: what follows it would show that it is missing, again and again.
+    #[test]
+    fn the_more_often_something_is_refused_the_longer_events_go_alone() {
+        let mut window = Window::new(4);
+        let mut counts = Vec::new();
+        for _ in 0..8 {
+            window.refused();
+            window.refused();
+            assert_eq!(window.size(), 1);
+            let taken = (0..).take_while(|_| {
+                window.taken();
+                window.size() == 1
+            });
+            counts.push(taken.count());
+        }
+        assert_eq!(counts, [0, 4, 8, 16, 32, 64, 64, 64]);
+        while window.size() < 4 {
+            window.taken();
+        }
+        window.refused();
+        window.taken();
+        assert_eq!(window.size(), 2, "as at first");
+    }
+
     /// What is stored with each message is bounded.
     #[test]
     fn few_large_events_fill_the_room() {
         let keys = Keys::generate();
         let event = EventBuilder::new(Kind::Custom(4680), "x".repeat(BYTES_MAX / 2));
-        let mut under_way = UnderWay::new(WINDOW_MAX);
+        let mut under_way = UnderWay::new(Window::new(WINDOW_MAX));
         for number in 0..2 {
             assert!(under_way.has_room());
             let event = event.clone().custom_created_at(Timestamp::from_secs(number)).sign_with_keys(&keys).unwrap();
@@ -252,7 +309,7 @@ mod tests {
         let mut events = events(2);
         let expired = EventBuilder::new(Kind::Custom(4680), "").tag(Tag::expiration(Timestamp::from_secs(1)));
         events.insert(1, expired.sign_with_keys(&Keys::generate()).unwrap());
-        let mut under_way = UnderWay::new(1);
+        let mut under_way = UnderWay::new(Window::new(1));
         under_way.add(events.clone(), ());
         for index in [0, 2] {
             assert_eq!(out(&mut under_way), [events[index].id]);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use litemesh::Event;
 use litemesh_nostr::nostr::{EventBuilder, JsonUtil, Keys, Timestamp};
-use litemesh_nostr::{CHANGES_KIND, CURSOR_KIND, CursorContent, Envelope, Store, StreamId};
+use litemesh_nostr::{CHANGES_KIND, CURSOR_KIND, CursorContent, Envelope, Listener, PairError, Store, StreamId, join};
 use litemesh_proto::Cursor;
 use support::hostile_relay::{Delivery, HostileRelay, Verdict};
 use support::{Device, by, copy, events_of, local_key, pair, restore, two, wait_until, write};
@@ -27,6 +27,71 @@ async fn who_asks_to_be_paired_listens_before() {
         pair(&one, &other, &[relay.url()]).await;
     }
     assert_eq!(relay.published_first(), 0);
+}
+
+/// The other side has the answer then, or may have it, and is paired.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_shows_the_string_is_paired_where_no_relay_says_that_it_took_the_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (Device::new(folder.path(), "one"), Device::new(folder.path(), "other"));
+    let relay = HostileRelay::start().await;
+    relay.delay_answers(|_| true);
+    let listener = Listener::start(one.site(), "one", &[relay.url()]).await.unwrap();
+    let string = listener.connection_string().to_string().parse().unwrap();
+    let listener = listener.answer_patience(Duration::from_millis(500));
+    let joining = join(other.site(), "other", &string, &other.store);
+    let (listened, joined) = tokio::join!(listener.paired(&one.store), joining);
+    assert_eq!(listened.unwrap().peer_key, joined.unwrap().local_key);
+    assert_eq!(one.store.pairings(one.site()).unwrap().len(), 1);
+}
+
+/// Then the other side cannot have it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_shows_the_string_is_not_paired_where_relays_refuse_the_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (Device::new(folder.path(), "one"), Device::new(folder.path(), "other"));
+    let relay = HostileRelay::start().await;
+    let listener = Listener::start(one.site(), "one", &[relay.url()]).await.unwrap();
+    let key = listener.connection_string().listener().unwrap();
+    relay.judge(move |event| if event.pubkey == key { Verdict::Refuse("blocked: no") } else { Verdict::Store });
+    let string = listener.connection_string().to_string().parse().unwrap();
+    let listener = listener.answer_patience(Duration::from_millis(500));
+    let joining = join(other.site(), "other", &string, &other.store);
+    let listened = tokio::select! {
+        listened = listener.paired(&one.store) => listened,
+        joined = joining => panic!("{joined:?}"),
+    };
+    assert!(matches!(listened, Err(PairError::Relays { reason }) if reason.contains("blocked: no")));
+    assert!(one.store.pairings(one.site()).unwrap().is_empty());
+}
+
+/// The sender goes on trying. What follows the event would show the receiver, stream after stream, that it is missing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_all_relays_refuse_is_followed_by_nothing_on_later_streams() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (Device::new(folder.path(), "one"), Device::new(folder.path(), "other"));
+    let relay = HostileRelay::start().await;
+    pair(&one, &other, &[relay.url()]).await;
+    let (one, mut other) = {
+        let impatient =
+            |device: &Device| support::transport(&device.store).gap_patience(Duration::from_millis(200)).build();
+        let (first, second) = (impatient(&one), impatient(&other));
+        (one.start_over(first).await, other.start_over(second).await)
+    };
+    let mut rows = Vec::new();
+    write(&one.device, 0, &mut rows);
+    other.wait_for_rows(&rows).await;
+    let begun = relay.streams().len();
+    // The first part of the message is refused, and the last one is not.
+    relay.judge(
+        |event| if event.content.len() > 50_000 { Verdict::Refuse("invalid: too large") } else { Verdict::Store },
+    );
+    one.device.execute("INSERT INTO todo VALUES (1, 'large', randomblob(60000))");
+    wait_until("it is tried again and again", || relay.times_refused() > 9).await;
+    assert_eq!(relay.streams().len(), begun, "nothing of the message goes alone");
+    relay.judge(|_| Verdict::Store);
+    rows.push("1 'large' 60000".to_owned());
+    other.wait_for_rows(&rows).await;
 }
 
 /// `known-failures.md` B7: the original waits for ever.

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use litemesh::Event as Told;
+use litemesh::engine::MergeProgress;
 use litemesh_nostr::nostr::{Event, JsonUtil, Keys, RelayUrl, Timestamp};
 use litemesh_nostr::{
     BATCH_SIZE_MAX, Batch, CHANGES_KIND, CHANGES_LIFETIME, CURSOR_KIND, ChainHead, ChangesTags, ConnectReply,
@@ -399,6 +400,63 @@ async fn who_was_away_for_more_events_than_a_relay_sends_at_once_gets_them() {
         assert_eq!(original.asked().unwrap().stream_id, stream, "the stream goes on, begun: {has_begun}");
         running.stop().await;
     }
+}
+
+/// An original's are up to a megabyte. Of those that there is no room for none may be read again with each one that there is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_long_events_of_a_second_than_may_wait_are_each_read_a_few_times_at_most() {
+    const COUNT: i64 = 60;
+    let folder = tempfile::tempdir().unwrap();
+    let device = device(folder.path());
+    let mut original = Original::with(&device).await;
+    let mut running = device.start().await;
+    let stream = original.wait_for_request(None).await.stream_id;
+    original.send(&stream, row(1, "row", 1), 0).await;
+    running.wait_for_rows(&["1 'row' ".to_owned()]).await;
+    let device = running.stop().await;
+    let now = Timestamp::now();
+    for id in 2..=COUNT {
+        let event = original.next(&stream, row(id, &"x".repeat(300_000), id), 0, now);
+        original.relay.keep(&event);
+    }
+    let before = original.relay.events_said();
+    let mut running = device.start().await;
+    let wait = async {
+        while running.device.rows().len() < usize::try_from(COUNT).unwrap() {
+            running.events.recv().await.unwrap();
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap();
+    let said = original.relay.events_said() - before;
+    assert!(said < 6 * usize::try_from(COUNT).unwrap(), "{said} events were sent for {COUNT}");
+    running.stop().await;
+}
+
+/// Who holds the changes of many sites cannot name all of them in an event that relays take. Of those that are left out it gets again
+/// what it has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_relays_refuse_names_fewer_sites() {
+    const COUNT: u16 = 1_500;
+    let folder = tempfile::tempdir().unwrap();
+    let device = device(folder.path());
+    let mut original = Original::with(&device).await;
+    let site = |number: u16| {
+        let mut bytes = [1; 16];
+        bytes[..2].copy_from_slice(&number.to_be_bytes());
+        SiteId::from_bytes(bytes)
+    };
+    let cursor = (0..COUNT).map(|number| (site(number), DbVersion::new(7))).collect();
+    let progress = MergeProgress { cursor, ..MergeProgress::default() };
+    device.db.lock().merge(&[], &progress).unwrap();
+    original.relay.judge(|event| {
+        if event.as_json().len() > 64 * 1024 { Verdict::Refuse("invalid: too large") } else { Verdict::Store }
+    });
+    let mut running = device.start().await;
+    let asked = original.wait_for_request(None).await;
+    let named = asked.cursor.iter().filter(|(_, version)| *version == DbVersion::new(7)).count();
+    assert!(named > 300 && named < usize::from(COUNT), "{named}");
+    original.send(&asked.stream_id, row(1, "row", 1), 0).await;
+    running.wait_for_rows(&["1 'row' ".to_owned()]).await;
 }
 
 /// 7.5.

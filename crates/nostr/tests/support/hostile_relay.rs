@@ -57,6 +57,10 @@ struct State {
     /// How often each event was published.
     published: HashMap<EventId, usize>,
     published_first: usize,
+    /// Events that it did not want.
+    refused: usize,
+    /// Events that it sent to who asked for what is stored.
+    said: usize,
     /// The last CHANGES of each author.
     last_published: HashMap<PublicKey, EventId>,
 }
@@ -89,6 +93,8 @@ impl HostileRelay {
             next_client: 0,
             published: HashMap::new(),
             published_first: 0,
+            refused: 0,
+            said: 0,
             last_published: HashMap::new(),
         };
         let relay = Self { state: Arc::new(Mutex::new(state)), url };
@@ -133,6 +139,16 @@ impl HostileRelay {
             state.say_text(*client, text.clone());
         }
         owed.len()
+    }
+
+    /// How many events it has sent to who asked for what is stored.
+    pub fn events_said(&self) -> usize {
+        self.state().said
+    }
+
+    /// How many events it did not want.
+    pub fn times_refused(&self) -> usize {
+        self.state().refused
     }
 
     pub fn set_mute(&self, is_mute: bool) {
@@ -274,7 +290,10 @@ impl State {
                         (true, String::new())
                     }
                     Verdict::Lie => (true, String::new()),
-                    Verdict::Refuse(reason) => (false, reason.to_owned()),
+                    Verdict::Refuse(reason) => {
+                        self.refused += 1;
+                        (false, reason.to_owned())
+                    }
                 };
                 let answer = RelayMessage::ok(event.id, is_taken, reason);
                 if (self.is_delayed)(&event) {
@@ -288,6 +307,7 @@ impl State {
                 let filters: Vec<Filter> = filters.into_iter().map(Cow::into_owned).collect();
                 if !self.is_mute {
                     for event in self.stored(&filters) {
+                        self.said += 1;
                         self.say(client, &RelayMessage::event(id.clone(), event));
                     }
                     self.say(client, &RelayMessage::eose(id.clone()));

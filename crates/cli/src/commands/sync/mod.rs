@@ -32,7 +32,8 @@ const BAR_DELAY: Duration = Duration::from_secs(1);
 /// Time between two lines of progress where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long a run that stays waits for a connection before it says why there is none.
+/// How long a run that stays waits for a connection before it says why there is none, and one with `--once` for a paired device before
+/// it says for which.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 
 pub(crate) async fn run(args: &SyncArgs) -> Result<ExitCode, Failure> {
@@ -67,6 +68,8 @@ struct Run<'a> {
     told: Instant,
     /// Since when there has been no connection, until that was told.
     offline: Option<Instant>,
+    /// Which paired devices are waited for was told.
+    has_told_devices: bool,
     /// The connections that are caught up with, and how far that came. More than one over Nostr alone.
     rounds: BTreeMap<SiteId, Round>,
     /// Why the last connection came to nothing; dialling again would end the same way.
@@ -106,6 +109,7 @@ impl<'a> Run<'a> {
             moved: now,
             told: now,
             offline: Some(now),
+            has_told_devices: false,
             rounds: BTreeMap::new(),
             refused: None,
             said: None,
@@ -139,6 +143,9 @@ impl<'a> Run<'a> {
             }
             if self.args.once && self.is_over()? {
                 return self.summary();
+            }
+            if self.args.once && !self.has_told_devices && self.moved.elapsed() >= SILENCE_MAX {
+                self.tell_devices()?;
             }
             if self.args.once && self.moved.elapsed() >= Duration::from_secs(self.args.timeout) {
                 self.bar.finish_and_clear();
@@ -286,6 +293,25 @@ impl<'a> Run<'a> {
         Ok(self.rounds.len() >= self.way.remotes() && self.rounds.values().all(is_caught_up))
     }
 
+    /// Paired devices that have not caught up yet.
+    fn devices(&self) -> Vec<&str> {
+        self.way.devices_but(|site| self.rounds.get(site).is_some_and(Round::is_caught_up))
+    }
+
+    /// Says once which paired devices a run with `--once` waits for: it ends when all of them have been there, or after `--timeout`.
+    fn tell_devices(&mut self) -> Result<(), Failure> {
+        self.has_told_devices = true;
+        let devices: Vec<String> = self.devices().into_iter().map(str::to_owned).collect();
+        if devices.is_empty() {
+            return Ok(());
+        }
+        if self.args.json {
+            return self.output.json(&json!({ "event": "waiting", "devices": devices }));
+        }
+        let (devices, seconds) = (devices.join(", "), self.args.timeout);
+        self.output.line(printable(&format!("waiting for {devices}, up to {seconds} s")))
+    }
+
     /// Says how a catch-up went, in a run that stays.
     fn caught_up(&mut self) -> Result<(), Failure> {
         let Some(took) = self.rounds.values().map(|round| round.started.elapsed()).max().filter(|_| !self.args.json)
@@ -362,6 +388,11 @@ impl<'a> Run<'a> {
             return unreached.failure(far, &format!(" within {seconds} s"));
         }
         let advice = self.way.patience();
+        let devices = self.devices().join(", ");
+        if !devices.is_empty() {
+            let what = format!("{devices} did not say within {seconds} s that everything is there");
+            return Failure::network(printable(&what), advice);
+        }
         Failure::network(format!("connected to {far}, but nothing moved for {seconds} s"), advice)
     }
 }

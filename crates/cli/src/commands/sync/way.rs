@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::Path;
 
 use litemesh::channel::{self, Channel, ChannelError};
-use litemesh::{Peer, PeerBuilder};
+use litemesh::{Peer, PeerBuilder, SiteId};
 use litemesh_http::{DialError, HttpClient};
 use litemesh_nostr::NostrTransport;
 
@@ -29,7 +29,8 @@ pub(super) enum Way {
     /// Everyone that the file is paired with, through relays.
     Paired {
         transport: NostrTransport,
-        remotes: usize,
+        /// What they are called.
+        devices: Vec<(SiteId, String)>,
     },
 }
 
@@ -61,12 +62,13 @@ impl Way {
 
     fn paired(file: &Path) -> Result<Self, Failure> {
         let store = pairings::open(file)?;
-        let remotes = pairings::list(file, &store)?.len();
-        if remotes == 0 {
+        let pairings = pairings::list(file, &store)?.into_iter();
+        let devices: Vec<_> = pairings.map(|pairing| (pairing.peer, pairing.device)).collect();
+        if devices.is_empty() {
             let advice = "`litemesh pair FILE` here and `litemesh join FILE STRING` on the other device make a pairing";
             return Err(Failure::usage(format!("{} is not paired with any device", file.display()), advice));
         }
-        Ok(Self::Paired { transport: NostrTransport::new(store.into()), remotes })
+        Ok(Self::Paired { transport: NostrTransport::new(store.into()), devices })
     }
 
     async fn file(path: &Path) -> Result<Self, Failure> {
@@ -117,7 +119,17 @@ impl Way {
     pub(super) fn remotes(&self) -> usize {
         match self {
             Self::Hub(_) | Self::Ssh(_) | Self::File { .. } => 1,
-            Self::Paired { remotes, .. } => *remotes,
+            Self::Paired { devices, .. } => devices.len(),
+        }
+    }
+
+    /// The paired devices of which this is not so.
+    pub(super) fn devices_but(&self, is_so: impl Fn(&SiteId) -> bool) -> Vec<&str> {
+        match self {
+            Self::Hub(_) | Self::Ssh(_) | Self::File { .. } => Vec::new(),
+            Self::Paired { devices, .. } => {
+                devices.iter().filter(|(site, _)| !is_so(site)).map(|(_, device)| device.as_str()).collect()
+            }
         }
     }
 
@@ -128,8 +140,8 @@ impl Way {
                 "sync again, it goes on from there; --timeout gives the hub more time"
             }
             Self::Paired { .. } => {
-                "a device that is not there cannot say that it has everything; what was sent is kept by the relays. Check the \
-                 addresses that `litemesh peers` lists"
+                "a device that is not there cannot say that it has everything; what was sent is kept by the relays, and --timeout \
+                 waits longer. Check the addresses that `litemesh peers` lists; `litemesh unpair` ends what is of no use any more"
             }
         }
     }
