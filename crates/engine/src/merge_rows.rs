@@ -381,7 +381,11 @@ fn add_keys(core: &Core, table: &Table, rows: &mut [RowTogether], gathered: &[Ga
 fn add_clocks(core: &Core, table: &Table, rows: &[RowTogether], states: &[RowMerge<'_>]) -> rusqlite::Result<()> {
     let Some(RowTogether { stamp: first, .. }) = rows.first() else { return Ok(()) };
     let is_one_stamp = rows.iter().all(|row| row.stamp == *first);
-    let width = if is_one_stamp { CLOCK_WIDTH - 2 } else { CLOCK_WIDTH };
+    // New rows mostly come as they were inserted.
+    let mut clocks = rows.iter().flat_map(|row| states[row.row].cells().clocks);
+    let col_version = clocks.next().map_or(0, |clock| clock.col_version);
+    let is_alike = is_one_stamp && clocks.all(|clock| clock.col_version == col_version);
+    let width = if is_alike { 3 } else { CLOCK_WIDTH };
     let mut batch = Batch::new(width, rows.len() * table.cells.len().min(8));
     let mut count = 0;
     for RowTogether { row, key, stamp, .. } in rows {
@@ -391,9 +395,9 @@ fn add_clocks(core: &Core, table: &Table, rows: &[RowTogether], states: &[RowMer
             count += 1;
         }
     }
-    if is_one_stamp {
-        let statement = table.statement(core.db, |s| &s.add_clocks_of_one, Table::sql_add_clocks_of_one)?;
-        statement.run_batch(&batch, &[first.local.into(), first.ordinal.into()])?;
+    if is_alike {
+        let statement = table.statement(core.db, |s| &s.add_clocks_alike, Table::sql_add_clocks_alike)?;
+        statement.run_batch(&batch, &[first.local.into(), first.ordinal.into(), col_version.into()])?;
     } else {
         table.statement(core.db, |s| &s.add_clocks, Table::sql_add_clocks)?.run_batch(&batch, &[])?;
     }
@@ -455,14 +459,14 @@ fn one_cell(rows: &[RowTogether], states: &[RowMerge<'_>]) -> Option<(usize, Sta
 /// Values of a clock in a batch.
 const CLOCK_WIDTH: usize = 6;
 
-/// Key, name, col_version, seq, local version, ordinal; `None` of what is no cell's.
+/// Key, name, seq, col_version, local version, ordinal; `None` of what is no cell's.
 fn values_of<'t>(table: &'t Table, clock: &NewClock, key: i64, stamp: Stamp) -> Option<[Bind<'t>; CLOCK_WIDTH]> {
     let Of::Cell(cell) = clock.of else { return None };
     Some([
         Bind::Integer(key),
         Bind::from(&*table.cells[cell].name),
-        Bind::Integer(clock.col_version),
         Bind::Integer(clock.seq),
+        Bind::Integer(clock.col_version),
         Bind::Integer(stamp.local),
         Bind::Integer(stamp.ordinal),
     ])

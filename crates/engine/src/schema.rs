@@ -81,7 +81,7 @@ pub(crate) struct Statements {
     pub(crate) base_rows_near: Slot,
     pub(crate) add_keys: Slot,
     pub(crate) add_clocks: Slot,
-    pub(crate) add_clocks_of_one: Slot,
+    pub(crate) add_clocks_alike: Slot,
     pub(crate) clocks_of_new_row: Slot,
     pub(crate) clocks_of_new_rows: Slot,
     pub(crate) clocks_of_known_row: Slot,

@@ -223,28 +223,28 @@ impl Table {
         self.sql_insert(cells, &format!("SELECT {columns} FROM {BATCH} WHERE true"))
     }
 
-    /// Clocks of a batch under keys that have none: key, name, col_version, seq, local version, ordinal. OR IGNORE: then the
+    /// Clocks of a batch under keys that have none: key, name, seq, col_version, local version, ordinal. OR IGNORE: then the
     /// statement cannot fail half-way, and SQLite keeps no journal for it.
     pub(crate) fn sql_add_clocks(&self) -> String {
-        self.clocks_of_batch("IGNORE", "c4, c5")
+        self.clocks_of_batch("IGNORE", "c3, c4, c5")
     }
 
-    /// The same of one stamp: the batch; local version, ordinal.
-    pub(crate) fn sql_add_clocks_of_one(&self) -> String {
-        self.clocks_of_batch("IGNORE", "?2, ?3")
+    /// The same of one stamp and version, which follow the batch: local version, ordinal, col_version.
+    pub(crate) fn sql_add_clocks_alike(&self) -> String {
+        self.clocks_of_batch("IGNORE", "?4, ?2, ?3")
     }
 
-    fn clocks_of_batch(&self, or: &str, stamp: &str) -> String {
+    fn clocks_of_batch(&self, or: &str, rest: &str) -> String {
         format!(
-            "INSERT OR {or} INTO {} (key, col_name, col_version, seq, db_version, site_id)
-             SELECT c0, c1, c2, c3, {stamp} FROM {BATCH}",
+            "INSERT OR {or} INTO {} (key, col_name, seq, col_version, db_version, site_id)
+             SELECT c0, c1, c2, {rest} FROM {BATCH}",
             self.clock()
         )
     }
 
-    /// Clocks of a batch, whatever lies there: key, name, col_version, seq, local version, ordinal.
+    /// Clocks of a batch, whatever lies there: key, name, seq, col_version, local version, ordinal.
     pub(crate) fn sql_put_clocks(&self) -> String {
-        self.clocks_of_batch("REPLACE", "c4, c5")
+        self.clocks_of_batch("REPLACE", "c3, c4, c5")
     }
 
     /// Clocks of one cell: of a batch the key, col_version and seq; name, local version, ordinal.
