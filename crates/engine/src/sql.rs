@@ -153,9 +153,10 @@ impl Table {
         self.beside_clocks("")
     }
 
-    /// The same, of the cell ?3 and of sentinels alone.
+    /// The same, of the cell ?3 and of sentinels alone. As a CASE: where a parameter is compared in a term of its own, SQLite plans
+    /// the statement anew for each value that is bound.
     pub(crate) fn sql_beside_clocks_of_cell(&self) -> String {
-        self.beside_clocks(" AND (col_name = ?3 OR col_name = '-1')")
+        self.beside_clocks(" AND CASE col_name WHEN ?3 THEN 1 WHEN '-1' THEN 1 END")
     }
 
     fn beside_clocks(&self, of: &str) -> String {
