@@ -4,6 +4,10 @@
 //! many rows is put into a [`Batch`], and one statement goes through it: `SELECT … FROM litemesh_batch(?1)`. The batch is
 //! bound as a pointer (<https://sqlite.org/bindptr.html>), which plain SQL cannot make: for everybody else the table is empty.
 //!
+//! An UPDATE that walks over rows which lie beside each other cannot join with a batch without SQLite's making a copy of it
+//! first. It asks two functions instead: `litemesh_batch_at` whether the row is one of the batch, `litemesh_batch_value` for its
+//! values.
+//!
 //! Nothing is copied. SQLite gets the addresses of the bytes, and the batch outlives the statement's run
 //! ([`Statement::query_batch`](crate::statement::Statement::query_batch) borrows it).
 
@@ -11,8 +15,9 @@ use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
 use rusqlite::ffi;
+use rusqlite::types::ValueRef;
 
-use crate::statement::{Bind, Handle};
+use crate::statement::{Bind, Handle, value_of};
 
 /// Most values in a row of a batch. Wider rows are written one by one.
 pub(crate) const WIDTH_MAX: usize = 64;
@@ -31,13 +36,19 @@ pub(crate) struct Batch<'a> {
     row: Cell<usize>,
     /// See [`guess`](Self::guess).
     guessed: Cell<Option<i64>>,
+    /// See [`has_met`](Self::has_met): a bit for each row.
+    met: Cell<u64>,
 }
+
+/// Most rows of a batch that is asked with [`has_met`](Batch::has_met).
+pub(crate) const MET_MAX: usize = 64;
 
 impl<'a> Batch<'a> {
     /// For rows of this many values, at most [`WIDTH_MAX`].
     pub(crate) fn new(width: usize, rows: usize) -> Self {
         debug_assert!((1..=WIDTH_MAX).contains(&width), "a batch of width {width}");
-        Self { width, values: Vec::with_capacity(width * rows), row: Cell::new(0), guessed: Cell::new(None) }
+        let (row, guessed, met) = (Cell::new(0), Cell::new(None), Cell::new(0));
+        Self { width, values: Vec::with_capacity(width * rows), row, guessed, met }
     }
 
     /// Adds a row, which must have the width.
@@ -57,8 +68,40 @@ impl<'a> Batch<'a> {
         self.guessed.set(value);
     }
 
+    /// Whether the statement came to this row, of the first [`MET_MAX`], where it asked for it with `litemesh_batch_at`.
+    pub(crate) fn has_met(&self, row: usize) -> bool {
+        row < MET_MAX && self.met.get() & 1 << row != 0
+    }
+
     fn len(&self) -> usize {
         self.values.len() / self.width
+    }
+
+    fn row_values(&self, row: usize) -> &[Bind<'a>] {
+        self.values.get(row * self.width..(row + 1) * self.width).unwrap_or_default()
+    }
+
+    /// Moves to the row that begins with this number. The rows must be in the order of these.
+    fn move_to(&self, place: i64) -> bool {
+        let place_of = |row: usize| match self.values.get(row * self.width) {
+            Some(Bind::Integer(place)) => *place,
+            _ => i64::MAX,
+        };
+        let is_there = |row: usize| row < self.len() && place_of(row) == place;
+        let at = self.row.get();
+        // Mostly it is the next one, or for its values the same.
+        let found = [at, at + 1].into_iter().find(|row| is_there(*row)).or_else(|| {
+            let (mut low, mut high) = (0, self.len());
+            while low < high {
+                let middle = low.midpoint(high);
+                if place_of(middle) < place { low = middle + 1 } else { high = middle }
+            }
+            Some(low).filter(|row| is_there(*row))
+        });
+        if let Some(row) = found {
+            self.row.set(row);
+        }
+        found.is_some()
     }
 }
 
@@ -73,7 +116,110 @@ pub(crate) fn register(db: Handle) -> rusqlite::Result<()> {
     let code = unsafe {
         ffi::sqlite3_create_module_v2(db.as_ptr(), POINTER.as_ptr(), &raw const MODULE, std::ptr::null_mut(), None)
     };
+    if code != ffi::SQLITE_OK {
+        return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
+    }
+    add_function(db, c"litemesh_batch_at", at)?;
+    add_function(db, c"litemesh_batch_value", value)
+}
+
+type Called = unsafe extern "C" fn(*mut ffi::sqlite3_context, c_int, *mut *mut ffi::sqlite3_value);
+
+/// Not for triggers and views: nobody else has a batch.
+fn add_function(db: Handle, name: &CStr, function: Called) -> rusqlite::Result<()> {
+    let flags = ffi::SQLITE_UTF8 | ffi::SQLITE_DIRECTONLY;
+    let state = std::ptr::null_mut();
+    // SAFETY: the connection is open and the name terminated; there is no state.
+    let code = unsafe {
+        ffi::sqlite3_create_function_v2(db.as_ptr(), name.as_ptr(), -1, flags, state, Some(function), None, None, None)
+    };
     if code == ffi::SQLITE_OK { Ok(()) } else { Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)) }
+}
+
+/// The batch that is the first argument, the number that is the second one, and the other arguments.
+///
+/// # Safety
+///
+/// The arguments are those of a call of SQLite's.
+unsafe fn asked<'a>(
+    argc: c_int,
+    argv: *mut *mut ffi::sqlite3_value,
+) -> Option<(&'a Batch<'static>, i64, &'a [*mut ffi::sqlite3_value])> {
+    let count = usize::try_from(argc).ok().filter(|count| *count >= 2)?;
+    // SAFETY: as many values as SQLite says. Pointers of this name are batches that live until the statement is reset.
+    unsafe {
+        let values = std::slice::from_raw_parts(argv, count);
+        let batch = ffi::sqlite3_value_pointer(values[0], POINTER.as_ptr()).cast::<Batch<'static>>().as_ref()?;
+        match value_of(values[1]) {
+            ValueRef::Integer(place) => Some((batch, place, &values[2..])),
+            _ => None,
+        }
+    }
+}
+
+/// `litemesh_batch_at(batch, place, values…)`: whether there is a row of this place whose next values are these.
+///
+/// # Safety
+///
+/// SQLite calls it with its context and as many values as it says.
+unsafe extern "C" fn at(context: *mut ffi::sqlite3_context, argc: c_int, argv: *mut *mut ffi::sqlite3_value) {
+    // SAFETY: the caller's.
+    let Some((batch, place, values)) = (unsafe { asked(argc, argv) }) else { return };
+    let is_there = batch.move_to(place) && {
+        let held = &batch.row_values(batch.row())[1..];
+        // SAFETY: the values live as long as the call.
+        held.len() >= values.len() && values.iter().zip(held).all(|(value, held)| held.is(unsafe { value_of(*value) }))
+    };
+    if is_there && batch.row() < MET_MAX {
+        batch.met.set(batch.met.get() | 1 << batch.row());
+    }
+    // SAFETY: SQLite's context.
+    unsafe { ffi::sqlite3_result_int(context, c_int::from(is_there)) };
+}
+
+/// `litemesh_batch_value(batch, place, n)`: the value `n` of the row of this place.
+///
+/// # Safety
+///
+/// SQLite calls it with its context and as many values as it says.
+unsafe extern "C" fn value(context: *mut ffi::sqlite3_context, argc: c_int, argv: *mut *mut ffi::sqlite3_value) {
+    // SAFETY: the caller's; the values live as long as the call, and the bytes that are given as long as the batch.
+    unsafe {
+        let Some((batch, place, [n])) = asked(argc, argv) else { return };
+        let ValueRef::Integer(n) = value_of(*n) else { return };
+        if batch.move_to(place) {
+            let value = usize::try_from(n).ok().and_then(|n| batch.row_values(batch.row()).get(n).copied());
+            give(context, value);
+        }
+    }
+}
+
+/// # Safety
+///
+/// `context` is that of a running call, and the bytes live until the statement is reset.
+unsafe fn give(context: *mut ffi::sqlite3_context, value: Option<Bind<'_>>) {
+    // SAFETY: the caller's.
+    unsafe {
+        match value {
+            None | Some(Bind::Null) => {}
+            Some(Bind::Integer(value)) => ffi::sqlite3_result_int64(context, value),
+            Some(Bind::Real(value)) => ffi::sqlite3_result_double(context, value),
+            Some(Bind::Text(bytes)) => ffi::sqlite3_result_text64(
+                context,
+                crate::statement::non_null(bytes).cast(),
+                bytes.len() as u64,
+                ffi::SQLITE_STATIC(),
+                // The constant's type differs between bindings; it is 1.
+                ffi::SQLITE_UTF8 as u8,
+            ),
+            Some(Bind::Blob(bytes)) => ffi::sqlite3_result_blob64(
+                context,
+                crate::statement::non_null(bytes).cast(),
+                bytes.len() as u64,
+                ffi::SQLITE_STATIC(),
+            ),
+        }
+    }
 }
 
 // No `xCreate`: the table exists by its name alone.
@@ -258,27 +404,7 @@ unsafe extern "C" fn column(
         _ => None,
     });
     // SAFETY: SQLite passes its context, and the bytes live as long as the batch.
-    unsafe {
-        match value {
-            None | Some(Bind::Null) => {}
-            Some(Bind::Integer(value)) => ffi::sqlite3_result_int64(context, value),
-            Some(Bind::Real(value)) => ffi::sqlite3_result_double(context, value),
-            Some(Bind::Text(bytes)) => ffi::sqlite3_result_text64(
-                context,
-                crate::statement::non_null(bytes).cast(),
-                bytes.len() as u64,
-                ffi::SQLITE_STATIC(),
-                // The constant's type differs between bindings; it is 1.
-                ffi::SQLITE_UTF8 as u8,
-            ),
-            Some(Bind::Blob(bytes)) => ffi::sqlite3_result_blob64(
-                context,
-                crate::statement::non_null(bytes).cast(),
-                bytes.len() as u64,
-                ffi::SQLITE_STATIC(),
-            ),
-        }
-    }
+    unsafe { give(context, value) };
     ffi::SQLITE_OK
 }
 

@@ -81,7 +81,7 @@ pub(crate) fn merge_batch(
     changes: &[Change],
     open: &mut OpenChangeset,
 ) -> Result<Merged, MergeError> {
-    let mut rows = MergeRows::default();
+    let mut rows = MergeRows::new(changes.len());
     let mut start = 0;
     while start < changes.len() {
         let first = &changes[start];

@@ -184,6 +184,11 @@ impl<'a> RowMerge<'a> {
         self.was_alive = self.causal_length.is_alive();
     }
 
+    /// Whether it lives for so long, and has a clock of this cell.
+    pub(crate) fn is_alive_with(&self, cell: usize, length: CausalLength) -> bool {
+        self.was_alive && self.causal_length == length && self.clocks.iter().any(|clock| clock.of == Of::Cell(cell))
+    }
+
     /// The number of its key, where there is one.
     pub(crate) fn key(&self) -> Option<i64> {
         self.key

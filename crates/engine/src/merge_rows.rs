@@ -14,12 +14,15 @@ use litemesh_proto::{Change, Value};
 use crate::batch_table::{Batch, WIDTH_MAX};
 use crate::core::{Core, Shared};
 use crate::error::MergeError;
+use crate::in_place::{Near, update_in_place};
 use crate::merge::{Author, Merged, Stamp};
+use crate::merge_load::{Follow, keys_of, load_rows};
 use crate::merge_row::{HeldRow, HeldValues, NewClock, RowMerge, constraint_error};
 use crate::record::{CLOCKS_MAX, find_or_add_key, is_beside};
 use crate::row_key::RowKey;
 use crate::schema::{ClockOf as Of, RowWrite, Table};
 use crate::statement::{Bind, Rows, merge_cmp};
+use crate::triggers_off::TriggersOff;
 
 /// Most rows that are gathered. What a statement costs is spread over them; much more would only take memory.
 const ROWS_MAX: usize = 256;
@@ -31,15 +34,17 @@ const FIRST_ROWS_MAX: usize = 16;
 const BASE_ROWS_MAX: usize = 64;
 
 /// A row and its changes.
-struct Gathered<'a> {
+pub(crate) struct Gathered<'a> {
     /// Index of its table among those of the gathered rows.
     table: usize,
     /// Index of its changeset's author.
     author: usize,
-    changes: &'a [Change],
+    pub(crate) changes: &'a [Change],
     /// Of the first change in the batch.
     index: usize,
-    key: RowKey<'a>,
+    /// What the first change is about, among what all changes are.
+    pub(crate) about: usize,
+    pub(crate) key: RowKey<'a>,
 }
 
 /// A table, and which of the gathered rows are its own.
@@ -52,28 +57,6 @@ struct TableRows {
     by_check: bool,
     near: Near,
     follow: Follow,
-}
-
-/// Whether the keys of the gathered rows follow each other. Those of rows that came together do, when they come again: then the
-/// number of a key is guessed from that of the row before, and the primary key compared, instead of a search for it.
-#[derive(Clone, Copy, Default)]
-struct Follow {
-    /// Whether to guess.
-    is_likely: bool,
-    /// The key after that of the row before.
-    next: Option<i64>,
-}
-
-/// Where the base rows of keys are. Rows that came together are numbered together: a row's rowid is mostly the number of its
-/// key and something that seldom changes. To look there saves a search among primary keys; what is found is compared with the
-/// primary key, so that a wrong guess costs time and nothing else.
-#[derive(Clone, Copy, PartialEq)]
-enum Near {
-    Unknown,
-    /// So much above the key.
-    By(i64),
-    /// There is no rowid, or too many guesses were wrong.
-    Nowhere,
 }
 
 /// The rows that are gathered, and what came of those before.
@@ -90,10 +73,18 @@ pub(crate) struct MergeRows<'a> {
     states: Vec<RowMerge<'a>>,
     /// Whether rows were merged that tell where others are.
     knows_places: bool,
+    /// How many changes of the batch are not merged yet.
+    left: usize,
+    triggers: TriggersOff,
     merged: Merged,
 }
 
 impl<'a> MergeRows<'a> {
+    /// For a batch of so many changes.
+    pub(crate) fn new(changes: usize) -> Self {
+        Self { left: changes, ..Self::default() }
+    }
+
     pub(crate) fn into_merged(self) -> Merged {
         self.merged
     }
@@ -131,13 +122,13 @@ impl<'a> MergeRows<'a> {
         }
         let TableRows { table: columns, rows, .. } = &mut self.tables[table];
         rows.push(self.rows.len());
-        let mut last = None;
+        let (mut last, about) = (None, self.about.len());
         for change in changes {
             let of = columns.clock_of_change(last, change);
             self.about.push(of);
             last = Some(of);
         }
-        self.rows.push(Gathered { table, author: self.authors.len() - 1, changes, index, key });
+        self.rows.push(Gathered { table, author: self.authors.len() - 1, changes, index, about, key });
         Ok(())
     }
 
@@ -157,6 +148,11 @@ impl<'a> MergeRows<'a> {
     pub(crate) fn merge(&mut self, shared: &Shared, core: &mut Core) -> Result<(), MergeError> {
         self.load(core)?;
         self.decide(core)?;
+        if self.tables.iter().any(|table| table.by_order) {
+            self.triggers.turn_on();
+        } else if self.states[..self.rows.len()].iter().filter(|state| state.won() > 0).count() > self.rows.len() / 2 {
+            self.triggers.turn_off(core, self.left)?;
+        }
         for table in 0..self.tables.len() {
             self.write(shared, core, table)?;
         }
@@ -169,6 +165,7 @@ impl<'a> MergeRows<'a> {
         for table in &mut self.tables {
             table.rows.clear();
         }
+        self.left = self.left.saturating_sub(self.about.len());
         self.rows.clear();
         self.about.clear();
         self.seen.clear();
@@ -183,35 +180,8 @@ impl<'a> MergeRows<'a> {
             self.states.resize_with(self.rows.len(), RowMerge::default);
         }
         for TableRows { table, rows, follow, .. } in self.tables.iter_mut().filter(|table| !table.rows.is_empty()) {
-            if table.keys.len() > WIDTH_MAX {
-                for row in rows {
-                    self.states[*row] = RowMerge::load(core, table, &self.rows[*row].key)?;
-                }
-                continue;
-            }
-            let batch = keys_of(table, &self.rows, rows.iter().copied());
-            let statement = if follow.is_likely {
-                table.statement(core.db, |s| &s.row_states_near, Table::sql_row_states_near)?
-            } else {
-                table.statement(core.db, |s| &s.row_states, Table::sql_row_states)?
-            };
-            batch.guess(follow.next);
-            let held = statement.query_batch(&batch, &[])?;
-            let mut right = 0;
-            while held.next()? {
-                let state = &mut self.states[rows[batch.row()]];
-                let is_first = state.key().is_none();
-                state.add_held(table, &held);
-                if let (true, Some(key)) = (is_first, state.key()) {
-                    right += usize::from(follow.next == Some(key));
-                    follow.next = key.checked_add(1);
-                    batch.guess(follow.next);
-                }
-            }
-            // A wrong guess costs about what a right one saves.
-            follow.is_likely = right > rows.len() / 2;
+            load_rows(core, table, follow, rows, (&self.rows, &self.about), &mut self.states)?;
         }
-        self.states.iter_mut().for_each(RowMerge::end_load);
         Ok(())
     }
 
@@ -302,7 +272,7 @@ impl<'a> MergeRows<'a> {
 
     /// Writes what was decided of one table's rows.
     fn write(&mut self, shared: &Shared, core: &mut Core, table: usize) -> Result<(), MergeError> {
-        let TableRows { table, rows, by_order, by_check, .. } = &self.tables[table];
+        let TableRows { table, rows, by_order, by_check, near, .. } = &mut self.tables[table];
         let mut together = Together::default();
         for row in rows.iter().copied() {
             if self.states[row].won() == 0 {
@@ -315,7 +285,7 @@ impl<'a> MergeRows<'a> {
             let author = &mut self.authors[*author];
             let state = &mut self.states[row];
             if let Some(cells) = state.prepare_cells(table)
-                && (cells.key.is_none() || !by_order && !by_check)
+                && (cells.key.is_none() || !*by_order)
                 && 1 + key.len() + cells.cells.len() <= WIDTH_MAX
             {
                 let set = together.set_of(cells.cells.iter().map(|(cell, _)| *cell));
@@ -328,23 +298,21 @@ impl<'a> MergeRows<'a> {
             return Ok(());
         }
         for (set, cells) in together.sets.iter().enumerate() {
-            let rows: Vec<usize> = together.rows.iter().filter(|row| row.set == set).map(|row| row.row).collect();
-            write_base_rows(shared, core, table, cells, &rows, &self.rows, &mut self.states)?;
+            let rows = together.rows.iter().filter(|row| row.set == set);
+            let (new, living): (Vec<_>, Vec<_>) = rows.partition(|row| row.key.is_none());
+            let rows_of = |rows: Vec<&RowTogether>| rows.into_iter().map(|row| row.row).collect::<Vec<_>>();
+            let gathered = (&*self.rows, &*self.states);
+            let living = update_in_place(shared, core, table, near, cells, rows_of(living), gathered)?;
+            let rows_max = if *by_check { 1 } else { BASE_ROWS_MAX };
+            write_base_rows(shared, core, table, cells, (&living, rows_max), &self.rows, &mut self.states)?;
+            let new = (&*rows_of(new), BASE_ROWS_MAX);
+            write_base_rows(shared, core, table, cells, new, &self.rows, &mut self.states)?;
         }
         let (mut new, known): (Vec<_>, Vec<_>) = together.rows.into_iter().partition(|row| row.key.is_none());
         add_keys(core, table, &mut new, &self.rows)?;
         add_clocks(core, table, &new, &self.states)?;
         Ok(put_clocks(core, table, &known, &self.states)?)
     }
-}
-
-/// Of each row its primary key.
-fn keys_of<'s>(table: &Table, gathered: &'s [Gathered<'_>], rows: impl Iterator<Item = usize>) -> Batch<'s> {
-    let mut batch = Batch::new(table.keys.len(), gathered.len());
-    for row in rows {
-        batch.push(gathered[row].key.values());
-    }
-    batch
 }
 
 /// As the table has triggers, SQLite keeps a copy of each page that a statement changes. Rows whose keys ascend lie on few pages
@@ -355,12 +323,12 @@ fn write_base_rows(
     core: &Core,
     table: &Table,
     cells: &[usize],
-    rows: &[usize],
+    (rows, rows_max): (&[usize], usize),
     gathered: &[Gathered<'_>],
     states: &mut [RowMerge<'_>],
 ) -> Result<(), MergeError> {
     let ascends = |pair: &[usize]| gathered[pair[1]].key.is_after(&gathered[pair[0]].key);
-    let rows_max = if rows.windows(2).all(ascends) { BASE_ROWS_MAX } else { 1 };
+    let rows_max = if rows.windows(2).all(ascends) { rows_max } else { 1 };
     for rows in rows.chunks(rows_max) {
         if rows.len() > 1 {
             let mut batch = Batch::new(table.keys.len() + cells.len(), rows.len());
@@ -413,7 +381,11 @@ fn add_keys(core: &Core, table: &Table, rows: &mut [RowTogether], gathered: &[Ga
 fn add_clocks(core: &Core, table: &Table, rows: &[RowTogether], states: &[RowMerge<'_>]) -> rusqlite::Result<()> {
     let Some(RowTogether { stamp: first, .. }) = rows.first() else { return Ok(()) };
     let is_one_stamp = rows.iter().all(|row| row.stamp == *first);
-    let width = if is_one_stamp { CLOCK_WIDTH - 2 } else { CLOCK_WIDTH };
+    // New rows mostly come as they were inserted.
+    let mut clocks = rows.iter().flat_map(|row| states[row.row].cells().clocks);
+    let col_version = clocks.next().map_or(0, |clock| clock.col_version);
+    let is_alike = is_one_stamp && clocks.all(|clock| clock.col_version == col_version);
+    let width = if is_alike { 3 } else { CLOCK_WIDTH };
     let mut batch = Batch::new(width, rows.len() * table.cells.len().min(8));
     let mut count = 0;
     for RowTogether { row, key, stamp, .. } in rows {
@@ -423,9 +395,9 @@ fn add_clocks(core: &Core, table: &Table, rows: &[RowTogether], states: &[RowMer
             count += 1;
         }
     }
-    if is_one_stamp {
-        let statement = table.statement(core.db, |s| &s.add_clocks_of_one, Table::sql_add_clocks_of_one)?;
-        statement.run_batch(&batch, &[first.local.into(), first.ordinal.into()])?;
+    if is_alike {
+        let statement = table.statement(core.db, |s| &s.add_clocks_alike, Table::sql_add_clocks_alike)?;
+        statement.run_batch(&batch, &[first.local.into(), first.ordinal.into(), col_version.into()])?;
     } else {
         table.statement(core.db, |s| &s.add_clocks, Table::sql_add_clocks)?.run_batch(&batch, &[])?;
     }
@@ -448,6 +420,18 @@ fn put_clocks(core: &Core, table: &Table, rows: &[RowTogether], states: &[RowMer
             states[row.row].put_clocks(core, table, key(row), row.stamp)?;
             continue;
         }
+        if let Some((cell, stamp)) = one_cell(run, states) {
+            let mut batch = Batch::new(3, run.len());
+            for row in run {
+                for clock in states[row.row].cells().clocks {
+                    batch.push([key(row), clock.col_version, clock.seq].map(Bind::Integer));
+                }
+            }
+            let stamp = [Bind::from(&*table.cells[cell].name), stamp.local.into(), stamp.ordinal.into()];
+            let statement = table.statement(core.db, |s| &s.put_clocks_of_cell, Table::sql_put_clocks_of_cell)?;
+            statement.run_batch(&batch, &stamp)?;
+            continue;
+        }
         let mut batch = Batch::new(CLOCK_WIDTH, run.len());
         for row in run {
             for clock in states[row.row].cells().clocks {
@@ -459,17 +443,30 @@ fn put_clocks(core: &Core, table: &Table, rows: &[RowTogether], states: &[RowMer
     Ok(())
 }
 
+/// The cell and the stamp of which all clocks of the rows are, if there are such: then a batch need not say them.
+fn one_cell(rows: &[RowTogether], states: &[RowMerge<'_>]) -> Option<(usize, Stamp)> {
+    let stamp = rows.first()?.stamp;
+    let mut cell = None;
+    for row in rows {
+        let [NewClock { of: Of::Cell(of), .. }] = states[row.row].cells().clocks else { return None };
+        if row.stamp != stamp || *cell.get_or_insert(*of) != *of {
+            return None;
+        }
+    }
+    Some((cell?, stamp))
+}
+
 /// Values of a clock in a batch.
 const CLOCK_WIDTH: usize = 6;
 
-/// Key, name, col_version, seq, local version, ordinal; `None` of what is no cell's.
+/// Key, name, seq, col_version, local version, ordinal; `None` of what is no cell's.
 fn values_of<'t>(table: &'t Table, clock: &NewClock, key: i64, stamp: Stamp) -> Option<[Bind<'t>; CLOCK_WIDTH]> {
     let Of::Cell(cell) = clock.of else { return None };
     Some([
         Bind::Integer(key),
         Bind::from(&*table.cells[cell].name),
-        Bind::Integer(clock.col_version),
         Bind::Integer(clock.seq),
+        Bind::Integer(clock.col_version),
         Bind::Integer(stamp.local),
         Bind::Integer(stamp.ordinal),
     ])
@@ -504,7 +501,7 @@ struct HeldRows<'b> {
 impl HeldRows<'_> {
     /// Where the rows of the next round are.
     fn near(&self) -> Near {
-        if self.missed > self.asked / 4 { Near::Nowhere } else { self.near }
+        if Near::is_wrong(self.missed, self.asked) { Near::Nowhere } else { self.near }
     }
 }
 

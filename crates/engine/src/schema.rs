@@ -73,11 +73,15 @@ pub(crate) struct Statements {
     pub(crate) base_row: Slot,
     pub(crate) row_states: Slot,
     pub(crate) row_states_near: Slot,
+    pub(crate) beside_keys: Slot,
+    pub(crate) beside_clocks: Slot,
+    pub(crate) beside_clocks_of_cell: Slot,
+    pub(crate) base_rowid: Slot,
     pub(crate) base_rows: Slot,
     pub(crate) base_rows_near: Slot,
     pub(crate) add_keys: Slot,
     pub(crate) add_clocks: Slot,
-    pub(crate) add_clocks_of_one: Slot,
+    pub(crate) add_clocks_alike: Slot,
     pub(crate) clocks_of_new_row: Slot,
     pub(crate) clocks_of_new_rows: Slot,
     pub(crate) clocks_of_known_row: Slot,
@@ -87,6 +91,7 @@ pub(crate) struct Statements {
     pub(crate) count_cell_of_run: Slot,
     pub(crate) put_clock: Slot,
     pub(crate) put_clocks: Slot,
+    pub(crate) put_clocks_of_cell: Slot,
     pub(crate) add_clock: Slot,
     pub(crate) move_clock: Slot,
     pub(crate) insert_sentinel: Slot,
@@ -133,6 +138,8 @@ pub(crate) enum RowWrite {
     UpdateNear,
     /// All rows of a batch.
     InsertMany,
+    /// The rows of a batch that lie between two places, by these.
+    UpdateMany,
 }
 
 /// Most statements of one table that wait for a cursor.
@@ -241,10 +248,18 @@ impl Table {
         self.cells.is_empty()
     }
 
+    /// The primary key, where it is one number.
+    pub(crate) fn integer_key(&self) -> Option<&ColumnInfo> {
+        match &*self.keys {
+            [key] if key.affinity == Affinity::Integer => Some(key),
+            _ => None,
+        }
+    }
+
     /// The name of the rowid, where there is one that is not the primary key itself.
     pub(crate) fn rowid(&self, db: Handle) -> Option<&'static str> {
         *self.rowid.get_or_init(|| {
-            let is_key = self.keys.len() == 1 && self.keys[0].affinity == Affinity::Integer;
+            let is_key = self.integer_key().is_some();
             let columns = i64::try_from(self.keys.len() + self.cells.len()).unwrap_or(i64::MAX);
             if is_key || columns > db.columns_max() - 3 {
                 return None;
@@ -305,6 +320,7 @@ impl Table {
             RowWrite::Update => self.sql_update_row(cells),
             RowWrite::UpdateNear => self.sql_update_row_near(cells),
             RowWrite::InsertMany => self.sql_insert_rows(cells),
+            RowWrite::UpdateMany => self.sql_update_rows(cells),
         };
         let statement = Arc::new(db.prepare(&sql)?);
         writers.push(RowWriter { kind, cells: cells.into(), statement: statement.clone() });

@@ -139,6 +139,33 @@ impl Table {
         )
     }
 
+    /// The rows of the keys table from ?1 up to ?2: key, primary key.
+    pub(crate) fn sql_beside_keys(&self) -> String {
+        format!(
+            "SELECT {KEY_COLUMN}, {} FROM {} WHERE {KEY_COLUMN} BETWEEN ?1 AND ?2 ORDER BY {KEY_COLUMN}",
+            self.key_names(),
+            self.keys_table()
+        )
+    }
+
+    /// The clocks of keys from ?1 up to ?2: key, name, col_version.
+    pub(crate) fn sql_beside_clocks(&self) -> String {
+        self.beside_clocks("")
+    }
+
+    /// The same, of the cell ?3 and of sentinels alone. As a CASE: where a parameter is compared in a term of its own, SQLite plans
+    /// the statement anew for each value that is bound.
+    pub(crate) fn sql_beside_clocks_of_cell(&self) -> String {
+        self.beside_clocks(" AND CASE col_name WHEN ?3 THEN 1 WHEN '-1' THEN 1 END")
+    }
+
+    fn beside_clocks(&self, of: &str) -> String {
+        format!(
+            "SELECT key, col_name, col_version FROM {} WHERE key BETWEEN ?1 AND ?2{of} ORDER BY key, col_name",
+            self.clock()
+        )
+    }
+
     /// The key of each row of a batch, or NULL. Of each row the batch has the primary key; the key is guessed as for
     /// [`sql_row_states_near`](Self::sql_row_states_near).
     pub(crate) fn sql_find_keys(&self) -> String {
@@ -197,28 +224,37 @@ impl Table {
         self.sql_insert(cells, &format!("SELECT {columns} FROM {BATCH} WHERE true"))
     }
 
-    /// Clocks of a batch under keys that have none: key, name, col_version, seq, local version, ordinal. OR IGNORE: then the
+    /// Clocks of a batch under keys that have none: key, name, seq, col_version, local version, ordinal. OR IGNORE: then the
     /// statement cannot fail half-way, and SQLite keeps no journal for it.
     pub(crate) fn sql_add_clocks(&self) -> String {
-        self.clocks_of_batch("IGNORE", "c4, c5")
+        self.clocks_of_batch("IGNORE", "c3, c4, c5")
     }
 
-    /// The same of one stamp: the batch; local version, ordinal.
-    pub(crate) fn sql_add_clocks_of_one(&self) -> String {
-        self.clocks_of_batch("IGNORE", "?2, ?3")
+    /// The same of one stamp and version, which follow the batch: local version, ordinal, col_version.
+    pub(crate) fn sql_add_clocks_alike(&self) -> String {
+        self.clocks_of_batch("IGNORE", "?4, ?2, ?3")
     }
 
-    fn clocks_of_batch(&self, or: &str, stamp: &str) -> String {
+    fn clocks_of_batch(&self, or: &str, rest: &str) -> String {
         format!(
-            "INSERT OR {or} INTO {} (key, col_name, col_version, seq, db_version, site_id)
-             SELECT c0, c1, c2, c3, {stamp} FROM {BATCH}",
+            "INSERT OR {or} INTO {} (key, col_name, seq, col_version, db_version, site_id)
+             SELECT c0, c1, c2, {rest} FROM {BATCH}",
             self.clock()
         )
     }
 
-    /// Clocks of a batch, whatever lies there: key, name, col_version, seq, local version, ordinal.
+    /// Clocks of a batch, whatever lies there: key, name, seq, col_version, local version, ordinal.
     pub(crate) fn sql_put_clocks(&self) -> String {
-        self.clocks_of_batch("REPLACE", "c4, c5")
+        self.clocks_of_batch("REPLACE", "c3, c4, c5")
+    }
+
+    /// Clocks of one cell: of a batch the key, col_version and seq; name, local version, ordinal.
+    pub(crate) fn sql_put_clocks_of_cell(&self) -> String {
+        format!(
+            "INSERT OR REPLACE INTO {} (key, col_name, col_version, seq, db_version, site_id)
+             SELECT c0, ?2, c1, c2, ?3, ?4 FROM {BATCH}",
+            self.clock()
+        )
     }
 
     /// First clocks of rows inserted here: version, first seq, then the key of each. In the order of names, so that the
@@ -412,6 +448,32 @@ impl Table {
         let keys_match = join(self.keys.iter().zip(1..).map(same), "");
         let (rowid, parameter) = (self.known_rowid().unwrap_or("rowid"), self.keys.len() + 1);
         format!("UPDATE {} SET {sets} WHERE {rowid} = ?{parameter}{keys_match}", self.base())
+    }
+
+    /// Base rows of a batch with these cells, whose places are from ?2 up to ?3. Of each row the batch has the place, the
+    /// primary key unless that is the place, and the cells; in the order of places.
+    pub(crate) fn sql_update_rows(&self, cells: &[usize]) -> String {
+        let place = self.place();
+        let keys: &[ColumnInfo] = if self.integer_key().is_some() { &[] } else { &self.keys };
+        let same = join(keys.iter().map(|column| format!(", {}", quote(&column.name))), "");
+        let set = |(cell, n): (&usize, usize)| {
+            format!("{} = litemesh_batch_value(?1, {place}, {n})", quote(&self.cells[*cell].name))
+        };
+        let sets = join(cells.iter().zip(keys.len() + 1..).map(set), ", ");
+        format!(
+            "UPDATE {} SET {sets} WHERE {place} BETWEEN ?2 AND ?3 AND litemesh_batch_at(?1, {place}{same})",
+            self.base()
+        )
+    }
+
+    /// By what base rows are in order: their only key where that is a number, or else their rowid.
+    fn place(&self) -> String {
+        self.integer_key().map_or_else(|| self.known_rowid().unwrap_or("rowid").to_owned(), |key| quote(&key.name))
+    }
+
+    /// The rowid of one base row.
+    pub(crate) fn sql_base_rowid(&self) -> String {
+        format!("SELECT {} FROM {} WHERE {}", self.known_rowid().unwrap_or("rowid"), self.base(), self.keys_match())
     }
 
     /// Joins the base row to its key `p`.

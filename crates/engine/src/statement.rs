@@ -93,6 +93,40 @@ impl Handle {
         unsafe { ffi::sqlite3_get_autocommit(self.0) == 0 }
     }
 
+    /// Whether a statement of the connection has begun and is not over.
+    pub(crate) fn is_running_anything(self) -> bool {
+        let mut statement = ptr::null_mut();
+        loop {
+            // SAFETY: the connection is open, and the statement null or the one that came before.
+            statement = unsafe { ffi::sqlite3_next_stmt(self.0, statement) };
+            if statement.is_null() {
+                return false;
+            }
+            // SAFETY: SQLite just gave it.
+            if unsafe { ffi::sqlite3_stmt_busy(statement) } != 0 {
+                return true;
+            }
+        }
+    }
+
+    /// Whether triggers fire, as far as the connection's configuration says.
+    pub(crate) fn has_triggers_on(self) -> bool {
+        self.configure_triggers(-1) != 0
+    }
+
+    /// Turns all triggers but temporary ones on or off; `false` where that failed.
+    pub(crate) fn turn_triggers(self, on: bool) -> bool {
+        self.configure_triggers(c_int::from(on)) == c_int::from(on)
+    }
+
+    fn configure_triggers(self, set: c_int) -> c_int {
+        let mut now = -1;
+        let option = ffi::SQLITE_DBCONFIG_ENABLE_TRIGGER as c_int;
+        // SAFETY: the connection is open, and these are the arguments that the option takes.
+        unsafe { ffi::sqlite3_db_config(self.0, option, set, &raw mut now) };
+        now
+    }
+
     /// Most columns of a table, and of a result.
     pub(crate) fn columns_max(self) -> i64 {
         // SAFETY: the connection is open; -1 leaves the limit as it is.
@@ -190,6 +224,19 @@ impl<'a> From<ValueRef<'a>> for Bind<'a> {
             ValueRef::Real(value) => Self::Real(value),
             ValueRef::Text(bytes) => Self::Text(bytes),
             ValueRef::Blob(bytes) => Self::Blob(bytes),
+        }
+    }
+}
+
+impl Bind<'_> {
+    /// Whether it is this value, of the same type and bit by bit.
+    pub(crate) fn is(&self, value: ValueRef<'_>) -> bool {
+        match (self, value) {
+            (Self::Null, ValueRef::Null) => true,
+            (Self::Integer(a), ValueRef::Integer(b)) => *a == b,
+            (Self::Real(a), ValueRef::Real(b)) => a.to_bits() == b.to_bits(),
+            (Self::Text(a), ValueRef::Text(b)) | (Self::Blob(a), ValueRef::Blob(b)) => **a == *b,
+            _ => false,
         }
     }
 }
@@ -383,23 +430,32 @@ impl Rows<'_> {
     /// The value, borrowed until the next step.
     pub(crate) fn value_ref(&self, column: c_int) -> ValueRef<'_> {
         // SAFETY: a column out of range reads as NULL. The value is of this row, and the functions that ask it take no lock:
-        // the connection is used by one thread at a time. The address and the length are those of bytes that live until the
-        // next step or reset, and both need `self`, which the result borrows.
-        unsafe {
-            let value = ffi::sqlite3_column_value(self.statement.raw, column);
-            match ffi::sqlite3_value_type(value) {
-                ffi::SQLITE_INTEGER => ValueRef::Integer(ffi::sqlite3_value_int64(value)),
-                ffi::SQLITE_FLOAT => ValueRef::Real(ffi::sqlite3_value_double(value)),
-                ffi::SQLITE_TEXT => ValueRef::Text(bytes_of(value)),
-                ffi::SQLITE_BLOB => ValueRef::Blob(bytes_of(value)),
-                _ => ValueRef::Null,
-            }
-        }
+        // the connection is used by one thread at a time. The bytes live until the next step or reset, and both need `self`,
+        // which the result borrows.
+        unsafe { value_of(ffi::sqlite3_column_value(self.statement.raw, column)) }
     }
 
     /// The value, copied.
     pub(crate) fn value(&self, column: c_int) -> Value {
         to_value(self.value_ref(column))
+    }
+}
+
+/// What a value of SQLite's is.
+///
+/// # Safety
+///
+/// As for [`bytes_of`].
+pub(crate) unsafe fn value_of<'a>(value: *mut ffi::sqlite3_value) -> ValueRef<'a> {
+    // SAFETY: the caller's; nothing is converted, as what is asked for is what the type says.
+    unsafe {
+        match ffi::sqlite3_value_type(value) {
+            ffi::SQLITE_INTEGER => ValueRef::Integer(ffi::sqlite3_value_int64(value)),
+            ffi::SQLITE_FLOAT => ValueRef::Real(ffi::sqlite3_value_double(value)),
+            ffi::SQLITE_TEXT => ValueRef::Text(bytes_of(value)),
+            ffi::SQLITE_BLOB => ValueRef::Blob(bytes_of(value)),
+            _ => ValueRef::Null,
+        }
     }
 }
 

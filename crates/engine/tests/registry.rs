@@ -46,6 +46,8 @@ const FUNCTIONS: &[(&str, i64, i64)] = &[
     // Not in CRSqlite 0.16, this one and those below.
     ("crsql_version", 0, I | D),
     ("litemesh_after_update", -1, I),
+    ("litemesh_batch_at", -1, O),
+    ("litemesh_batch_value", -1, O),
     ("litemesh_pack", -1, I),
     ("litemesh_version", 0, I | D),
 ];
