@@ -148,12 +148,12 @@ fn count_run(core: &Core, table: &Table, notes: &Notes, run: &[Updated], version
             continue;
         }
         // Some rows had no clock of this cell.
-        let mut batch = Batch::new(4, run.len());
+        let mut batch = Batch::new(3, run.len());
         for (row, seq) in run.iter().zip((seq..).step_by(first.cells.len())) {
-            batch.push([row.key.into(), name, 1.into(), seq.into()]);
+            batch.push([row.key.into(), name, seq.into()]);
         }
-        let add = table.statement(core.db, |s| &s.add_clocks_of_one, Table::sql_add_clocks_of_one)?;
-        add.run_batch(&batch, &[version.into(), 0.into()])?;
+        let add = table.statement(core.db, |s| &s.add_clocks_alike, Table::sql_add_clocks_alike)?;
+        add.run_batch(&batch, &[version.into(), 0.into(), 1.into()])?;
     }
     Ok(())
 }
@@ -239,10 +239,10 @@ fn delete_run(core: &Core, table: &Table, run: &[(i64, i64)], version: i64) -> r
     if left.query_integer(&range)?.is_some() {
         return run.iter().try_for_each(|(key, seq)| bury(core, table, *key, version, *seq));
     }
-    let mut batch = Batch::new(4, run.len());
+    let mut batch = Batch::new(3, run.len());
     for (key, seq) in run {
-        batch.push([Bind::Integer(*key), "-1".into(), 2.into(), Bind::Integer(*seq)]);
+        batch.push([Bind::Integer(*key), "-1".into(), Bind::Integer(*seq)]);
     }
-    let add = table.statement(core.db, |s| &s.add_clocks_of_one, Table::sql_add_clocks_of_one)?;
-    add.run_batch(&batch, &[version.into(), 0.into()])
+    let add = table.statement(core.db, |s| &s.add_clocks_alike, Table::sql_add_clocks_alike)?;
+    add.run_batch(&batch, &[version.into(), 0.into(), 2.into()])
 }
