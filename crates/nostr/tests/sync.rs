@@ -67,16 +67,20 @@ async fn streams_go_on_after_both_were_restarted() {
     assert!(streams(&memory).await.len() <= 2, "one in each direction at most");
 }
 
-/// Writes a row, and waits until the relay has it. Rows differ in length, since what came from the remote may be sent back to it: how many
-/// changes were sent says nothing.
+/// Writes a row, and waits until the relay has it.
 async fn write_to_relay(running: &Running, memory: &MemoryDatabase, id: usize, rows: &mut Vec<String>) {
     let length = 2_000 * id;
+    let key = running.device.store.pairings(running.device.site()).unwrap()[0].local_key;
+    let bytes_by_us = async || {
+        let events = memory.query(Filter::new().kind(CHANGES_KIND).author(key)).await.unwrap();
+        events.iter().map(|event| event.content.len()).sum::<usize>()
+    };
+    // What goes beside it is shorter: the row of the other device, where that is sent back because it was sent before the device asked.
+    let until = bytes_by_us().await + length / 3 * 4;
     running.device.execute(&format!("INSERT INTO todo VALUES ({id}, 'alone', randomblob({length}))"));
     rows.push(format!("{id} 'alone' {length}"));
-    let key = running.device.store.pairings(running.device.site()).unwrap()[0].local_key;
     let wait = async {
-        let by_us = Filter::new().kind(CHANGES_KIND).author(key);
-        while !memory.query(by_us.clone()).await.unwrap().iter().any(|event| event.content.len() > length / 3 * 4) {
+        while bytes_by_us().await < until {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

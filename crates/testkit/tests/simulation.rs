@@ -125,6 +125,7 @@ fn peers_converge_over_relays_that_keep_messages_and_forget_some() {
     let faults = Faults { originals: false, v1: false, ..Faults::ALL };
     check(&Options { faults, ..Options::default() }, 8_000_001, 100);
     for seed in [
+        8_030_184, // a copy that was forked went on to claim what a remote had left out for its original's sake
         8_000_116, // what a device had sent was not sent back to it where it had been restored, since its stream went on
         8_000_541, // nobody said that a stream was at its end that had been gone on with
         8_000_878, // what followed a message that could not be stored was merged one by one

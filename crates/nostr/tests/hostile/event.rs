@@ -133,7 +133,7 @@ fn check_changes(event: &Event, plaintext: &[u8]) {
 /// What is read, within memory; or why it is not, which goes to logs: in few words, and nothing that stands before the content.
 fn read<T>(event: &Event, plaintext: &[u8], read: impl FnOnce() -> Result<T, ReadError>) -> Option<T> {
     let (read, memory) = peak_of(read);
-    let length = plaintext.len() + event.tags.iter().flat_map(|tag| tag.as_slice()).map(String::len).sum::<usize>();
+    let length = plaintext.len() + event.tags.iter().flat_map(Tag::as_slice).map(String::len).sum::<usize>();
     assert!(memory <= length * MEMORY_PER_BYTE + MEMORY_ELSE, "{memory} bytes of memory for {length}");
     match read {
         Ok(read) => Some(read),
