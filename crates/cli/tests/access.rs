@@ -133,7 +133,7 @@ fn no_log_has_a_token() {
     for (token, url) in [(&one, url.clone()), (&one, url.replace("http", "ws")), (&wrong, url.clone())] {
         let sync = Running::start_tracing(&["sync", &copy, &url, "--once", "--json", "--token-file", token]);
         let (_, log) = sync.end();
-        assert!(log.lines().count() > 20, "it logs: {log}");
+        assert!(log.lines().count() > 10, "it logs: {log}");
         logs += &log;
     }
     logs += &hub.stop("-TERM").1;
