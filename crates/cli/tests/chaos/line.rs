@@ -136,6 +136,6 @@ pub(crate) fn go_dead_without_a_word(times: i64) {
         pair.peer.write(up);
         until(|| "what both wrote is on both sides".to_owned(), || pair.peer.holds(down) && pair.hub.holds(up));
     }
-    assert!(pair.proxy.connections() > times.unsigned_abs(), "a connection after each silence");
+    assert!(pair.proxy.connections() >= times.unsigned_abs(), "a connection after each silence");
     pair.check_and_stop();
 }
