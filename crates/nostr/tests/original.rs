@@ -70,8 +70,15 @@ impl Original {
         self.envelope.cursor(&content, at).unwrap()
     }
 
-    /// The events of a stream in the order of the chain; each is checked.
+    /// The events of a stream in the order of the chain, which has no gap; each is checked.
     fn stream(&self, stream: &StreamId) -> Vec<(Event, Vec<Change>)> {
+        let (found, waiting) = self.so_far(stream);
+        assert_eq!(waiting, 0, "events that do not belong to the chain");
+        found
+    }
+
+    /// The same up to the first gap, and how many events lie behind that: where one is refused, and sent again, later ones are there already.
+    fn so_far(&self, stream: &StreamId) -> (Vec<(Event, Vec<Change>)>, usize) {
         let events = self.relay.events(CHANGES_KIND).into_iter();
         let mut events: Vec<(ChangesTags, Event)> =
             events.map(|event| (ChangesTags::of(&event).unwrap(), event)).collect();
@@ -91,8 +98,7 @@ impl Original {
             previous = Some(ChainHead::of(&event));
             found.push((event, changes));
         }
-        assert!(events.is_empty(), "{} events do not belong to the chain", events.len());
-        found
+        (found, events.len())
     }
 
     fn read(&self, event: &Event) -> Vec<Change> {
@@ -107,7 +113,7 @@ impl Original {
 
     /// Titles of the rows that came by this stream.
     fn titles(&self, stream: &StreamId) -> Vec<String> {
-        let changes = self.stream(stream).into_iter().flat_map(|(_, changes)| changes);
+        let changes = self.so_far(stream).0.into_iter().flat_map(|(_, changes)| changes);
         let title =
             |change: &Change| (change.column.as_str() == "title").then(|| change.value.as_str().map(str::to_owned));
         changes.filter_map(|change| title(&change).flatten()).collect()
@@ -251,6 +257,7 @@ async fn an_original_may_begin_anew_in_the_middle_of_a_backlog() {
     original.relay.judge(|_| Verdict::Store);
     wait_until("all rows", || original.titles(&stream).len() == 6000).await;
     running.stop().await;
+    original.stream(&stream);
 }
 
 /// `known-failures.md` B4: nothing can carry it to an original, whose events end at 1 MiB.
