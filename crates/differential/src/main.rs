@@ -1,7 +1,7 @@
 //! Runs the same random statements on Litemesh's engine and on real CRSqlite, and compares.
 //!
 //!     (cd interop && npm ci)
-//!     cargo run -p litemesh-differential -- --seconds 60
+//!     cargo run -p litemesh-differential -- --programs 150
 //!
 //! docs/testing.md says more.
 
@@ -94,12 +94,12 @@ struct Arguments {
     /// The first seed.
     #[arg(long, env = "LITEMESH_SEED", default_value_t = 1)]
     seed: u64,
-    /// How many seeds, if the time is long enough.
-    #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
+    /// How many seeds.
+    #[arg(long, default_value_t = 150)]
     programs: u64,
     /// Begin no program after so many seconds.
-    #[arg(long, default_value_t = 60)]
-    seconds: u64,
+    #[arg(long)]
+    seconds: Option<u64>,
     /// Go on after a failure.
     #[arg(long)]
     keep_going: bool,
@@ -123,14 +123,14 @@ fn run(arguments: &Arguments) -> Result<bool> {
     if arguments.mode.is_none() {
         failures += show_register(&mut originals)?;
     }
-    let end = Instant::now() + Duration::from_secs(arguments.seconds);
+    let end = arguments.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let mut next_report = Instant::now() + REPORT_INTERVAL;
     for seed in (arguments.seed..).take(usize::try_from(arguments.programs)?) {
         if Instant::now() >= next_report {
             println!("before seed {seed}: {mirrored} mirrored, {mixed} mixed, {failures} failures");
             next_report += REPORT_INTERVAL;
         }
-        if Instant::now() >= end || (failures > 0 && !arguments.keep_going) {
+        if end.is_some_and(|end| Instant::now() >= end) || (failures > 0 && !arguments.keep_going) {
             break;
         }
         if arguments.mode != Some(Mode::Mixed) {

@@ -65,7 +65,8 @@ struct Pair<'a> {
     state: State,
     /// How much higher CRSqlite counts `crsql_rows_impacted()` since something was rolled back.
     impacted_leak: i64,
-    /// Whether the running transaction did something after which CRSqlite may report a version without clocks.
+    /// Whether something was done since the last version after which CRSqlite may report one without clocks. A commit
+    /// that writes nothing leaves CRSqlite's next version to the commit after it.
     may_idle: bool,
     /// Whether it rolled something back.
     may_leak: bool,
@@ -169,7 +170,9 @@ impl<'a> Pair<'a> {
             None => self.explain(&before, &original, statement)?,
         };
         self.settle(&original, &found)?;
-        if self.ours.is_autocommit() {
+        if self.ours.is_autocommit()
+            && (self.state.version > before.version || found.contains(&Deviation::IdleVersions))
+        {
             self.may_idle = false;
         }
         Ok(())
