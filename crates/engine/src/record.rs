@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rusqlite::ffi;
 use smallvec::{SmallVec, smallvec};
 
 use crate::core::{Core, module_error};
@@ -38,7 +39,7 @@ pub(crate) fn record_notes(core: &mut Core) -> rusqlite::Result<()> {
     // What runs meanwhile has nothing to record.
     core.flags.set_recorded(noted);
     core.is_recording = true;
-    let result = record_all(core, &notes, recorded);
+    let result = as_writer(core, |core| record_all(core, &notes, recorded));
     core.is_recording = false;
     core.db.set_last_insert_rowid(rowid);
     match result {
@@ -55,6 +56,22 @@ pub(crate) fn record_notes(core: &mut Core) -> rusqlite::Result<()> {
         Err(_) => {}
     }
     core.notes = notes;
+    result
+}
+
+/// Does this also where the application has forbidden itself to write since it wrote (`PRAGMA query_only`): the clocks belong to
+/// what it wrote before.
+fn as_writer(core: &mut Core, write: impl Fn(&mut Core) -> rusqlite::Result<()>) -> rusqlite::Result<()> {
+    let result = write(core);
+    // Nothing is written then: SQLite refuses the first statement that would.
+    let is_refused =
+        matches!(&result, Err(rusqlite::Error::SqliteFailure(error, _)) if error.extended_code == ffi::SQLITE_READONLY);
+    if !is_refused || core.db.query_integer("PRAGMA query_only", &[])? != Some(1) {
+        return result;
+    }
+    core.db.execute("PRAGMA query_only = OFF")?;
+    let result = write(core);
+    core.db.execute("PRAGMA query_only = ON")?;
     result
 }
 

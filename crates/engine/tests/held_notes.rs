@@ -474,6 +474,20 @@ fn a_commit_that_is_busy_is_tried_again() {
 
 /// What the application asks of SQLite after asking the engine is about its own statements.
 #[test]
+fn who_forbids_itself_to_write_can_commit_what_it_wrote() {
+    check_foo(&[
+        "BEGIN",
+        "INSERT INTO foo VALUES (1, 2, 3)",
+        "PRAGMA query_only = ON",
+        "SELECT count(*) FROM foo",
+        "COMMIT",
+        "INSERT INTO foo VALUES (2, 2, 3)",
+        "PRAGMA query_only = OFF",
+        "UPDATE foo SET b = 3",
+    ]);
+}
+
+#[test]
 fn asking_leaves_the_applications_counters() {
     let engine = foo();
     let db = engine.connection();
