@@ -22,7 +22,7 @@ const REGRESSIONS: &[u64] = &[
 
 /// A seed that failed before there were faults that draw by themselves. Without those it still is what it was.
 fn check_former(options: &Options, seed: u64) {
-    let faults = Faults { hasty: false, ..options.faults };
+    let faults = Faults { hasty: false, clocks: false, ..options.faults };
     Simulation::new(seed, &Options { faults, ..options.clone() }).run();
 }
 

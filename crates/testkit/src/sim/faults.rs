@@ -41,6 +41,9 @@ impl Simulation {
     pub(super) fn step(&mut self) {
         let alive: Vec<usize> = (0..self.nodes.len()).filter(|node| !self.nodes[*node].is_gone).collect();
         let node = *self.rng.choice(&alive).expect("somebody is there");
+        if self.faults.clocks && self.later.u8(..8) == 0 {
+            self.turn_clock();
+        }
         if self.rng.u8(..100) < 60 {
             return self.write(node);
         }
@@ -396,6 +399,16 @@ impl Simulation {
         self.note(format_args!("{node} does nothing for {duration:?}"));
     }
 
+    /// Somebody sets the wall clock of a machine, or it has lost the time: right, or by minutes, hours, or days.
+    fn turn_clock(&mut self) {
+        let node = self.later.usize(..self.nodes.len());
+        let seconds_max = [1, 3_600, 24 * 3_600, 10 * 24 * 3_600][self.later.usize(..4)];
+        let seconds = self.later.i64(..seconds_max);
+        let seconds = if self.later.bool() { seconds } else { -seconds };
+        self.nodes[node].clock = seconds;
+        self.note(format_args!("the wall clock of {node} is {seconds} s ahead"));
+    }
+
     /// The clock of a machine jumps: all that its peer waits for is due.
     fn jump(&mut self, node: usize) {
         self.note(format_args!("the clock of {node} jumps"));
@@ -426,6 +439,12 @@ impl Simulation {
         }
         for pairing in &mut self.pairings {
             pairing.away_until = now;
+        }
+        // Where no relay looks at dates, clocks may stay wrong.
+        if self.faults.clocks && (self.pairings.iter().any(|pairing| pairing.judges_dates) || self.later.bool()) {
+            for node in 0..self.nodes.len() {
+                self.nodes[node].clock = self.later.i64(-20..=20);
+            }
         }
         for node in 0..self.nodes.len() {
             self.nodes[node].suspended_until = Duration::ZERO;

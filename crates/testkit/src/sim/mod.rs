@@ -237,6 +237,7 @@ impl Simulation {
             is_gone: false,
             slowness,
             suspended_until: Duration::ZERO,
+            clock: 0,
             recursive_triggers: self.rng.bool(),
             has_app_connection: self.rng.bool(),
             is_upgraded: false,

@@ -40,6 +40,8 @@ pub(super) struct Node {
     pub(super) slowness: u32,
     /// Until when it does nothing at all.
     pub(super) suspended_until: Duration,
+    /// How far its wall clock is ahead of the time, in seconds.
+    pub(super) clock: i64,
     pub(super) recursive_triggers: bool,
     pub(super) has_app_connection: bool,
     pub(super) is_upgraded: bool,

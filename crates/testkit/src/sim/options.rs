@@ -45,6 +45,8 @@ pub struct Faults {
     /// Applications write to a file that was restored before a remote has told it of the versions that it forgot, so that its
     /// site id stands for two things under one version (docs/storage.md, "Copies and backups"). Only with `restores`.
     pub hasty: bool,
+    /// The wall clocks of machines jump by minutes to days, forward and back. Only with `relays`: nothing else reads them.
+    pub clocks: bool,
 }
 
 impl Faults {
@@ -69,6 +71,7 @@ impl Faults {
         twins: true,
         originals: true,
         hasty: true,
+        clocks: true,
     };
 
     /// Nothing but delays.
@@ -92,6 +95,7 @@ impl Faults {
         twins: false,
         originals: false,
         hasty: false,
+        clocks: false,
     };
 
     /// Those of a seed. `later` decides of those that came later, so that earlier seeds still have the others.
@@ -117,12 +121,14 @@ impl Faults {
             twins: half(self.twins),
             originals: half(self.originals),
             hasty: false,
+            clocks: false,
         };
         let hasty = later.bool() && self.hasty && drawn.restores;
+        let clocks = later.bool() && self.clocks && drawn.relays;
         // Of a site that is there twice and has forgotten something nobody can say which of its writes are left. And the original
         // gives out what came to it in part as if it were all (A3): to who has it, that does no harm.
         let restores = drawn.restores;
-        Self { twins: drawn.twins && !restores, originals: drawn.originals && !restores, hasty, ..drawn }
+        Self { twins: drawn.twins && !restores, originals: drawn.originals && !restores, hasty, clocks, ..drawn }
     }
 }
 
