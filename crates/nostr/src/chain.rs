@@ -7,6 +7,8 @@ use std::collections::{HashMap, VecDeque};
 
 use nostr::{Event, EventId, Tag, Timestamp};
 
+use crate::dates;
+
 /// Events that wait for one before them. Others are fetched when it is their turn.
 const WAITING_MAX: usize = 256;
 
@@ -55,20 +57,22 @@ impl Chain {
     }
 
     /// An event of the stream came, signed by its author, and follows `previous`. One for which there is no room is left out.
-    pub(crate) fn offer(&mut self, previous: Option<EventId>, event: Event) -> Result<(), Forked> {
+    ///
+    /// What follows a head that is of the future may be dated before it, but not before `now`.
+    pub(crate) fn offer(&mut self, previous: Option<EventId>, event: Event, now: Timestamp) -> Result<(), Forked> {
         if self.is_known(event.id) {
             self.pass(previous, event.id);
             return Ok(());
         }
         let taken = self.passed.iter().any(|(known, _)| *known == previous);
         let is_another = self.waiting.get(&previous).is_some_and(|waiting| waiting.id != event.id);
-        // The author never dates an event before the one that it follows.
+        // The author never dates an event before the one that it follows, unless that was of the future.
         let is_first_again = previous.is_none() && self.head.is_some();
         if taken || is_another || is_first_again && event.created_at > self.head_at {
             return Err(Forked);
         }
         let is_next = previous == self.head;
-        if !is_next && (is_first_again || event.created_at < self.head_at) {
+        if !is_next && (is_first_again || event.created_at < dates::since(self.head_at, now)) {
             return Ok(());
         }
         // The next one is always taken, so that those that wait cannot keep it out.
@@ -80,21 +84,22 @@ impl Chain {
     }
 
     /// Takes the event after the head, which it becomes.
-    pub(crate) fn next(&mut self) -> Option<Event> {
+    pub(crate) fn next(&mut self, now: Timestamp) -> Option<Event> {
         let event = self.waiting.remove(&self.head)?;
         self.bytes -= held_bytes(&event);
         self.remember(self.head, event.id);
         (self.head, self.head_at) = (Some(event.id), event.created_at);
-        self.leave_behind();
+        self.leave_behind(now);
         Some(event)
     }
 
     /// What is dated before the head and is not next came again, from before it. What follows it is let in no more, and nothing would
     /// tell that it has passed.
-    fn leave_behind(&mut self) {
+    fn leave_behind(&mut self, now: Timestamp) {
         let Self { head, head_at, waiting, bytes, .. } = self;
+        let since = dates::since(*head_at, now);
         waiting.retain(|previous, event| {
-            let may_come = previous == head || event.created_at >= *head_at;
+            let may_come = previous == head || event.created_at >= since;
             if !may_come {
                 *bytes -= held_bytes(event);
             }
@@ -157,6 +162,7 @@ mod tests {
     use super::*;
 
     const THEN: Timestamp = Timestamp::from_secs(1_000);
+    const NOW: Timestamp = Timestamp::from_secs(2_000);
 
     fn events_of(seconds: impl IntoIterator<Item = u64>) -> Vec<Event> {
         let keys = Keys::generate();
@@ -180,12 +186,12 @@ mod tests {
         let events = events(4);
         let mut chain = begun();
         for index in [2, 1, 3, 2] {
-            chain.offer(Some(events[index - 1].id), events[index].clone()).unwrap();
+            chain.offer(Some(events[index - 1].id), events[index].clone(), NOW).unwrap();
         }
-        assert!(chain.has_gap() && !chain.has_next() && chain.next().is_none());
-        chain.offer(None, events[0].clone()).unwrap();
+        assert!(chain.has_gap() && !chain.has_next() && chain.next(NOW).is_none());
+        chain.offer(None, events[0].clone(), NOW).unwrap();
         assert!(chain.has_next() && !chain.has_gap());
-        let taken: Vec<EventId> = std::iter::from_fn(|| chain.next()).map(|event| event.id).collect();
+        let taken: Vec<EventId> = std::iter::from_fn(|| chain.next(NOW)).map(|event| event.id).collect();
         assert_eq!(taken, events.iter().map(|event| event.id).collect::<Vec<_>>());
         assert!(!chain.has_gap() && chain.bytes == 0);
         assert_eq!(chain.head(), Some(events[3].id));
@@ -197,11 +203,11 @@ mod tests {
         let events = events(WAITING_MAX + 3);
         let mut chain = Chain::after(Some(events[0].id), THEN);
         for pair in events[1..].windows(2) {
-            chain.offer(Some(pair[0].id), pair[1].clone()).unwrap();
+            chain.offer(Some(pair[0].id), pair[1].clone(), NOW).unwrap();
         }
         assert_eq!(chain.waiting.len(), WAITING_MAX);
-        chain.offer(Some(events[0].id), events[1].clone()).unwrap();
-        let taken = std::iter::from_fn(|| chain.next()).count();
+        chain.offer(Some(events[0].id), events[1].clone(), NOW).unwrap();
+        let taken = std::iter::from_fn(|| chain.next(NOW)).count();
         assert_eq!(taken, WAITING_MAX + 1);
     }
 
@@ -211,11 +217,11 @@ mod tests {
         let mut chain = Chain::after(Some(events[0].id), events[0].created_at);
         // The newest first, and not the next.
         for pair in events[1..].windows(2).rev() {
-            chain.offer(Some(pair[0].id), pair[1].clone()).unwrap();
+            chain.offer(Some(pair[0].id), pair[1].clone(), NOW).unwrap();
         }
         assert_eq!(chain.waiting.len(), WAITING_MAX);
-        chain.offer(Some(events[0].id), events[1].clone()).unwrap();
-        assert_eq!(std::iter::from_fn(|| chain.next()).count(), WAITING_MAX + 1);
+        chain.offer(Some(events[0].id), events[1].clone(), NOW).unwrap();
+        assert_eq!(std::iter::from_fn(|| chain.next(NOW)).count(), WAITING_MAX + 1);
         assert_eq!(chain.bytes, 0);
     }
 
@@ -224,17 +230,17 @@ mod tests {
     fn two_events_that_follow_the_same_one_are_a_fork() {
         let events = events(4);
         let mut chain = begun();
-        chain.offer(None, events[0].clone()).unwrap();
-        assert_eq!(chain.offer(None, events[1].clone()), Err(Forked));
-        assert_eq!(chain.next().map(|event| event.id), Some(events[0].id));
-        chain.offer(Some(events[0].id), events[2].clone()).unwrap();
-        assert!(chain.next().is_some());
+        chain.offer(None, events[0].clone(), NOW).unwrap();
+        assert_eq!(chain.offer(None, events[1].clone(), NOW), Err(Forked));
+        assert_eq!(chain.next(NOW).map(|event| event.id), Some(events[0].id));
+        chain.offer(Some(events[0].id), events[2].clone(), NOW).unwrap();
+        assert!(chain.next(NOW).is_some());
         for (previous, event) in [(None, &events[0]), (Some(events[0].id), &events[2])] {
-            assert_eq!(chain.offer(previous, event.clone()), Ok(()), "they are only repeated");
+            assert_eq!(chain.offer(previous, event.clone(), NOW), Ok(()), "they are only repeated");
         }
-        assert_eq!(chain.offer(Some(events[0].id), events[3].clone()), Err(Forked));
-        assert_eq!(chain.offer(None, events[1].clone()), Err(Forked));
-        assert!(chain.next().is_none() && !chain.has_gap() && chain.bytes == 0);
+        assert_eq!(chain.offer(Some(events[0].id), events[3].clone(), NOW), Err(Forked));
+        assert_eq!(chain.offer(None, events[1].clone(), NOW), Err(Forked));
+        assert!(chain.next(NOW).is_none() && !chain.has_gap() && chain.bytes == 0);
     }
 
     /// Relays are asked for what came since the second of the head: that is the head, and what came before it within that second.
@@ -245,12 +251,12 @@ mod tests {
             let mut chain = Chain::after(Some(events[3].id), events[3].created_at);
             for index in order {
                 let previous = index.checked_sub(1).map(|before| events[before].id);
-                chain.offer(previous, events[index].clone()).unwrap();
+                chain.offer(previous, events[index].clone(), NOW).unwrap();
             }
-            assert!(!chain.has_gap() && chain.next().is_none(), "{order:?}");
+            assert!(!chain.has_gap() && chain.next(NOW).is_none(), "{order:?}");
             assert_eq!(chain.bytes, 0);
-            chain.offer(Some(events[3].id), events[4].clone()).unwrap();
-            assert!(chain.next().is_some());
+            chain.offer(Some(events[3].id), events[4].clone(), NOW).unwrap();
+            assert!(chain.next(NOW).is_some());
         }
     }
 
@@ -259,11 +265,11 @@ mod tests {
     fn what_comes_again_while_the_stream_goes_on_is_no_gap() {
         let events = events_of([1, 2, 2, 2, 3]);
         let mut chain = Chain::after(Some(events[3].id), events[3].created_at);
-        chain.offer(Some(events[3].id), events[4].clone()).unwrap();
-        chain.offer(Some(events[0].id), events[1].clone()).unwrap();
-        assert!(chain.next().is_some());
+        chain.offer(Some(events[3].id), events[4].clone(), NOW).unwrap();
+        chain.offer(Some(events[0].id), events[1].clone(), NOW).unwrap();
+        assert!(chain.next(NOW).is_some());
         for index in [2, 3] {
-            chain.offer(Some(events[index - 1].id), events[index].clone()).unwrap();
+            chain.offer(Some(events[index - 1].id), events[index].clone(), NOW).unwrap();
         }
         assert!(!chain.has_gap() && chain.bytes == 0);
     }
@@ -273,8 +279,8 @@ mod tests {
     fn a_stream_that_begins_again_is_forked() {
         let events = events_of([1, 2, 3]);
         let mut chain = Chain::after(Some(events[1].id), events[1].created_at);
-        assert_eq!(chain.offer(None, events[0].clone()), Ok(()), "the first one comes again");
-        assert_eq!(chain.offer(None, events[2].clone()), Err(Forked));
+        assert_eq!(chain.offer(None, events[0].clone(), NOW), Ok(()), "the first one comes again");
+        assert_eq!(chain.offer(None, events[2].clone(), NOW), Err(Forked));
     }
 
     /// What its author says in tags takes room, too.
@@ -289,9 +295,23 @@ mod tests {
         let events: Vec<Event> = (0..14).map(event).collect();
         let mut chain = Chain::after(Some(events[0].id), events[0].created_at);
         for pair in events[1..].windows(2) {
-            chain.offer(Some(pair[0].id), pair[1].clone()).unwrap();
+            chain.offer(Some(pair[0].id), pair[1].clone(), NOW).unwrap();
             assert!(chain.bytes <= WAITING_BYTES_MAX);
         }
         assert_eq!(chain.waiting.len(), 10);
+    }
+
+    /// A clock that was ahead is right again.
+    #[test]
+    fn what_follows_a_head_of_the_future_shows_that_something_is_missing() {
+        let events = events_of([1_000, 900_000, 900_001, 2_000]);
+        for (now, has_gap) in [(NOW, true), (Timestamp::from_secs(900_002), false)] {
+            let mut chain = Chain::after(Some(events[1].id), events[1].created_at);
+            chain.offer(Some(events[2].id), events[3].clone(), now).unwrap();
+            assert_eq!(chain.has_gap(), has_gap);
+            chain.offer(Some(events[1].id), events[2].clone(), now).unwrap();
+            assert!(chain.next(now).is_some());
+            assert_eq!(chain.next(now).is_some(), has_gap);
+        }
     }
 }

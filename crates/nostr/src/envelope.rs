@@ -7,6 +7,7 @@ use litemesh_proto::SiteId;
 use nostr::{Event, Keys, Kind, PublicKey, Tag, TagKind, Timestamp, UnsignedEvent};
 
 use crate::content::malformed;
+use crate::dates;
 use crate::nip44v3::into_text;
 use crate::signer::{Identity, SignerError};
 use crate::{
@@ -179,6 +180,7 @@ impl Envelope {
         let stream_id = ChangesTags::of(event)?.stream_id;
         // The key is the same in both directions.
         let plaintext = vec![self.key.decrypt(&event.content)?.into()];
+        let previous = ChainHead { created_at: dates::of_again(previous.created_at, now), ..previous };
         let event = self.finish(Draft::changes(plaintext, &stream_id, Some(previous), lifetime, now));
         event.map_err(|error| malformed("CHANGES", error.to_string()))
     }
@@ -241,7 +243,7 @@ impl<'a> Draft<'a> {
             expiration: Some(Timestamp::from_secs(now.as_secs().saturating_add(lifetime.as_secs()))),
             previous: previous.map(|previous| previous.id),
         };
-        let created_at = previous.map_or(now, |previous| previous.created_at.max(now));
+        let created_at = dates::of_next(previous.map(|previous| previous.created_at), now);
         Self { kind: CHANGES_KIND, created_at, tags: tags.to_tags(), plaintext }
     }
 

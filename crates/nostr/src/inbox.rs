@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::chain::{Chain, Forked};
+use crate::dates;
 use crate::link::{CHANGES, Ending, Ends, Handle, UNACKNOWLEDGED_MAX};
 use crate::looks::{LOOK_MAX, Looks, at, pending};
 use crate::parts::{Assembler, Whole};
@@ -38,9 +39,6 @@ const LEAVE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How soon a request is published again that no relay took.
 const PUBLISH_AGAIN: Duration = Duration::from_secs(2);
-
-/// How far ahead of our clock a request may be dated that no relay took, until it is dated anew.
-const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(60);
 
 /// Sites that a request names in any case: an event of so many is as long as that of a part of a message.
 const SITES_NAMED_MIN: usize = 400;
@@ -178,7 +176,7 @@ impl<'a> Inbox<'a> {
             }
             if let Ok(request) = self.requests.try_recv() {
                 self.ask(request).await?;
-            } else if let Some(event) = self.chain.next() {
+            } else if let Some(event) = self.chain.next(Timestamp::now()) {
                 if self.looks.is_on_trail()
                     && !self.chain.has_next()
                     && self.events.is_empty()
@@ -246,6 +244,7 @@ impl<'a> Inbox<'a> {
         self.acknowledged = state.stand.head;
         (self.gap, self.looking, self.asking) = (None, None, None);
         let since = Some(state.stand.head_at).filter(|at| at.as_secs() > 0);
+        let since = since.map(|head_at| dates::since(head_at, Timestamp::now()));
         self.ends.relays.subscribe(CHANGES, filter::changes(self.ends.pairing.peer_key, &state.stand.stream, since));
         // From here on what we send is of the life that asks.
         self.ends.asked().by_us = Some(state.stand.stream.clone());
@@ -270,7 +269,7 @@ impl<'a> Inbox<'a> {
             && tags.stream_id == state.stand.stream
         {
             self.chain
-                .offer(tags.previous, event)
+                .offer(tags.previous, event, Timestamp::now())
                 .map_err(|Forked| self.broken("its sender has forgotten what it sent"))?;
         }
         Ok(())
@@ -389,8 +388,7 @@ impl<'a> Inbox<'a> {
     async fn publish_cursor(&mut self) -> Result<(), Ending> {
         self.cursor_due = None;
         let Some(state) = &mut self.state else { return Ok(()) };
-        // Relays keep the latest, and of two of one second either.
-        let asked_at = Timestamp::now().max(state.stand.asked_at + Duration::from_secs(1));
+        let asked_at = dates::of_request(state.stand.asked_at, Timestamp::now());
         let event = loop {
             let request = naming(&state.stand.request, self.sites_max);
             let litemesh = CursorTerms {
@@ -426,10 +424,9 @@ impl<'a> Inbox<'a> {
         self.asking = None;
         if let Err(Unpublished { reason, fate }) = asked {
             debug!(reason, "a request was not published");
-            // Our clock was ahead once, and relays take nothing of the future. Where one has a later request, a look finds that.
-            let now = Timestamp::now();
-            if let Some(state) = self.state.as_mut().filter(|state| state.stand.asked_at > now + CLOCK_AHEAD_MAX) {
-                state.stand.asked_at = now;
+            // Our clock was ahead once, perhaps, and relays take nothing of the future.
+            if let Some(state) = &mut self.state {
+                state.stand.asked_at = dates::of_refused(state.stand.asked_at, Timestamp::now());
             }
             let sites = self.state.as_ref().map_or(0, |state| state.stand.request.cursor.len()).min(self.sites_max);
             if fate == Fate::Refused && sites > SITES_NAMED_MIN {
@@ -529,8 +526,7 @@ impl<'a> Inbox<'a> {
     fn is_old(&self, state: &Inbound) -> bool {
         // What we are set to is what the remote is likely to be set to.
         let lifetime = self.ends.shared.lifetime.min(CHANGES_LIFETIME);
-        // A part of it is left for clocks that differ.
-        Timestamp::now() > state.stand.head_at.max(state.stand.asked_at) + (lifetime - lifetime / 7)
+        dates::is_old(state.stand.head_at, state.stand.asked_at, lifetime, Timestamp::now())
     }
 
     fn broken(&self, reason: &str) -> Ending {

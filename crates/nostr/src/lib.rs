@@ -33,6 +33,9 @@ mod chain;
 mod changes;
 mod connection_string;
 mod content;
+// The simulation sees it.
+#[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
+mod dates;
 mod envelope;
 mod error;
 pub mod filter;
@@ -78,5 +81,6 @@ pub use transport::{NostrTransport, NostrTransportBuilder};
 #[cfg(feature = "simulation")]
 #[doc(hidden)]
 pub mod simulation {
+    pub use crate::dates::{is_ahead, is_old, is_overtaken, of_again, of_next, of_refused, of_request};
     pub use crate::reach::Reach;
 }

@@ -20,6 +20,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tracing::debug;
 
+use crate::dates;
 use crate::link::{Ending, Ends, Handle, UNACKNOWLEDGED_MAX};
 use crate::looks::{LOOK_MAX, Looks, at, pending};
 use crate::parts;
@@ -67,6 +68,8 @@ pub(crate) struct Outbox<'a> {
     under_way: UnderWay<Option<(u64, EventId)>>,
     /// Events of that which relays have been given.
     flights: FuturesUnordered<BoxFuture<'a, (EventId, Result<(), Unpublished>)>>,
+    /// The head of the chain may be one that no relay took, and for its date.
+    has_given_up: bool,
     /// When others may follow, where some were refused.
     publish_due: Option<Instant>,
     /// The remote has said that it has everything up to this event.
@@ -108,6 +111,7 @@ impl<'a> Outbox<'a> {
             unacknowledged: VecDeque::new(),
             under_way: UnderWay::new(ends.window().clone()),
             flights: FuturesUnordered::new(),
+            has_given_up: false,
             publish_due: None,
             confirmed: None,
             cursor_looks: Looks::new(LOOK_MAX, ends.shared.pauses),
@@ -246,12 +250,13 @@ impl<'a> Outbox<'a> {
         }
         debug!(count = missing.len(), "no relay has the last events");
         let Some(state) = &mut self.state else { return Ok(()) };
-        if state.last.iter().any(Event::is_expired) {
-            // It is of no use any more, and what it said is said again by the next ones. Who has it takes a repeat; who has not sees
+        let now = Timestamp::now();
+        if state.last.iter().any(|event| event.is_expired_at(&now) || dates::is_ahead(event.created_at, now)) {
+            // It is of no use any more, or relays refuse it since our clock was ahead. What it said is said again by the next ones. Who has it takes a repeat; who has not sees
             // that something is missing.
             let mut last = ChainHead { id: head, created_at: state.stand.head_at };
             for event in &mut state.last {
-                let again = self.ends.envelope.again(event, last, self.ends.shared.lifetime, Timestamp::now());
+                let again = self.ends.envelope.again(event, last, self.ends.shared.lifetime, now);
                 *event = again.map_err(|error| Ending::Broken(error.to_string()))?;
                 last = ChainHead::of(event);
             }
@@ -272,7 +277,7 @@ impl<'a> Outbox<'a> {
     /// The remote asks for a stream, or says how much of it has come.
     async fn hear(&mut self, event: &Event) -> Result<(), Ending> {
         let asked_at = self.state.as_ref().map_or(self.ends.heard_until, |state| state.stand.asked_at);
-        if event.created_at < asked_at {
+        if dates::is_overtaken(event.created_at, asked_at, Timestamp::now()) {
             // A relay lags behind.
             return Ok(());
         }
@@ -374,6 +379,9 @@ impl<'a> Outbox<'a> {
         }
         let Some(state) = &mut self.state else { return Ok(()) };
         let number = message.progress().map_or(self.published + 1, |progress| progress.number);
+        if std::mem::take(&mut self.has_given_up) {
+            state.stand.head_at = dates::of_again(state.stand.head_at, Timestamp::now());
+        }
         let mut head = state.stand.head.map(|id| ChainHead { id, created_at: state.stand.head_at });
         let mut events = Vec::new();
         let mut add = |content: Outgoing<'_>| {
@@ -431,6 +439,10 @@ impl<'a> Outbox<'a> {
 
     /// Gives relays as much as may be under way.
     fn launch(&mut self) {
+        if self.under_way.give_up(Timestamp::now()) {
+            self.has_given_up = true;
+            self.head_looks.begin();
+        }
         while self.publish_due.is_none()
             && let Some(event) = self.under_way.next()
         {

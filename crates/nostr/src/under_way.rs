@@ -5,7 +5,9 @@
 
 use std::collections::VecDeque;
 
-use nostr::{Event, EventId};
+use nostr::{Event, EventId, Timestamp};
+
+use crate::dates;
 
 /// Events that are under way at once: 160 in a second where each takes 100 ms.
 pub(crate) const WINDOW_MAX: usize = 16;
@@ -123,12 +125,22 @@ impl<M> UnderWay<M> {
         self.slots().map(|slot| &slot.event)
     }
 
+    /// Gives up what no relay will take: what has expired, and what a clock has dated that was ahead. The next look finds that it is not
+    /// there. Says whether there is any.
+    pub(crate) fn give_up(&mut self, now: Timestamp) -> bool {
+        let mut has_given_up = false;
+        for slot in self.slots_mut() {
+            let is_refused = slot.phase == Phase::Refused && dates::is_ahead(slot.event.created_at, now);
+            let is_expired = matches!(slot.phase, Phase::Waiting | Phase::Refused) && slot.event.is_expired_at(&now);
+            if is_refused || is_expired {
+                (slot.phase, has_given_up) = (Phase::Taken, true);
+            }
+        }
+        has_given_up
+    }
+
     /// The next event that may go out, which it then is.
     pub(crate) fn next(&mut self) -> Option<Event> {
-        // Of those that have expired relays take no more note: the next look finds that they are not there.
-        for slot in self.slots_mut().filter(|slot| slot.phase != Phase::Out && slot.event.is_expired()) {
-            slot.phase = Phase::Taken;
-        }
         let out = self.count(Phase::Out);
         let (phase, out_max) = match self.count(Phase::Refused) {
             0 => (Phase::Waiting, self.window.size()),
@@ -198,6 +210,8 @@ impl<M> UnderWay<M> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use nostr::{EventBuilder, Keys, Kind, Tag, Timestamp};
 
     use super::*;
@@ -311,10 +325,24 @@ mod tests {
         events.insert(1, expired.sign_with_keys(&Keys::generate()).unwrap());
         let mut under_way = UnderWay::new(Window::new(1));
         under_way.add(events.clone(), ());
+        assert!(under_way.give_up(Timestamp::now()));
         for index in [0, 2] {
             assert_eq!(out(&mut under_way), [events[index].id]);
             under_way.taken(events[index].id);
         }
+        assert!(under_way.finished().is_some());
+    }
+
+    #[test]
+    fn what_a_clock_has_dated_that_was_ahead_is_given_up_once_it_is_refused() {
+        let event = events(1).remove(0);
+        let (right, ahead) = (event.created_at - Duration::from_secs(3_600), event.created_at);
+        let mut under_way = UnderWay::new(Window::new(1));
+        under_way.add(vec![event.clone()], ());
+        assert!(!under_way.give_up(right));
+        assert_eq!(out(&mut under_way), [event.id]);
+        under_way.refused(event.id);
+        assert!(!under_way.give_up(ahead) && under_way.give_up(right));
         assert!(under_way.finished().is_some());
     }
 }

@@ -257,16 +257,31 @@ async fn who_has_asked_in_the_future_can_ask_again() {
     let file = rusqlite::Connection::open(Store::path_beside(&device.path)).unwrap();
     file.execute("UPDATE inbound SET asked_at = asked_at + 31536000", []).unwrap();
     drop(file);
-    relay.judge(|event| {
-        let latest = litemesh_nostr::nostr::Timestamp::now() + Duration::from_secs(900);
-        if event.created_at > latest {
-            Verdict::Refuse("invalid: created too far in the future")
-        } else {
-            Verdict::Store
-        }
-    });
+    relay.judge(refuse_the_future);
     let mut other = device.start().await;
     other.wait_for_rows(&rows).await;
+}
+
+fn refuse_the_future(event: &litemesh_nostr::nostr::Event) -> Verdict {
+    let latest = litemesh_nostr::nostr::Timestamp::now() + Duration::from_secs(900);
+    if event.created_at > latest { Verdict::Refuse("invalid: created too far in the future") } else { Verdict::Store }
+}
+
+/// Nothing of a stream is dated before what it follows, so everything that followed was refused, too, until that year was over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_written_in_the_future_is_heard_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (relay, one, mut other, mut rows) = two(folder.path()).await;
+    let one = one.stop().await;
+    let file = rusqlite::Connection::open(Store::path_beside(&one.path)).unwrap();
+    file.execute("UPDATE outbound SET head_at = head_at + 31536000", []).unwrap();
+    drop(file);
+    relay.judge(refuse_the_future);
+    let one = one.start().await;
+    for id in 1..=3 {
+        write(&one.device, id, &mut rows);
+        other.wait_for_rows(&rows).await;
+    }
 }
 
 /// What went another way is in no stream, so nothing there tells the device that it has forgotten it: the other one says so.

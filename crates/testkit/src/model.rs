@@ -362,6 +362,13 @@ impl State {
         self.clocks.entry((table.clone(), key.to_vec())).or_default().insert(column.into(), clock);
     }
 
+    /// Removes all that there is of a row.
+    pub fn remove_row(&mut self, table: &Arc<str>, key: &[u8]) {
+        let name = (table.clone(), key.to_vec());
+        self.rows.remove(&name);
+        self.clocks.remove(&name);
+    }
+
     /// The clocks of a row, without a sentinel that says nothing.
     fn telling(clocks: &BTreeMap<Arc<str>, Clock>) -> impl Iterator<Item = (&Arc<str>, &Clock)> {
         clocks

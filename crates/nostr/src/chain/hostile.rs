@@ -14,6 +14,9 @@ const STEPS_MAX: usize = 24;
 /// Bytes of an event. The third is what one with a part of a frame has, the last one is the longest.
 const SIZES: [usize; 4] = [10, 1_000, 54_000, 1_398_196];
 
+/// Later than all that is published.
+const NOW: Timestamp = Timestamp::from_secs(1_000_000_000);
+
 /// The author may fork the stream, or date its events as it likes.
 const IS_FORKED: u8 = 1;
 const IS_DATED_BACK: u8 = 2;
@@ -146,7 +149,7 @@ impl<'a> Scene<'a> {
     fn offer(&mut self, index: usize) -> Result<(), Forked> {
         let (previous, id) = (self.stream.previous[index], id(index));
         self.offered.entry(previous).or_default().insert(id);
-        let offered = self.chain.offer(previous, self.stream.event(index));
+        let offered = self.chain.offer(previous, self.stream.event(index), NOW);
         if offered.is_err() {
             let is_first_again = previous.is_none() && self.chain.head().is_some();
             assert!(is_first_again || self.offered[&previous].len() > 1, "{index} follows what nothing else follows");
@@ -161,7 +164,7 @@ impl<'a> Scene<'a> {
 
     fn next(&mut self) {
         let (head, has_next) = (self.chain.head(), self.chain.has_next());
-        let event = self.chain.next();
+        let event = self.chain.next(NOW);
         assert_eq!(event.is_some(), has_next);
         let Some(event) = event else { return };
         assert_eq!((self.stream.previous[index(event.id)], self.chain.head()), (head, Some(event.id)));

@@ -41,6 +41,9 @@ impl Simulation {
     pub(super) fn step(&mut self) {
         let alive: Vec<usize> = (0..self.nodes.len()).filter(|node| !self.nodes[*node].is_gone).collect();
         let node = *self.rng.choice(&alive).expect("somebody is there");
+        if self.faults.clocks && self.later.u8(..8) == 0 {
+            self.turn_clock();
+        }
         if self.rng.u8(..100) < 60 {
             return self.write(node);
         }
@@ -209,8 +212,7 @@ impl Simulation {
         }
         self.unpair(node);
         // Nobody can promise what only it had.
-        let site = self.nodes[node].site;
-        self.log.excuse(node, site, DbVersion::ZERO);
+        self.log.excuse_all(node);
     }
 
     /// Whether it dials a peer with the rules of the original, which makes it no leaf.
@@ -231,12 +233,17 @@ impl Simulation {
         if self.nodes[node].original.is_some() {
             return;
         }
+        // An old one has forgotten more.
+        if self.faults.hasty && self.nodes[node].backup.is_some() && self.later.u8(..4) > 0 {
+            return;
+        }
         let Some(engine) = self.nodes[node].engine() else { return };
         let version = engine.db_version().expect("a database that can be read");
         let Some(bytes) = self.nodes[node].copy() else { return };
         self.note(format_args!("{node} is backed up at {version}"));
-        let is_upgraded = self.nodes[node].is_upgraded;
-        self.nodes[node].backup = Some(Backup { bytes, version, is_upgraded });
+        let peer = &mut self.nodes[node];
+        let common = peer.restored.map(|_| peer.common);
+        peer.backup = Some(Backup { bytes, version, common, is_upgraded: peer.is_upgraded });
     }
 
     /// The file is replaced by its backup: what was written since is lost here, and the machine does not know it.
@@ -253,12 +260,24 @@ impl Simulation {
         peer.is_upgraded = backup.is_upgraded;
         peer.restored = Some(first);
         peer.restored_to = backup.version;
+        peer.common = backup.common.map_or(backup.version, |common| common.min(backup.version));
         peer.may_have_forgotten = true;
         peer.cursor = litemesh_engine::proto::Cursor::new();
         let site = peer.site;
+        let parted = peer.parted;
         self.log.excuse(node, site, backup.version);
+        if let Some((_, common)) = parted.filter(|(parted, _)| *parted == site) {
+            // One more life whose versions stood for something else already.
+            self.log.doubt(node, site, common);
+        }
         self.note(format_args!("{node} is restored to {}", backup.version));
         self.start(node);
+        if self.faults.hasty {
+            // Its application does not wait for anybody.
+            for _ in 0..self.later.usize(..5) {
+                self.write(node);
+            }
+        }
     }
 
     /// A copy of the file becomes a peer. Before it is forked, both refuse each other.
@@ -339,6 +358,9 @@ impl Simulation {
         if self.nodes[node].site != site || self.nodes[node].is_gone {
             return;
         }
+        // Who restored it knows from where on it may have written what it wrote before.
+        let parted = self.nodes[node].parted.filter(|(parted, _)| self.faults.hasty && *parted == site);
+        let common = parted.map_or(common, |(_, version)| version.min(common));
         self.commit_open(node);
         self.crash(node);
         let path = self.nodes[node].path.clone();
@@ -352,6 +374,8 @@ impl Simulation {
         drop(engine);
         let peer = &mut self.nodes[node];
         (peer.site, peer.cursor, peer.restored) = (forked, litemesh_engine::proto::Cursor::new(), None);
+        // It has the id that the file had, and others know of that what the file has left.
+        peer.backup = None;
         // What stays its own counts as written once more.
         self.log.add(node, kept);
         self.note(format_args!("{node} is forked at {common}, and is {forked} now"));
@@ -373,6 +397,16 @@ impl Simulation {
         let duration = self.random_delay(200_000_000);
         self.nodes[node].suspended_until = self.agenda.now() + duration;
         self.note(format_args!("{node} does nothing for {duration:?}"));
+    }
+
+    /// Somebody sets the wall clock of a machine, or it has lost the time: right, or by minutes, hours, or days.
+    fn turn_clock(&mut self) {
+        let node = self.later.usize(..self.nodes.len());
+        let seconds_max = [1, 3_600, 24 * 3_600, 10 * 24 * 3_600][self.later.usize(..4)];
+        let seconds = self.later.i64(..seconds_max);
+        let seconds = if self.later.bool() { seconds } else { -seconds };
+        self.nodes[node].clock = seconds;
+        self.note(format_args!("the wall clock of {node} is {seconds} s ahead"));
     }
 
     /// The clock of a machine jumps: all that its peer waits for is due.
@@ -405,6 +439,12 @@ impl Simulation {
         }
         for pairing in &mut self.pairings {
             pairing.away_until = now;
+        }
+        // Where no relay looks at dates, clocks may stay wrong.
+        if self.faults.clocks && (self.pairings.iter().any(|pairing| pairing.judges_dates) || self.later.bool()) {
+            for node in 0..self.nodes.len() {
+                self.nodes[node].clock = self.later.i64(-20..=20);
+            }
         }
         for node in 0..self.nodes.len() {
             self.nodes[node].suspended_until = Duration::ZERO;

@@ -1,6 +1,7 @@
 //! Every change that an application was told is committed, as its author wrote it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use litemesh_engine::proto::{Change, Cursor, DbVersion, SiteId};
 
@@ -9,6 +10,8 @@ pub(super) struct Log {
     written: BTreeMap<SiteId, BTreeMap<DbVersion, Vec<Written>>>,
     /// Sites that two peers had at once, and the version up to which both wrote the same: above it no cursor says anything.
     contested: BTreeMap<SiteId, DbVersion>,
+    /// Rows that a file wrote under versions that it gave out again, when it had forgotten them.
+    doubtful: BTreeSet<(Arc<str>, Vec<u8>)>,
     pub(super) changes: usize,
     pub(super) versions: usize,
 }
@@ -39,6 +42,29 @@ impl Log {
         newer.for_each(|written| written.is_excused = true);
     }
 
+    /// The author is gone for good.
+    pub(super) fn excuse_all(&mut self, author: usize) {
+        let all = self.written.values_mut().flat_map(BTreeMap::values_mut).flatten();
+        all.filter(|written| written.author == author).for_each(|written| written.is_excused = true);
+    }
+
+    /// After `version` the author writes once more under versions that stood for what it has lost since. Who takes the one for the other is
+    /// not sent it, so nobody can promise who holds that.
+    pub(super) fn doubt(&mut self, author: usize, site: SiteId, version: DbVersion) {
+        let newer = self.written.get(&site).into_iter().flat_map(|versions| versions.range(version.next()..));
+        let lost = newer.flat_map(|(_, written)| written).filter(|w| w.author == author && w.is_excused);
+        self.doubtful.extend(lost.map(|written| row(&written.change)));
+    }
+
+    /// Rows that may be others at each peer.
+    pub(super) fn doubtful(&self) -> impl Iterator<Item = &(Arc<str>, Vec<u8>)> {
+        self.doubtful.iter()
+    }
+
+    pub(super) fn is_doubtful(&self, change: &Change) -> bool {
+        !self.doubtful.is_empty() && self.doubtful.contains(&row(change))
+    }
+
     /// From `version` on two peers write as `site`.
     pub(super) fn contest(&mut self, site: SiteId, version: DbVersion) {
         let contested = self.contested.entry(site).or_insert(version);
@@ -58,6 +84,11 @@ impl Log {
             Some(versions.range(since.next()..=version))
         });
         let written = news.flatten().flat_map(|(_, written)| written);
-        written.filter(|written| !written.is_excused).map(|written| &written.change)
+        let written = written.filter(|written| !written.is_excused).map(|written| &written.change);
+        written.filter(|change| !self.is_doubtful(change))
     }
+}
+
+fn row(change: &Change) -> (Arc<str>, Vec<u8>) {
+    (change.table.clone(), change.key.as_bytes().to_vec())
 }

@@ -106,6 +106,8 @@ pub struct Simulation {
     options: Options,
     faults: Faults,
     rng: Rng,
+    /// Decides of what came later: what `rng` draws stays what it was.
+    later: Rng,
     agenda: Agenda<Event>,
     /// All tables, that of the upgrade last.
     tables: Vec<Schema>,
@@ -134,7 +136,8 @@ impl Simulation {
     /// Peers and links as a seed has them, connected but empty.
     pub fn new(seed: u64, options: &Options) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let faults = options.faults.some(&mut rng);
+        let mut later = Rng::with_seed(!seed);
+        let faults = options.faults.some(&mut rng, &mut later);
         let tables = workload::tables(&mut rng);
         let changes_max = if faults.small_pages { rng.usize(1..12) } else { BATCH_CHANGES_MAX };
         let mut simulation = Self {
@@ -142,6 +145,7 @@ impl Simulation {
             options: options.clone(),
             faults,
             rng,
+            later,
             agenda: Agenda::new(),
             tables,
             pages: PageLimits { changes_max, bytes_max: BATCH_BYTES_MAX, stretch: BATCH_STRETCH },
@@ -233,12 +237,14 @@ impl Simulation {
             is_gone: false,
             slowness,
             suspended_until: Duration::ZERO,
+            clock: 0,
             recursive_triggers: self.rng.bool(),
             has_app_connection: self.rng.bool(),
             is_upgraded: false,
             backup: None,
             restored: None,
             restored_to: DbVersion::ZERO,
+            common: DbVersion::ZERO,
             may_have_forgotten: false,
             parted: None,
             original: None,

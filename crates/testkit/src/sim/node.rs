@@ -40,6 +40,8 @@ pub(super) struct Node {
     pub(super) slowness: u32,
     /// Until when it does nothing at all.
     pub(super) suspended_until: Duration,
+    /// How far its wall clock is ahead of the time, in seconds.
+    pub(super) clock: i64,
     pub(super) recursive_triggers: bool,
     pub(super) has_app_connection: bool,
     pub(super) is_upgraded: bool,
@@ -48,9 +50,12 @@ pub(super) struct Node {
     pub(super) restored: Option<u64>,
     /// The version that it was restored to.
     pub(super) restored_to: DbVersion,
+    /// Up to here what it holds of itself is what it held in the lives that it has forgotten and was not told of.
+    pub(super) common: DbVersion,
     /// It was restored at some time, or another peer had its site id: it may learn later what it lacks of itself.
     pub(super) may_have_forgotten: bool,
-    /// The site id that another peer had as well from some version on, which is known to who made the copy.
+    /// The site id that another peer had as well from some version on, or a life of this one that it has forgotten. That version is known
+    /// to who made the copy, or restored the backup.
     pub(super) parted: Option<(SiteId, DbVersion)>,
     /// It keeps the rules of the original.
     pub(super) original: Option<Original>,
@@ -61,6 +66,8 @@ pub(super) struct Node {
 pub(super) struct Backup {
     pub(super) bytes: Vec<u8>,
     pub(super) version: DbVersion,
+    /// Where it had forgotten something itself: [`Node::common`].
+    pub(super) common: Option<DbVersion>,
     pub(super) is_upgraded: bool,
 }
 

@@ -42,6 +42,11 @@ pub struct Faults {
     pub twins: bool,
     /// Some peers keep the rules of the original.
     pub originals: bool,
+    /// Applications write to a file that was restored before a remote has told it of the versions that it forgot, so that its
+    /// site id stands for two things under one version (docs/storage.md, "Copies and backups"). Only with `restores`.
+    pub hasty: bool,
+    /// The wall clocks of machines jump by minutes to days, forward and back. Only with `relays`: nothing else reads them.
+    pub clocks: bool,
 }
 
 impl Faults {
@@ -65,6 +70,8 @@ impl Faults {
         garbled: true,
         twins: true,
         originals: true,
+        hasty: true,
+        clocks: true,
     };
 
     /// Nothing but delays.
@@ -87,10 +94,12 @@ impl Faults {
         garbled: false,
         twins: false,
         originals: false,
+        hasty: false,
+        clocks: false,
     };
 
-    /// Those of a seed.
-    pub(super) fn some(self, rng: &mut Rng) -> Self {
+    /// Those of a seed. `later` decides of those that came later, so that earlier seeds still have the others.
+    pub(super) fn some(self, rng: &mut Rng, later: &mut Rng) -> Self {
         let mut half = |may: bool| may && rng.bool();
         let drawn = Self {
             breaks: half(self.breaks),
@@ -111,11 +120,15 @@ impl Faults {
             garbled: half(self.garbled),
             twins: half(self.twins),
             originals: half(self.originals),
+            hasty: false,
+            clocks: false,
         };
+        let hasty = later.bool() && self.hasty && drawn.restores;
+        let clocks = later.bool() && self.clocks && drawn.relays;
         // Of a site that is there twice and has forgotten something nobody can say which of its writes are left. And the original
         // gives out what came to it in part as if it were all (A3): to who has it, that does no harm.
         let restores = drawn.restores;
-        Self { twins: drawn.twins && !restores, originals: drawn.originals && !restores, ..drawn }
+        Self { twins: drawn.twins && !restores, originals: drawn.originals && !restores, hasty, clocks, ..drawn }
     }
 }
 
@@ -144,9 +157,6 @@ pub struct Options {
     pub faults: Faults,
     /// What becomes of messages that the carrier loses or reorders.
     pub lossy: Lossy,
-    /// A peer that was restored from a backup writes before a remote has told it of the versions that it forgot. Loses
-    /// writes (docs/storage.md, "Copies and backups").
-    pub restored_write_at_once: bool,
     /// Peers with the rules of the original may be joined to two of ours.
     pub original_cycles: bool,
     /// What sessions let the engine do is done in any order, as by lanes (`litemesh`, `lanes.rs`): what one orders that has ended
@@ -162,7 +172,6 @@ impl Default for Options {
             steps: 40,
             faults: Faults::ALL,
             lossy: Lossy::No,
-            restored_write_at_once: false,
             original_cycles: false,
             lanes: false,
         }

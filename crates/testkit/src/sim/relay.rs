@@ -11,7 +11,9 @@ use litemesh::simulation::{self, Session};
 use litemesh_engine::proto::codec::v2::{self, Frame as WireFrame};
 use litemesh_engine::proto::limits::CREDIT_MAX;
 use litemesh_engine::proto::{Ack, DbVersion, Limits, PeerMessage, Progress, Refusal, Remote, SyncRequest, Unverified};
-use litemesh_nostr::simulation::Reach;
+use litemesh_nostr::CHANGES_LIFETIME;
+use litemesh_nostr::nostr::Timestamp;
+use litemesh_nostr::simulation::{self as rules, Reach};
 
 use super::network::Frame;
 use super::node::{RunningSession, Side};
@@ -29,6 +31,15 @@ const QUIET: Duration = Duration::from_secs(10);
 /// Until an end makes another connection.
 const REOPEN_MICROS_MAX: u64 = 2_000_000;
 
+/// How far ahead of the time relays take something that look at dates.
+const AHEAD_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// How soon something is published again that the relay did not take.
+const PUBLISH_AGAIN: Duration = Duration::from_secs(2);
+
+/// When simulations begin.
+const BEGINNING: u64 = 1_700_000_000;
+
 /// Two peers, and the relay between them.
 pub(super) struct Pairing {
     pub(super) nodes: [usize; 2],
@@ -37,6 +48,8 @@ pub(super) struct Pairing {
     /// Until when nobody reaches the relay.
     pub(super) away_until: Duration,
     pub(super) is_removed: bool,
+    /// The relay takes nothing that is far in the future, or has expired.
+    pub(super) judges_dates: bool,
     /// The connection of each end.
     pub(super) current: [Option<u64>; 2],
     /// The next request of an end begins another stream.
@@ -66,6 +79,16 @@ struct Published {
     bytes: Vec<u8>,
     /// What the process that made it had asked for.
     asked: Option<u64>,
+    created_at: Timestamp,
+    expires_at: Timestamp,
+}
+
+/// An event that the relay has not taken yet, and over which connection it was sent as which message.
+struct Refused {
+    event: usize,
+    published: Published,
+    connection: u64,
+    number: u64,
 }
 
 #[derive(Clone)]
@@ -74,12 +97,16 @@ struct Asked {
     request: SyncRequest,
     /// Events that the receiver has acknowledged.
     acknowledged: usize,
+    asked_at: Timestamp,
 }
 
 struct Outbound {
     stream: u64,
     request: SyncRequest,
     reach: Reach,
+    asked_at: Timestamp,
+    head_at: Option<Timestamp>,
+    refused: Vec<Refused>,
 }
 
 #[derive(Clone)]
@@ -90,6 +117,9 @@ struct Inbound {
     head: usize,
     reach: Reach,
     taking: Option<(usize, Reach)>,
+    asked_at: Timestamp,
+    /// When the last event that came was made.
+    head_at: Timestamp,
 }
 
 impl Inbound {
@@ -145,6 +175,8 @@ pub(super) enum RelayEvent {
     Publish,
     /// It looks for the next event.
     Arrive,
+    /// It publishes again what the relay has not taken.
+    Again,
     /// Over this connection a relay has taken a message, or an acknowledgement.
     Taken(u64, Option<u64>),
     /// Over this connection an event was missing for long.
@@ -163,6 +195,7 @@ impl Simulation {
             delay_max,
             away_until: Duration::ZERO,
             is_removed: false,
+            judges_dates: self.faults.clocks && self.later.u8(..4) > 0,
             current: [None; 2],
             is_broken: [false; 2],
             streams_made: 0,
@@ -193,6 +226,7 @@ impl Simulation {
             RelayEvent::ReadRequest => self.read_request(pairing, end),
             RelayEvent::Publish => self.publish_request(pairing, end),
             RelayEvent::Arrive => self.take_event(pairing, end),
+            RelayEvent::Again => self.publish_again(pairing, end),
             RelayEvent::Taken(connection, number) => self.relay_took(pairing, end, connection, number),
             RelayEvent::Quiet(connection) => self.end_stored(pairing, end, connection),
             RelayEvent::Broken(connection) => {
@@ -302,6 +336,26 @@ impl Simulation {
         }
         let delay = self.relay_delay(pairing);
         self.relay_after(delay, pairing, end, RelayEvent::ReadRequest);
+        if self.pairings[pairing].ways[end].outbound.as_ref().is_some_and(|outbound| !outbound.refused.is_empty()) {
+            self.relay_after(Duration::ZERO, pairing, end, RelayEvent::Again);
+        }
+    }
+
+    /// What the wall clock of a peer says.
+    fn wall_clock(&self, node: usize) -> Timestamp {
+        let time = self.time().as_secs();
+        Timestamp::from_secs(time.saturating_add_signed(self.nodes[node].clock))
+    }
+
+    /// What a clock says that is right.
+    fn time(&self) -> Timestamp {
+        Timestamp::from_secs(BEGINNING + self.agenda.now().as_secs())
+    }
+
+    /// Whether the relay takes an event by its date.
+    fn is_taken(&self, pairing: usize, created_at: Timestamp, expires_at: Timestamp) -> bool {
+        let time = self.time();
+        !self.pairings[pairing].judges_dates || created_at <= time + AHEAD_MAX && expires_at > time
     }
 
     /// The connection of a pairing has ended; its end makes another one.
@@ -333,12 +387,26 @@ impl Simulation {
     fn read_request(&mut self, pairing: usize, end: usize) {
         let node = self.pairings[pairing].nodes[end];
         let Some(connection) = self.pairings[pairing].current[end] else { return };
+        let now = self.wall_clock(node);
         let way = &mut self.pairings[pairing].ways[end];
         let Some(asked) = way.asked.clone() else { return };
+        if let Some(outbound) = &mut way.outbound {
+            if rules::is_overtaken(asked.asked_at, outbound.asked_at, now) {
+                return;
+            }
+            outbound.asked_at = asked.asked_at;
+        }
         if way.outbound.as_ref().is_none_or(|outbound| outbound.stream != asked.stream) {
             let reach = Reach::answering(&asked.request);
             let onwards = reach.onwards(&asked.request, 1);
-            way.outbound = Some(Outbound { stream: asked.stream, request: asked.request, reach });
+            way.outbound = Some(Outbound {
+                stream: asked.stream,
+                request: asked.request,
+                reach,
+                asked_at: asked.asked_at,
+                head_at: None,
+                refused: Vec::new(),
+            });
             // Nobody asks for the others any more.
             way.streams.retain(|stream, _| *stream >= asked.stream);
             let session = self.relayed(node, connection).and_then(|session| session.relayed.as_ref());
@@ -400,7 +468,7 @@ impl Simulation {
         let progress = message.progress().expect("between Litemesh peers");
         self.counts.messages += 1;
         self.counts.changes += message.change_count();
-        let asked = self.pairings[pairing].asked[end];
+        let (asked, now) = (self.pairings[pairing].asked[end], self.wall_clock(node));
         let way = &mut self.pairings[pairing].ways[end];
         let Some(outbound) = way.outbound.as_mut().filter(|_| progress.answer == answers_as) else {
             // What still comes for the last request.
@@ -408,19 +476,91 @@ impl Simulation {
         };
         // Stored before it is published, and published again after a crash.
         outbound.reach.add(Some(progress), message.versions());
-        let events = way.streams.entry(outbound.stream).or_default();
-        events.push(Some(Published { bytes: v2::message(message), asked }));
-        let (stream, count) = (outbound.stream, events.len());
+        let created_at = rules::of_next(outbound.head_at, now);
+        outbound.head_at = Some(created_at);
+        let published =
+            Published { bytes: v2::message(message), asked, created_at, expires_at: now + CHANGES_LIFETIME };
+        let (stream, count, is_taken) = self.give_relay(pairing, end, published, connection, progress.number);
         let session = self.relayed(node, connection).expect("looked at above");
         session.relayed.as_mut().expect("looked at above").unheeded.push_back((progress.number, count));
         self.note(format_args!(
             "{node} publishes event {count} of stream {stream}: {} changes",
             message.change_count()
         ));
+        if !is_taken {
+            self.note(format_args!("its date is {created_at}, and the relay refuses it"));
+            return self.relay_after(PUBLISH_AGAIN, pairing, end, RelayEvent::Again);
+        }
         let delay = self.relay_delay(pairing);
         self.relay_after(delay, pairing, end, RelayEvent::Taken(connection, Some(progress.number)));
         let delay = delay + self.relay_delay(pairing);
         self.relay_after(delay, pairing, 1 - end, RelayEvent::Arrive);
+    }
+
+    /// Gives the relay the next event of a stream. Says of which, how many events it has then, and whether this one was taken.
+    fn give_relay(
+        &mut self,
+        pairing: usize,
+        end: usize,
+        published: Published,
+        connection: u64,
+        number: u64,
+    ) -> (u64, usize, bool) {
+        let is_taken = self.is_taken(pairing, published.created_at, published.expires_at);
+        let way = &mut self.pairings[pairing].ways[end];
+        let outbound = way.outbound.as_mut().expect("a stream that was asked for");
+        let events = way.streams.entry(outbound.stream).or_default();
+        if is_taken {
+            events.push(Some(published));
+        } else {
+            outbound.refused.push(Refused { event: events.len(), published, connection, number });
+            events.push(None);
+        }
+        (outbound.stream, events.len(), is_taken)
+    }
+
+    /// What the relay takes now. What it refuses for a date that is wrong by our clock, which was ahead or far behind, is said again.
+    fn publish_again(&mut self, pairing: usize, end: usize) {
+        let node = self.pairings[pairing].nodes[end];
+        if self.pairings[pairing].current[end].is_none() {
+            return;
+        }
+        let now = self.wall_clock(node);
+        let Some(outbound) = &mut self.pairings[pairing].ways[end].outbound else { return };
+        let stream = outbound.stream;
+        for Refused { event, published, connection, number } in std::mem::take(&mut outbound.refused) {
+            let is_taken = self.is_taken(pairing, published.created_at, published.expires_at);
+            let way = &mut self.pairings[pairing].ways[end];
+            let outbound = way.outbound.as_mut().expect("looked at above");
+            if is_taken {
+                way.streams.get_mut(&stream).expect("a stream with events")[event] = Some(published);
+            } else if rules::is_ahead(published.created_at, now) || published.expires_at < now {
+                let created_at = rules::of_again(outbound.head_at.unwrap_or(now), now);
+                outbound.head_at = Some(created_at);
+                let again = Published { created_at, expires_at: now + CHANGES_LIFETIME, ..published };
+                let (_, count, is_taken) = self.give_relay(pairing, end, again, connection, number);
+                self.note(format_args!(
+                    "{node} says again what event {} of stream {stream} said, as event {count}",
+                    event + 1
+                ));
+                let session = self.relayed(node, connection).and_then(|session| session.relayed.as_mut());
+                let unheeded = session.into_iter().flat_map(|relayed| &mut relayed.unheeded);
+                unheeded.filter(|(of, _)| *of == number).for_each(|(_, event)| *event = count);
+                if !is_taken {
+                    continue;
+                }
+            } else {
+                outbound.refused.push(Refused { event, published, connection, number });
+                continue;
+            }
+            let delay = self.relay_delay(pairing);
+            self.relay_after(delay, pairing, end, RelayEvent::Taken(connection, Some(number)));
+            self.relay_after(delay, pairing, 1 - end, RelayEvent::Arrive);
+        }
+        let outbound = self.pairings[pairing].ways[end].outbound.as_ref();
+        if outbound.is_some_and(|outbound| !outbound.refused.is_empty()) {
+            self.relay_after(PUBLISH_AGAIN, pairing, end, RelayEvent::Again);
+        }
     }
 
     fn relay_took(&mut self, pairing: usize, end: usize, connection: u64, number: Option<u64>) {
@@ -444,16 +584,20 @@ impl Simulation {
         let is_first = std::mem::take(&mut relayed.is_first);
         let was_told = relayed.told.take().is_none_or(|told| told.was_told_by(&request));
         let pairing = relayed.pairing;
+        let now = self.wall_clock(node);
         let pair = &mut self.pairings[pairing];
         let is_broken = std::mem::take(&mut pair.is_broken[end]);
         let known = pair.ways[1 - end].inbound.as_ref().filter(|_| is_first && !is_broken && was_told);
+        let known = known.filter(|inbound| !rules::is_old(inbound.head_at, inbound.asked_at, CHANGES_LIFETIME, now));
+        let asked_at = pair.ways[1 - end].inbound.as_ref().map_or(Timestamp::from_secs(0), |inbound| inbound.asked_at);
         let asked_as = request.terms.as_ref().map_or(0, |terms| terms.answer);
         let inbound = match known.and_then(|inbound| inbound.resumed(&request)) {
             Some(inbound) => inbound,
             None => {
                 pair.streams_made += 1;
                 let reach = Reach::of(&request);
-                Inbound { stream: pair.streams_made, request, head: 0, reach, taking: None }
+                let head_at = Timestamp::from_secs(0);
+                Inbound { stream: pair.streams_made, request, head: 0, reach, taking: None, asked_at, head_at }
             }
         };
         let (stream, head) = (inbound.stream, inbound.head);
@@ -498,9 +642,24 @@ impl Simulation {
             return;
         }
         let acknowledged = relayed.acknowledged;
+        let (now, time) = (self.wall_clock(node), self.time());
+        let judges_dates = self.pairings[pairing].judges_dates;
         let way = &mut self.pairings[pairing].ways[1 - end];
-        let Some(Inbound { stream, request, .. }) = way.inbound.clone() else { return };
-        way.asked = Some(Asked { stream, request, acknowledged });
+        let Some(inbound) = &mut way.inbound else { return };
+        let asked_at = rules::of_request(inbound.asked_at, now);
+        let newest = way.asked.as_ref().map_or(Timestamp::from_secs(0), |asked| asked.asked_at);
+        let is_refused = judges_dates && asked_at > time + AHEAD_MAX;
+        // Of two of one second relays keep either.
+        if is_refused || asked_at <= newest {
+            inbound.asked_at = if is_refused { rules::of_refused(asked_at, now) } else { newest };
+            let session = self.relayed(node, connection).and_then(|session| session.relayed.as_mut());
+            session.expect("looked at above").is_publishing = true;
+            self.note(format_args!("{node} asks in vain, as of {asked_at}"));
+            return self.relay_after(PUBLISH_AGAIN, pairing, end, RelayEvent::Publish);
+        }
+        inbound.asked_at = asked_at;
+        let (stream, request) = (inbound.stream, inbound.request.clone());
+        way.asked = Some(Asked { stream, request, acknowledged, asked_at });
         let delay = self.relay_delay(pairing);
         self.relay_after(delay, pairing, 1 - end, RelayEvent::ReadRequest);
     }
@@ -517,8 +676,13 @@ impl Simulation {
         let answers = self.pairings[pairing].ways[end].outbound.as_ref().map(|outbound| outbound.stream);
         let way = &mut self.pairings[pairing].ways[1 - end];
         let Some(inbound) = &mut way.inbound else { return };
-        let Published { bytes, asked } = match way.streams.get(&inbound.stream).and_then(|events| events.get(next)) {
+        let events = way.streams.get(&inbound.stream).map_or(&[][..], |events| &events[next.min(events.len())..]);
+        let answered = way.outbound.as_ref().filter(|outbound| outbound.stream == inbound.stream);
+        let is_refused = answered.is_some_and(|outbound| outbound.refused.iter().any(|refused| refused.event == next));
+        let Published { bytes, asked, created_at, .. } = match events.first() {
             None => return,
+            // Nothing shows that it is missing, unless something refers to it.
+            Some(None) if is_refused && events.iter().all(Option::is_none) => return,
             Some(None) => {
                 return self.relay_after(GAP_PATIENCE, pairing, end, RelayEvent::Broken(connection));
             }
@@ -529,6 +693,7 @@ impl Simulation {
             let mut reach = inbound.reach.clone();
             reach.add(message.progress(), message.versions());
             inbound.taking = Some((next + 1, reach));
+            inbound.head_at = created_at;
         }
         let session = self.relayed(node, connection).expect("looked at above");
         session.receiving = Some(Frame::Data(bytes));
@@ -599,7 +764,11 @@ impl Simulation {
         let site = self.nodes[node].site;
         let ways = self.pairings.iter().flat_map(|pairing| pairing.ways.iter().zip(pairing.nodes));
         let streams = ways.filter(|(_, author)| *author == node).flat_map(|(way, _)| way.streams.values());
-        let messages = streams.flatten().flatten().map(|published| read(&published.bytes));
+        // What a relay has not taken yet is in the file of pairings, which no backup restores.
+        let refused = self.pairings.iter().flat_map(|pairing| pairing.ways.iter().zip(pairing.nodes));
+        let refused = refused.filter(|(_, author)| *author == node).flat_map(|(way, _)| &way.outbound);
+        let refused = refused.flat_map(|outbound| &outbound.refused).map(|refused| &refused.published);
+        let messages = streams.flatten().flatten().chain(refused).map(|published| read(&published.bytes));
         let newest = messages.map(|message| {
             let position = message.progress().and_then(|progress| progress.position).unwrap_or_default().version;
             let written = message.versions().filter(|(author, _)| *author == site).map(|(_, version)| version).max();

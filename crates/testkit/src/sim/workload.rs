@@ -79,7 +79,8 @@ impl Simulation {
         if self.nodes[node].running.as_ref().is_none_or(|running| running.open_since.is_some()) {
             return self.commit_open(node);
         }
-        if !self.may_write(node) {
+        let is_told = self.may_write(node);
+        if !is_told && (!self.faults.hasty || self.is_healed) {
             return;
         }
         let free = free_tables(&self.tables, self.nodes[node].is_upgraded);
@@ -91,6 +92,9 @@ impl Simulation {
         let is_held = self.nodes[node].has_app_connection && self.rng.u8(..8) == 0;
         let is_undone = self.rng.u8(..10) == 0;
         let tables = self.tables.clone();
+        if !is_told && !is_undone {
+            self.write_hastily(node);
+        }
         let app = self.nodes[node].app().expect("a peer that runs");
         let before = app.db_version().expect("a database that can be read");
         let outcome = transaction(app, &tables, &statements, is_held, is_undone);
@@ -140,9 +144,6 @@ impl Simulation {
     /// a remote tells it of them.
     fn may_write(&mut self, node: usize) -> bool {
         let Some(since) = self.nodes[node].restored else { return true };
-        if self.options.restored_write_at_once {
-            return true;
-        }
         let site = self.nodes[node].site;
         let is_pending = |job: &Job| matches!(job, Job::Work { connection, .. } if *connection < since);
         for other in self.nodes.iter().filter(|other| !other.is_gone) {
@@ -166,6 +167,21 @@ impl Simulation {
         self.nodes[node].restored = None;
         self.note(format_args!("{node} knows of the versions that it forgot"));
         true
+    }
+
+    /// The application writes under versions under which others may hold something of a life that the file has forgotten.
+    fn write_hastily(&mut self, node: usize) {
+        let peer = &mut self.nodes[node];
+        let site = peer.site;
+        let before = peer.parted.filter(|(parted, _)| *parted == site).map(|(_, version)| version);
+        let common = before.map_or(peer.common, |version| version.min(peer.common));
+        peer.parted = Some((site, common));
+        self.log.contest(site, common);
+        self.log.doubt(node, site, common);
+        self.is_contested = true;
+        if before != Some(common) {
+            self.note(format_args!("{node} writes and does not know what it has forgotten since {common}"));
+        }
     }
 
     /// The application's upgrade: a table more, and a new schema version, in one transaction.
