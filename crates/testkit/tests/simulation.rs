@@ -156,7 +156,7 @@ fn every_transport_is_met_and_breaks_within_messages() {
     let (mut carried, mut pairings) = (Carried::default(), 0);
     for seed in 10_000_001..=10_000_040 {
         let report = Simulation::new(seed, &options).run();
-        carried.add(&report.carried);
+        carried.add(report.carried);
         pairings += report.pairings;
     }
     println!("{carried:?}, and {pairings} pairs of peers over relays");

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 
 use fastrand::Rng;
+use litemesh_engine::proto::codec::v1;
 use litemesh_engine::proto::codec::v2::{self, Deframer, Hello};
 use litemesh_engine::proto::{Access, Limits, PeerMessage, SiteId, SyncRequest};
 use litemesh_http::simulation::{Form, Reader, Writer};
@@ -96,8 +97,8 @@ impl Carried {
     }
 
     /// Adds what another run carried.
-    pub fn add(&mut self, other: &Self) {
-        for ((_, sum), (_, more)) in self.each_mut().into_iter().zip(other.clone().each_mut()) {
+    pub fn add(&mut self, mut other: Self) {
+        for ((_, sum), (_, more)) in self.each_mut().into_iter().zip(other.each_mut()) {
             *sum += *more;
         }
     }
@@ -135,13 +136,15 @@ pub(super) struct Line {
     /// Who writes.
     site: SiteId,
     out: Out,
-    into: Into,
+    incoming: In,
     /// Written, and not read yet.
     bytes: VecDeque<u8>,
     /// How many were written and read, and where among them each message ends that was written and not taken.
     written: u64,
     fed: u64,
     ends: VecDeque<u64>,
+    /// Where the last message ended that was taken.
+    taken: u64,
     /// Messages that were read and not taken.
     read: VecDeque<Vec<u8>>,
     signs_of_life: usize,
@@ -159,7 +162,7 @@ enum Out {
     Http(Writer),
 }
 
-enum Into {
+enum In {
     Channel { deframer: Deframer, is_introduced: bool },
     Http(Reader),
 }
@@ -169,12 +172,10 @@ impl Line {
     pub(super) fn new(carrier: Carrier, end: usize, site: SiteId) -> Self {
         let limits = Limits { message_bytes_max: MESSAGE_BYTES_MAX, ..Limits::default() };
         let of_client = end == 0;
-        let (out, into) = match carrier {
-            Carrier::Channel => {
-                (Out::Channel, Into::Channel { deframer: Deframer::new(&limits), is_introduced: false })
-            }
+        let (out, incoming) = match carrier {
+            Carrier::Channel => (Out::Channel, In::Channel { deframer: Deframer::new(&limits), is_introduced: false }),
             Carrier::Http(form) => {
-                (Out::Http(Writer::new(form, of_client, site)), Into::Http(Reader::new(form, of_client, &limits)))
+                (Out::Http(Writer::new(form, of_client, site)), In::Http(Reader::new(form, of_client, &limits)))
             }
         };
         Self {
@@ -182,11 +183,12 @@ impl Line {
             of_client,
             site,
             out,
-            into,
+            incoming,
             bytes: VecDeque::new(),
             written: 0,
             fed: 0,
             ends: VecDeque::new(),
+            taken: 0,
             read: VecDeque::new(),
             signs_of_life: 0,
             pongs: 0,
@@ -216,9 +218,9 @@ impl Line {
     }
 
     pub(super) fn take_ping(&mut self) -> Option<Vec<u8>> {
-        match &mut self.into {
-            Into::Http(reader) => reader.take_ping(),
-            Into::Channel { .. } => None,
+        match &mut self.incoming {
+            In::Http(reader) => reader.take_ping(),
+            In::Channel { .. } => None,
         }
     }
 
@@ -315,7 +317,7 @@ impl Line {
         let Some(end) = self.ends.front().copied() else { return Err("a message of a broken line".to_owned()) };
         if self.is_stream() {
             let mut until = end;
-            if reads_ahead && rng.u8(..3) == 0 {
+            if reads_ahead && rng.bool() {
                 self.write_first(frames, rng.usize(2..5), rng);
                 until = rng.u64(end..=self.written);
             }
@@ -323,11 +325,12 @@ impl Line {
         } else {
             self.feed_until(end, rng)?;
             let is_sync = matches!(frames.front(), Some(Frame::Sync(_)));
-            let Into::Http(reader) = &mut self.into else { unreachable!("a channel is a stream") };
+            let In::Http(reader) = &mut self.incoming else { unreachable!("a channel is a stream") };
             reader.end_body(is_sync, self.site)?;
             self.take_in()?;
         }
         self.ends.pop_front();
+        self.taken = end;
         let message = self.read.pop_front().ok_or("a message came whole and was not read")?;
         if self.read.len() > self.ends.len() {
             return Err("more was read than was written".to_owned());
@@ -362,16 +365,16 @@ impl Line {
     }
 
     fn feed(&mut self, bytes: &[u8]) -> Result<(), String> {
-        if let Into::Channel { .. } = self.into {
+        if let In::Channel { .. } = self.incoming {
             return self.take_in_frames(bytes);
         }
-        let Into::Http(reader) = &mut self.into else { unreachable!("looked at above") };
+        let In::Http(reader) = &mut self.incoming else { unreachable!("looked at above") };
         reader.feed(bytes)?;
         if self.is_stream() { self.take_in() } else { Ok(()) }
     }
 
     fn take_in_frames(&mut self, mut bytes: &[u8]) -> Result<(), String> {
-        let Into::Channel { deframer, is_introduced } = &mut self.into else { return Ok(()) };
+        let In::Channel { deframer, is_introduced } = &mut self.incoming else { return Ok(()) };
         while let Some(frame) = deframer.feed(&mut bytes).map_err(|error| error.to_string())? {
             if std::mem::replace(is_introduced, true) {
                 match frame == v2::ping() {
@@ -390,9 +393,9 @@ impl Line {
 
     /// Takes the messages that are complete.
     fn take_in(&mut self) -> Result<(), String> {
-        let Into::Http(reader) = &mut self.into else { return Ok(()) };
+        let In::Http(reader) = &mut self.incoming else { return Ok(()) };
         while let Some(message) = reader.next(self.site)? {
-            match is_sign_of_life(&message) {
+            match is_sign_of_life(&message, self.site) {
                 true => self.signs_of_life += 1,
                 false => self.read.push_back(message),
             }
@@ -415,15 +418,20 @@ impl Line {
         self.write_first(frames, kept + 1, rng);
         (self.is_cut, self.is_broken) = (true, true);
         let Some(end) = self.ends.get(kept).copied() else { return };
-        // One that is whole without its last bytes would be read.
-        let end = if self.is_gzip() { end.saturating_sub(FLUSH_BYTES_MAX) } else { end };
-        let kept_until = kept.checked_sub(1).map_or(self.fed, |last| self.ends[last].max(self.fed));
-        let until = if kept_until < end { rng.u64(kept_until..end) } else { kept_until };
-        self.bytes.truncate(usize::try_from(until - self.fed).expect("bytes in memory"));
-        self.written = until;
+        let kept_until = kept.checked_sub(1).map_or(self.fed, |last| self.ends[last]);
+        self.cut_between(kept_until, end, rng);
         self.ends.truncate(kept);
         // What came with others and was not looked at is dropped with its connection.
         self.read.truncate(kept);
+    }
+
+    /// What is written ends somewhere in a message that has its end there.
+    fn cut_between(&mut self, start: u64, end: u64, rng: &mut Rng) {
+        // One that is whole without its last bytes would be read.
+        let end = if self.is_gzip() { end.saturating_sub(FLUSH_BYTES_MAX) } else { end };
+        let start = start.max(self.fed);
+        self.written = if start < end { rng.u64(start..end) } else { start };
+        self.bytes.truncate(usize::try_from(self.written - self.fed).expect("bytes in memory"));
     }
 
     /// Nothing more is written or read.
@@ -438,11 +446,18 @@ impl Line {
     /// The connection ends: a part of a message is not read as one, and over a WebSocket an end may say why.
     pub(super) fn end(&mut self, reason: &str, rng: &mut Rng, carried: &mut Carried) -> Result<(), String> {
         let before = self.read.len();
+        if self.is_broken && !self.is_cut {
+            // Something that it had begun to say.
+            self.begin(rng);
+            let start = self.written;
+            self.write_message(&self.sync(&SyncRequest::default()), rng);
+            self.cut_between(start, self.written, rng);
+        }
         self.feed_until(self.written, rng)?;
         if self.read.len() > before {
             return Err("a part of a message was read as one".to_owned());
         }
-        carried.cut += usize::from(self.is_inside());
+        carried.cut += usize::from(self.fed > self.taken);
         if !self.is_stream() && self.fed > 0 && self.is_broken {
             // Where a proxy takes the end of the line for the end of the body.
             return self.end_body_early();
@@ -466,16 +481,8 @@ impl Line {
         }
     }
 
-    /// Whether a part of a message has come.
-    fn is_inside(&self) -> bool {
-        match &self.into {
-            Into::Channel { deframer, .. } => !deframer.is_between_frames(),
-            Into::Http(reader) => reader.held_bytes() > 0,
-        }
-    }
-
     fn end_body_early(&mut self) -> Result<(), String> {
-        let Into::Http(reader) = &mut self.into else { return Ok(()) };
+        let In::Http(reader) = &mut self.incoming else { return Ok(()) };
         if reader.held_bytes() == 0 || reader.end_body(false, self.site).is_err() {
             return Ok(());
         }
@@ -507,11 +514,6 @@ impl Line {
     }
 }
 
-fn is_sign_of_life(message: &[u8]) -> bool {
-    message == v2::ping() || (message.starts_with(b"{") && message.len() < 100 && is_json_ping(message))
-}
-
-fn is_json_ping(message: &[u8]) -> bool {
-    use litemesh_engine::proto::codec::v1::Envelope;
-    Envelope::parse(message).is_ok_and(|envelope| envelope.kind() == "ping")
+fn is_sign_of_life(message: &[u8], site: SiteId) -> bool {
+    message == v2::ping() || message == v1::ping(site)
 }
