@@ -159,7 +159,7 @@ pub(super) struct Line {
 
 enum Out {
     Channel,
-    Http(Writer),
+    Http(Box<Writer>),
 }
 
 enum In {
@@ -174,9 +174,10 @@ impl Line {
         let of_client = end == 0;
         let (out, incoming) = match carrier {
             Carrier::Channel => (Out::Channel, In::Channel { deframer: Deframer::new(&limits), is_introduced: false }),
-            Carrier::Http(form) => {
-                (Out::Http(Writer::new(form, of_client, site)), In::Http(Reader::new(form, of_client, &limits)))
-            }
+            Carrier::Http(form) => (
+                Out::Http(Box::new(Writer::new(form, of_client, site))),
+                In::Http(Reader::new(form, of_client, &limits)),
+            ),
         };
         Self {
             carrier,
