@@ -53,6 +53,9 @@ mod gzip;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod hostile;
 mod server;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation;
 mod sse;
 mod tokens;
 mod websocket;

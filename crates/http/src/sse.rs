@@ -76,7 +76,7 @@ impl EventParser {
     }
 
     /// Bytes of the unfinished event and its unfinished line.
-    #[cfg(any(test, feature = "fuzzing"))]
+    #[cfg(any(test, feature = "fuzzing", feature = "simulation"))]
     pub(crate) fn held_bytes(&self) -> usize {
         self.event.name.len() + self.event.data.len() + self.line.len()
     }

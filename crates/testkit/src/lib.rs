@@ -26,4 +26,4 @@ pub use memory_transport::{Link, MemoryTransport, connect, connect_with};
 pub use model::{Clock, Model, State};
 pub use seed::{SEED_VARIABLE, SEEDS_VARIABLE, for_seed_numbers, for_seeds, fuzz_seeds};
 #[cfg(feature = "simulation")]
-pub use sim::{Faults, Lossy, Options, Report, Simulation};
+pub use sim::{Carried, Faults, Lossy, Options, Report, Simulation};

@@ -1,6 +1,6 @@
 //! Many peers on virtual time, with faults (docs/testing.md, "Simulation"). The same seed is the same run.
 
-use litemesh_testkit::{Faults, Lossy, Options, Simulation, for_seed_numbers};
+use litemesh_testkit::{Carried, Faults, Lossy, Options, Simulation, for_seed_numbers};
 
 /// All faults but the restored backup, relays, and peers that keep the rules of the original, which have tests of their own.
 const USUAL: Faults = Faults { restores: false, relays: false, originals: false, ..Faults::ALL };
@@ -163,6 +163,21 @@ fn peers_converge_over_relays_that_keep_messages_and_forget_some() {
 fn litemesh_peers_converge_on_links_that_lose_and_reorder() {
     let faults = Faults { relays: false, originals: false, ..Faults::ALL };
     check(&Options { faults, lossy: Lossy::PassOn, ..Options::default() }, 1, 100);
+}
+
+/// So that none ceases to be drawn unnoticed.
+#[test]
+fn every_transport_is_met_and_breaks_within_messages() {
+    let options = Options { faults: Faults { restores: false, ..Faults::ALL }, ..Options::default() };
+    let (mut carried, mut pairings) = (Carried::default(), 0);
+    for seed in 10_000_001..=10_000_040 {
+        let report = Simulation::new(seed, &options).run();
+        carried.add(report.carried);
+        pairings += report.pairings;
+    }
+    println!("{carried:?}, and {pairings} pairs of peers over relays");
+    assert_eq!(carried.missing(), [""; 0], "{carried:?}");
+    assert!(pairings > 0);
 }
 
 #[test]

@@ -256,10 +256,7 @@ impl Dialer {
 
     /// Who introduces itself, and what we may do there, seen from here: a server that takes nothing of us is sent nothing.
     fn introduced(&self, first: &Received) -> Result<(Remote, Access), DialError> {
-        let (remote, access) = match first {
-            Received::Json(data) => remote_of_envelope(data)?,
-            Received::Frame(frame) => remote_of_frame(frame, self.peer.limits())?,
-        };
+        let (remote, access) = introduction(first, self.peer.limits())?;
         Ok((remote, access.mirrored()))
     }
 
@@ -352,6 +349,14 @@ fn handled(remote: Remote, result: Result<(), Refusal>) -> ControlFlow<String> {
     }
 }
 
+/// Who introduces itself in the first message, and what it lets us do.
+pub(crate) fn introduction(first: &Received, limits: &Limits) -> Result<(Remote, Access), DialError> {
+    match first {
+        Received::Json(data) => remote_of_envelope(data),
+        Received::Frame(frame) => remote_of_frame(frame, limits),
+    }
+}
+
 /// Who introduces itself in the first event.
 pub(super) fn remote_of_envelope(data: &[u8]) -> Result<(Remote, Access), DialError> {
     let envelope = Envelope::parse(data).map_err(|error| DialError::no_stream(&error))?;
@@ -387,7 +392,7 @@ fn refused_with(code: &str) -> DialError {
 
 /// A message as it came, whatever its form.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Received {
+pub(crate) enum Received {
     /// Wire v1.
     Json(Vec<u8>),
     /// Wire v2.
@@ -424,13 +429,50 @@ impl Source {
 /// The messages of a response.
 struct MessageStream {
     response: Response,
+    intake: StreamIntake,
+    idle_timeout: Duration,
+}
+
+/// The messages of a stream, out of bytes that somebody else reads.
+pub(crate) struct StreamIntake {
     decoder: Option<StreamDecoder>,
     parser: Parser,
     /// Bytes that came and were not decoded yet.
     pending: Bytes,
     /// Decoded bytes that were not parsed yet.
     decoded: Bytes,
-    idle_timeout: Duration,
+}
+
+impl StreamIntake {
+    pub(crate) fn new(is_frames: bool, is_gzip: bool, limits: &Limits) -> Self {
+        let decoder = is_gzip.then(StreamDecoder::new);
+        Self { decoder, parser: Parser::new(is_frames, limits), pending: Bytes::new(), decoded: Bytes::new() }
+    }
+
+    /// Takes the next chunk, once [`next`](Self::next) has given all of the last one.
+    pub(crate) fn feed(&mut self, chunk: Bytes) {
+        debug_assert!(self.pending.is_empty(), "a chunk is taken in before the next one comes");
+        self.pending = chunk;
+    }
+
+    /// The next message, or why it cannot be read; `None` where it takes another chunk. An outer error where nothing more can be
+    /// read.
+    pub(crate) fn next(&mut self) -> Result<Option<Result<Received, String>>, String> {
+        loop {
+            if let Some(message) = self.parser.next(&mut self.decoded)? {
+                return Ok(Some(message));
+            }
+            if self.pending.is_empty() {
+                return Ok(None);
+            }
+            // Decoded in small steps, because a piece may expand a thousandfold.
+            let step = self.pending.len().min(DECODE_STEP_BYTES);
+            self.decoded = match &mut self.decoder {
+                Some(decoder) => decoder.write(&self.pending.split_to(step)).map_err(|error| error.to_string())?.into(),
+                None => std::mem::take(&mut self.pending),
+            };
+        }
+    }
 }
 
 /// Cuts a stream into messages.
@@ -476,39 +518,41 @@ impl Parser {
     }
 }
 
+#[cfg(feature = "simulation")]
+impl StreamIntake {
+    /// Bytes held of an event that is not complete. Of a frame it is what has come, at most what the limits say.
+    pub(crate) fn held_bytes(&self) -> usize {
+        match &self.parser {
+            Parser::Events { parser, .. } => parser.held_bytes(),
+            Parser::Frames(_) => 0,
+        }
+    }
+}
+
 impl MessageStream {
     fn new(response: Response, limits: &Limits, idle_timeout: Duration) -> Result<Self, String> {
         let head = |name| response.headers().get(name).map(|value| value.as_bytes().to_ascii_lowercase());
-        let decoder = match head(CONTENT_ENCODING).as_deref() {
-            None | Some(b"" | b"identity") => None,
-            Some(b"gzip") => Some(StreamDecoder::new()),
+        let is_gzip = match head(CONTENT_ENCODING).as_deref() {
+            None | Some(b"" | b"identity") => false,
+            Some(b"gzip") => true,
             Some(other) => return Err(format!("unknown encoding {}", String::from_utf8_lossy(other))),
         };
         let is_frames = head(CONTENT_TYPE).is_some_and(|media_type| media_type.starts_with(FRAMES_TYPE.as_bytes()));
-        let parser = Parser::new(is_frames, limits);
-        Ok(Self { response, decoder, parser, pending: Bytes::new(), decoded: Bytes::new(), idle_timeout })
+        Ok(Self { response, intake: StreamIntake::new(is_frames, is_gzip, limits), idle_timeout })
     }
 
     /// The next message, or why it cannot be read; an outer error where the stream has ended.
     async fn next(&mut self) -> Result<Result<Received, String>, String> {
         loop {
-            if let Some(message) = self.parser.next(&mut self.decoded)? {
+            if let Some(message) = self.intake.next()? {
                 return Ok(message);
             }
-            if self.pending.is_empty() {
-                let chunk = tokio::time::timeout(self.idle_timeout, self.response.chunk()).await;
-                let chunk = chunk.map_err(|_| format!("no sign of life for {} s", self.idle_timeout.as_secs()))?;
-                self.pending = match chunk.map_err(|error| explain(&error))? {
-                    Some(bytes) => bytes,
-                    None => return Err("the server closed the stream".to_owned()),
-                };
+            let chunk = tokio::time::timeout(self.idle_timeout, self.response.chunk()).await;
+            let chunk = chunk.map_err(|_| format!("no sign of life for {} s", self.idle_timeout.as_secs()))?;
+            match chunk.map_err(|error| explain(&error))? {
+                Some(bytes) => self.intake.feed(bytes),
+                None => return Err("the server closed the stream".to_owned()),
             }
-            // Decoded in small steps, because a piece may expand a thousandfold.
-            let step = self.pending.len().min(DECODE_STEP_BYTES);
-            self.decoded = match &mut self.decoder {
-                Some(decoder) => decoder.write(&self.pending.split_to(step)).map_err(|error| error.to_string())?.into(),
-                None => std::mem::take(&mut self.pending),
-            };
         }
     }
 }

@@ -27,6 +27,12 @@ use self::dial_error::Resolver;
 use self::link::Link;
 use self::post::Route;
 use self::way::Way;
+#[cfg(feature = "simulation")]
+pub(crate) use self::{
+    dial::{Received, StreamIntake, introduction},
+    post::body,
+    split::bodies,
+};
 
 /// Silence on the stream after which the connection counts as dead: three pings that did not come.
 const IDLE_TIMEOUT: Duration = PING_INTERVAL.saturating_mul(3);
@@ -48,7 +54,7 @@ const LITEMESH_BATCH_BYTES_MAX: usize = 4 << 20;
 const LENGTH_BYTES_MAX: usize = 5;
 
 /// Largest body that is posted to a v1 server: its limit, less a little for whatever stands between us.
-const V1_BODY_BYTES_SAFE: usize = V1_BODY_BYTES_MAX - 4 * 1024;
+pub(crate) const V1_BODY_BYTES_SAFE: usize = V1_BODY_BYTES_MAX - 4 * 1024;
 
 /// The client side of the HTTP transport: the seed's `TransportClientHttp`.
 ///
@@ -433,6 +439,11 @@ impl Shared {
     }
 }
 
+/// A request, to a Litemesh server or another one.
+pub(crate) fn sync(is_litemesh: bool, site: SiteId, request: &SyncRequest) -> Vec<u8> {
+    if is_litemesh { v2::sync(request) } else { v1::sync(site, request) }
+}
+
 /// The URL of requests to an endpoint that asks for a WebSocket and nothing else: `http` for `ws`, `https` for `wss`.
 fn of_websocket(endpoint: &str) -> Option<String> {
     let (scheme, rest) = endpoint.split_once("://")?;
@@ -469,10 +480,11 @@ impl Transport for HttpClient {
     }
 
     fn sync(&self, remote: Remote, request: SyncRequest) -> BoxFuture<'_, Result<(), TransportError>> {
-        Box::pin(self.shared.deliver(remote, Route::Sync, move |link, _| {
-            let is_litemesh = link.remote.is_litemesh;
-            Ok(vec![if is_litemesh { v2::sync(&request) } else { v1::sync(link.site, &request) }])
-        }))
+        Box::pin(
+            self.shared.deliver(remote, Route::Sync, move |link, _| {
+                Ok(vec![sync(link.remote.is_litemesh, link.site, &request)])
+            }),
+        )
     }
 
     fn send(&self, remote: Remote, message: PeerMessage) -> BoxFuture<'_, Result<(), TransportError>> {

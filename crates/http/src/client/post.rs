@@ -80,8 +80,7 @@ impl Shared {
                 link.sent_bytes_max.fetch_max(message.len(), Relaxed);
                 outbox.send(message).await.map_err(|_| link.lost())
             }
-            None if link.remote.is_litemesh => self.post_one(link, route, v2::framed(&message)).await,
-            None => self.post_one(link, route, message).await,
+            None => self.post_one(link, route, body(link.remote.is_litemesh, message)).await,
         }
     }
 
@@ -125,6 +124,11 @@ impl Shared {
         let reason = reason.unwrap_or_else(|| String::from_utf8_lossy(&answer).into_owned());
         Err(TransportError::Refused { status: status.as_u16(), reason })
     }
+}
+
+/// The body of a POST: frames have their length before them.
+pub(crate) fn body(is_litemesh: bool, message: Vec<u8>) -> Vec<u8> {
+    if is_litemesh { v2::framed(&message) } else { message }
 }
 
 /// Ends the connection when dropped: a body was on its way and nobody waited for the answer.

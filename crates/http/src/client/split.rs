@@ -7,7 +7,7 @@ use litemesh_proto::{Change, PeerMessage, SiteId, TransportError};
 ///
 /// A message of changes is halved until each part fits. All parts keep the schema version. For wire v1 alone, whose messages
 /// are not numbered.
-pub(super) fn bodies(site: SiteId, message: PeerMessage, bytes_max: usize) -> Result<Vec<Vec<u8>>, TransportError> {
+pub(crate) fn bodies(site: SiteId, message: PeerMessage, bytes_max: usize) -> Result<Vec<Vec<u8>>, TransportError> {
     let mut done = Vec::new();
     let mut waiting = vec![message];
     while let Some(part) = waiting.pop() {

@@ -131,10 +131,8 @@ impl Connection {
         let reader = Reader { connection: self, shared, encoder };
         Box::pin(stream::unfold(reader, |mut reader| async move {
             loop {
-                let Chunk { mut bytes, ends_frame } = reader.connection.queue.next_chunk().await?;
-                if let Some(encoder) = &mut reader.encoder {
-                    bytes = encoder.write(&bytes, ends_frame);
-                }
+                let chunk = reader.connection.queue.next_chunk().await?;
+                let bytes = encoded(chunk, reader.encoder.as_mut());
                 // An empty chunk would end the body; the encoder may hold back all of a piece.
                 if !bytes.is_empty() {
                     add(&reader.shared.counters.bytes_out, bytes.len());
@@ -142,6 +140,14 @@ impl Connection {
                 }
             }
         }))
+    }
+}
+
+/// A piece as it goes out. What is compressed can be read up to the end of each frame.
+pub(crate) fn encoded(chunk: Chunk, encoder: Option<&mut StreamEncoder>) -> Bytes {
+    match encoder {
+        Some(encoder) => encoder.write(&chunk.bytes, chunk.ends_frame),
+        None => chunk.bytes,
     }
 }
 

@@ -16,7 +16,7 @@ const INLINE_JSON_BYTES_MAX: usize = 256 * 1024;
 const INLINE_FRAME_BYTES_MAX: usize = INLINE_JSON_BYTES_MAX / 8;
 
 #[derive(Debug)]
-pub(super) enum Content {
+pub(crate) enum Content {
     Sync(SyncRequest),
     Data(Unverified),
 }

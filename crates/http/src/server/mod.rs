@@ -43,6 +43,13 @@ use self::door::Door;
 use self::sockets::{Socket, SocketLimits, Sockets};
 use self::tls::Certificate;
 pub use self::tls::TlsError;
+#[cfg(feature = "simulation")]
+pub(crate) use self::{
+    connection::encoded,
+    post::{Route, read_message, split_frame},
+    queue::FrameQueue,
+    sender::{Sender, sender},
+};
 use crate::counters::{CounterCells, Counters, add};
 use crate::form::StreamForm;
 use crate::tokens::{TokenFile, TokenFileError, TokenSet};

@@ -32,7 +32,7 @@ const UNCLAIMED_BYTES_MAX: usize = 64 * 1024;
 const CONNECT_FIRST: &str = "Connect to /stream first";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Route {
+pub(crate) enum Route {
     Sync,
     Data,
 }
@@ -407,7 +407,7 @@ fn peer_of_head(headers: &HeaderMap) -> Sender {
 }
 
 /// Takes a frame off the front of a body; `None` at its end.
-pub(super) fn split_frame(body: &mut Bytes, limits: &Limits) -> Result<Option<Vec<u8>>, String> {
+pub(crate) fn split_frame(body: &mut Bytes, limits: &Limits) -> Result<Option<Vec<u8>>, String> {
     let mut deframer = Deframer::new(limits);
     let mut rest = &**body;
     match deframer.feed(&mut rest).map_err(|error| error.to_string())? {
@@ -454,14 +454,14 @@ fn unreadable(shared: &Shared, error: &ReadError) -> Response {
 
 /// A message whose frame is right. Its content may still be wrong, but who sent it is known.
 #[derive(Debug)]
-pub(super) struct Message {
-    pub(super) peer_id: String,
-    pub(super) content: Result<Content, DecodeError>,
+pub(crate) struct Message {
+    pub(crate) peer_id: String,
+    pub(crate) content: Result<Content, DecodeError>,
 }
 
 /// What is wrong with a body, in the order in which the original looks.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Complaint {
+pub(crate) enum Complaint {
     MediaType(Option<String>),
     Encoding(String),
     Empty,
@@ -504,7 +504,7 @@ impl Complaint {
     }
 }
 
-pub(super) fn read_message(route: Route, body: &[u8]) -> Result<Message, Complaint> {
+pub(crate) fn read_message(route: Route, body: &[u8]) -> Result<Message, Complaint> {
     if body.is_empty() {
         return Err(Complaint::Empty);
     }

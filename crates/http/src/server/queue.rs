@@ -15,7 +15,7 @@ use crate::form::CHUNK_BYTES;
 /// No channel, because a stream that is shed must free its frames at once. The reader is a body in the hands of the HTTP
 /// server, which does not look at it while the client takes nothing; frames in a channel would stay until TCP gives up,
 /// for every connection that a client abandons (`known-failures.md` C4).
-pub(super) struct FrameQueue {
+pub(crate) struct FrameQueue {
     state: Mutex<State>,
     /// One permit for each frame that may still be added. A frame gives its permit back when its last byte is taken.
     places: Semaphore,
@@ -43,7 +43,7 @@ enum End {
 }
 
 /// A piece of a frame for the carrier.
-pub(super) struct Chunk {
+pub(crate) struct Chunk {
     pub(super) bytes: Bytes,
     /// Whether it is the last of its frame.
     pub(super) ends_frame: bool,
@@ -51,7 +51,7 @@ pub(super) struct Chunk {
 
 impl FrameQueue {
     /// A queue for `len_max` frames.
-    pub(super) fn new(len_max: usize) -> Self {
+    pub(crate) fn new(len_max: usize) -> Self {
         Self { state: Mutex::default(), places: Semaphore::new(len_max), changed: Notify::new() }
     }
 
@@ -69,7 +69,7 @@ impl FrameQueue {
     }
 
     /// Adds a frame if there is a place for it.
-    pub(super) fn try_push(&self, frame: Bytes) -> Option<usize> {
+    pub(crate) fn try_push(&self, frame: Bytes) -> Option<usize> {
         self.places.try_acquire().ok()?.forget();
         self.add(frame)
     }
@@ -101,20 +101,29 @@ impl FrameQueue {
     /// The next piece; `None` at the end. For one reader.
     pub(super) async fn next_chunk(&self) -> Option<Chunk> {
         loop {
-            {
-                let mut state = self.lock();
-                if let Some(chunk) = state.take() {
-                    if chunk.ends_frame {
-                        self.places.add_permits(1);
-                    }
-                    return Some(chunk);
-                }
-                if state.end != End::Open {
-                    return None;
-                }
+            if let Some(chunk) = self.try_next_chunk() {
+                return Some(chunk);
+            }
+            if self.is_over() {
+                return None;
             }
             self.changed.notified().await;
         }
+    }
+
+    /// The next piece, if there is one now.
+    pub(crate) fn try_next_chunk(&self) -> Option<Chunk> {
+        let chunk = self.lock().take()?;
+        if chunk.ends_frame {
+            self.places.add_permits(1);
+        }
+        Some(chunk)
+    }
+
+    /// Whether nothing waits any more, nor ever will.
+    fn is_over(&self) -> bool {
+        let state = self.lock();
+        state.end != End::Open && state.is_empty()
     }
 
     /// Takes no more frames; those that wait still go out.

@@ -4,7 +4,7 @@ use litemesh_proto::SiteId;
 
 /// What the beginning of a JSON object says about its sender.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Sender {
+pub(crate) enum Sender {
     /// Its `peerId`.
     Known(SiteId),
     /// The id has not come yet.
@@ -18,7 +18,7 @@ pub(super) enum Sender {
 /// The order in which bodies *begin* to arrive decides the order in which they are handled (`known-failures.md` A2): a v1
 /// client posts on several connections at once, and the small message of later must not overtake the large one of before.
 /// So the sender must be known before the body is complete. Every known client writes `type` and `peerId` first.
-pub(super) fn sender(prefix: &[u8]) -> Sender {
+pub(crate) fn sender(prefix: &[u8]) -> Sender {
     let mut scan = Scan { rest: prefix };
     scan.object().unwrap_or_else(|end| match end {
         End::OfInput => Sender::NotYet,

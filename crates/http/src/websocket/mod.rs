@@ -19,6 +19,8 @@ use sha1::{Digest, Sha1};
 
 pub(crate) use self::assembler::{Assembler, Event, Fault, Kind};
 pub(crate) use self::socket::{End, Read, SocketReader, SocketWriter, split, until_after};
+#[cfg(feature = "simulation")]
+pub(crate) use self::socket::{Framer, Intake};
 
 /// The subprotocol of wire v2: a frame in each binary message.
 pub(crate) const FRAMES_PROTOCOL: &str = "litemesh.v2";

@@ -1,4 +1,5 @@
-//! The two halves of a WebSocket over any stream of bytes: one reads, the other writes, and each in its own time.
+//! The two halves of a WebSocket over any stream of bytes: one reads, the other writes, and each in its own time. What they make of
+//! bytes is pure: [`Intake`] and [`Framer`].
 //!
 //! What the reader learns and the writer has to say, the answer to a ping and how the socket is closed, lies between them, in a place
 //! for one of each.
@@ -34,14 +35,13 @@ pub(crate) fn split<S: AsyncRead + AsyncWrite>(
     let farewell = Arc::new(OnceLock::new());
     let reader = SocketReader {
         stream: reading,
-        assembler: Assembler::new(of_client, message_bytes_max),
+        intake: Intake::new(of_client, message_bytes_max),
         rest: Bytes::new(),
-        is_answered: false,
         pings,
         farewell: farewell.clone(),
     };
-    let (is_client, is_inside) = (!of_client, false);
-    (reader, SocketWriter { stream: writing, is_client, pinged, is_inside, farewell, patience: Duration::MAX })
+    let (is_client, framer) = (!of_client, Framer::default());
+    (reader, SocketWriter { stream: writing, is_client, pinged, framer, farewell, patience: Duration::MAX })
 }
 
 /// Does something that may go on for a while after `end`, and is then dropped.
@@ -62,14 +62,58 @@ pub(crate) async fn until_after<T>(
     }
 }
 
+/// What comes, as bytes that somebody else reads.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    assembler: Assembler,
+    /// The last ping that nobody has looked at yet.
+    pinged: Option<Vec<u8>>,
+    /// The other end answered a ping, and nobody has looked yet.
+    is_answered: bool,
+}
+
+impl Intake {
+    /// Of what a client sends, or else a server.
+    pub(crate) fn new(of_client: bool, message_bytes_max: usize) -> Self {
+        Self { assembler: Assembler::new(of_client, message_bytes_max), pinged: None, is_answered: false }
+    }
+
+    /// Takes bytes off the front of a piece, up to the end of a message.
+    pub(crate) fn take(&mut self, piece: &mut &[u8]) -> Result<Option<(Kind, Vec<u8>)>, End> {
+        while let Some(event) = self.assembler.feed(piece)? {
+            match event {
+                Event::Message(kind, message) => return Ok(Some((kind, message))),
+                // In place of the one before, if that has not been answered yet: one answer is for all of them.
+                Event::Ping(payload) => self.pinged = Some(payload),
+                Event::Pong => self.is_answered = true,
+                Event::Close(said) => return Err(End::Closed(said)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the other end pinged with since the last call.
+    pub(crate) fn take_ping(&mut self) -> Option<Vec<u8>> {
+        self.pinged.take()
+    }
+
+    /// Whether the other end answered a ping since the last call.
+    pub(crate) fn take_answer(&mut self) -> bool {
+        std::mem::take(&mut self.is_answered)
+    }
+
+    /// Bytes held of the message that has begun.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.assembler.held_bytes()
+    }
+}
+
 /// What comes.
 pub(crate) struct SocketReader<S> {
     stream: ReadHalf<S>,
-    assembler: Assembler,
+    intake: Intake,
     /// What came behind the end of the last message.
     rest: Bytes,
-    /// The other end answered a ping, and nobody has looked yet.
-    is_answered: bool,
     pings: watch::Sender<Bytes>,
     farewell: Arc<OnceLock<Farewell>>,
 }
@@ -121,17 +165,17 @@ impl End {
 impl<S: AsyncRead> SocketReader<S> {
     /// Bytes held of the message that has begun.
     pub(crate) fn held_bytes(&self) -> usize {
-        self.assembler.held_bytes()
+        self.intake.held_bytes()
     }
 
     /// Whether a message has begun and is not complete.
     pub(crate) fn is_inside(&self) -> bool {
-        self.assembler.is_inside()
+        self.intake.assembler.is_inside()
     }
 
     /// Whether the other end answered a ping since the last call.
     pub(crate) fn take_answer(&mut self) -> bool {
-        std::mem::take(&mut self.is_answered)
+        self.intake.take_answer()
     }
 
     /// Has the writer close the socket with these words. The first ones count.
@@ -179,24 +223,19 @@ impl<S: AsyncRead> SocketReader<S> {
         Ok(Read { bytes: 0, message })
     }
 
-    /// Takes bytes off the front of a piece, up to the end of a message.
+    /// Takes bytes off the front of a piece, up to the end of a message, and has the writer answer a ping among them.
     fn take(&mut self, piece: &mut &[u8]) -> Result<Option<(Kind, Vec<u8>)>, End> {
-        while let Some(event) = self.assembler.feed(piece)? {
-            match event {
-                Event::Message(kind, message) => return Ok(Some((kind, message))),
-                // In place of the one before, if that has not been answered yet: one answer is for all of them.
-                Event::Ping(payload) => drop(self.pings.send_replace(payload.into())),
-                Event::Pong => self.is_answered = true,
-                Event::Close(said) => return Err(End::Closed(said)),
-            }
+        let taken = self.intake.take(piece);
+        if let Some(payload) = self.intake.take_ping() {
+            self.pings.send_replace(payload.into());
         }
-        Ok(None)
+        taken
     }
 
     /// Reads on for nothing, within limits, until the other end has hung up: see [`DRAINED_BYTES_MAX`].
     pub(crate) async fn drain(&mut self) {
         // It would be held as long, and counts nowhere any more.
-        self.assembler.forget();
+        self.intake.assembler.forget();
         self.rest = Bytes::new();
         let mut left = DRAINED_BYTES_MAX;
         while left > 0 {
@@ -214,14 +253,45 @@ impl<S: AsyncRead> SocketReader<S> {
     }
 }
 
+/// The frames of what goes. A mask key is for one frame, and for clients alone.
+#[derive(Debug, Default)]
+pub(crate) struct Framer {
+    /// A message has gone out in part.
+    is_inside: bool,
+}
+
+impl Framer {
+    /// A part of a message.
+    pub(crate) fn part(&mut self, kind: Kind, part: &[u8], ends_message: bool, mask_key: Option<[u8; 4]>) -> Vec<u8> {
+        let opcode = match kind {
+            _ if self.is_inside => OpCode::Continue,
+            Kind::Text => OpCode::Text,
+            Kind::Binary => OpCode::Binary,
+        };
+        self.is_inside = !ends_message;
+        frame(opcode, ends_message, part, mask_key)
+    }
+
+    pub(crate) fn ping(&self, payload: &[u8], mask_key: Option<[u8; 4]>) -> Vec<u8> {
+        frame(OpCode::Ping, true, payload, mask_key)
+    }
+
+    pub(crate) fn pong(&self, payload: &[u8], mask_key: Option<[u8; 4]>) -> Vec<u8> {
+        frame(OpCode::Pong, true, payload, mask_key)
+    }
+
+    pub(crate) fn close(&self, farewell: &Farewell, mask_key: Option<[u8; 4]>) -> Vec<u8> {
+        frame(OpCode::Close, true, &farewell.payload(), mask_key)
+    }
+}
+
 /// What goes.
 pub(crate) struct SocketWriter<S> {
     stream: WriteHalf<S>,
     /// Clients mask what they send.
     is_client: bool,
     pinged: watch::Receiver<Bytes>,
-    /// A message has gone out in part.
-    is_inside: bool,
+    framer: Framer,
     farewell: Arc<OnceLock<Farewell>>,
     patience: Duration,
 }
@@ -236,13 +306,9 @@ impl<S: AsyncWrite> SocketWriter<S> {
     ///
     /// *Cancel safety*: none. Once a call was dropped, the socket is of no more use.
     pub(crate) async fn write(&mut self, kind: Kind, part: &[u8], ends_message: bool) -> io::Result<()> {
-        let opcode = match kind {
-            _ if self.is_inside => OpCode::Continue,
-            Kind::Text => OpCode::Text,
-            Kind::Binary => OpCode::Binary,
-        };
-        self.is_inside = !ends_message;
-        self.write_frame(opcode, ends_message, part).await
+        let mask_key = self.mask_key()?;
+        let frame = self.framer.part(kind, part, ends_message, mask_key);
+        self.write_frame(&frame).await
     }
 
     /// Waits until the other end asks whether we are alive.
@@ -260,30 +326,35 @@ impl<S: AsyncWrite> SocketWriter<S> {
     ///
     /// *Cancel safety*: none, as of [`write`](Self::write).
     pub(crate) async fn ping(&mut self) -> io::Result<()> {
-        self.write_frame(OpCode::Ping, true, &[]).await
+        let frame = self.framer.ping(&[], self.mask_key()?);
+        self.write_frame(&frame).await
     }
 
     /// Answers a ping; without one, says that we are alive.
     ///
     /// *Cancel safety*: none, as of [`write`](Self::write).
     pub(crate) async fn pong(&mut self, payload: &[u8]) -> io::Result<()> {
-        self.write_frame(OpCode::Pong, true, payload).await
+        let frame = self.framer.pong(payload, self.mask_key()?);
+        self.write_frame(&frame).await
     }
 
     /// Closes the socket: with what the reader has to say, else with this. An error says that nobody is there to hear it.
     pub(crate) async fn close(mut self, otherwise: Farewell) -> io::Result<()> {
-        let farewell = self.farewell.get_or_init(|| otherwise).payload();
-        self.write_frame(OpCode::Close, true, &farewell).await?;
+        let mask_key = self.mask_key()?;
+        let frame = self.framer.close(self.farewell.get_or_init(|| otherwise), mask_key);
+        self.write_frame(&frame).await?;
         // The other direction stays open, for what the other end still writes.
         self.stream.shutdown().await
     }
 
-    async fn write_frame(&mut self, opcode: OpCode, is_last: bool, payload: &[u8]) -> io::Result<()> {
-        let mask_key = if self.is_client { Some(random_mask()?) } else { None };
-        // One write, and one packet where it is short.
-        let frame = frame(opcode, is_last, payload, mask_key);
+    fn mask_key(&self) -> io::Result<Option<[u8; 4]>> {
+        self.is_client.then(random_mask).transpose()
+    }
+
+    /// In one write, and one packet where it is short.
+    async fn write_frame(&mut self, frame: &[u8]) -> io::Result<()> {
         let patience = self.patience;
-        let mut left = &*frame;
+        let mut left = frame;
         while !left.is_empty() {
             let taken = within(patience, self.stream.write(left)).await?;
             if taken == 0 {
@@ -352,7 +423,8 @@ mod tests {
     async fn only_the_last_of_many_pings_is_answered() {
         let (_client_reader, mut client_writer, mut server_reader, mut server_writer) = pair();
         for number in 0..10_000_u16 {
-            client_writer.write_frame(OpCode::Ping, true, &number.to_be_bytes()).await.unwrap();
+            let ping = client_writer.framer.ping(&number.to_be_bytes(), Some([7; 4]));
+            client_writer.write_frame(&ping).await.unwrap();
         }
         client_writer.write(Kind::Text, b"after", true).await.unwrap();
         assert_eq!(message(&mut server_reader).await.1, b"after");
@@ -409,7 +481,7 @@ mod tests {
         }
         let drained = tokio::time::timeout(Duration::ZERO, server_reader.drain()).await;
         assert!(drained.is_err(), "the client is there");
-        assert_eq!((server_reader.held_bytes(), server_reader.assembler.capacity_bytes()), (0, 0));
+        assert_eq!((server_reader.held_bytes(), server_reader.intake.assembler.capacity_bytes()), (0, 0));
     }
 
     #[tokio::test]

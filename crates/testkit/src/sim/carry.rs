@@ -9,11 +9,12 @@ use std::time::Duration;
 use fastrand::Rng;
 use litemesh::PeerError;
 use litemesh::simulation::{self, Action, Done, Look, Session, Timer, Work};
-use litemesh_engine::proto::codec::v1::{self, Envelope};
+use litemesh_engine::proto::codec::v1::Envelope;
 use litemesh_engine::proto::codec::v2;
 use litemesh_engine::proto::limits::{PING_INTERVAL, RECONNECT_DELAY_MAX, RECONNECT_DELAY_MIN};
-use litemesh_engine::proto::{DecodeError, Limits, PeerMessage, Refusal, Remote};
+use litemesh_engine::proto::{DecodeError, Limits, PeerMessage, Refusal, Remote, SyncRequest};
 
+use super::line::Line;
 use super::network::{Connection, Frame};
 use super::node::{Job, RunningSession, Side};
 use super::options::Lossy;
@@ -68,7 +69,9 @@ impl Simulation {
         self.connections_made += 1;
         let connection = self.connections_made;
         self.note(format_args!("{dialler} connects to {listener}: connection {connection}"));
-        self.connections.insert(connection, Connection::new(wire));
+        let (sites, carrier) = ([dialler, listener].map(|node| self.nodes[node].site), self.wires[wire].carrier);
+        let lines = [0, 1].map(|end| Line::new(carrier, end, sites[end]));
+        self.connections.insert(connection, Connection::new(wire, lines));
         for end in [1, 0] {
             self.open_session(wire, connection, end);
         }
@@ -118,7 +121,25 @@ impl Simulation {
     pub(super) fn lose_tail(&mut self, connection: u64, end: usize) {
         let way = &mut self.connections.get_mut(&connection).expect("a connection that was made").ways[end];
         let kept = self.rng.usize(..=way.frames.len());
-        way.frames.truncate(kept);
+        way.cut(kept, &mut self.line_rng);
+    }
+
+    /// The same where an end says nothing of it, and its line breaks.
+    pub(super) fn break_off(&mut self, connection: u64, end: usize) {
+        self.lose_tail(connection, end);
+        if let Some(line) = self.line(connection, end) {
+            line.is_broken = true;
+        }
+    }
+
+    /// What an end writes, while somebody reads it.
+    fn line(&mut self, connection: u64, end: usize) -> Option<&mut Line> {
+        self.connections.get_mut(&connection)?.ways[end].line.as_deref_mut()
+    }
+
+    /// A request, as the carrier has it. Of a line that nobody reads it is not known any more.
+    pub(super) fn request(&mut self, connection: u64, end: usize, request: &SyncRequest) -> Vec<u8> {
+        self.line(connection, end).map(|line| line.sync(request)).unwrap_or_default()
     }
 
     /// Removes a session, and dials again where this was the end that dials.
@@ -182,8 +203,10 @@ impl Simulation {
             return self.cut(connection, "a message was lost");
         }
         let way = &mut self.connections.get_mut(&connection).expect("a connection that was made").ways[end];
+        // What is written already cannot be overtaken.
+        let is_free = way.line.as_ref().is_none_or(|line| !line.is_broken);
         // The last one is the one that everything waits for; with nothing to overtake, the message is lost.
-        if let Some(overtaken) = way.frames.pop_back() {
+        if is_free && let Some(overtaken) = way.frames.pop_back() {
             way.frames.extend([frame, overtaken]);
             let arrival = way.last_arrival;
             self.agenda.at(arrival, Event::Arrive { connection, end: 1 - end });
@@ -200,7 +223,7 @@ impl Simulation {
     pub(super) fn cut(&mut self, connection: u64, reason: &str) {
         self.note(format_args!("connection {connection} is cut: {reason}"));
         for end in [0, 1] {
-            self.lose_tail(connection, end);
+            self.break_off(connection, end);
             self.push(connection, end, Frame::Close(reason.to_owned()));
         }
     }
@@ -222,16 +245,55 @@ impl Simulation {
         if until > self.agenda.now() {
             return self.agenda.at(until, Event::Arrive { connection, end });
         }
+        let is_open = self.is_open(connection, end);
         let way = &mut self.connections.get_mut(&connection).expect("looked up above").ways[1 - end];
+        if !is_open {
+            // Nobody reads any more.
+            way.line = None;
+            way.frames.pop_front();
+            return;
+        }
         // Messages are taken off the way when the session takes them: until then they are under way, for the window.
-        let Some(frame) = way.frames.pop_front() else { return };
-        let Some((node, session)) = self.session(connection, end) else { return };
+        let Some(frame) = self.read_line(connection, end) else { return };
+        let (node, session) = self.session(connection, end).expect("looked up above");
         if let Frame::Close(reason) = frame {
             self.forget_session(node, connection);
             return self.note(format_args!("{node} loses connection {connection}: {reason}"));
         }
         session.inbox.push_back(frame);
         self.receive_next(node, connection);
+    }
+
+    /// The next message for an end, out of the bytes of its line, or how the connection ends.
+    fn read_line(&mut self, connection: u64, end: usize) -> Option<Frame> {
+        // What was written cannot be overtaken, so nothing is written before its time where messages overtake each other.
+        let reads_ahead = self.options.lossy != Lossy::PassOn;
+        let ways = &mut self.connections.get_mut(&connection).expect("a connection that was made").ways;
+        let way = &mut ways[1 - end];
+        let (line, frame) = (way.line.as_mut()?, way.frames.front()?);
+        let (rng, carried) = (&mut self.line_rng, &mut self.counts.carried);
+        let read = match frame {
+            Frame::Close(reason) => line.end(reason, rng, carried).map(|()| None),
+            _ => line.read(&way.frames, reads_ahead, rng, carried).map(Some),
+        };
+        let frame = way.frames.pop_front();
+        let ping = line.take_ping();
+        if matches!(frame, Some(Frame::Close(_))) {
+            way.line = None;
+        }
+        if let (Some(ping), Some(back)) = (ping, &mut ways[end].line) {
+            back.answer(ping);
+        }
+        match (read, frame) {
+            (Ok(Some(bytes)), Some(Frame::Sync(_))) => Some(Frame::Sync(bytes)),
+            (Ok(Some(bytes)), Some(Frame::Data(_))) => Some(Frame::Data(bytes)),
+            (Ok(Some(bytes)), Some(Frame::Repeat(_))) => Some(Frame::Repeat(bytes)),
+            (Ok(_), frame) => frame,
+            (Err(error), _) => {
+                let carrier = self.wires[self.connections[&connection].wire].carrier;
+                self.fail("bytes", &format!("connection {connection}, from end {}, over {carrier:?}: {error}", 1 - end))
+            }
+        }
     }
 
     pub(super) fn repeat(&mut self, connection: u64, end: usize, bytes: Vec<u8>) {
@@ -365,9 +427,7 @@ impl Simulation {
                 Action::Send(message) if is_relayed => self.send_relayed(node, connection, &message),
                 Action::Reply(result) if is_relayed => self.replied_relayed(node, connection, result),
                 Action::Ask(request) => {
-                    let is_litemesh = self.wires[self.connections[&connection].wire].is_litemesh;
-                    let bytes =
-                        if is_litemesh { v2::sync(&request) } else { v1::sync(self.nodes[node].site, &request) };
+                    let bytes = self.request(connection, end, &request);
                     self.note(format_args!("{node} asks over {connection}: {} bytes", bytes.len()));
                     self.push(connection, end, Frame::Sync(bytes));
                 }
@@ -410,8 +470,7 @@ impl Simulation {
     }
 
     pub(super) fn send(&mut self, node: usize, connection: u64, end: usize, message: &PeerMessage) {
-        let is_litemesh = self.wires[self.connections[&connection].wire].is_litemesh;
-        let bytes = if is_litemesh { v2::message(message) } else { v1::data(self.nodes[node].site, message) };
+        let bytes = self.line(connection, end).map(|line| line.message(message)).unwrap_or_default();
         let changes = message.change_count();
         let is_ack = matches!(message, PeerMessage::Ack(_));
         self.note(format_args!("{node} sends over {connection}: {changes} changes, {} bytes", bytes.len()));

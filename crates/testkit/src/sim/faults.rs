@@ -140,7 +140,7 @@ impl Simulation {
             }
             let wire = self.connections[&connection].wire;
             self.wires[wire].current[end] = None;
-            self.lose_tail(connection, end);
+            self.break_off(connection, end);
             if self.rng.bool() {
                 self.push(connection, end, Frame::Close("reset by a machine that crashed".to_owned()));
             } else {
@@ -184,7 +184,7 @@ impl Simulation {
         for connection in self.connections.values_mut() {
             for end in [0, 1] {
                 if self.wires[connection.wire].nodes[end] == node {
-                    connection.ways[end].frames.retain(|frame| matches!(frame, Frame::Close(_)));
+                    connection.ways[end].silence();
                 }
             }
         }

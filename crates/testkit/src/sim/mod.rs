@@ -13,6 +13,7 @@ mod checkers;
 mod clock;
 mod database;
 mod faults;
+mod line;
 mod log;
 mod network;
 mod node;
@@ -35,6 +36,8 @@ use tempfile::TempDir;
 
 use crate::history::Schema;
 use clock::Agenda;
+pub use line::Carried;
+use line::Carrier;
 use log::Log;
 use network::{Connection, Wire};
 use node::Node;
@@ -87,6 +90,9 @@ pub struct Report {
     pub messages: usize,
     pub changes: usize,
     pub checks: usize,
+    /// Pairs of peers that relays join.
+    pub pairings: usize,
+    pub carried: Carried,
     /// The same where the same happened.
     pub trace: u64,
 }
@@ -98,6 +104,7 @@ struct Counts {
     messages: usize,
     changes: usize,
     checks: usize,
+    carried: Carried,
 }
 
 /// Peers, what joins them, and what happened so far.
@@ -108,6 +115,8 @@ pub struct Simulation {
     rng: Rng,
     /// Decides of what came later: what `rng` draws stays what it was.
     later: Rng,
+    /// How messages become bytes, and where these are cut. Apart, so that nothing else of a seed depends on it.
+    line_rng: Rng,
     agenda: Agenda<Event>,
     /// All tables, that of the upgrade last.
     tables: Vec<Schema>,
@@ -146,6 +155,7 @@ impl Simulation {
             faults,
             rng,
             later,
+            line_rng: Rng::with_seed(seed ^ 0x11e5),
             agenda: Agenda::new(),
             tables,
             pages: PageLimits { changes_max, bytes_max: BATCH_BYTES_MAX, stretch: BATCH_STRETCH },
@@ -193,6 +203,8 @@ impl Simulation {
             messages: self.counts.messages,
             changes: self.counts.changes,
             checks: self.counts.checks,
+            pairings: self.pairings.len(),
+            carried: self.counts.carried,
             trace: self.trace.hash(),
         }
     }
@@ -268,11 +280,15 @@ impl Simulation {
         let is_same = |wire: &&Wire| wire.nodes == [dialler, listener] || wire.nodes == [listener, dialler];
         let transport = self.wires.iter().filter(is_same).count();
         let delay_max = Duration::from_micros(self.rng.u64(100..200_000));
+        let waits_for_commit = [self.rng.bool(), self.rng.bool()];
+        let originals = [dialler, listener].map(|node| self.nodes[node].original.is_some());
+        let carrier = Carrier::draw(&mut self.line_rng, is_litemesh, waits_for_commit, originals);
         self.wires.push(Wire {
             nodes: [dialler, listener],
             transport,
             is_litemesh,
-            waits_for_commit: [self.rng.bool(), self.rng.bool()],
+            carrier,
+            waits_for_commit,
             window: self.rng.usize(1..8),
             delay_max,
             blocked_until: [Duration::ZERO; 2],
@@ -282,8 +298,7 @@ impl Simulation {
             is_dial_due: false,
             is_removed: false,
         });
-        let kind = if is_litemesh { "Litemesh" } else { "v1" };
-        self.note(format_args!("{dialler} dials {listener} as {kind}, over its transport {transport}"));
+        self.note(format_args!("{dialler} dials {listener} over {carrier:?}, its transport {transport}"));
         self.dial_after(self.wires.len() - 1, Duration::ZERO);
     }
 

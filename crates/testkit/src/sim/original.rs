@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 
 use litemesh::simulation;
 use litemesh_engine::proto::Value;
-use litemesh_engine::proto::codec::v1;
 use litemesh_engine::proto::{Change, Cursor, Limits, PeerMessage, Refusal, Remote, SyncRequest, Unverified};
 use litemesh_engine::rusqlite::{self, Connection, params, types::Value as Sql};
 
@@ -107,7 +106,7 @@ impl Simulation {
         let session = RunningSession::new(Side::Original(Box::new(talk)), end, transport);
         self.nodes[node].running.as_mut().expect("a peer that runs").sessions.insert(connection, session);
         let request = SyncRequest { cursor: self.original(node).cursor.clone(), terms: None };
-        let bytes = v1::sync(self.nodes[node].site, &request);
+        let bytes = self.request(connection, end, &request);
         self.push(connection, end, Frame::Sync(bytes));
     }
 
