@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering}
 use litemesh_engine::{Engine, PageLimits, Reach};
 use litemesh_proto::limits::{BATCH_BYTES_MAX, BATCH_CHANGES_MAX, BATCH_STRETCH};
 use litemesh_proto::{
-    Access, Change, Cursor, DbVersion, PeerMessage, Refusal, Remote, SiteId, SyncRequest, Transport, TransportError,
-    Unverified,
+    Access, Change, Cursor, DbVersion, PeerMessage, Refusal, Remote, Served, SiteId, SyncRequest, Transport,
+    TransportError, Unverified,
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -35,7 +35,8 @@ const BULK_CHANGES_MIN: usize = 1000;
 
 /// What a transport brings to a session. Boxed where it waits: a channel has room for 32 from the start.
 pub(crate) enum Inbound {
-    Asked(SyncRequest, Reply),
+    /// With how far another connection has brought the remote since it asked, where the carrier kept that.
+    Asked(SyncRequest, Option<Served>, Reply),
     Received(Unverified, Reply),
     Garbled(String),
     Closed(String),
@@ -129,10 +130,13 @@ impl Driver {
                     None => return "the peer was stopped".to_owned(),
                     Some(Inbound::Closed(reason)) => return reason,
                     Some(Inbound::Garbled(reason)) => Input::Garbled(reason),
-                    Some(Inbound::Asked(request, answer)) => {
+                    Some(Inbound::Asked(request, served, answer)) => {
                         // The answer has started; that is all that a transport may know.
                         let _ = answer.send(Ok(()));
-                        Input::Asked(request)
+                        match served {
+                            Some(served) => Input::Resumed(request, served),
+                            None => Input::Asked(request),
+                        }
                     }
                     Some(Inbound::Received(message, answer)) => {
                         reply = Some(answer);
@@ -214,6 +218,7 @@ impl Driver {
                         let _ = reply.send(result);
                     }
                 }
+                Effect::Note(served) => self.transport.served_elsewhere(self.remote, served),
                 Effect::Tell(notice) => self.notice(notice),
             }
         }

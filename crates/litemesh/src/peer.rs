@@ -5,8 +5,8 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use litemesh_proto::{
-    Access, BoxFuture, Cursor, DbVersion, Limits, PeerCallbacks, Refusal, Remote, SiteId, SyncRequest, Transport,
-    Unverified,
+    Access, BoxFuture, Cursor, DbVersion, Limits, PeerCallbacks, Refusal, Remote, Served, SiteId, SyncRequest,
+    Transport, Unverified,
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -531,7 +531,11 @@ impl PeerCallbacks for Callbacks {
     }
 
     fn sync(&self, remote: Remote, request: SyncRequest) -> BoxFuture<'_, Result<(), Refusal>> {
-        Box::pin(self.deliver(remote, move |reply| Inbound::Asked(request, reply)))
+        Box::pin(self.deliver(remote, move |reply| Inbound::Asked(request, None, reply)))
+    }
+
+    fn resume(&self, remote: Remote, request: SyncRequest, served: Served) -> BoxFuture<'_, Result<(), Refusal>> {
+        Box::pin(self.deliver(remote, move |reply| Inbound::Asked(request, Some(served), reply)))
     }
 
     fn receive(&self, remote: Remote, message: Unverified) -> BoxFuture<'_, Result<(), Refusal>> {
@@ -582,7 +586,7 @@ mod tests {
         let (inbox, receiver) = mpsc::channel(INBOX_MAX);
         let place = inbox.reserve_owned().await.unwrap();
         drop(receiver);
-        let handed = hand_over(place, |reply| Inbound::Asked(SyncRequest::default(), reply));
+        let handed = hand_over(place, |reply| Inbound::Asked(SyncRequest::default(), None, reply));
         let refused = tokio::time::timeout(std::time::Duration::from_secs(60), handed).await.expect("an end");
         assert!(matches!(refused, Err(Refusal::UnknownRemote)), "{refused:?}");
     }

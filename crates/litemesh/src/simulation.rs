@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use litemesh_engine::{Engine, MergeProgress, PageLimits, Reach, StorageError};
-use litemesh_proto::{Access, Change, Cursor, Limits, PeerMessage, Refusal, Remote, SiteId, SyncRequest, Unverified};
+use litemesh_proto::{
+    Access, Change, Cursor, Limits, PeerMessage, Refusal, Remote, Served, SiteId, SyncRequest, Unverified,
+};
 use tokio::sync::watch;
 
 use crate::PeerError;
@@ -74,6 +76,8 @@ impl Look {
 pub enum Event {
     /// The remote asks.
     Asked(SyncRequest),
+    /// The same, of one who asked long ago, and whom another connection has brought this far since.
+    Resumed(SyncRequest, Served),
     /// The remote sent a message.
     Received(Unverified),
     /// The remote sent something that could not be read.
@@ -109,6 +113,8 @@ pub enum Action {
     EndAfter(Duration, String),
     /// Answer the message that was received last.
     Reply(Result<(), Refusal>),
+    /// Let the carrier remember how far another connection has brought the remote, if it keeps messages.
+    Note(Served),
     /// Tell the application.
     Tell(String),
 }
@@ -271,7 +277,8 @@ impl Session {
         self.session.is_caught_up()
     }
 
-    /// Whether another session of the remote began or ceased to carry what is written here: [`Event::OtherWays`].
+    /// Whether another session of the remote began or ceased to carry what is written here, or has brought it further:
+    /// [`Event::OtherWays`].
     pub fn has_news(&self) -> bool {
         self.way.has_news()
     }
@@ -285,6 +292,7 @@ impl Session {
     pub fn handle(&mut self, event: Event) -> Vec<Action> {
         let effects = match event {
             Event::Asked(request) => self.session.handle(Input::Asked(request)),
+            Event::Resumed(request, served) => self.session.handle(Input::Resumed(request, served)),
             Event::Received(message) => self.session.handle(Input::Received(message)),
             Event::Garbled(reason) => self.session.handle(Input::Garbled(reason)),
             Event::Sent => self.session.handle(Input::Sent),
@@ -325,6 +333,7 @@ impl Session {
             Effect::MergeStaged { key } => Action::Work(self.work(Kind::MergeStaged(key))),
             Effect::Ask(request) => Action::Ask(request),
             Effect::Send(message) => Action::Send(message),
+            Effect::Note(served) => Action::Note(served),
             Effect::EndAfter(delay, reason) => Action::EndAfter(delay, reason),
             // Nothing went wrong, and only who keeps the message has to know.
             Effect::Reply(Err(Refusal::Outdated(_))) if !self.keeps_messages => Action::Reply(Ok(())),

@@ -6,12 +6,15 @@
 //! ([`Progress::since`](litemesh_proto::Progress::since)). Better is a way whose carrier does not keep messages for who is away, since
 //! there the remote is known to listen; of equal ones the older.
 //!
+//! A way that stands by and whose carrier keeps messages hears, too, how far the remote is meanwhile: its transport remembers that over
+//! a restart, which this does not outlive.
+//!
 //! A wire v1 peer acknowledges nothing, and is sent everything over each of its ways.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use litemesh_proto::{DbVersion, Position, SiteId};
+use litemesh_proto::{Served, SiteId};
 use tokio::sync::Notify;
 
 /// All ways of one process, by the id under which the remote's position is kept: ways with other rights are not ways to the same.
@@ -42,6 +45,8 @@ struct Seat {
     is_served: bool,
     /// What its session was told last. One that does not know that it carries has not gone on where another one ended.
     role: Role,
+    /// How far it was told that the remote is.
+    told: Served,
     news: Arc<Notify>,
 }
 
@@ -63,15 +68,6 @@ struct Held {
     remote: Arc<Mutex<ToRemote>>,
     number: u64,
     news: Arc<Notify>,
-}
-
-/// How far in our versions a remote is that was up to date once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Served {
-    /// It has acknowledged that it holds everything up to here.
-    pub(crate) acknowledged: Position,
-    /// Up to here nothing else is for it: it has what follows from elsewhere, or wrote it. Never less.
-    pub(crate) reached: DbVersion,
 }
 
 /// What a session has to know of the other ways to its remote.
@@ -102,7 +98,8 @@ impl Ways {
             let mut remote = lock(&remote);
             remote.count += 1;
             let number = remote.count;
-            remote.ways.push(Seat { number, keeps_messages, is_served: false, role: Role::Open, news: news.clone() });
+            let (role, told) = (Role::Open, Served::default());
+            remote.ways.push(Seat { number, keeps_messages, is_served: false, role, told, news: news.clone() });
             number
         };
         if lock(&remote).carrier().is_some() {
@@ -125,6 +122,11 @@ impl ToRemote {
             Some(carrier) if carrier == number => Role::Carries,
             Some(_) => Role::StandsBy,
         }
+    }
+
+    /// Whether a way that stands by does not know how far the remote is, and its transport has to remember that.
+    fn is_behind(&self, way: &Seat) -> bool {
+        way.keeps_messages && way.told != self.served && self.role(way.number) == Role::StandsBy
     }
 
     fn remove(&mut self, number: u64) {
@@ -153,19 +155,24 @@ impl Way {
         });
         let is_known = |seat: &Seat| seat.number == number && seat.role == Role::Carries;
         // An answer that begins anew says nothing of what was acknowledged before.
-        if remote.role(number) == Role::Carries && remote.ways.iter().any(is_known) && served != Served::default() {
+        if remote.role(number) == Role::Carries
+            && remote.ways.iter().any(is_known)
+            && served != Served::default()
+            && served != remote.served
+        {
             remote.served = served;
+            remote.ways.iter().filter(|way| remote.is_behind(way)).for_each(|way| way.news.notify_one());
         }
     }
 
     /// What its session goes by from now on.
     pub(crate) fn standing(&self) -> Standing {
         let mut remote = lock(&self.0.remote);
-        let role = remote.role(self.0.number);
+        let (role, served) = (remote.role(self.0.number), remote.served);
         for way in remote.ways.iter_mut().filter(|way| way.number == self.0.number) {
-            way.role = role;
+            (way.role, way.told) = (role, served);
         }
-        Standing { stands_by: role == Role::StandsBy, served: remote.served }
+        Standing { stands_by: role == Role::StandsBy, served }
     }
 
     /// Its session has ended. What it ordered may still be under way.
@@ -178,7 +185,8 @@ impl Way {
     pub(crate) fn has_news(&self) -> bool {
         let remote = lock(&self.0.remote);
         let role = remote.role(self.0.number);
-        remote.ways.iter().any(|way| way.number == self.0.number && way.role != role)
+        let mut ways = remote.ways.iter().filter(|way| way.number == self.0.number);
+        ways.any(|way| way.role != role || remote.is_behind(way))
     }
 
     /// Resolves when the [standing](Self::standing) may be another. Dropping this loses nothing.
@@ -228,13 +236,15 @@ fn lock(remote: &Mutex<ToRemote>) -> MutexGuard<'_, ToRemote> {
 
 #[cfg(test)]
 mod tests {
+    use litemesh_proto::{DbVersion, Position};
+
     use super::*;
 
     const REMOTE: SiteId = SiteId::from_bytes([1; 16]);
 
     fn served(version: i64) -> Served {
-        let version = DbVersion::new(version);
-        Served { acknowledged: Position { version, ..Position::default() }, reached: version }
+        let reached = Position { version: DbVersion::new(version), ..Position::default() };
+        Served { acknowledged: reached, reached }
     }
 
     fn is_notified(way: &Way) -> bool {
@@ -260,6 +270,11 @@ mod tests {
         assert!(all.into_iter().all(is_notified) && !all.into_iter().any(|way| is_notified(way) || way.has_news()));
         // Only who carries says how far the remote is, and an answer that begins anew says nothing.
         first.report(served(4));
+        assert!(is_notified(&relayed) && relayed.has_news(), "its transport remembers it");
+        assert!(!is_notified(&second) && !second.has_news());
+        assert_eq!(relayed.standing(), Standing { stands_by: true, served: served(4) });
+        first.report(served(4));
+        assert!(!is_notified(&relayed) && !relayed.has_news());
         second.report(served(9));
         first.report(Served::default());
         assert_eq!(second.standing().served, served(4));

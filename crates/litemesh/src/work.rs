@@ -10,7 +10,7 @@ use litemesh_engine::{
     StorageError, Witness,
 };
 use litemesh_proto::limits::CURSOR_SITES_MAX;
-use litemesh_proto::{Change, Cursor, DbVersion, Position, SiteId};
+use litemesh_proto::{Change, Cursor, DbVersion, Position, Served, SiteId};
 
 use crate::PeerError;
 use crate::session::access::Gate;
@@ -211,11 +211,20 @@ pub(crate) fn read(
             let own = engine.site()?;
             let covered = gate.believe(own, covered);
             let is_lost = lost(engine, claimed.as_of)?;
-            let parted = heed(engine, remote, claimed.position, covered.get(&own), gate)?;
+            let acknowledged = claimed.elsewhere.map(|served| served.acknowledged);
+            let further = acknowledged.filter(|position| position.version > claimed.position.version);
+            let position = further.unwrap_or(claimed.position);
+            let parted = heed(engine, remote, position, covered.get(&own), gate)?;
+            // What came from the remote itself, or was known to it, as far as this file went on from there.
+            let is_reached = match claimed.elsewhere {
+                Some(Served { reached, .. }) => engine.judge(reached, reached.version)? == Claim::Held,
+                None => true,
+            };
             let (place, begin) = match parted {
                 _ if is_lost => (LocalPlace::default(), Begin::Anew),
                 Some(common) => (LocalPlace::after(common), Begin::Elsewhere),
-                None => (place, Begin::There),
+                None if is_reached => (place, Begin::There),
+                None => (LocalPlace::after(position.version), Begin::There),
             };
             let page = match shared {
                 Some((pages, wanted)) => {
@@ -366,7 +375,7 @@ mod tests {
         engine.connection().execute("VACUUM INTO ?1", [backup.to_str().unwrap()]).unwrap();
         engine.connection().execute_batch(second).unwrap();
         let (read, _) = page(&mut engine, Claimed::default());
-        let claimed = Claimed { position: read.position(), as_of: read.as_of() };
+        let claimed = Claimed { position: read.position(), as_of: read.as_of(), elsewhere: None };
         assert_eq!((read.changes.len(), claimed.position.version), (1, DbVersion::new(1)));
         assert_eq!(claimed.as_of.map(|as_of| as_of.version), Some(DbVersion::new(2)));
         assert_eq!(page(&mut engine, claimed).1, Begin::There);
@@ -376,5 +385,57 @@ mod tests {
         // Also where as many versions are there again.
         engine.connection().execute_batch("UPDATE t SET v = 3 WHERE id = 1").unwrap();
         assert_eq!(page(&mut engine, claimed).1, Begin::Anew);
+    }
+
+    /// A file that was restored since may have come to other versions than those that a remote was known to have no need of.
+    #[test]
+    fn what_went_another_way_counts_as_far_as_the_file_went_on_from_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, backup) = (folder.path().join("peer.db"), folder.path().join("backup.db"));
+        let write = |engine: &Engine, id: i64| {
+            engine.connection().execute("INSERT INTO t VALUES (?1, 1)", [id]).unwrap();
+        };
+        let begin = |engine: &mut Engine, served: Served| {
+            let what = ReadWhat::Local {
+                place: LocalPlace::after(served.reached.version),
+                covered: Arc::default(),
+                claimed: Claimed { elsewhere: Some(served), ..Claimed::default() },
+                echoes: Vec::new(),
+                read_at: 0,
+            };
+            let limits = PageLimits { changes_max: 100, bytes_max: usize::MAX, stretch: 100 };
+            let remote = (SiteId::from_bytes([7; 16]), &Gate::new(Access::FULL));
+            let page = read(engine, what, remote, &Mutex::default(), &Mutex::default(), limits, None)?;
+            let Page::Local { page, begin, .. } = page else { panic!("{page:?}") };
+            let versions: Vec<i64> = page.changes.iter().map(|change| change.db_version.get()).collect();
+            Ok::<_, PeerError>((versions, begin))
+        };
+        let at = |engine: &mut Engine| {
+            let limits = PageLimits { changes_max: 100, bytes_max: usize::MAX, stretch: 100 };
+            engine.read_local(&LocalPlace::default(), &LocalFilter::default(), limits).unwrap().position()
+        };
+        let mut engine = Engine::open(&file).unwrap();
+        engine.connection().execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, v)").unwrap();
+        engine.replicate("t").unwrap();
+        write(&engine, 1);
+        let acknowledged = at(&mut engine);
+        write(&engine, 2);
+        engine.connection().execute("VACUUM INTO ?1", [backup.to_str().unwrap()]).unwrap();
+        let between = at(&mut engine);
+        write(&engine, 3);
+        let reached = at(&mut engine);
+        let served = Served { acknowledged, reached };
+        write(&engine, 4);
+        assert_eq!(begin(&mut engine, served).unwrap(), (vec![4], Begin::There));
+        drop(engine);
+        // It has forgotten the third version, and writes another one.
+        let mut engine = Engine::open(&backup).unwrap();
+        assert_eq!(begin(&mut engine, Served { acknowledged, reached: between }).unwrap(), (vec![], Begin::There));
+        assert_eq!(begin(&mut engine, served).unwrap(), (vec![2], Begin::There));
+        write(&engine, 5);
+        assert_eq!(begin(&mut engine, served).unwrap(), (vec![2, 3], Begin::There));
+        // What the remote has acknowledged it holds, under a version that is something else here.
+        let rewritten = begin(&mut engine, Served { acknowledged: reached, reached });
+        assert!(matches!(rewritten, Err(PeerError::Rewritten { .. })), "{rewritten:?}");
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{self, Arc, PoisonError};
 use std::time::Duration;
 
 use litemesh_proto::limits::RECONNECT_DELAY_MIN;
-use litemesh_proto::{Access, Ack, PeerCallbacks, PeerMessage, Remote, SyncRequest, backoff_from};
+use litemesh_proto::{Access, Ack, PeerCallbacks, PeerMessage, Remote, Served, SyncRequest, backoff_from};
 use nostr::{Event, Timestamp};
 use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -46,6 +46,8 @@ pub(crate) struct Handle {
     pub(crate) requests: mpsc::Sender<SyncRequest>,
     pub(crate) messages: mpsc::Sender<PeerMessage>,
     pub(crate) ack: Arc<watch::Sender<Option<Ack>>>,
+    /// How far another connection has brought the remote.
+    pub(crate) elsewhere: Arc<watch::Sender<Option<Served>>>,
     /// Nobody is to be told of its end.
     pub(crate) closed: CancellationToken,
     /// It has ended.
@@ -190,11 +192,13 @@ async fn connection(
     let (requests, requests_taken) = mpsc::channel(WAITING_MAX);
     let (messages, messages_taken) = mpsc::channel(WAITING_MAX);
     let (ack, acks) = watch::channel(None);
+    let (elsewhere, elsewhere_heard) = watch::channel(None);
     let handle = Handle {
         remote,
         requests,
         messages,
         ack: Arc::new(ack),
+        elsewhere: Arc::new(elsewhere),
         closed: CancellationToken::new(),
         lost: CancellationToken::new(),
     };
@@ -215,7 +219,7 @@ async fn connection(
     let (cursors, cursors_taken) = watch::channel(None);
     let wake = [Notify::new(), Notify::new()];
     let inbox = Inbox::new(ends, &handle, told, requests_taken, events_taken, acks, &wake[0]);
-    let outbox = Outbox::new(ends, &handle, messages_taken, cursors_taken, &wake[1]);
+    let outbox = Outbox::new(ends, &handle, messages_taken, cursors_taken, elsewhere_heard, &wake[1]);
     let watch = async {
         tokio::select! {
             () = end.cancelled() => {}

@@ -4,6 +4,9 @@
 //! published anew, they would be others, and the chain would fork. Several messages are under way at once, and all of them are stored. When a
 //! relay has taken one the peer may send another; that the remote has it, it says with its requests.
 //!
+//! How far another connection has brought the remote meanwhile is stored, too, a little later: after a restart the stream goes on there. What is
+//! lost of it is sent once more.
+//!
 //! What relays say is not believed. Now and then they are asked whether they have the last event, unless the remote has said that it has
 //! it, and what the remote asks for: a relay may not have delivered that.
 
@@ -14,7 +17,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use litemesh_proto::codec::v2::{self, Frame};
 use litemesh_proto::limits::CREDIT_MAX;
-use litemesh_proto::{Ack, BoxFuture, Change, PeerMessage, Refusal, SyncRequest, Unverified, backoff_from};
+use litemesh_proto::{Ack, BoxFuture, Change, PeerMessage, Refusal, Served, SyncRequest, Unverified, backoff_from};
 use nostr::{Event, EventId, Filter, Timestamp};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
@@ -42,6 +45,9 @@ const REFUSED_OFTEN: u32 = 6;
 /// How long relays may take for the last messages when a connection ends.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Least time between two times that it is stored how far another connection has brought the remote.
+const ELSEWHERE_EVERY: Duration = Duration::from_secs(1);
+
 /// Events that are kept until it is known that the remote or a relay has them, and their bytes.
 const RECENT_MAX: usize = 64;
 const RECENT_BYTES_MAX: usize = EVENT_BYTES_MAX;
@@ -55,6 +61,9 @@ pub(crate) struct Outbox<'a> {
     messages: mpsc::Receiver<PeerMessage>,
     /// The newest request of the remote.
     cursors: watch::Receiver<Option<Event>>,
+    /// How far another connection has brought it, and when that is stored.
+    elsewhere: watch::Receiver<Option<Served>>,
+    elsewhere_due: Option<Instant>,
     wake: &'a Notify,
     state: Option<Outbound>,
     /// The number of the request that our peer is answering.
@@ -96,6 +105,7 @@ impl<'a> Outbox<'a> {
         handle: &'a Handle,
         messages: mpsc::Receiver<PeerMessage>,
         cursors: watch::Receiver<Option<Event>>,
+        elsewhere: watch::Receiver<Option<Served>>,
         wake: &'a Notify,
     ) -> Self {
         Self {
@@ -103,6 +113,8 @@ impl<'a> Outbox<'a> {
             handle,
             messages,
             cursors,
+            elsewhere,
+            elsewhere_due: None,
             wake,
             state: None,
             answer: 0,
@@ -138,7 +150,12 @@ impl<'a> Outbox<'a> {
         {
             return Err(ending);
         }
-        ended
+        // The next connection begins where it is known then that the remote is. To another stream it means nothing.
+        if matches!(ended, Err(Ending::Anew | Ending::Changed { .. })) {
+            return ended;
+        }
+        let kept = self.keep_elsewhere().await;
+        ended.and(kept)
     }
 
     async fn serve(&mut self) -> Result<(), Ending> {
@@ -148,7 +165,7 @@ impl<'a> Outbox<'a> {
             // Nobody knows whether these were published.
             self.under_way.add(state.last, None);
             self.head_looks.begin();
-            self.answer(|answer| state.stand.reach.onwards(&state.stand.request, answer)).await?;
+            self.answer(|answer| state.stand.reach.onwards(&state.stand.request, answer), state.elsewhere).await?;
         }
         self.cursor_looks.begin();
         loop {
@@ -165,6 +182,10 @@ impl<'a> Outbox<'a> {
                 Some((id, result)) = self.flights.next() => self.landed(id, result),
                 () = at(self.publish_due) => self.publish_due = None,
                 Some(message) = self.messages.recv(), if has_room => self.send(message).await?,
+                Ok(()) = self.elsewhere.changed(), if self.elsewhere_due.is_none() => {
+                    self.elsewhere_due = Some(Instant::now() + self.ends.shared.pauses.of(ELSEWHERE_EVERY));
+                }
+                () = at(self.elsewhere_due) => self.keep_elsewhere().await?,
                 () = self.wake.notified() => self.cursor_looks.at_once(),
                 event = pending(&mut self.looking) => {
                     self.looking = None;
@@ -326,7 +347,7 @@ impl<'a> Outbox<'a> {
         self.recent.clear();
         let mut stand = Stand::begun(content.stream_id.clone(), request, asked_at);
         stand.reach = Reach::answering(&stand.request);
-        let state = Outbound { stand, last: Vec::new() };
+        let state = Outbound { stand, last: Vec::new(), elsewhere: None };
         let (reach, request) = (state.stand.reach.clone(), state.stand.request.clone());
         self.ends.asked().by_remote = Some(state.stand.stream.clone());
         self.state = Some(state);
@@ -336,7 +357,7 @@ impl<'a> Outbox<'a> {
             // backup asks for what it has sent us over this connection, too, which our peer does not send back over it.
             return Err(Ending::Anew);
         }
-        self.answer(|answer| reach.onwards(&request, answer)).await
+        self.answer(|answer| reach.onwards(&request, answer), None).await
     }
 
     fn read_request(&self, content: &CursorContent) -> Option<SyncRequest> {
@@ -353,12 +374,21 @@ impl<'a> Outbox<'a> {
         }
     }
 
-    /// Lets our peer answer.
-    async fn answer(&mut self, request: impl FnOnce(u32) -> SyncRequest) -> Result<(), Ending> {
+    /// Lets our peer answer. `elsewhere`: how far another connection has brought the remote since it asked.
+    async fn answer(
+        &mut self,
+        request: impl FnOnce(u32) -> SyncRequest,
+        elsewhere: Option<Served>,
+    ) -> Result<(), Ending> {
         self.answer += 1;
         (self.published, self.acknowledged) = (0, 0);
+        let (peer, remote, request) = (&self.ends.peer, self.handle.remote, request(self.answer));
         let _turn = self.ends.turn.lock().await;
-        match self.ends.peer.sync(self.handle.remote, request(self.answer)).await {
+        let answered = match elsewhere {
+            Some(served) => peer.resume(remote, request, served).await,
+            None => peer.sync(remote, request).await,
+        };
+        match answered {
             Ok(()) => Ok(()),
             Err(Refusal::UnknownRemote) => Err(Ending::Closed),
             Err(refusal) => Err(Ending::Broken(refusal.to_string())),
@@ -411,6 +441,12 @@ impl<'a> Outbox<'a> {
             }
         }
         state.stand.reach.add(message.progress(), message.versions());
+        if message.progress().is_some_and(|progress| progress.since.is_some()) {
+            // The stream itself leads there now.
+            state.elsewhere = None;
+            self.elsewhere_due = None;
+            self.elsewhere.mark_unchanged();
+        }
         if let Some(head) = head {
             (state.stand.head, state.stand.head_at) = (Some(head.id), head.created_at);
         }
@@ -515,6 +551,15 @@ impl<'a> Outbox<'a> {
             Err(Refusal::UnknownRemote) => Err(Ending::Closed),
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+
+    /// Stores how far another connection has brought the remote, where that is news.
+    async fn keep_elsewhere(&mut self) -> Result<(), Ending> {
+        let is_news = self.elsewhere_due.take().is_some() || self.elsewhere.has_changed().unwrap_or(false);
+        let Some(state) = self.state.as_mut().filter(|_| is_news) else { return Ok(()) };
+        state.elsewhere = *self.elsewhere.borrow_and_update();
+        let (stream, elsewhere) = (state.stand.stream.clone(), state.elsewhere);
+        self.ends.stored(move |store, pairing| store.set_elsewhere(pairing, &stream, elsewhere)).await
     }
 
     async fn save(&mut self) -> Result<(), Ending> {

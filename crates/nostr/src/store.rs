@@ -41,6 +41,11 @@ const SCHEMA: &str = "
         local_key TEXT NOT NULL, peer_key TEXT NOT NULL, stream TEXT NOT NULL, request BLOB NOT NULL,
         asked_at INTEGER NOT NULL, last TEXT NOT NULL, head TEXT, head_at INTEGER NOT NULL, reach BLOB NOT NULL,
         PRIMARY KEY (local_key, peer_key)) STRICT, WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS elsewhere (
+        local_key TEXT NOT NULL, peer_key TEXT NOT NULL, stream TEXT NOT NULL,
+        acknowledged INTEGER NOT NULL, acknowledged_incarnation INTEGER NOT NULL,
+        reached INTEGER NOT NULL, reached_incarnation INTEGER NOT NULL,
+        PRIMARY KEY (local_key, peer_key)) STRICT, WITHOUT ROWID;
     PRAGMA user_version = 1;
 ";
 
@@ -250,8 +255,10 @@ impl Store {
         let mut connection = self.connection();
         let transaction = connection.transaction()?;
         let (local_key, peer_key) = (pairing.local_key.to_hex(), pairing.peer_key.to_hex());
-        let delete = "DELETE FROM outbound WHERE local_key = ?1 AND peer_key = ?2";
-        transaction.execute(delete, [&local_key, &peer_key])?;
+        for table in ["outbound", "elsewhere"] {
+            let delete = format!("DELETE FROM {table} WHERE local_key = ?1 AND peer_key = ?2");
+            transaction.execute(&delete, [&local_key, &peer_key])?;
+        }
         transaction.execute(
             "UPDATE pairing SET is_litemesh = ?3 WHERE local_key = ?1 AND peer_key = ?2",
             params![local_key, peer_key, is_litemesh],
@@ -289,7 +296,7 @@ fn own(path: &Path) -> std::io::Result<File> {
 
 fn forget(connection: &Connection, site: SiteId, peer: SiteId) -> Result<bool, StoreError> {
     let ids = [site.as_bytes(), peer.as_bytes()];
-    for table in ["inbound", "outbound"] {
+    for table in ["inbound", "outbound", "elsewhere"] {
         let delete = format!(
             "DELETE FROM {table} WHERE (local_key, peer_key) IN
              (SELECT local_key, peer_key FROM pairing WHERE site = ?1 AND peer = ?2)"

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use litemesh_proto::{BoxFuture, PeerCallbacks, PeerMessage, Remote, SyncRequest, Transport, TransportError};
+use litemesh_proto::{BoxFuture, PeerCallbacks, PeerMessage, Remote, Served, SyncRequest, Transport, TransportError};
 use nostr::PublicKey;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -307,6 +307,13 @@ impl Transport for NostrTransport {
 
     fn keeps_messages(&self) -> bool {
         true
+    }
+
+    fn served_elsewhere(&self, remote: Remote, served: Served) {
+        if let Ok(handle) = self.shared.handle(remote) {
+            // The last one says everything.
+            handle.elsewhere.send_replace(Some(served));
+        }
     }
 
     fn message_bytes_max(&self, remote: Remote) -> usize {

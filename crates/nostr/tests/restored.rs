@@ -11,7 +11,7 @@ use std::time::Duration;
 use litemesh::Event;
 use litemesh_nostr::{CHANGES_KIND, ChangesTags, Store};
 use support::hostile_relay::{HostileRelay, Verdict};
-use support::{Device, Running, by, copy, events_of, local_key, pair, restore, two, wait_until, write};
+use support::{Device, both_ways, by, copy, events_of, local_key, pair, restore, two, wait_until, write};
 
 /// The file of a device and that of its pairings, each with a copy of how it was.
 struct Backup {
@@ -290,19 +290,7 @@ async fn a_device_that_forgot_what_went_another_way_hears_of_it_over_relays() {
     let folder = tempfile::tempdir().unwrap();
     let (_relay, one, other, mut rows) = two(folder.path()).await;
     let (one, other) = (one.stop().await, other.stop().await);
-    let (near, far) = litemesh::channel::pair();
-    let (mut one, mut other) = (start_beside(one, near).await, start_beside(other, far).await);
-    for device in [&mut one, &mut other] {
-        let mut ways = HashSet::new();
-        let wait = async {
-            while ways.len() < 2 {
-                if let Event::Served { transport, .. } = device.events.recv().await.unwrap() {
-                    ways.insert(transport);
-                }
-            }
-        };
-        assert!(tokio::time::timeout(support::PATIENCE, wait).await.is_ok(), "up to date only over {ways:?}");
-    }
+    let (one, mut other) = both_ways(one, other).await;
     write(&one.device, 1, &mut rows);
     other.wait_for_rows(&rows).await;
     let backup = Backup::of(&one.device, folder.path());
@@ -317,14 +305,6 @@ async fn a_device_that_forgot_what_went_another_way_hears_of_it_over_relays() {
     one.wait_for_rows(&rows).await;
     write(&one.device, 5, &mut rows);
     other.wait_for_rows(&rows).await;
-}
-
-/// Syncs over relays and over a channel.
-async fn start_beside(device: Device, channel: litemesh::channel::Channel) -> Running {
-    let transport = support::transport(&device.store).build();
-    let builder = litemesh::Peer::builder(device.db.clone()).transport(transport.clone()).transport(channel);
-    let events = builder.events();
-    Running { peer: builder.start().await.unwrap(), events, transport, device }
 }
 
 /// Longer than the relays keep anything. Set to the same everywhere, and known to the sender only.

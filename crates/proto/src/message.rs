@@ -37,6 +37,15 @@ pub struct Position {
     pub incarnation: Incarnation,
 }
 
+/// How far in our versions a remote is that was up to date over some connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    /// It has acknowledged that it holds everything up to here.
+    pub acknowledged: Position,
+    /// Up to here nothing else is for it: it has what follows from elsewhere, or wrote it. Never less.
+    pub reached: Position,
+}
+
 /// A random number that a database gets whenever it is opened and written to.
 ///
 /// A database that was restored from a backup goes on under another incarnation than the one whose versions others have

@@ -32,7 +32,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::{Access, PeerMessage, Refusal, Remote, SiteId, SyncRequest, TransportError, Unverified};
+use crate::{Access, PeerMessage, Refusal, Remote, Served, SiteId, SyncRequest, TransportError, Unverified};
 
 /// A boxed future that can move between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -78,6 +78,11 @@ pub trait Transport: Send + Sync + 'static {
         false
     }
 
+    /// Another connection has brought the remote this far, and this one will go on behind it. For a carrier that keeps messages, which
+    /// remembers it with what it has sent, and gives it back with [`PeerCallbacks::resume`] when it goes on with that. Called again and
+    /// again; the last one counts. It may be lost: then the remote is sent once more what it has.
+    fn served_elsewhere(&self, _remote: Remote, _served: Served) {}
+
     /// About how many bytes of JSON one message to this remote may take.
     fn message_bytes_max(&self, _remote: Remote) -> usize {
         crate::limits::BATCH_BYTES_MAX
@@ -107,6 +112,16 @@ pub trait PeerCallbacks: Send + Sync + 'static {
     ///
     /// The remote is unknown.
     fn sync(&self, remote: Remote, request: SyncRequest) -> BoxFuture<'_, Result<(), Refusal>>;
+
+    /// As [`sync`](Self::sync), where the remote asked for it long ago, and since then has got this much over another connection: what
+    /// [`Transport::served_elsewhere`] said last.
+    ///
+    /// # Errors
+    ///
+    /// The remote is unknown.
+    fn resume(&self, remote: Remote, request: SyncRequest, _served: Served) -> BoxFuture<'_, Result<(), Refusal>> {
+        self.sync(remote, request)
+    }
 
     /// The remote sent a message. Resolves when its changes are committed.
     ///

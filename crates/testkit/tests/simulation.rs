@@ -147,6 +147,7 @@ fn peers_converge_over_relays_that_keep_messages_and_forget_some() {
         8_000_878, // what followed a message that could not be stored was merged one by one
         8_001_271, // what a restored device had sent and others read later was not sent back to it
         8_003_366, // a sender that was restored ended in its new life what was staged of its former one
+        8_100_272, // of three ways two ended, one right after the other, and what had come over the first went back over the last
         8_001_609, // (the simulation let a restored peer write while a relay had something of its former life)
     ] {
         check_former(&Options { faults, ..Options::default() }, seed);

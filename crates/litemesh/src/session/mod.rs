@@ -18,11 +18,12 @@ use std::time::Duration;
 
 use litemesh_engine::{LocalPage, LocalPlace, MergeProgress, Reach, SiteBounds, SitePlan, Staged};
 use litemesh_proto::{
-    Access, Change, Cursor, DbVersion, Limits, PeerMessage, Position, Refusal, Remote, SiteId, SyncRequest, Unverified,
+    Access, Change, Cursor, DbVersion, Limits, PeerMessage, Position, Refusal, Remote, Served, SiteId, SyncRequest,
+    Unverified,
 };
 
 use crate::shared_pages::is_near;
-use crate::ways::{Served, Standing};
+use crate::ways::Standing;
 use access::Gate;
 pub(crate) use claims::Room;
 use incoming::Incoming;
@@ -37,6 +38,8 @@ pub(crate) enum Input {
     Busy,
     /// The remote asks.
     Asked(SyncRequest),
+    /// The same, of one who asked long ago, and whom another connection has brought this far since.
+    Resumed(SyncRequest, Served),
     /// The remote sent a message.
     Received(Unverified),
     /// The remote sent something that could not be read.
@@ -53,7 +56,7 @@ pub(crate) enum Input {
     Committed,
     /// The application changed its schema version, or which tables replicate.
     SchemaChanged(i64),
-    /// Another way to the remote began or ceased to carry what is written here.
+    /// Another way to the remote began or ceased to carry what is written here, or has brought it further.
     OtherWays(Standing),
     /// A timer went off.
     Woken(Timer),
@@ -139,12 +142,14 @@ pub(crate) struct Claimed {
     pub(crate) position: Position,
     /// Our newest position when we read what it has, where we held more than has come.
     pub(crate) as_of: Option<Position>,
+    /// How far another connection has brought it: the page is to begin there.
+    pub(crate) elsewhere: Option<Served>,
 }
 
 /// Where a page begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Begin {
-    /// At the place that was asked for.
+    /// At the place that was asked for, or before it, where this file no longer knows how another connection brought the remote there.
     There,
     /// At another one, where no part was sent.
     Elsewhere,
@@ -216,6 +221,8 @@ pub(crate) enum Effect {
     Read(ReadOrder),
     /// Send, then come back with [`Input::Sent`].
     Send(PeerMessage),
+    /// Let the transport remember how far another connection has brought the remote, if its carrier keeps messages.
+    Note(Served),
     /// Tell the application.
     Tell(Notice),
 }
@@ -264,12 +271,8 @@ impl Session {
                 }
             }
             Input::Busy => self.incoming.stand_by(&mut effects),
-            Input::Asked(request) => {
-                if let Some(request) = self.gate.heed(request) {
-                    self.incoming.remote_asked(&request.cursor);
-                    self.outgoing.restart(request, &mut effects);
-                }
-            }
+            Input::Asked(request) => self.answer(request, None, &mut effects),
+            Input::Resumed(request, served) => self.answer(request, Some(served), &mut effects),
             // What a reader holds it may say, too.
             Input::Received(message) if message.ack().is_some() => {
                 if let Some(ack) = message.ack() {
@@ -314,6 +317,13 @@ impl Session {
             self.outgoing.acknowledge(ack, &mut effects);
         }
         effects
+    }
+
+    fn answer(&mut self, request: SyncRequest, served: Option<Served>, effects: &mut Vec<Effect>) {
+        if let Some(request) = self.gate.heed(request) {
+            self.incoming.remote_asked(&request.cursor);
+            self.outgoing.restart(request, served, effects);
+        }
     }
 
     /// How far in our versions the remote holds everything durably, as far as it has said; `None` for a v1 peer, which says nothing.

@@ -13,13 +13,14 @@ use std::sync::Arc;
 use litemesh_engine::{LocalPage, LocalPlace, SiteBounds, SitePlan};
 use litemesh_proto::limits::SILENCE_LOOK;
 use litemesh_proto::{
-    Ack, Change, Cursor, DbVersion, Part, PeerMessage, Place, Position, Progress, Remote, SiteId, SyncRequest, Terms,
+    Ack, Change, Cursor, DbVersion, Incarnation, Part, PeerMessage, Place, Position, Progress, Remote, Served, SiteId,
+    SyncRequest, Terms,
 };
 
 use super::claims::{Claims, Room};
 use super::window::Window;
 use super::{Begin, Claimed, Effect, Notice, Page, Planned, ReadDone, ReadOrder, ReadWhat, Timer};
-use crate::ways::{Served, Standing};
+use crate::ways::Standing;
 
 /// Messages that wait behind the one being sent: one, so that reading and sending overlap.
 const QUEUE_MAX: usize = 1;
@@ -56,12 +57,16 @@ pub(crate) struct Outgoing {
     ack: Option<Ack>,
     /// A timer for [`Timer::Silence`] is set.
     is_looking: bool,
-    /// Litemesh: another connection to the remote carries what is written here.
-    stands_by: bool,
+    /// Litemesh: another connection to the remote carries what is written here, and has brought it this far.
+    standing: Standing,
+    /// How far that was when our transport was told last.
+    noted: Served,
     /// Litemesh: what lies before this the remote acknowledged over another connection; said with the next message.
     since: Option<Position>,
     /// The same, also when it was said.
     elsewhere: Position,
+    /// Litemesh: up to here nothing was for the remote that it did not hold, when nothing was under way last.
+    reached: Position,
     /// Litemesh: the remote was up to date over this connection once.
     is_served: bool,
 }
@@ -82,6 +87,8 @@ enum Order {
     /// A Litemesh peer: the order of our own versions.
     Local {
         place: LocalPlace,
+        /// In which of our lives that is a version.
+        incarnation: Incarnation,
         /// Shared with the read that is under way.
         covered: Arc<Cursor>,
         /// What the remote said of its position, until the first page is read.
@@ -123,9 +130,11 @@ impl Outgoing {
             eose: Eose::Ahead,
             ack: None,
             is_looking: false,
-            stands_by: false,
+            standing: Standing::default(),
+            noted: Served::default(),
             since: None,
             elsewhere: Position::default(),
+            reached: Position::default(),
             is_served: false,
         }
     }
@@ -144,8 +153,8 @@ impl Outgoing {
         self.schema_version = version;
     }
 
-    /// A sync request: begins again from what the remote says that it holds.
-    pub(crate) fn restart(&mut self, request: SyncRequest, effects: &mut Vec<Effect>) {
+    /// A sync request: begins again from what the remote says that it holds. `served`: how far another connection has brought it since.
+    pub(crate) fn restart(&mut self, request: SyncRequest, served: Option<Served>, effects: &mut Vec<Effect>) {
         // A carrier may repeat a request. Begun anew under the same number, the answer would say other things in messages that
         // the remote takes for those that it has.
         if let (Some(terms), Some(Order::Local { window, .. })) = (&request.terms, &self.order)
@@ -158,12 +167,16 @@ impl Outgoing {
         self.is_behind = true;
         self.queue.clear();
         self.eose = Eose::Ahead;
-        (self.since, self.elsewhere) = (None, Position::default());
+        (self.since, self.elsewhere, self.reached) = (None, Position::default(), Position::default());
+        self.noted = Served::default();
         let claimed = self.claims.begin(request.cursor);
         self.order = Some(match request.terms {
             Some(terms) if self.remote.is_litemesh => local_order(claimed, &terms),
             _ => Order::Sites { sent: claimed, since_local: DbVersion::ZERO, plan: None, is_first: true },
         });
+        if let Some(served) = served {
+            self.go_on_behind(served);
+        }
         effects.push(Effect::Tell(Notice::Sync));
         self.pump(effects);
     }
@@ -177,27 +190,51 @@ impl Outgoing {
     /// over that.
     pub(crate) fn stand(&mut self, standing: Standing, effects: &mut Vec<Effect>) {
         let rested = self.rests();
-        self.stands_by = standing.stands_by;
-        if let Some(Order::Local { place, .. }) = &mut self.order
-            && rested
-            && !self.stands_by
-            && standing.served.reached > place.position()
-        {
+        self.standing = standing;
+        if rested && !standing.stands_by && self.go_on_behind(standing.served) {
             // A page that is being read begins before it.
             self.generation += 1;
             self.is_behind = true;
-            *place = LocalPlace::after(standing.served.reached);
-            self.elsewhere = standing.served.acknowledged;
-            self.since = Some(self.elsewhere);
         }
         self.pump(effects);
+    }
+
+    /// Goes on where another connection has brought the remote, where that is further. What is sent next says so.
+    fn go_on_behind(&mut self, served: Served) -> bool {
+        let Some(Order::Local { place, incarnation, claimed, part, .. }) = &mut self.order else { return false };
+        if served.reached.version <= place.position() {
+            return false;
+        }
+        *place = LocalPlace::after(served.reached.version);
+        (*incarnation, *part) = (served.reached.incarnation, None);
+        // Before the first page: this file may have been restored since.
+        claimed.elsewhere = Some(served);
+        (self.elsewhere, self.reached) = (served.acknowledged, served.reached);
+        self.since = Some(self.elsewhere);
+        true
+    }
+
+    /// Says how far another connection has brought the remote, where all that we sent is with our transport: it may have to go on there
+    /// when we are gone.
+    fn note(&mut self, effects: &mut Vec<Effect>) {
+        let served = self.standing.served;
+        if !self.rests() || self.is_reading || self.is_sending || !self.queue.is_empty() || served == self.noted {
+            return;
+        }
+        // What our transport remembers of us is how far our messages led.
+        if let Some(Order::Local { told, .. }) = &self.order
+            && served.reached.version > *told
+        {
+            self.noted = served;
+            effects.push(Effect::Note(served));
+        }
     }
 
     /// Whether nothing is sent while another connection carries what is written. What was begun is ended before.
     fn rests(&self) -> bool {
         let Some(Order::Local { place, part, owes_more, .. }) = &self.order else { return false };
         let is_between = part.is_none() && !owes_more && place.to_inside().is_none();
-        self.stands_by && self.eose != Eose::Ahead && is_between
+        self.standing.stands_by && self.eose != Eose::Ahead && is_between
     }
 
     /// The remote said by a message of its own that it holds this much.
@@ -241,14 +278,22 @@ impl Outgoing {
 
     /// How far the remote is, once it was up to date over this connection.
     pub(crate) fn served(&self) -> Option<Served> {
-        let Some(Order::Local { place, window, part, owes_more, .. }) = &self.order else { return None };
+        let Some(Order::Local { window, .. }) = &self.order else { return None };
         let acknowledged = Some(window.position()).filter(|position| position.version >= self.elsewhere.version);
         let acknowledged = acknowledged.unwrap_or(self.elsewhere);
+        let further = Some(self.reached).filter(|reached| reached.version > acknowledged.version);
+        let reached = further.unwrap_or(acknowledged);
+        self.is_served.then_some(Served { acknowledged, reached })
+    }
+
+    /// Remembers how far the remote is where nothing is under way to it.
+    fn look_how_far(&mut self) {
+        let Some(Order::Local { place, incarnation, window, part, owes_more, .. }) = &self.order else { return };
         // What waits for more is merely staged there, though it is acknowledged.
         let is_whole = part.is_none() && !owes_more && self.eose == Eose::Taken;
-        let is_idle = is_whole && window.is_empty() && self.queue.is_empty();
-        let reached = if is_idle { place.position().max(acknowledged.version) } else { acknowledged.version };
-        self.is_served.then_some(Served { acknowledged, reached })
+        if is_whole && window.is_empty() && self.queue.is_empty() {
+            self.reached = Position { version: place.position(), incarnation: *incarnation };
+        }
     }
 
     /// How far in our versions the remote holds everything, as it said.
@@ -311,20 +356,22 @@ impl Outgoing {
     }
 
     fn take_local(&mut self, page: LocalPage, begin: Begin, own: SiteId, now: u64) {
-        let Some(Order::Local { place, covered, claimed, window, part, owes_more, told, read_at }) = &mut self.order
+        let Some(Order::Local { place, incarnation, covered, claimed, window, part, owes_more, told, read_at }) =
+            &mut self.order
         else {
             return;
         };
         *read_at = now;
         if begin != Begin::There {
             *part = None;
-        }
-        if begin == Begin::Anew {
-            self.since = Some(Position::default());
+            // It is all sent over this connection.
+            (self.elsewhere, self.reached) = (Position::default(), Position::default());
+            self.since = (begin == Begin::Anew).then(Position::default);
         }
         let (position, as_of) = (page.position(), page.as_of());
         let inside = page.place.to_inside();
         *place = page.place;
+        *incarnation = position.incarnation;
         *claimed = Claimed::default();
         let is_live = self.eose != Eose::Ahead;
         let is_complete = page.complete.is_some();
@@ -425,6 +472,8 @@ impl Outgoing {
 
     /// Sends what waits, and reads on while there is room.
     fn pump(&mut self, effects: &mut Vec<Effect>) {
+        self.look_how_far();
+        self.note(effects);
         if !self.is_sending
             && let Some(message) = self.next_message()
         {
@@ -480,7 +529,8 @@ fn local_order(covered: Cursor, terms: &Terms) -> Order {
     let part = inside.as_ref().and_then(LocalPlace::to_inside);
     let place = inside.unwrap_or_else(|| LocalPlace::after(position));
     let covered = Arc::new(covered);
-    let claimed = Claimed { position: terms.position, as_of: terms.as_of };
+    let claimed = Claimed { position: terms.position, as_of: terms.as_of, elsewhere: None };
     let window = Window::new(terms);
-    Order::Local { place, covered, claimed, window, part, owes_more: false, told: position, read_at: 0 }
+    let incarnation = terms.position.incarnation;
+    Order::Local { place, incarnation, covered, claimed, window, part, owes_more: false, told: position, read_at: 0 }
 }

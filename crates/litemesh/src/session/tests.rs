@@ -7,8 +7,8 @@ mod v1;
 use litemesh_engine::{LocalPage, LocalPlace, Reach, SitePlan, Staged};
 use litemesh_proto::{
     Access, Ack, CausalLength, Change, ColVersion, Column, Cursor, DbVersion, Incarnation, Limits, PackedKey, Part,
-    PeerMessage, Place, Position, Progress, Refusal, Remote, Rights, Seq, SiteId, SyncRequest, Terms, Unverified,
-    Value,
+    PeerMessage, Place, Position, Progress, Refusal, Remote, Rights, Seq, Served, SiteId, SyncRequest, Terms,
+    Unverified, Value,
 };
 
 use super::{

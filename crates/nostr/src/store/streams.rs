@@ -1,10 +1,10 @@
 //! How far the two streams of a pairing are.
 
 use litemesh_proto::codec::v2::{self, Frame};
-use litemesh_proto::{Limits, SyncRequest};
+use litemesh_proto::{DbVersion, Incarnation, Limits, Position, Served, SyncRequest};
 use nostr::{Event, EventId, JsonUtil, Timestamp};
 use rusqlite::types::Value;
-use rusqlite::{Row, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 
 use super::{Pairing, Store, StoreError, content, seconds, timestamp};
 use crate::StreamId;
@@ -48,6 +48,8 @@ pub(crate) struct Outbound {
     /// The events of the last message, and of those before it that were still under way. They are published again after a restart: nobody
     /// knows whether they were.
     pub(crate) last: Vec<Event>,
+    /// How far another connection has brought the remote beyond where the stream stands.
+    pub(crate) elsewhere: Option<Served>,
 }
 
 impl Stand {
@@ -124,21 +126,53 @@ impl Store {
             taking.map(|taking| seconds(taking.head_at)).into(),
             taking.map(|taking| write_reach(&taking.reach)).into(),
         ];
-        self.set_stream(pairing, "inbound", "taking, taking_at, taking_reach", &inbound.stand, own)
+        set_stream(&self.connection(), pairing, "inbound", "taking, taking_at, taking_reach", &inbound.stand, own)
     }
 
     pub(crate) fn outbound(&self, pairing: &Pairing) -> Result<Option<Outbound>, StoreError> {
-        self.stream(pairing, "outbound", "last", |stand, row| {
+        let outbound = self.stream(pairing, "outbound", "last", |stand, row| {
             let last: String = row.get(6)?;
             let last = last.lines().map(|event| Event::from_json(event).map_err(|error| content("an event", &error)));
-            Ok(Outbound { stand, last: last.collect::<Result<_, _>>()? })
-        })
+            Ok(Outbound { stand, last: last.collect::<Result<_, _>>()?, elsewhere: None })
+        })?;
+        let Some(outbound) = outbound else { return Ok(None) };
+        let elsewhere = self.elsewhere(pairing, &outbound.stand.stream)?;
+        Ok(Some(Outbound { elsewhere, ..outbound }))
     }
 
     pub(crate) fn set_outbound(&self, pairing: &Pairing, outbound: &Outbound) -> Result<(), StoreError> {
         // JSON of events has no line breaks.
         let last: Vec<String> = outbound.last.iter().map(JsonUtil::as_json).collect();
-        self.set_stream(pairing, "outbound", "last", &outbound.stand, [last.join("\n").into()])
+        let mut connection = self.connection();
+        let transaction = connection.transaction()?;
+        set_stream(&transaction, pairing, "outbound", "last", &outbound.stand, [last.join("\n").into()])?;
+        set_elsewhere(&transaction, pairing, &outbound.stand.stream, outbound.elsewhere)?;
+        Ok(transaction.commit()?)
+    }
+
+    fn elsewhere(&self, pairing: &Pairing, stream: &StreamId) -> Result<Option<Served>, StoreError> {
+        const SELECT: &str =
+            "SELECT acknowledged, acknowledged_incarnation, reached, reached_incarnation FROM elsewhere
+             WHERE local_key = ?1 AND peer_key = ?2 AND stream = ?3";
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(SELECT)?;
+        let keys = params![pairing.local_key.to_hex(), pairing.peer_key.to_hex(), stream.as_str()];
+        let position = |row: &Row<'_>, index| {
+            let incarnation = Incarnation(row.get::<_, i64>(index + 1)?.cast_unsigned());
+            Ok::<_, rusqlite::Error>(Position { version: DbVersion::new(row.get(index)?), incarnation })
+        };
+        let read = |row: &Row<'_>| Ok(Served { acknowledged: position(row, 0)?, reached: position(row, 2)? });
+        Ok(statement.query_row(keys, read).optional()?)
+    }
+
+    /// Writes beside a stream that goes to a remote how far another connection has brought that.
+    pub(crate) fn set_elsewhere(
+        &self,
+        pairing: &Pairing,
+        stream: &StreamId,
+        elsewhere: Option<Served>,
+    ) -> Result<(), StoreError> {
+        set_elsewhere(&self.connection(), pairing, stream, elsewhere)
     }
 
     /// Reads a stream from its table. `own` are the columns that only this table has.
@@ -157,28 +191,56 @@ impl Store {
         let Some(row) = rows.next()? else { return Ok(None) };
         read(Stand::read(row)?, row).map(Some)
     }
+}
 
-    /// Writes a stream into its table, if the pairing is still there.
-    fn set_stream<const N: usize>(
-        &self,
-        pairing: &Pairing,
-        table: &str,
-        own: &str,
-        stand: &Stand,
-        values: [Value; N],
-    ) -> Result<(), StoreError> {
-        let keys = [pairing.local_key, pairing.peer_key].map(|key| Value::from(key.to_hex()));
-        let values: Vec<Value> = keys.into_iter().chain(stand.write()).chain(values).collect();
-        let columns = Stand::COLUMNS;
-        let places: Vec<String> = (3..=values.len()).map(|place| format!("?{place}")).collect();
-        let insert = format!(
-            "INSERT OR REPLACE INTO {table} (local_key, peer_key, {columns}, {own})
-             SELECT local_key, peer_key, {} FROM pairing WHERE local_key = ?1 AND peer_key = ?2",
-            places.join(", ")
-        );
-        self.connection().prepare_cached(&insert)?.execute(params_from_iter(values))?;
-        Ok(())
-    }
+/// Writes a stream into its table, if the pairing is still there.
+fn set_stream<const N: usize>(
+    connection: &Connection,
+    pairing: &Pairing,
+    table: &str,
+    own: &str,
+    stand: &Stand,
+    values: [Value; N],
+) -> Result<(), StoreError> {
+    let keys = [pairing.local_key, pairing.peer_key].map(|key| Value::from(key.to_hex()));
+    let values: Vec<Value> = keys.into_iter().chain(stand.write()).chain(values).collect();
+    let columns = Stand::COLUMNS;
+    let places: Vec<String> = (3..=values.len()).map(|place| format!("?{place}")).collect();
+    let insert = format!(
+        "INSERT OR REPLACE INTO {table} (local_key, peer_key, {columns}, {own})
+         SELECT local_key, peer_key, {} FROM pairing WHERE local_key = ?1 AND peer_key = ?2",
+        places.join(", ")
+    );
+    connection.prepare_cached(&insert)?.execute(params_from_iter(values))?;
+    Ok(())
+}
+
+/// The same of what goes with it, if the stream is still there.
+fn set_elsewhere(
+    connection: &Connection,
+    pairing: &Pairing,
+    stream: &StreamId,
+    elsewhere: Option<Served>,
+) -> Result<(), StoreError> {
+    const INSERT: &str = "INSERT OR REPLACE INTO elsewhere
+         SELECT local_key, peer_key, stream, ?4, ?5, ?6, ?7 FROM outbound
+         WHERE local_key = ?1 AND peer_key = ?2 AND stream = ?3";
+    const DELETE: &str = "DELETE FROM elsewhere WHERE local_key = ?1 AND peer_key = ?2";
+    let (local_key, peer_key) = (pairing.local_key.to_hex(), pairing.peer_key.to_hex());
+    let Some(Served { acknowledged, reached }) = elsewhere else {
+        connection.prepare_cached(DELETE)?.execute([local_key, peer_key])?;
+        return Ok(());
+    };
+    connection.prepare_cached(INSERT)?.execute(params![
+        local_key,
+        peer_key,
+        stream.as_str(),
+        acknowledged.version.get(),
+        acknowledged.incarnation.0.cast_signed(),
+        reached.version.get(),
+        reached.incarnation.0.cast_signed(),
+    ])?;
+    Ok(())
 }
 
 /// What stands in the file is a request that asks for the rest.

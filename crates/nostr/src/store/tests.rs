@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use litemesh_proto::limits::CREDIT_MAX;
-use litemesh_proto::{Cursor, DbVersion, Incarnation, Place, Position, SyncRequest, Terms};
+use litemesh_proto::{Cursor, DbVersion, Incarnation, Place, Position, Served, SyncRequest, Terms};
 use nostr::{Event, EventBuilder, Kind};
 
 use super::*;
@@ -49,7 +49,7 @@ fn streams(is_litemesh: bool) -> (Inbound, Outbound) {
     let taking =
         Taking { head: events[1].id, head_at: events[1].created_at, reach: Reach::of(&request(9, is_litemesh)) };
     let inbound = Inbound { stand: stand(5, &events[0]), taking: Some(taking) };
-    let outbound = Outbound { stand: stand(6, &events[2]), last: events };
+    let outbound = Outbound { stand: stand(6, &events[2]), last: events, elsewhere: None };
     (inbound, outbound)
 }
 
@@ -78,6 +78,36 @@ fn what_is_stored_comes_back() {
         store.set_outbound(&pairing, &none).unwrap();
         assert_eq!((store.inbound(&pairing).unwrap(), store.outbound(&pairing).unwrap()), (Some(first), Some(none)));
     }
+}
+
+/// It is of this stream, and gone with it.
+#[test]
+fn how_far_another_way_led_is_stored_beside_the_stream() {
+    let store = Store::open_in_memory().unwrap();
+    let (pairing, keys) = pairing(2);
+    let (_, outbound) = streams(true);
+    let at = |version| Position { version: DbVersion::new(version), incarnation: Incarnation(u64::MAX) };
+    let served = Some(Served { acknowledged: at(70), reached: at(75) });
+    let stream = outbound.stand.stream.clone();
+    store.pair(&pairing, Some(keys.secret_key())).unwrap();
+    store.set_elsewhere(&pairing, &stream, served).unwrap();
+    store.set_outbound(&pairing, &outbound).unwrap();
+    assert_eq!(store.outbound(&pairing).unwrap().unwrap().elsewhere, None, "there was no such stream");
+    store.set_elsewhere(&pairing, &stream, served).unwrap();
+    let along = Outbound { elsewhere: served, ..outbound.clone() };
+    assert_eq!(store.outbound(&pairing).unwrap(), Some(along.clone()));
+    store.set_outbound(&pairing, &along).unwrap();
+    assert_eq!(store.outbound(&pairing).unwrap(), Some(along.clone()));
+    // Another stream, by a program that does not know of it.
+    store.connection().execute("UPDATE outbound SET stream = ?1", [StreamId::from_bytes([8; 16]).as_str()]).unwrap();
+    assert_eq!(store.outbound(&pairing).unwrap().unwrap().elsewhere, None);
+    store.set_outbound(&pairing, &along).unwrap();
+    store.set_outbound(&pairing, &outbound).unwrap();
+    assert_eq!(store.outbound(&pairing).unwrap(), Some(outbound));
+    store.set_elsewhere(&pairing, &stream, served).unwrap();
+    store.unpair(SITE, pairing.peer).unwrap();
+    let count: i64 = store.connection().query_row("SELECT count(*) FROM elsewhere", [], |row| row.get(0)).unwrap();
+    assert_eq!(count, 0);
 }
 
 #[test]

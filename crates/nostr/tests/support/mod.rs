@@ -214,6 +214,31 @@ pub async fn two(folder: &Path) -> (HostileRelay, Running, Running, Vec<String>)
     (relay, one, other, rows)
 }
 
+/// Starts two devices that sync over relays and over a channel, and are up to date over both.
+pub async fn both_ways(one: Device, other: Device) -> (Running, Running) {
+    let (near, far) = litemesh::channel::pair();
+    let (mut one, mut other) = (start_beside(one, near).await, start_beside(other, far).await);
+    for device in [&mut one, &mut other] {
+        let mut ways = std::collections::HashSet::new();
+        let wait = async {
+            while ways.len() < 2 {
+                if let Event::Served { transport, .. } = device.events.recv().await.unwrap() {
+                    ways.insert(transport);
+                }
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "up to date only over {ways:?}");
+    }
+    (one, other)
+}
+
+async fn start_beside(device: Device, channel: litemesh::channel::Channel) -> Running {
+    let transport = transport(&device.store).build();
+    let builder = Peer::builder(device.db.clone()).transport(transport.clone()).transport(channel);
+    let events = builder.events();
+    Running { peer: builder.start().await.unwrap(), events, transport, device }
+}
+
 /// Writes a row, and says what it looks like.
 pub fn write(device: &Device, id: usize, rows: &mut Vec<String>) {
     device.execute(&format!("INSERT INTO todo VALUES ({id}, 'row', NULL)"));

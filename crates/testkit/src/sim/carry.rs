@@ -425,6 +425,9 @@ impl Simulation {
             match action {
                 Action::Ask(request) if is_relayed => self.ask_relayed(node, connection, request),
                 Action::Send(message) if is_relayed => self.send_relayed(node, connection, &message),
+                Action::Note(served) if is_relayed => self.note_elsewhere(node, connection, served),
+                // Its carrier keeps nothing.
+                Action::Note(_) => {}
                 Action::Reply(result) if is_relayed => self.replied_relayed(node, connection, result),
                 Action::Ask(request) => {
                     let bytes = self.request(connection, end, &request);

@@ -229,4 +229,34 @@ impl Simulation {
             self.fail("a message storm", &format!("one transaction caused {sent} messages on {wires} wires"));
         }
     }
+
+    /// Where two peers have a relay beside a connection, nothing is given to the relay after a restart of one of them that the other got
+    /// over the connection: all of it.
+    pub(super) fn check_restart(&mut self) {
+        // What wire v1 brought nobody can say that he holds, and so is sent it again over each connection.
+        if self.faults.v1 || self.faults.originals {
+            return;
+        }
+        let is_wired = |nodes: [usize; 2]| {
+            let is_between = |of: [usize; 2]| of == nodes || of == [nodes[1], nodes[0]];
+            self.wires.iter().any(|wire| !wire.is_removed && wire.is_litemesh && is_between(wire.nodes))
+        };
+        let pairings = self.pairings.iter().enumerate();
+        let pairings = pairings.filter(|(_, pairing)| !pairing.is_removed && is_wired(pairing.nodes));
+        let Some(pairing) = self.rng.choice(pairings.map(|(pairing, _)| pairing).collect::<Vec<_>>()) else { return };
+        let (node, changes) =
+            (self.rng.choice(self.pairings[pairing].nodes).expect("two"), self.pairings[pairing].changes);
+        self.crash(node);
+        self.start(node);
+        self.run_until_quiet();
+        self.check_healed();
+        let published = self.pairings[pairing].changes - changes;
+        if published > 0 {
+            let nodes = self.pairings[pairing].nodes;
+            self.fail(
+                "a repeat",
+                &format!("a relay of {nodes:?} was given {published} changes after a restart of {node}"),
+            );
+        }
+    }
 }

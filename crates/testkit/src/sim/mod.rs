@@ -193,6 +193,7 @@ impl Simulation {
             self.run_until_quiet();
             self.check_healed();
             self.check_spread();
+            self.check_restart();
         }
         Report {
             nodes: self.nodes.len(),

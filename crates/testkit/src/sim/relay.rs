@@ -10,7 +10,9 @@ use std::time::Duration;
 use litemesh::simulation::{self, Session};
 use litemesh_engine::proto::codec::v2::{self, Frame as WireFrame};
 use litemesh_engine::proto::limits::CREDIT_MAX;
-use litemesh_engine::proto::{Ack, DbVersion, Limits, PeerMessage, Progress, Refusal, Remote, SyncRequest, Unverified};
+use litemesh_engine::proto::{
+    Ack, DbVersion, Limits, PeerMessage, Progress, Refusal, Remote, Served, SyncRequest, Unverified,
+};
 use litemesh_nostr::CHANGES_LIFETIME;
 use litemesh_nostr::nostr::Timestamp;
 use litemesh_nostr::simulation::{self as rules, Reach};
@@ -24,6 +26,9 @@ const GAP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Least time between two acknowledgements.
 const ACK_EVERY: Duration = Duration::from_secs(2);
+
+/// How soon an end stores how far another connection has brought the other one.
+const ELSEWHERE_EVERY: Duration = Duration::from_secs(1);
 
 /// How long nothing may come until everything stored counts as read.
 const QUIET: Duration = Duration::from_secs(10);
@@ -50,6 +55,8 @@ pub(super) struct Pairing {
     pub(super) is_removed: bool,
     /// The relay takes nothing that is far in the future, or has expired.
     pub(super) judges_dates: bool,
+    /// Changes that its relay was given.
+    pub(super) changes: usize,
     /// The connection of each end.
     pub(super) current: [Option<u64>; 2],
     /// The next request of an end begins another stream.
@@ -107,6 +114,8 @@ struct Outbound {
     asked_at: Timestamp,
     head_at: Option<Timestamp>,
     refused: Vec<Refused>,
+    /// How far another connection has brought the receiver beyond that.
+    elsewhere: Option<Served>,
 }
 
 #[derive(Clone)]
@@ -162,6 +171,8 @@ pub(super) struct Relayed {
     unheeded: VecDeque<(u64, usize)>,
     heeded: u64,
     published: u64,
+    /// How far another connection has brought the other end, which is not stored yet, and beside which stream that is to be.
+    elsewhere: Option<(u64, Served)>,
 }
 
 /// What happens at an end.
@@ -179,6 +190,8 @@ pub(super) enum RelayEvent {
     Again,
     /// Over this connection a relay has taken a message, or an acknowledgement.
     Taken(u64, Option<u64>),
+    /// Over this connection it stores how far another one has brought the other end.
+    Keep(u64),
     /// Over this connection an event was missing for long.
     Broken(u64),
     /// Over this connection a stream was gone on with, and nothing came since.
@@ -196,6 +209,7 @@ impl Simulation {
             away_until: Duration::ZERO,
             is_removed: false,
             judges_dates: self.faults.clocks && self.later.u8(..4) > 0,
+            changes: 0,
             current: [None; 2],
             is_broken: [false; 2],
             streams_made: 0,
@@ -218,7 +232,7 @@ impl Simulation {
 
     pub(super) fn at_relay(&mut self, pairing: usize, end: usize, what: RelayEvent) {
         let away_until = self.pairings[pairing].away_until;
-        if away_until > self.agenda.now() && !matches!(what, RelayEvent::Open) {
+        if away_until > self.agenda.now() && !matches!(what, RelayEvent::Open | RelayEvent::Keep(_)) {
             return self.agenda.at(away_until, Event::Relay { pairing, end, what });
         }
         match what {
@@ -228,6 +242,7 @@ impl Simulation {
             RelayEvent::Arrive => self.take_event(pairing, end),
             RelayEvent::Again => self.publish_again(pairing, end),
             RelayEvent::Taken(connection, number) => self.relay_took(pairing, end, connection, number),
+            RelayEvent::Keep(connection) => self.keep_elsewhere(pairing, end, connection),
             RelayEvent::Quiet(connection) => self.end_stored(pairing, end, connection),
             RelayEvent::Broken(connection) => {
                 let node = self.pairings[pairing].nodes[end];
@@ -323,6 +338,7 @@ impl Simulation {
             unheeded: VecDeque::new(),
             heeded: 0,
             published: 0,
+            elsewhere: None,
         };
         let mut session = RunningSession::new(Side::Ours(Box::new(session)), end, transport);
         session.relayed = Some(Box::new(relayed));
@@ -331,8 +347,8 @@ impl Simulation {
         self.note(format_args!("{node} reads what the relay has of {other}: connection {connection}"));
         self.order(node, connection, opening);
         if let Some(outbound) = &self.pairings[pairing].ways[end].outbound {
-            let onwards = outbound.reach.onwards(&outbound.request, 1);
-            self.answer_relayed(node, connection, onwards);
+            let (onwards, elsewhere) = (outbound.reach.onwards(&outbound.request, 1), outbound.elsewhere);
+            self.answer_relayed(node, connection, onwards, elsewhere);
         }
         let delay = self.relay_delay(pairing);
         self.relay_after(delay, pairing, end, RelayEvent::ReadRequest);
@@ -360,6 +376,7 @@ impl Simulation {
 
     /// The connection of a pairing has ended; its end makes another one.
     pub(super) fn close_relayed(&mut self, connection: u64, relayed: &Relayed, end: usize) {
+        self.store_elsewhere(relayed.pairing, end, relayed.elsewhere);
         let pair = &mut self.pairings[relayed.pairing];
         if pair.current[end] == Some(connection) {
             pair.current[end] = None;
@@ -374,14 +391,19 @@ impl Simulation {
 
     // What is sent.
 
-    fn answer_relayed(&mut self, node: usize, connection: u64, request: SyncRequest) {
+    fn answer_relayed(&mut self, node: usize, connection: u64, request: SyncRequest, elsewhere: Option<Served>) {
         let Some(session) = self.relayed(node, connection) else { return };
         let relayed = session.relayed.as_mut().expect("filtered above");
         relayed.answers_as += 1;
         (relayed.published, relayed.heeded) = (0, 0);
         relayed.unheeded.clear();
         let terms = request.terms.map(|terms| litemesh_engine::proto::Terms { answer: relayed.answers_as, ..terms });
-        self.feed(node, connection, simulation::Event::Asked(SyncRequest { terms, ..request }));
+        let request = SyncRequest { terms, ..request };
+        let event = match elsewhere {
+            Some(served) => simulation::Event::Resumed(request, served),
+            None => simulation::Event::Asked(request),
+        };
+        self.feed(node, connection, event);
     }
 
     fn read_request(&mut self, pairing: usize, end: usize) {
@@ -406,6 +428,7 @@ impl Simulation {
                 asked_at: asked.asked_at,
                 head_at: None,
                 refused: Vec::new(),
+                elsewhere: None,
             });
             // Nobody asks for the others any more.
             way.streams.retain(|stream, _| *stream >= asked.stream);
@@ -414,7 +437,7 @@ impl Simulation {
                 // What it asks for may be what it sent us over this connection.
                 return self.end_session(node, connection, "the remote asks for another stream");
             }
-            return self.answer_relayed(node, connection, onwards);
+            return self.answer_relayed(node, connection, onwards, None);
         }
         let Some(session) = self.relayed(node, connection) else { return };
         let relayed = session.relayed.as_mut().expect("filtered above");
@@ -468,6 +491,7 @@ impl Simulation {
         let progress = message.progress().expect("between Litemesh peers");
         self.counts.messages += 1;
         self.counts.changes += message.change_count();
+        self.pairings[pairing].changes += message.change_count();
         let (asked, now) = (self.pairings[pairing].asked[end], self.wall_clock(node));
         let way = &mut self.pairings[pairing].ways[end];
         let Some(outbound) = way.outbound.as_mut().filter(|_| progress.answer == answers_as) else {
@@ -476,13 +500,18 @@ impl Simulation {
         };
         // Stored before it is published, and published again after a crash.
         outbound.reach.add(Some(progress), message.versions());
+        // The stream itself leads there now.
+        let is_told = progress.since.is_some();
+        outbound.elsewhere = outbound.elsewhere.filter(|_| !is_told);
         let created_at = rules::of_next(outbound.head_at, now);
         outbound.head_at = Some(created_at);
         let published =
             Published { bytes: v2::message(message), asked, created_at, expires_at: now + CHANGES_LIFETIME };
         let (stream, count, is_taken) = self.give_relay(pairing, end, published, connection, progress.number);
         let session = self.relayed(node, connection).expect("looked at above");
-        session.relayed.as_mut().expect("looked at above").unheeded.push_back((progress.number, count));
+        let relayed = session.relayed.as_mut().expect("looked at above");
+        relayed.unheeded.push_back((progress.number, count));
+        relayed.elsewhere = relayed.elsewhere.filter(|_| !is_told);
         self.note(format_args!(
             "{node} publishes event {count} of stream {stream}: {} changes",
             message.change_count()
@@ -560,6 +589,34 @@ impl Simulation {
         let outbound = self.pairings[pairing].ways[end].outbound.as_ref();
         if outbound.is_some_and(|outbound| !outbound.refused.is_empty()) {
             self.relay_after(PUBLISH_AGAIN, pairing, end, RelayEvent::Again);
+        }
+    }
+
+    /// A session says how far another connection has brought the other end.
+    pub(super) fn note_elsewhere(&mut self, node: usize, connection: u64, served: Served) {
+        let Some(session) = self.relayed(node, connection) else { return };
+        let (end, pairing) = (session.end, session.relayed.as_ref().expect("filtered above").pairing);
+        let Some(outbound) = &self.pairings[pairing].ways[end].outbound else { return };
+        let stream = outbound.stream;
+        let Some(session) = self.relayed(node, connection) else { return };
+        let relayed = session.relayed.as_mut().expect("filtered above");
+        if relayed.elsewhere.replace((stream, served)).is_none() {
+            self.relay_after(ELSEWHERE_EVERY, pairing, end, RelayEvent::Keep(connection));
+        }
+    }
+
+    fn keep_elsewhere(&mut self, pairing: usize, end: usize, connection: u64) {
+        let node = self.pairings[pairing].nodes[end];
+        if let Some(session) = self.relayed(node, connection) {
+            let elsewhere = session.relayed.as_mut().expect("filtered above").elsewhere.take();
+            self.store_elsewhere(pairing, end, elsewhere);
+        }
+    }
+
+    fn store_elsewhere(&mut self, pairing: usize, end: usize, elsewhere: Option<(u64, Served)>) {
+        let Some((stream, served)) = elsewhere else { return };
+        if let Some(outbound) = self.pairings[pairing].ways[end].outbound.as_mut().filter(|out| out.stream == stream) {
+            outbound.elsewhere = Some(served);
         }
     }
 

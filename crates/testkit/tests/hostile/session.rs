@@ -205,7 +205,7 @@ impl Scene {
                 Action::Wake(timer, _) => self.timers.push_back(timer),
                 Action::EndAfter(delay, _) => self.is_over |= delay.is_zero(),
                 Action::Reply(_) => assert!(std::mem::take(&mut self.is_receiving), "two answers to a message"),
-                Action::Tell(_) => {}
+                Action::Note(_) | Action::Tell(_) => {}
             }
         }
         assert!(self.jobs.len() <= JOBS_MAX && self.timers.len() <= TIMERS_MAX);

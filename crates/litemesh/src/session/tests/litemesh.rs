@@ -3,7 +3,7 @@
 use litemesh_proto::limits::{CATCH_UP_BYTES_MAX, CATCH_UP_MESSAGES_MAX, CREDIT_MAX};
 
 use super::*;
-use crate::ways::{Served, Standing};
+use crate::ways::Standing;
 
 fn place(byte: u8) -> Place {
     Place([byte].into())
@@ -519,7 +519,7 @@ fn up_to_date(session: &mut Session, position: i64) -> u64 {
 }
 
 fn standing(stands_by: bool, acknowledged: i64, reached: i64) -> Input {
-    let served = Served { acknowledged: at(acknowledged), reached: DbVersion::new(reached) };
+    let served = Served { acknowledged: at(acknowledged), reached: at(reached) };
     Input::OtherWays(Standing { stands_by, served })
 }
 
@@ -530,7 +530,7 @@ fn who_stands_by_sends_nothing_and_goes_on_where_the_other_way_ended() {
     let generation = up_to_date(&mut session, 5);
     assert_eq!(session.served(), None, "not acknowledged");
     session.handle(acknowledged(1, 20));
-    assert_eq!(session.served(), Some(Served { acknowledged: at(5), reached: DbVersion::new(5) }));
+    assert_eq!(session.served(), Some(Served { acknowledged: at(5), reached: at(5) }));
     session.handle(standing(true, 5, 5));
     assert!(session.handle(Input::Committed).is_empty());
     let effects = session.handle(standing(false, 70, 75));
@@ -553,16 +553,78 @@ fn where_the_other_way_ended_is_said_at_once_and_remembered() {
     session.handle(acknowledged(1, 20));
     session.handle(standing(true, 5, 5));
     session.handle(standing(false, 70, 75));
-    assert_eq!(session.served(), Some(Served { acknowledged: at(70), reached: DbVersion::new(75) }));
+    assert_eq!(session.served(), Some(Served { acknowledged: at(70), reached: at(75) }));
     let place = LocalPlace::after(DbVersion::new(75));
     let page = local_page(vec![], place, Some(cursor(&[(OWN, 75)])));
     let said = sent(&session.handle(Input::Read(ReadDone { generation: generation + 1, page })));
     let [PeerMessage::Changes { changes, progress: Some(progress), .. }] = said.as_slice() else { panic!("{said:?}") };
     assert!(changes.is_empty() && progress.since == Some(at(70)));
     session.handle(Input::Sent);
-    assert_eq!(session.served(), Some(Served { acknowledged: at(70), reached: DbVersion::new(70) }), "under way");
+    assert_eq!(session.served(), Some(Served { acknowledged: at(70), reached: at(75) }), "under way");
     session.handle(acknowledged(2, 20));
-    assert_eq!(session.served(), Some(Served { acknowledged: at(75), reached: DbVersion::new(75) }));
+    assert_eq!(session.served(), Some(Served { acknowledged: at(75), reached: at(75) }));
+}
+
+fn notes(effects: &[Effect]) -> Vec<Served> {
+    let noted =
+        effects.iter().filter_map(|effect| if let Effect::Note(served) = effect { Some(*served) } else { None });
+    noted.collect()
+}
+
+/// A transport that remembers what it has sent has to know what need not go on from there.
+#[test]
+fn who_stands_by_says_how_far_the_other_way_has_brought_the_remote() {
+    let mut session = session(true);
+    let generation = order(&session.handle(asked(16))).generation;
+    assert_eq!(notes(&session.handle(standing(true, 7, 8))), [], "its own answer has not ended");
+    let place = LocalPlace::after(DbVersion::new(5));
+    let end = Input::Read(ReadDone { generation, page: local_page(vec![], place, Some(cursor(&[(OWN, 5)]))) });
+    assert_eq!(notes(&session.handle(end)), [], "the end is not with the transport");
+    let served = |acknowledged: i64, reached: i64| Served { acknowledged: at(acknowledged), reached: at(reached) };
+    assert_eq!(notes(&session.handle(Input::Sent)), [served(7, 8)]);
+    assert_eq!(notes(&session.handle(Input::Committed)), [], "it is said once");
+    assert_eq!(notes(&session.handle(standing(true, 9, 9))), [served(9, 9)]);
+    assert_eq!(notes(&session.handle(standing(false, 9, 10))), [], "now it says so to the remote");
+}
+
+/// What the remote had asked for before we ended, and what it got another way since.
+#[test]
+fn what_is_gone_on_with_later_begins_behind_what_went_another_way() {
+    let served = Served { acknowledged: at(70), reached: at(75) };
+    let request = |version: i64| {
+        let terms = Terms { answer: 1, credit: 16, position: at(version), ..Terms::default() };
+        SyncRequest { cursor: Cursor::new(), terms: Some(terms) }
+    };
+    let mut session = session(true);
+    let order = order(&session.handle(Input::Resumed(request(5), served)));
+    let ReadWhat::Local { place, claimed, .. } = order.what else { panic!() };
+    assert_eq!((place, claimed.elsewhere), (LocalPlace::after(DbVersion::new(75)), Some(served)));
+    let place = LocalPlace::after(DbVersion::new(75));
+    let page = local_page(vec![], place, Some(cursor(&[(OWN, 75)])));
+    let said = sent(&session.handle(Input::Read(ReadDone { generation: order.generation, page })));
+    let [PeerMessage::Eose { progress: Some(progress) }] = said.as_slice() else { panic!("{said:?}") };
+    assert_eq!((progress.since, progress.position), (Some(at(70)), Some(at(75))));
+    // A request that knows of it.
+    let mut session = self::session(true);
+    let ReadWhat::Local { place, claimed, .. } = self::order(&session.handle(Input::Resumed(request(75), served))).what
+    else {
+        panic!()
+    };
+    assert_eq!((place, claimed.elsewhere), (LocalPlace::after(DbVersion::new(75)), None));
+}
+
+/// A file that was restored since, or lost its last commits: it sends everything from where both lives are the same.
+#[test]
+fn what_went_another_way_in_another_life_is_not_gone_on_behind() {
+    let served = Served { acknowledged: at(70), reached: at(75) };
+    let mut session = session(true);
+    let request =
+        SyncRequest { cursor: Cursor::new(), terms: Some(Terms { answer: 1, credit: 16, ..Terms::default() }) };
+    let generation = order(&session.handle(Input::Resumed(request, served))).generation;
+    let mut page = page(generation, 60, 60, Some(cursor(&[(OWN, 60)])));
+    let Input::Read(ReadDone { page: Page::Local { begin, .. }, .. }) = &mut page else { panic!() };
+    *begin = Begin::Elsewhere;
+    assert_eq!(sent(&session.handle(page))[0].progress().unwrap().since, None);
 }
 
 /// What waits for more is staged at the remote, and goes with the connection.
@@ -575,16 +637,16 @@ fn what_is_merely_staged_is_not_gone_on_behind() {
     session.handle(page(generation, 6, 6, None));
     session.handle(Input::Sent);
     session.handle(acknowledged(2, 20));
-    assert_eq!(session.served(), Some(Served { acknowledged: at(5), reached: DbVersion::new(5) }));
+    assert_eq!(session.served(), Some(Served { acknowledged: at(5), reached: at(5) }));
     session.handle(page(generation, 7, 7, Some(cursor(&[(OWN, 7)]))));
     session.handle(Input::Sent);
     session.handle(acknowledged(3, 20));
-    assert_eq!(session.served(), Some(Served { acknowledged: at(7), reached: DbVersion::new(7) }));
+    assert_eq!(session.served(), Some(Served { acknowledged: at(7), reached: at(7) }));
     // Nothing of what follows is for the remote.
     session.handle(Input::Committed);
     let place = LocalPlace::after(DbVersion::new(9));
     session.handle(Input::Read(ReadDone { generation, page: local_page(vec![], place, Some(cursor(&[(OWN, 7)]))) }));
-    assert_eq!(session.served(), Some(Served { acknowledged: at(7), reached: DbVersion::new(9) }));
+    assert_eq!(session.served(), Some(Served { acknowledged: at(7), reached: at(9) }));
 }
 
 /// What the remote waits for goes first: the end of the answer, and the rest of what was announced.
