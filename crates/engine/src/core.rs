@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use litemesh_proto::limits::VERSION_MAX;
 use litemesh_proto::{DbVersion, Incarnation, SiteId};
+use rusqlite::types::ValueRef;
 
 use crate::alter::Window;
 use crate::bootstrap::own_site;
@@ -590,6 +591,12 @@ impl Core {
     /// The replicated table of exactly this name.
     pub(crate) fn table(&self, name: &str) -> Option<Arc<Table>> {
         self.by_name.get(name).map(|index| self.tables[*index].clone())
+    }
+
+    /// The table that a trigger named last, where this one names it again.
+    pub(crate) fn table_of_last_trigger(&self, name: ValueRef<'_>) -> Option<Arc<Table>> {
+        let ValueRef::Text(name) = name else { return None };
+        self.triggered_last.as_ref().filter(|last| last.shadow.as_bytes() == name).cloned()
     }
 
     /// The replicated table whose triggers pass this name. CRSqlite can have left one in another case there (CRR-8).

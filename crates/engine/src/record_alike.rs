@@ -158,12 +158,51 @@ fn count_run(core: &Core, table: &Table, notes: &Notes, run: &[Updated], version
     Ok(())
 }
 
-/// The keys of rows, added where they are not known. Rows that lie beside each other mostly have keys that follow each other, too.
+/// The keys of rows, added where they are not known.
 fn find_keys(core: &Core, notes: &Notes, alike: &[Note]) -> rusqlite::Result<Vec<i64>> {
+    let mut keys = walk_keys(core, notes, alike)?;
+    if keys.len() < alike.len() {
+        search_keys(core, notes, &alike[keys.len()..], &mut keys)?;
+    }
+    Ok(keys)
+}
+
+/// How many rows in between the walk passes over. Each costs a third of what a search does.
+const PASSED_MAX: usize = 3;
+
+/// The keys of the first rows, as far as they follow each other as the rows do: rows that were written one after another mostly
+/// have keys that were given out one after another. One statement steps from key to key, and the primary keys are compared.
+fn walk_keys(core: &Core, notes: &Notes, alike: &[Note]) -> rusqlite::Result<Vec<i64>> {
+    let [first, rest @ ..] = alike else { return Ok(Vec::new()) };
+    let table = &*first.table;
+    let mut keys = Vec::with_capacity(alike.len());
+    let binds: Binds<'_> = notes.keys_of(first).collect();
+    let key = find_or_add_key(core, table, &binds)?;
+    keys.push(key);
+    let beside = table.statement(core.db, |s| &s.beside_keys, Table::sql_beside_keys)?;
+    let held = beside.query(&[key.saturating_add(1).into(), i64::MAX.into()])?;
+    for note in rest {
+        let mut passed = 0;
+        loop {
+            if passed > PASSED_MAX || !held.next()? {
+                return Ok(keys);
+            }
+            if notes.keys_of(note).zip(1..).all(|(value, column)| value.is(held.value_ref(column))) {
+                break;
+            }
+            passed += 1;
+        }
+        keys.push(held.integer(0));
+    }
+    Ok(keys)
+}
+
+/// The keys of rows that lie anywhere, in one statement.
+fn search_keys(core: &Core, notes: &Notes, alike: &[Note], keys: &mut Vec<i64>) -> rusqlite::Result<()> {
     let table = &*alike[0].table;
     let batch = keys_of(notes, alike);
     let found = table.statement(core.db, |s| &s.find_keys, Table::sql_find_keys)?.query_batch(&batch, &[])?;
-    let mut keys = Vec::with_capacity(alike.len());
+    let first = keys.len();
     let mut unknown = Vec::new();
     while found.next()? {
         let key = (!found.is_null(0)).then(|| found.integer(0));
@@ -175,10 +214,10 @@ fn find_keys(core: &Core, notes: &Notes, alike: &[Note]) -> rusqlite::Result<Vec
     }
     drop(found);
     for place in unknown {
-        let binds: Binds<'_> = notes.keys_of(&alike[place]).collect();
+        let binds: Binds<'_> = notes.keys_of(&alike[place - first]).collect();
         keys[place] = find_or_add_key(core, table, &binds)?;
     }
-    Ok(keys)
+    Ok(())
 }
 
 /// Cells that were written, in rows beside each other: key, cell, seq.
@@ -231,13 +270,17 @@ fn record_deletes(core: &mut Core, notes: &Notes, alike: &[Note]) -> rusqlite::R
 
 /// Deletes rows beside each other: key, seq of each.
 fn delete_run(core: &Core, table: &Table, run: &[(i64, i64)], version: i64) -> rusqlite::Result<()> {
-    let [(first, _), .., (last, _)] = run else { return Ok(()) };
+    let [(first, first_seq), .., (last, _)] = run else { return Ok(()) };
     let range = [Bind::Integer(*first), Bind::Integer(*last)];
     table.statement(core.db, |s| &s.drop_cells_of_run, Table::sql_drop_cells_of_run)?.run(&range)?;
     // Nothing but sentinels is left: of rows that were deleted before.
     let left = table.statement(core.db, |s| &s.any_clock_of_run, Table::sql_any_clock_of_run)?;
     if left.query_integer(&range)?.is_some() {
         return run.iter().try_for_each(|(key, seq)| bury(core, table, *key, version, *seq));
+    }
+    if run.iter().zip(*first_seq..).all(|((_, seq), expected)| *seq == expected) {
+        let bury = table.statement(core.db, |s| &s.bury_run, Table::sql_bury_run)?;
+        return bury.run(&[range[0], range[1], version.into(), (*first_seq).into()]);
     }
     let mut batch = Batch::new(3, run.len());
     for (key, seq) in run {

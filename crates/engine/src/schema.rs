@@ -100,6 +100,7 @@ pub(crate) struct Statements {
     pub(crate) drop_cells: Slot,
     pub(crate) drop_cells_of_run: Slot,
     pub(crate) any_clock_of_run: Slot,
+    pub(crate) bury_run: Slot,
     pub(crate) delete_row: Slot,
     pub(crate) zero_cells: Slot,
     pub(crate) scan: Slot,

@@ -407,6 +407,17 @@ impl Table {
         format!("SELECT 1 FROM {} WHERE key BETWEEN ?1 AND ?2 LIMIT 1", self.clock())
     }
 
+    /// Sentinels of dead rows, all of the keys from ?1 up to ?2, which have none: version ?3, sequence numbers from ?4 on.
+    pub(crate) fn sql_bury_run(&self) -> String {
+        format!(
+            "INSERT OR IGNORE INTO {} (key, col_name, col_version, db_version, site_id, seq)
+             SELECT {KEY_COLUMN}, '-1', 2, ?3, 0, ?4 + ({KEY_COLUMN} - ?1) FROM {}
+             WHERE {KEY_COLUMN} BETWEEN ?1 AND ?2 ORDER BY {KEY_COLUMN}",
+            self.clock(),
+            self.keys_table()
+        )
+    }
+
     pub(crate) fn sql_delete_row(&self) -> String {
         format!("DELETE FROM {} WHERE {}", self.base(), self.keys_match())
     }
