@@ -13,7 +13,7 @@ use crate::core::{Core, Shared, module_error};
 use crate::discovery::Repair;
 use crate::error::to_sql;
 use crate::notes::Write;
-use crate::record::record_notes;
+use crate::record::{make_room, record_notes};
 use crate::schema::Table;
 use crate::statement::Bind;
 use crate::trigger_functions::Arguments;
@@ -69,7 +69,7 @@ fn arguments<'a>(passed: Arguments<'a>, from: usize, count: usize) -> impl Itera
 fn end(core: &mut Core) -> rusqlite::Result<i64> {
     core.end_note();
     if core.notes.are_full() {
-        record_notes(core)?;
+        make_room(core)?;
     }
     Ok(0)
 }

@@ -19,7 +19,7 @@ use crate::history::OriginalTables;
 use crate::incarnation;
 use crate::merge_step::LastRow;
 use crate::notes::Notes;
-use crate::record::record_notes;
+use crate::record::{make_room, record_notes};
 use crate::schema::{CLOCK_SUFFIX, Table};
 use crate::sql::quote;
 use crate::statement::{Bind, Handle, Statement};
@@ -57,6 +57,12 @@ impl Shared {
     pub(crate) fn record(&self) -> rusqlite::Result<()> {
         let mut core = self.lock_for_note()?;
         if self.flags.has_notes() { record_notes(&mut core) } else { Ok(()) }
+    }
+
+    /// Makes room for more notes, before a statement that may add some.
+    pub(crate) fn make_room(&self) -> rusqlite::Result<()> {
+        let mut core = self.lock_for_note()?;
+        if self.flags.has_notes() { make_room(&mut core) } else { Ok(()) }
     }
 
     /// Takes the state to add a note to it.

@@ -9,14 +9,13 @@ use std::sync::Arc;
 use crate::batch_table::{Batch, WIDTH_MAX};
 use crate::core::Core;
 use crate::notes::{Note, Notes, Write};
-use crate::record::{
-    CLOCKS_MAX, NewRows, bury, count_cell, delete_row, find_key, find_or_add_key, is_beside, record_known_insert,
-};
+use crate::record::{CLOCKS_MAX, NewRows, count_cell, find_key, find_or_add_key, is_beside, record_known_insert};
+use crate::record_deletes::record_deletes;
 use crate::schema::Table;
 use crate::statement::{Bind, Binds};
 
 /// Most rows that are looked up or written by one statement.
-const ROWS_MAX: usize = 256;
+pub(crate) const ROWS_MAX: usize = 256;
 
 /// The notes that come first, as far as they are of rows of one table to which the same happened.
 pub(crate) fn alike(notes: &[Note]) -> &[Note] {
@@ -25,7 +24,6 @@ pub(crate) fn alike(notes: &[Note]) -> &[Note] {
         let is_like = match (&first.write, &note.write) {
             (Write::Insert, Write::Insert) => !note.table.is_keys_only(),
             (Write::Update { .. }, Write::Update { old_keys, .. }) => old_keys.is_none(),
-            (Write::Delete, Write::Delete) => true,
             _ => false,
         };
         is_like && Arc::ptr_eq(&note.table, &first.table)
@@ -43,7 +41,7 @@ pub(crate) fn record_alike(
     match alike[0].write {
         Write::Insert => record_inserts(core, notes, alike, new_rows),
         Write::Update { .. } => record_updates(core, notes, alike),
-        Write::Delete => record_deletes(core, notes, alike),
+        Write::Delete | Write::DeleteRun(_) => record_deletes(core, notes, alike),
     }
 }
 
@@ -128,7 +126,7 @@ fn record_updates(core: &mut Core, notes: &Notes, alike: &[Note]) -> rusqlite::R
 }
 
 /// Shorter runs are written by other statements.
-const RUN_MIN: usize = 3;
+pub(crate) const RUN_MIN: usize = 3;
 
 /// How many sequence numbers a row took.
 fn stride(row: &Updated) -> i64 {
@@ -159,7 +157,7 @@ fn count_run(core: &Core, table: &Table, notes: &Notes, run: &[Updated], version
 }
 
 /// The keys of rows, added where they are not known.
-fn find_keys(core: &Core, notes: &Notes, alike: &[Note]) -> rusqlite::Result<Vec<i64>> {
+pub(crate) fn find_keys(core: &Core, notes: &Notes, alike: &[Note]) -> rusqlite::Result<Vec<i64>> {
     let mut keys = walk_keys(core, notes, alike)?;
     if keys.len() < alike.len() {
         search_keys(core, notes, &alike[keys.len()..], &mut keys)?;
@@ -246,46 +244,4 @@ impl Clocks {
         self.of.clear();
         Ok(())
     }
-}
-
-/// LW-8.
-fn record_deletes(core: &mut Core, notes: &Notes, alike: &[Note]) -> rusqlite::Result<()> {
-    let table = &*alike[0].table;
-    let keys = find_keys(core, notes, alike)?;
-    let version = core.version_to_write()?;
-    let first_seq = core.take_seqs(keys.len());
-    let mut rows: Vec<(i64, i64)> = keys.into_iter().zip(first_seq..).collect();
-    rows.sort_by_key(|(key, _)| *key);
-    for run in rows.chunk_by(|(a, _), (b, _)| a.checked_add(1) == Some(*b)) {
-        if run.len() >= RUN_MIN {
-            delete_run(core, table, run, version)?;
-            continue;
-        }
-        for (key, seq) in run {
-            delete_row(core, table, *key, version, *seq)?;
-        }
-    }
-    Ok(())
-}
-
-/// Deletes rows beside each other: key, seq of each.
-fn delete_run(core: &Core, table: &Table, run: &[(i64, i64)], version: i64) -> rusqlite::Result<()> {
-    let [(first, first_seq), .., (last, _)] = run else { return Ok(()) };
-    let range = [Bind::Integer(*first), Bind::Integer(*last)];
-    table.statement(core.db, |s| &s.drop_cells_of_run, Table::sql_drop_cells_of_run)?.run(&range)?;
-    // Nothing but sentinels is left: of rows that were deleted before.
-    let left = table.statement(core.db, |s| &s.any_clock_of_run, Table::sql_any_clock_of_run)?;
-    if left.query_integer(&range)?.is_some() {
-        return run.iter().try_for_each(|(key, seq)| bury(core, table, *key, version, *seq));
-    }
-    if run.iter().zip(*first_seq..).all(|((_, seq), expected)| *seq == expected) {
-        let bury = table.statement(core.db, |s| &s.bury_run, Table::sql_bury_run)?;
-        return bury.run(&[range[0], range[1], version.into(), (*first_seq).into()]);
-    }
-    let mut batch = Batch::new(3, run.len());
-    for (key, seq) in run {
-        batch.push([Bind::Integer(*key), "-1".into(), Bind::Integer(*seq)]);
-    }
-    let add = table.statement(core.db, |s| &s.add_clocks_alike, Table::sql_add_clocks_alike)?;
-    add.run_batch(&batch, &[version.into(), 0.into(), 2.into()])
 }

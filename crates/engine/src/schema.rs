@@ -101,6 +101,8 @@ pub(crate) struct Statements {
     pub(crate) drop_cells_of_run: Slot,
     pub(crate) any_clock_of_run: Slot,
     pub(crate) bury_run: Slot,
+    pub(crate) drop_clocks: Slot,
+    pub(crate) sentinels: Slot,
     pub(crate) delete_row: Slot,
     pub(crate) zero_cells: Slot,
     pub(crate) scan: Slot,

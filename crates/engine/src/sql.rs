@@ -407,6 +407,19 @@ impl Table {
         format!("SELECT 1 FROM {} WHERE key BETWEEN ?1 AND ?2 LIMIT 1", self.clock())
     }
 
+    /// All clocks of the table. Without WHERE, SQLite drops them page by page.
+    pub(crate) fn sql_drop_clocks(&self) -> String {
+        format!("DELETE FROM {}", self.clock())
+    }
+
+    /// All sentinels: key, col_version, local version, ordinal, seq.
+    pub(crate) fn sql_sentinels(&self) -> String {
+        format!(
+            "SELECT key, col_version, db_version, site_id, seq FROM {} WHERE col_name = '-1' ORDER BY key",
+            self.clock()
+        )
+    }
+
     /// Sentinels of dead rows, all of the keys from ?1 up to ?2, which have none: version ?3, sequence numbers from ?4 on.
     pub(crate) fn sql_bury_run(&self) -> String {
         format!(

@@ -279,6 +279,107 @@ fn notes_that_are_many_are_recorded_before_the_commit() {
     ]);
 }
 
+fn fill(first: i64, last: i64) -> String {
+    format!(
+        "INSERT INTO foo WITH RECURSIVE n(i) AS (VALUES ({first}) UNION ALL SELECT i + 1 FROM n WHERE i < {last})
+         SELECT i, i, i FROM n"
+    )
+}
+
+/// All rows that live are deleted, or all but some: the clocks of those that were dead before stay what they are.
+#[test]
+fn a_table_is_emptied() {
+    let each =
+        |keys: &mut dyn Iterator<Item = i64>| keys.map(|key| format!("DELETE FROM foo WHERE a = {key};")).collect();
+    let by_key: String = each(&mut (1..=300));
+    let backwards: String = each(&mut (1..=300).rev());
+    let other_half_first: String = each(&mut (151..=300).chain(1..=150));
+    for before in [
+        "",
+        "DELETE FROM foo WHERE a IN (1, 2, 70, 300)",
+        "DELETE FROM foo WHERE a > 150; INSERT INTO foo VALUES (151, 1, 1), (160, 1, 1), (300, 1, 1)",
+        "DELETE FROM foo WHERE a < 150; DELETE FROM foo WHERE a % 2 = 0; REPLACE INTO foo VALUES (290, 1, 1)",
+        "DELETE FROM foo__crsql_clock WHERE key IN (3, 5) AND col_name = 'b'; DELETE FROM foo__crsql_pks WHERE __crsql_key = 6",
+        "SELECT crsql_internal_sync_bit(1); DELETE FROM foo WHERE a IN (5, 300); SELECT crsql_internal_sync_bit(0)",
+        "SELECT crsql_internal_sync_bit(1); INSERT INTO foo VALUES (500, 1, 1); SELECT crsql_internal_sync_bit(0)",
+    ] {
+        for delete in [
+            "DELETE FROM foo",
+            "DELETE FROM foo WHERE a <> 20",
+            "DELETE FROM foo WHERE a < 299",
+            "DELETE FROM foo; INSERT INTO foo VALUES (7, 7, 7); DELETE FROM foo",
+            "DELETE FROM foo; ROLLBACK; BEGIN; DELETE FROM foo WHERE a < 100",
+            &by_key,
+            &backwards,
+            &other_half_first,
+        ] {
+            let engine = check_foo(&[&fill(1, 300), before, "BEGIN", delete, "COMMIT"]);
+            assert_eq!(ask::<String>(engine.connection(), "PRAGMA integrity_check"), "ok");
+        }
+    }
+}
+
+/// Deletes of more rows than notes are kept of are held all the same, below a savepoint and in it.
+#[test]
+fn many_deletes_are_held() {
+    for last in [
+        "DELETE FROM foo",
+        "ROLLBACK TO x",
+        "ROLLBACK TO x; DELETE FROM foo WHERE a % 3 = 0",
+        "ROLLBACK TO x; INSERT INTO foo VALUES (1, 2, 3); DELETE FROM foo",
+        "RELEASE x; DELETE FROM foo WHERE a > 2700; INSERT OR FAIL INTO foo VALUES (3000, 1, 1), (2999, 1, 1), (2999, 1, 1)",
+        "UPDATE foo SET b = 1 WHERE a > 2500; DELETE FROM foo WHERE a > 2600",
+        "DELETE FROM foo__crsql_pks WHERE __crsql_key < 5; DELETE FROM foo WHERE a > 2500",
+    ] {
+        check_foo(&[
+            &fill(1, 3_000),
+            "BEGIN",
+            "DELETE FROM foo WHERE a <= 1100",
+            "DELETE FROM foo WHERE a <= 1400",
+            "SAVEPOINT x",
+            "DELETE FROM foo WHERE a <= 1500",
+            "DELETE FROM foo WHERE a <= 2500",
+            last,
+            "COMMIT",
+        ]);
+    }
+    let by_key: Vec<String> = (1..=3_000).map(|key| format!("DELETE FROM foo WHERE a = {key}")).collect();
+    let mut program = vec![fill(1, 3_000), "BEGIN".to_owned()];
+    program.extend(by_key);
+    program.push("COMMIT".to_owned());
+    check(foo, &["foo"], &program, &mut Rng::with_seed(1));
+}
+
+/// The same at random.
+#[test]
+fn deletes_of_ranges_at_random() {
+    for_seeds(0xde1e, 40, |rng| {
+        let mut program = vec![fill(1, 2_500)];
+        for _ in 0..2 {
+            program.push("BEGIN".to_owned());
+            let mut is_open = false;
+            for _ in 0..rng.usize(2..9) {
+                let first = rng.i64(1..2_500);
+                let last = rng.i64(first..=2_500);
+                program.push(match rng.u8(..12) {
+                    0..4 => format!("DELETE FROM foo WHERE a BETWEEN {first} AND {last}"),
+                    4 => format!("DELETE FROM foo WHERE a BETWEEN {first} AND {last} AND a % {} > 0", rng.u8(2..40)),
+                    5 | 6 => "DELETE FROM foo".to_owned(),
+                    7 => fill(first, last).replace("INSERT", "INSERT OR IGNORE"),
+                    8 => format!("UPDATE foo SET b = b + 1 WHERE a BETWEEN {first} AND {last}"),
+                    9 if is_open => "ROLLBACK TO x".to_owned(),
+                    _ => {
+                        is_open = true;
+                        "SAVEPOINT x".to_owned()
+                    }
+                });
+            }
+            program.push("COMMIT".to_owned());
+        }
+        check(foo, &["foo"], &program, rng);
+    });
+}
+
 /// Several writes of one row come to what they come to one by one.
 #[test]
 fn a_row_that_is_written_again_and_again() {
