@@ -1,8 +1,9 @@
 //! Notes of deletes -> sentinels in place of clocks, of runs of rows whose keys follow each other.
 //!
 //! A run takes a few bytes of memory, however many rows it has. So deletes are not recorded where notes become too many, but held
-//! as runs ([`hold_deletes`]) until the transaction is committed or the engine is asked. Then a table that was emptied is noticed:
-//! SQLite drops all of its clocks page by page, instead of one by one from two B-trees.
+//! as runs ([`hold_deletes`]) until the transaction is committed or the engine is asked. Then a table is noticed of which most rows
+//! are gone: SQLite drops all of its clocks page by page, instead of one by one from two B-trees, and those that stay are written
+//! again.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::notes::{Note, Notes, Write};
 use crate::record::{bury, delete_row};
 use crate::record_alike::{ROWS_MAX, RUN_MIN, find_keys};
 use crate::schema::Table;
-use crate::statement::Bind;
+use crate::statement::{Bind, Rows};
 
 /// Deleted rows whose keys follow each other, and in the same order their sequence numbers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -185,71 +186,95 @@ fn bury_runs(core: &Core, table: &Table, runs: &[Run], version: i64) -> rusqlite
 const EMPTIED_ROWS_MIN: i64 = 64;
 const EMPTIED_RUNS_MAX: usize = 16;
 
-/// A sentinel: key, col_version, local version, ordinal, seq.
-type Sentinel = [i64; 5];
+/// A clock that stays: its key, its name among the names of all that stay; seq, col_version, local version, ordinal.
+struct Kept {
+    key: i64,
+    name: usize,
+    rest: [i64; 4],
+}
 
-/// Deletes the rows where no other ones are left alive: drops all clocks of the table, and writes the sentinels of its dead rows
-/// again. Gives whether that was so.
+/// The clocks that stay where all are dropped.
+#[derive(Default)]
+struct AllKept {
+    names: Vec<Vec<u8>>,
+    clocks: Vec<Kept>,
+}
+
+impl AllKept {
+    fn add(&mut self, held: &Rows<'_>) {
+        let name = held.bytes(1);
+        let known = self.names.iter().position(|known| known == name);
+        let name = known.unwrap_or_else(|| {
+            self.names.push(name.to_vec());
+            self.names.len() - 1
+        });
+        self.clocks.push(Kept { key: held.integer(0), name, rest: [2, 3, 4, 5].map(|column| held.integer(column)) });
+    }
+
+    fn write(&self, core: &Core, table: &Table) -> rusqlite::Result<()> {
+        for part in self.clocks.chunks(ROWS_MAX) {
+            let mut batch = Batch::new(6, part.len());
+            for Kept { key, name, rest } in part {
+                let first = [Bind::Integer(*key), Bind::Text(&self.names[*name])];
+                batch.push(first.into_iter().chain(rest.map(Bind::Integer)));
+            }
+            table.statement(core.db, |s| &s.put_clocks, Table::sql_put_clocks)?.run_batch(&batch, &[])?;
+        }
+        Ok(())
+    }
+}
+
+/// Deletes the rows where the table has few others: drops all of its clocks, and writes those of the others again. Gives whether
+/// it was so.
 ///
-/// Whatever is read for that is no more than a few times what is deleted.
+/// What is read to find that out is no more than a few times what is deleted.
 fn empty_table(core: &Core, table: &Table, runs: &[Run], version: i64) -> rusqlite::Result<bool> {
     let rows: i64 = runs.iter().map(|run| run.rows).sum();
     let is_in_order = runs.windows(2).all(|pair| pair[0].last_key() < pair[1].first_key);
-    if rows < EMPTIED_ROWS_MIN
-        || runs.len() > EMPTIED_RUNS_MAX
-        || !is_in_order
-        || !is_rest_dead(core, table, runs, rows)?
-    {
+    if rows < EMPTIED_ROWS_MIN || runs.len() > EMPTIED_RUNS_MAX || !is_in_order {
         return Ok(false);
     }
-    let dead = sentinels(core, table)?;
-    table.statement(core.db, |s| &s.drop_clocks, Table::sql_drop_clocks)?.run(&[])?;
-    for part in dead.chunks(ROWS_MAX) {
-        let mut batch = Batch::new(6, part.len());
-        for [key, col_version, version, ordinal, seq] in part {
-            let rest = [*seq, *col_version, *version, *ordinal].map(Bind::Integer);
-            batch.push([Bind::Integer(*key), "-1".into()].into_iter().chain(rest));
+    let Some(mut kept) = clocks_elsewhere(core, table, runs, rows)? else { return Ok(false) };
+    // Of rows that had been deleted before: the next sentinel counts on.
+    let mut dead = Vec::new();
+    let sentinels = table.statement(core.db, |s| &s.sentinels, Table::sql_sentinels)?;
+    let held = sentinels.query(&[])?;
+    while held.next()? {
+        if let Some(run) = runs.iter().find(|run| run.has(held.integer(0))) {
+            dead.push((held.integer(0), run.seq_of(held.integer(0))));
+            kept.add(&held);
         }
-        table.statement(core.db, |s| &s.put_clocks, Table::sql_put_clocks)?.run_batch(&batch, &[])?;
     }
+    drop(held);
+    kept.clocks.sort_by_key(|clock| clock.key);
+    table.statement(core.db, |s| &s.drop_clocks, Table::sql_drop_clocks)?.run(&[])?;
+    kept.write(core, table)?;
     bury_runs(core, table, runs, version)?;
-    for [key, ..] in dead {
-        if let Some(run) = runs.iter().find(|run| run.has(key)) {
-            bury(core, table, key, version, run.seq_of(key))?;
-        }
+    for (key, seq) in dead {
+        bury(core, table, key, version, seq)?;
     }
     Ok(true)
 }
 
-/// Whether rows that are not in these runs have nothing but sentinels, no more than `most` of them.
-fn is_rest_dead(core: &Core, table: &Table, runs: &[Run], most: i64) -> rusqlite::Result<bool> {
-    let clocks = table.statement(core.db, |s| &s.beside_clocks, Table::sql_beside_clocks)?;
-    let mut passed = 0;
+/// The clocks of rows that are not in these runs, unless there are more than so many.
+fn clocks_elsewhere(core: &Core, table: &Table, runs: &[Run], most: i64) -> rusqlite::Result<Option<AllKept>> {
+    let clocks = table.statement(core.db, |s| &s.whole_clocks, Table::sql_whole_clocks)?;
+    let mut kept = AllKept::default();
     let mut first = Some(i64::MIN);
-    let before = runs.iter().map(|run| (run.first_key.checked_sub(1), run.last_key().checked_add(1)));
-    for (last, next) in before.chain([(Some(i64::MAX), None)]) {
+    let gaps = runs.iter().map(|run| (run.first_key.checked_sub(1), run.last_key().checked_add(1)));
+    for (last, next) in gaps.chain([(Some(i64::MAX), None)]) {
         if let (Some(first), Some(last)) = (first, last)
             && first <= last
         {
             let held = clocks.query(&[first.into(), last.into()])?;
             while held.next()? {
-                passed += 1;
-                if held.bytes(1) != b"-1" || passed > most {
-                    return Ok(false);
+                if kept.clocks.len() as i64 >= most {
+                    return Ok(None);
                 }
+                kept.add(&held);
             }
         }
         first = next;
     }
-    Ok(true)
-}
-
-fn sentinels(core: &Core, table: &Table) -> rusqlite::Result<Vec<Sentinel>> {
-    let statement = table.statement(core.db, |s| &s.sentinels, Table::sql_sentinels)?;
-    let held = statement.query(&[])?;
-    let mut sentinels = Vec::new();
-    while held.next()? {
-        sentinels.push([0, 1, 2, 3, 4].map(|column| held.integer(column)));
-    }
-    Ok(sentinels)
+    Ok(Some(kept))
 }

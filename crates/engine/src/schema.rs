@@ -103,6 +103,7 @@ pub(crate) struct Statements {
     pub(crate) bury_run: Slot,
     pub(crate) drop_clocks: Slot,
     pub(crate) sentinels: Slot,
+    pub(crate) whole_clocks: Slot,
     pub(crate) delete_row: Slot,
     pub(crate) zero_cells: Slot,
     pub(crate) scan: Slot,

@@ -412,10 +412,19 @@ impl Table {
         format!("DELETE FROM {}", self.clock())
     }
 
-    /// All sentinels: key, col_version, local version, ordinal, seq.
+    /// All sentinels: key, name, seq, col_version, local version, ordinal.
     pub(crate) fn sql_sentinels(&self) -> String {
+        self.whole_clocks("col_name = '-1'")
+    }
+
+    /// The clocks of keys from ?1 up to ?2, likewise.
+    pub(crate) fn sql_whole_clocks(&self) -> String {
+        self.whole_clocks("key BETWEEN ?1 AND ?2")
+    }
+
+    fn whole_clocks(&self, condition: &str) -> String {
         format!(
-            "SELECT key, col_version, db_version, site_id, seq FROM {} WHERE col_name = '-1' ORDER BY key",
+            "SELECT key, col_name, seq, col_version, db_version, site_id FROM {} WHERE {condition} ORDER BY key, col_name",
             self.clock()
         )
     }
