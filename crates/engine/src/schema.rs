@@ -102,6 +102,7 @@ pub(crate) struct Statements {
     pub(crate) any_clock_of_run: Slot,
     pub(crate) bury_run: Slot,
     pub(crate) drop_clocks: Slot,
+    pub(crate) key_span: Slot,
     pub(crate) sentinels: Slot,
     pub(crate) whole_clocks: Slot,
     pub(crate) delete_row: Slot,

@@ -412,6 +412,11 @@ impl Table {
         format!("DELETE FROM {}", self.clock())
     }
 
+    /// How far apart the keys of the first row and the last one are.
+    pub(crate) fn sql_key_span(&self) -> String {
+        format!("SELECT (SELECT max(key) FROM {0}) - (SELECT min(key) FROM {0})", self.clock())
+    }
+
     /// All sentinels: key, name, seq, col_version, local version, ordinal.
     pub(crate) fn sql_sentinels(&self) -> String {
         self.whole_clocks("col_name = '-1'")
