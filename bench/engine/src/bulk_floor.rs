@@ -15,7 +15,7 @@ use crate::work::{Task, Work};
 
 /// Whether there is such a floor.
 pub fn is_known(work: Work, notices: Notices) -> bool {
-    let is_local = matches!(work, Work::Insert | Work::Update | Work::UpdateBulk | Work::Delete);
+    let is_local = matches!(work, Work::Insert | Work::Update | Work::UpdateBulk | Work::Delete | Work::DeleteHalf);
     is_local || notices == Notices::Nothing && matches!(work, Work::MergeNew | Work::MergeNewer)
 }
 
@@ -64,6 +64,7 @@ pub fn run(task: Task, connection: &Connection, rows: &[Vec<SqlValue>]) -> Resul
     let transaction = connection.unchecked_transaction()?;
     let value = |row: usize| row as i64 % 2 + 5;
     let cells = task.shape.cells().join(", ");
+    let deleted = if task.work == Work::DeleteHalf { &rows[..rows.len() / 2] } else { rows };
     match task.work {
         Work::Insert => {
             let mut base = connection.prepare(&task.shape.insert())?;
@@ -85,9 +86,9 @@ pub fn run(task: Task, connection: &Connection, rows: &[Vec<SqlValue>]) -> Resul
             let base = "UPDATE OR FAIL todo SET done = fed.done + 5 FROM row_fed fed WHERE todo.rowid = fed.key";
             connection.execute(base, [])?;
         }
-        Work::Delete => {
+        Work::Delete | Work::DeleteHalf => {
             let mut base = connection.prepare("DELETE FROM todo WHERE id = ?1")?;
-            for row in rows {
+            for row in deleted {
                 base.execute([&row[0]])?;
             }
         }
@@ -116,12 +117,17 @@ pub fn run(task: Task, connection: &Connection, rows: &[Vec<SqlValue>]) -> Resul
             connection.execute(clocks, [])?;
         }
         _ => {
-            let clocks = "DELETE FROM todo__crsql_clock WHERE key BETWEEN 1 AND ?1 AND col_name <> '-1'";
-            connection.execute(clocks, [rows.len() as i64])?;
+            if task.work == Work::Delete {
+                // Without WHERE, SQLite drops them page by page.
+                connection.execute("DELETE FROM todo__crsql_clock", [])?;
+            } else {
+                let clocks = "DELETE FROM todo__crsql_clock WHERE key BETWEEN 1 AND ?1 AND col_name <> '-1'";
+                connection.execute(clocks, [deleted.len() as i64])?;
+            }
             let sentinels =
                 "INSERT OR FAIL INTO todo__crsql_clock (key, col_name, col_version, db_version, site_id, seq)
-                             SELECT key, '-1', 2, 2, 0, key FROM row_fed";
-            connection.execute(sentinels, [])?;
+                 SELECT __crsql_key, '-1', 2, 2, 0, __crsql_key FROM todo__crsql_pks WHERE __crsql_key <= ?1";
+            connection.execute(sentinels, [deleted.len() as i64])?;
         }
     }
     transaction.commit()?;

@@ -25,6 +25,8 @@ pub enum Work {
     UpdateNothing,
     /// Delete rows by key.
     Delete,
+    /// Delete the first half of the rows by key, so that others stay.
+    DeleteHalf,
     /// Merge changes of new rows. Plain: insert the rows.
     MergeNew,
     /// Merge changes that are known. Plain: insert rows that are there, or ignore.
@@ -161,7 +163,13 @@ impl Task {
         let mut changes = Vec::new();
         match self.work {
             Work::Insert => {}
-            Work::Update | Work::UpdateBulk | Work::UpdateNothing | Work::Delete | Work::Read | Work::ReadSql => {
+            Work::Update
+            | Work::UpdateBulk
+            | Work::UpdateNothing
+            | Work::Delete
+            | Work::DeleteHalf
+            | Work::Read
+            | Work::ReadSql => {
                 self.fill(store.connection(), &rows)?;
             }
             Work::ReadSmall => Self { batch: 1, ..self }.fill(store.connection(), &rows)?,
@@ -243,6 +251,7 @@ impl Prepared {
             Work::Read | Work::ReadSql | Work::ReadSmall if !matches!(self.store, Store::Sql(_)) => {
                 self.task.rows * (self.task.shape.columns - 1)
             }
+            Work::DeleteHalf => self.task.rows / 2,
             _ if is_of_changes => self.changes.len(),
             // A row stands for its changes.
             Work::MergeNew | Work::MergeKnown if matches!(self.store, Store::Bare { .. }) => {
@@ -266,9 +275,12 @@ impl Prepared {
             }),
             Work::UpdateBulk => Ok(connection.execute_batch("UPDATE todo SET done = done + 1")?),
             Work::UpdateNothing => Ok(connection.execute_batch("UPDATE todo SET done = done")?),
-            Work::Delete => task.each_row(connection, "DELETE FROM todo WHERE id = ?1", |statement, row| {
-                Ok(statement.execute([&self.rows[row][0]])?)
-            }),
+            Work::Delete | Work::DeleteHalf => {
+                let rows = self.operations();
+                Task { rows, ..task }.each_row(connection, "DELETE FROM todo WHERE id = ?1", |statement, row| {
+                    Ok(statement.execute([&self.rows[row][0]])?)
+                })
+            }
             Work::Read | Work::ReadSql | Work::ReadSmall | Work::ReadCells | Work::ReadCellsSql | Work::ReadColumn => {
                 self.read()
             }

@@ -13,7 +13,7 @@ use crate::core::{Core, Shared, module_error};
 use crate::discovery::Repair;
 use crate::error::to_sql;
 use crate::notes::Write;
-use crate::record::record_notes;
+use crate::record::{make_room, record_notes};
 use crate::schema::Table;
 use crate::statement::Bind;
 use crate::trigger_functions::Arguments;
@@ -24,8 +24,13 @@ fn begin(core: &mut Core, passed: Arguments<'_>) -> rusqlite::Result<Arc<Table>>
         return Err(module_error("expected at least 1 argument: the name of the table"));
     }
     let is_first = core.begin_note()?;
-    let name = passed.get(0).as_str()?;
-    let table = core.table_of_trigger(name).ok_or_else(|| unknown_table(core, name))?;
+    let table = match core.table_of_last_trigger(passed.get(0)) {
+        Some(table) => table,
+        None => {
+            let name = passed.get(0).as_str()?;
+            core.table_of_trigger(name).ok_or_else(|| unknown_table(core, name))?
+        }
+    };
     // What is not passed is found out by the clocks: also by those of the statements before.
     if is_first && table.passed.is_some() && core.flags.has_notes() {
         record_notes(core)?;
@@ -64,7 +69,7 @@ fn arguments<'a>(passed: Arguments<'a>, from: usize, count: usize) -> impl Itera
 fn end(core: &mut Core) -> rusqlite::Result<i64> {
     core.end_note();
     if core.notes.are_full() {
-        record_notes(core)?;
+        make_room(core)?;
     }
     Ok(0)
 }
@@ -85,11 +90,10 @@ pub(crate) fn after_update(shared: &Shared, passed: Arguments<'_>) -> rusqlite::
     let table = begin(&mut core, passed)?;
     let (keys, cells) = (table.keys.len(), table.passed_cells());
     expect_arguments(passed, &table, 2 * (keys + cells))?;
-    let value = |i: usize, key_from: usize, cell_from: usize| {
-        passed.get(if i < keys { key_from + i } else { cell_from + i - keys })
-    };
-    let cells_from = 1 + 2 * keys;
-    note_update(&mut core, &table, |i| value(i, 1, cells_from), |i| value(i, 1 + keys, cells_from + cells))
+    let new = |i: usize| if i < keys { 1 + i } else { 1 + keys + i };
+    let old = |i: usize| new(i) + if i < keys { keys } else { cells };
+    let differs = |i: usize| !passed.are_same(new(i), old(i));
+    note_update(&mut core, &table, differs, |i| passed.get(new(i)), |i| passed.get(old(i)))
 }
 
 /// `litemesh_after_update(table, packed…)`, of tables too wide for an argument for each value (CRR-7): all new values, keys
@@ -111,20 +115,21 @@ pub(crate) fn after_update_packed(shared: &Shared, passed: Arguments<'_>) -> rus
     if new.len() != expected || old.len() != expected {
         return Err(wrong_count(&table, 2 * expected, new.len() + old.len()));
     }
-    note_update(&mut core, &table, |i| value_ref(&new[i]), |i| value_ref(&old[i]))
+    let differs = |i: usize| !same(value_ref(&new[i]), value_ref(&old[i]));
+    note_update(&mut core, &table, differs, |i| value_ref(&new[i]), |i| value_ref(&old[i]))
 }
 
-/// `new` and `old` give the values that the trigger passed: keys, then cells.
+/// `new` and `old` give the values that the trigger passed: keys, then cells. `differs` tells which of them changed.
 fn note_update<'a>(
     core: &mut Core,
     table: &Arc<Table>,
+    differs: impl Fn(usize) -> bool,
     new: impl Fn(usize) -> ValueRef<'a>,
     old: impl Fn(usize) -> ValueRef<'a>,
 ) -> rusqlite::Result<i64> {
     let keys = table.keys.len();
-    let differs = |i: &usize| !same(new(*i), old(*i));
-    let key_changed = (0..keys).any(|i| differs(&i));
-    let passed = (keys..keys + table.passed_cells()).filter(differs).map(|i| table.passed_cell(i - keys));
+    let key_changed = (0..keys).any(&differs);
+    let passed = (keys..keys + table.passed_cells()).filter(|i| differs(*i)).map(|i| table.passed_cell(i - keys));
     let mut changed = core.notes.keep_cells(passed);
     // FN-8, the FIX: the trigger may know fewer columns than there are by now.
     if let Some(unpassed) = table.unpassed(core.db)? {
@@ -154,7 +159,7 @@ pub(crate) fn after_delete(shared: &Shared, passed: Arguments<'_>) -> rusqlite::
 
 /// The typed comparison of 5.4: types must be the same, reals compare as numbers.
 #[allow(clippy::float_cmp)] // equality of stored numbers is what is asked
-fn same(a: ValueRef<'_>, b: ValueRef<'_>) -> bool {
+pub(crate) fn same(a: ValueRef<'_>, b: ValueRef<'_>) -> bool {
     match (a, b) {
         (ValueRef::Real(a), ValueRef::Real(b)) => a == b,
         _ => a == b,

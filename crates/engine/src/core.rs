@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use litemesh_proto::limits::VERSION_MAX;
 use litemesh_proto::{DbVersion, Incarnation, SiteId};
+use rusqlite::types::ValueRef;
 
 use crate::alter::Window;
 use crate::bootstrap::own_site;
@@ -18,7 +19,7 @@ use crate::history::OriginalTables;
 use crate::incarnation;
 use crate::merge_step::LastRow;
 use crate::notes::Notes;
-use crate::record::record_notes;
+use crate::record::{make_room, record_notes};
 use crate::schema::{CLOCK_SUFFIX, Table};
 use crate::sql::quote;
 use crate::statement::{Bind, Handle, Statement};
@@ -56,6 +57,12 @@ impl Shared {
     pub(crate) fn record(&self) -> rusqlite::Result<()> {
         let mut core = self.lock_for_note()?;
         if self.flags.has_notes() { record_notes(&mut core) } else { Ok(()) }
+    }
+
+    /// Makes room for more notes, before a statement that may add some.
+    pub(crate) fn make_room(&self) -> rusqlite::Result<()> {
+        let mut core = self.lock_for_note()?;
+        if self.flags.has_notes() { make_room(&mut core) } else { Ok(()) }
     }
 
     /// Takes the state to add a note to it.
@@ -590,6 +597,12 @@ impl Core {
     /// The replicated table of exactly this name.
     pub(crate) fn table(&self, name: &str) -> Option<Arc<Table>> {
         self.by_name.get(name).map(|index| self.tables[*index].clone())
+    }
+
+    /// The table that a trigger named last, where this one names it again.
+    pub(crate) fn table_of_last_trigger(&self, name: ValueRef<'_>) -> Option<Arc<Table>> {
+        let ValueRef::Text(name) = name else { return None };
+        self.triggered_last.as_ref().filter(|last| last.shadow.as_bytes() == name).cloned()
     }
 
     /// The replicated table whose triggers pass this name. CRSqlite can have left one in another case there (CRR-8).

@@ -48,6 +48,7 @@ mod notes;
 mod read;
 mod record;
 mod record_alike;
+mod record_deletes;
 mod replicate;
 mod resolve;
 mod row_key;

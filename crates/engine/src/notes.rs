@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use rusqlite::types::ValueRef;
 
+use crate::record_deletes::Run;
 use crate::schema::Table;
 use crate::statement::Bind;
 
@@ -41,6 +42,8 @@ pub(crate) enum Write {
         old_keys: Option<Range<usize>>,
     },
     Delete,
+    /// Many rows: deletes that were held back when notes became too many. No primary keys are kept of them.
+    DeleteRun(Run),
 }
 
 /// The notes of a transaction, in the order of its writes.

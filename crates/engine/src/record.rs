@@ -8,6 +8,7 @@ use smallvec::{SmallVec, smallvec};
 use crate::core::{Core, module_error};
 use crate::notes::{Note, Notes, Write};
 use crate::record_alike::{alike, record_alike};
+use crate::record_deletes::{Done, deletes, hold_deletes, record_deletes};
 use crate::schema::{CLOCK_SUFFIX, KEYS_SUFFIX, Table};
 use crate::statement::{Bind, Binds};
 
@@ -25,6 +26,28 @@ const APART_MAX: i64 = 4;
 /// Where that fails half-way, everything that asks the engine fails, and the commit, until the transaction is rolled back to
 /// before it.
 pub(crate) fn record_notes(core: &mut Core) -> rusqlite::Result<()> {
+    take_notes(core, |core, notes, recorded| record_all(core, notes, recorded).map(|()| false))
+}
+
+/// Makes room for more notes: records them, or [holds](hold_deletes) what takes little room.
+pub(crate) fn make_room(core: &mut Core) -> rusqlite::Result<()> {
+    take_notes(core, |core, notes, recorded| {
+        let rest = notes.notes().get(recorded..).unwrap_or_default();
+        let may_hold = core.flags.noted_before_savepoint() <= recorded && gone_tables(core, rest)?.is_empty();
+        let done = if may_hold { hold_deletes(core, notes, recorded)? } else { Done::Nothing };
+        match done {
+            Done::Held => Ok(true),
+            Done::Recorded => Ok(false),
+            Done::Nothing => record_all(core, notes, recorded).map(|()| false),
+        }
+    })
+}
+
+/// Lets a body record the notes after the first ones, or change these and keep them. It tells whether it keeps any.
+fn take_notes(
+    core: &mut Core,
+    mut body: impl FnMut(&mut Core, &mut Notes, usize) -> rusqlite::Result<bool>,
+) -> rusqlite::Result<()> {
     core.follow_transaction();
     let (recorded, noted) = (core.flags.recorded(), core.flags.noted());
     let mut notes = std::mem::take(&mut core.notes);
@@ -39,11 +62,16 @@ pub(crate) fn record_notes(core: &mut Core) -> rusqlite::Result<()> {
     // What runs meanwhile has nothing to record.
     core.flags.set_recorded(noted);
     core.is_recording = true;
-    let result = as_writer(core, |core| record_all(core, &notes, recorded));
+    let result = as_writer(core, |core| body(core, &mut notes, recorded));
     core.is_recording = false;
     core.db.set_last_insert_rowid(rowid);
     match result {
-        Ok(()) => {
+        Ok(true) => {
+            core.flags.set_savepoints(savepoints);
+            core.flags.set_recorded(recorded);
+            core.flags.set_noted(notes.len(), false);
+        }
+        Ok(false) => {
             core.flags.set_savepoints(savepoints);
             core.is_schema_newer_than_notes = false;
             notes.truncate(core.flags.forget_recorded_notes());
@@ -56,12 +84,12 @@ pub(crate) fn record_notes(core: &mut Core) -> rusqlite::Result<()> {
         Err(_) => {}
     }
     core.notes = notes;
-    result
+    result.map(drop)
 }
 
 /// Does this also where the application has forbidden itself to write since it wrote (`PRAGMA query_only`): the clocks belong to
 /// what it wrote before.
-fn as_writer(core: &mut Core, write: impl Fn(&mut Core) -> rusqlite::Result<()>) -> rusqlite::Result<()> {
+fn as_writer<T>(core: &mut Core, mut write: impl FnMut(&mut Core) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
     let result = write(core);
     // Nothing is written then: SQLite refuses the first statement that would.
     let is_refused =
@@ -108,6 +136,13 @@ fn record_all(core: &mut Core, notes: &Notes, recorded: usize) -> rusqlite::Resu
             rest = after;
             continue;
         }
+        let deletes = deletes(rest);
+        if deletes.len() >= ALIKE_MIN || matches!(note.write, Write::DeleteRun(_)) {
+            new_rows.write(core)?;
+            record_deletes(core, notes, deletes)?;
+            rest = &rest[deletes.len()..];
+            continue;
+        }
         let alike = alike(rest);
         if alike.len() >= ALIKE_MIN {
             if !matches!(note.write, Write::Insert) || !new_rows.is_of(&note.table) {
@@ -131,6 +166,7 @@ fn record_all(core: &mut Core, notes: &Notes, recorded: usize) -> rusqlite::Resu
                 record_update(core, &note.table, &keys, old_keys.as_deref(), notes.cells(cells))?;
             }
             Write::Delete => record_delete(core, &note.table, &keys)?,
+            Write::DeleteRun(_) => record_deletes(core, notes, std::slice::from_ref(note))?,
         }
     }
     new_rows.write(core)

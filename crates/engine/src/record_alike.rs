@@ -9,14 +9,13 @@ use std::sync::Arc;
 use crate::batch_table::{Batch, WIDTH_MAX};
 use crate::core::Core;
 use crate::notes::{Note, Notes, Write};
-use crate::record::{
-    CLOCKS_MAX, NewRows, bury, count_cell, delete_row, find_key, find_or_add_key, is_beside, record_known_insert,
-};
+use crate::record::{CLOCKS_MAX, NewRows, count_cell, find_key, find_or_add_key, is_beside, record_known_insert};
+use crate::record_deletes::record_deletes;
 use crate::schema::Table;
 use crate::statement::{Bind, Binds};
 
 /// Most rows that are looked up or written by one statement.
-const ROWS_MAX: usize = 256;
+pub(crate) const ROWS_MAX: usize = 256;
 
 /// The notes that come first, as far as they are of rows of one table to which the same happened.
 pub(crate) fn alike(notes: &[Note]) -> &[Note] {
@@ -25,7 +24,6 @@ pub(crate) fn alike(notes: &[Note]) -> &[Note] {
         let is_like = match (&first.write, &note.write) {
             (Write::Insert, Write::Insert) => !note.table.is_keys_only(),
             (Write::Update { .. }, Write::Update { old_keys, .. }) => old_keys.is_none(),
-            (Write::Delete, Write::Delete) => true,
             _ => false,
         };
         is_like && Arc::ptr_eq(&note.table, &first.table)
@@ -43,7 +41,7 @@ pub(crate) fn record_alike(
     match alike[0].write {
         Write::Insert => record_inserts(core, notes, alike, new_rows),
         Write::Update { .. } => record_updates(core, notes, alike),
-        Write::Delete => record_deletes(core, notes, alike),
+        Write::Delete | Write::DeleteRun(_) => record_deletes(core, notes, alike),
     }
 }
 
@@ -128,7 +126,7 @@ fn record_updates(core: &mut Core, notes: &Notes, alike: &[Note]) -> rusqlite::R
 }
 
 /// Shorter runs are written by other statements.
-const RUN_MIN: usize = 3;
+pub(crate) const RUN_MIN: usize = 3;
 
 /// How many sequence numbers a row took.
 fn stride(row: &Updated) -> i64 {
@@ -158,12 +156,51 @@ fn count_run(core: &Core, table: &Table, notes: &Notes, run: &[Updated], version
     Ok(())
 }
 
-/// The keys of rows, added where they are not known. Rows that lie beside each other mostly have keys that follow each other, too.
-fn find_keys(core: &Core, notes: &Notes, alike: &[Note]) -> rusqlite::Result<Vec<i64>> {
+/// The keys of rows, added where they are not known.
+pub(crate) fn find_keys(core: &Core, notes: &Notes, alike: &[Note]) -> rusqlite::Result<Vec<i64>> {
+    let mut keys = walk_keys(core, notes, alike)?;
+    if keys.len() < alike.len() {
+        search_keys(core, notes, &alike[keys.len()..], &mut keys)?;
+    }
+    Ok(keys)
+}
+
+/// How many rows in between the walk passes over. Each costs a third of what a search does.
+const PASSED_MAX: usize = 3;
+
+/// The keys of the first rows, as far as they follow each other as the rows do: rows that were written one after another mostly
+/// have keys that were given out one after another. One statement steps from key to key, and the primary keys are compared.
+fn walk_keys(core: &Core, notes: &Notes, alike: &[Note]) -> rusqlite::Result<Vec<i64>> {
+    let [first, rest @ ..] = alike else { return Ok(Vec::new()) };
+    let table = &*first.table;
+    let mut keys = Vec::with_capacity(alike.len());
+    let binds: Binds<'_> = notes.keys_of(first).collect();
+    let key = find_or_add_key(core, table, &binds)?;
+    keys.push(key);
+    let beside = table.statement(core.db, |s| &s.beside_keys, Table::sql_beside_keys)?;
+    let held = beside.query(&[key.saturating_add(1).into(), i64::MAX.into()])?;
+    for note in rest {
+        let mut passed = 0;
+        loop {
+            if passed > PASSED_MAX || !held.next()? {
+                return Ok(keys);
+            }
+            if notes.keys_of(note).zip(1..).all(|(value, column)| value.is(held.value_ref(column))) {
+                break;
+            }
+            passed += 1;
+        }
+        keys.push(held.integer(0));
+    }
+    Ok(keys)
+}
+
+/// The keys of rows that lie anywhere, in one statement.
+fn search_keys(core: &Core, notes: &Notes, alike: &[Note], keys: &mut Vec<i64>) -> rusqlite::Result<()> {
     let table = &*alike[0].table;
     let batch = keys_of(notes, alike);
     let found = table.statement(core.db, |s| &s.find_keys, Table::sql_find_keys)?.query_batch(&batch, &[])?;
-    let mut keys = Vec::with_capacity(alike.len());
+    let first = keys.len();
     let mut unknown = Vec::new();
     while found.next()? {
         let key = (!found.is_null(0)).then(|| found.integer(0));
@@ -175,10 +212,10 @@ fn find_keys(core: &Core, notes: &Notes, alike: &[Note]) -> rusqlite::Result<Vec
     }
     drop(found);
     for place in unknown {
-        let binds: Binds<'_> = notes.keys_of(&alike[place]).collect();
+        let binds: Binds<'_> = notes.keys_of(&alike[place - first]).collect();
         keys[place] = find_or_add_key(core, table, &binds)?;
     }
-    Ok(keys)
+    Ok(())
 }
 
 /// Cells that were written, in rows beside each other: key, cell, seq.
@@ -207,42 +244,4 @@ impl Clocks {
         self.of.clear();
         Ok(())
     }
-}
-
-/// LW-8.
-fn record_deletes(core: &mut Core, notes: &Notes, alike: &[Note]) -> rusqlite::Result<()> {
-    let table = &*alike[0].table;
-    let keys = find_keys(core, notes, alike)?;
-    let version = core.version_to_write()?;
-    let first_seq = core.take_seqs(keys.len());
-    let mut rows: Vec<(i64, i64)> = keys.into_iter().zip(first_seq..).collect();
-    rows.sort_by_key(|(key, _)| *key);
-    for run in rows.chunk_by(|(a, _), (b, _)| a.checked_add(1) == Some(*b)) {
-        if run.len() >= RUN_MIN {
-            delete_run(core, table, run, version)?;
-            continue;
-        }
-        for (key, seq) in run {
-            delete_row(core, table, *key, version, *seq)?;
-        }
-    }
-    Ok(())
-}
-
-/// Deletes rows beside each other: key, seq of each.
-fn delete_run(core: &Core, table: &Table, run: &[(i64, i64)], version: i64) -> rusqlite::Result<()> {
-    let [(first, _), .., (last, _)] = run else { return Ok(()) };
-    let range = [Bind::Integer(*first), Bind::Integer(*last)];
-    table.statement(core.db, |s| &s.drop_cells_of_run, Table::sql_drop_cells_of_run)?.run(&range)?;
-    // Nothing but sentinels is left: of rows that were deleted before.
-    let left = table.statement(core.db, |s| &s.any_clock_of_run, Table::sql_any_clock_of_run)?;
-    if left.query_integer(&range)?.is_some() {
-        return run.iter().try_for_each(|(key, seq)| bury(core, table, *key, version, *seq));
-    }
-    let mut batch = Batch::new(3, run.len());
-    for (key, seq) in run {
-        batch.push([Bind::Integer(*key), "-1".into(), Bind::Integer(*seq)]);
-    }
-    let add = table.statement(core.db, |s| &s.add_clocks_alike, Table::sql_add_clocks_alike)?;
-    add.run_batch(&batch, &[version.into(), 0.into(), 2.into()])
 }

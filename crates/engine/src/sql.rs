@@ -407,6 +407,44 @@ impl Table {
         format!("SELECT 1 FROM {} WHERE key BETWEEN ?1 AND ?2 LIMIT 1", self.clock())
     }
 
+    /// All clocks of the table. Without WHERE, SQLite drops them page by page.
+    pub(crate) fn sql_drop_clocks(&self) -> String {
+        format!("DELETE FROM {}", self.clock())
+    }
+
+    /// How far apart the keys of the first row and the last one are.
+    pub(crate) fn sql_key_span(&self) -> String {
+        format!("SELECT (SELECT max(key) FROM {0}) - (SELECT min(key) FROM {0})", self.clock())
+    }
+
+    /// All sentinels: key, name, seq, col_version, local version, ordinal.
+    pub(crate) fn sql_sentinels(&self) -> String {
+        self.whole_clocks("col_name = '-1'")
+    }
+
+    /// The clocks of keys from ?1 up to ?2, likewise.
+    pub(crate) fn sql_whole_clocks(&self) -> String {
+        self.whole_clocks("key BETWEEN ?1 AND ?2")
+    }
+
+    fn whole_clocks(&self, condition: &str) -> String {
+        format!(
+            "SELECT key, col_name, seq, col_version, db_version, site_id FROM {} WHERE {condition} ORDER BY key, col_name",
+            self.clock()
+        )
+    }
+
+    /// Sentinels of dead rows, all of the keys from ?1 up to ?2, which have none: version ?3, sequence numbers from ?4 on.
+    pub(crate) fn sql_bury_run(&self) -> String {
+        format!(
+            "INSERT OR IGNORE INTO {} (key, col_name, col_version, db_version, site_id, seq)
+             SELECT {KEY_COLUMN}, '-1', 2, ?3, 0, ?4 + ({KEY_COLUMN} - ?1) FROM {}
+             WHERE {KEY_COLUMN} BETWEEN ?1 AND ?2 ORDER BY {KEY_COLUMN}",
+            self.clock(),
+            self.keys_table()
+        )
+    }
+
     pub(crate) fn sql_delete_row(&self) -> String {
         format!("DELETE FROM {} WHERE {}", self.base(), self.keys_match())
     }

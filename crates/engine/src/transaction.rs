@@ -140,9 +140,14 @@ impl TransactionFlags {
         self.recorded.store(recorded, Ordering::Release);
     }
 
+    /// How many notes there were when the savepoint began that was opened last.
+    pub(crate) fn noted_before_savepoint(&self) -> usize {
+        self.marks.lock().map_or(0, |marks| marks.last().map_or(0, |mark| mark.noted))
+    }
+
     /// When all notes are recorded: forgets those that no open savepoint can make us record again. Gives how many stay.
     pub(crate) fn forget_recorded_notes(&self) -> usize {
-        let kept = self.marks.lock().map_or(0, |marks| marks.last().map_or(0, |mark| mark.noted)).min(self.noted());
+        let kept = self.noted_before_savepoint().min(self.noted());
         self.set_noted(kept, false);
         self.set_recorded(kept);
         kept
@@ -571,7 +576,7 @@ unsafe extern "C" fn begin(raw: *mut ffi::sqlite3_vtab) -> c_int {
 /// SQLite calls it with a table that [`connect`] made and [`disconnect`] has not ended.
 unsafe extern "C" fn sync(raw: *mut ffi::sqlite3_vtab) -> c_int {
     // SAFETY: SQLite passes a table of ours.
-    let (mut code, mut message) = unsafe { record(raw) };
+    let (mut code, mut message) = unsafe { record(raw, Shared::record) };
     if code == ffi::SQLITE_OK {
         // SAFETY: as above.
         (code, message) = unsafe { mend_triggers(raw) };
@@ -583,18 +588,18 @@ unsafe extern "C" fn sync(raw: *mut ffi::sqlite3_vtab) -> c_int {
     code
 }
 
-/// Records what was noted. The message is for who can pass it on.
+/// Records what was noted, or makes room for more. The message is for who can pass it on.
 ///
 /// # Safety
 ///
 /// `raw` is a table that [`connect`] made.
-unsafe fn record(raw: *mut ffi::sqlite3_vtab) -> (c_int, Option<String>) {
+unsafe fn record(raw: *mut ffi::sqlite3_vtab, body: fn(&Shared) -> rusqlite::Result<()>) -> (c_int, Option<String>) {
     // SAFETY: the caller's.
     let table = unsafe { table(raw) };
     if !table.flags.has_notes() {
         return (ffi::SQLITE_OK, None);
     }
-    call(table, "recording a write", Shared::record)
+    call(table, "recording a write", body)
 }
 
 /// Makes triggers anew that know too few columns (ALT-7).
@@ -669,7 +674,7 @@ unsafe extern "C" fn savepoint(raw: *mut ffi::sqlite3_vtab, number: c_int) -> c_
     let mut code = ffi::SQLITE_OK;
     if flags.has_many_notes.load(Ordering::Acquire) {
         // SAFETY: as above.
-        (code, _) = unsafe { record(raw) };
+        (code, _) = unsafe { record(raw, Shared::make_room) };
     }
     flags.begin_savepoint(number);
     code

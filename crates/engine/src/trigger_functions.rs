@@ -43,6 +43,25 @@ impl<'a> Arguments<'a> {
     }
 }
 
+impl Arguments<'_> {
+    /// Whether two values are the same, as [`capture::same`] has it. Most are numbers, or of different types.
+    pub(crate) fn are_same(self, a: usize, b: usize) -> bool {
+        if let (Some(a), Some(b)) = (self.0.get(a).copied(), self.0.get(b).copied()) {
+            // SAFETY: as for `get`.
+            unsafe {
+                let kind = ffi::sqlite3_value_type(a);
+                if kind != ffi::sqlite3_value_type(b) {
+                    return false;
+                }
+                if kind == ffi::SQLITE_INTEGER {
+                    return ffi::sqlite3_value_int64(a) == ffi::sqlite3_value_int64(b);
+                }
+            }
+        }
+        capture::same(self.get(a), self.get(b))
+    }
+}
+
 type Body = fn(&Shared, Arguments<'_>) -> rusqlite::Result<i64>;
 
 /// Registers them. Innocuous, as what CRSqlite's triggers call: they run where schemas are not trusted.

@@ -279,6 +279,111 @@ fn notes_that_are_many_are_recorded_before_the_commit() {
     ]);
 }
 
+fn fill(first: i64, last: i64) -> String {
+    format!(
+        "INSERT INTO foo WITH RECURSIVE n(i) AS (VALUES ({first}) UNION ALL SELECT i + 1 FROM n WHERE i < {last})
+         SELECT i, i, i FROM n"
+    )
+}
+
+/// All rows are deleted, or all but some: the clocks of those that stay, or were dead before, are what they were.
+#[test]
+fn a_table_is_emptied() {
+    for before in [
+        "",
+        "DELETE FROM foo WHERE a IN (1, 2, 70, 300)",
+        "DELETE FROM foo WHERE a > 150; INSERT INTO foo VALUES (151, 1, 1), (160, 1, 1), (300, 1, 1)",
+        "DELETE FROM foo WHERE a < 150; DELETE FROM foo WHERE a % 2 = 0; REPLACE INTO foo VALUES (290, 1, 1)",
+        "DELETE FROM foo__crsql_clock WHERE key IN (3, 5) AND col_name = 'b'; DELETE FROM foo__crsql_pks WHERE __crsql_key = 6",
+        "SELECT crsql_internal_sync_bit(1); DELETE FROM foo WHERE a IN (5, 300); SELECT crsql_internal_sync_bit(0)",
+        "SELECT crsql_internal_sync_bit(1); INSERT INTO foo VALUES (500, 1, 1); SELECT crsql_internal_sync_bit(0)",
+    ] {
+        let all: Vec<i64> = (1..=500).collect();
+        for (keys, sql) in [
+            (all.clone(), Some("DELETE FROM foo")),
+            (all.iter().copied().filter(|key| *key != 20).collect(), Some("DELETE FROM foo WHERE a <> 20")),
+            (all[..298].to_vec(), Some("DELETE FROM foo WHERE a < 299")),
+            (all[19..260].to_vec(), Some("DELETE FROM foo WHERE a BETWEEN 20 AND 260")),
+            (all.iter().copied().filter(|key| key % 20 > 2).collect(), Some("DELETE FROM foo WHERE a % 20 > 2")),
+            (all.iter().copied().rev().collect(), None),
+            (all[150..].iter().chain(&all[..150]).copied().collect(), None),
+            (all.iter().chain(&all).copied().collect(), None),
+        ] {
+            let mut program = texts(&[&fill(1, 300), before, "BEGIN"]);
+            program.extend(keys.iter().map(|key| format!("DELETE FROM foo WHERE a = {key}")));
+            program.push("COMMIT".to_owned());
+            check(foo, &["foo"], &program, &mut Rng::with_seed(1));
+            let Some(sql) = sql else { continue };
+            let at_once = foo();
+            let found =
+                outcome(&at_once, &["foo"], &texts(&[&fill(1, 300), before, "BEGIN", sql, "COMMIT"]), |_| false);
+            assert_eq!(found.1, outcome(&foo(), &["foo"], &program, |_| true).1, "after {before} and {sql}");
+            assert_eq!(ask::<String>(at_once.connection(), "PRAGMA integrity_check"), "ok");
+        }
+    }
+}
+
+/// Deletes of more rows than notes are kept of are held all the same, below a savepoint and in it.
+#[test]
+fn many_deletes_are_held() {
+    for last in [
+        "DELETE FROM foo",
+        "ROLLBACK TO x",
+        "ROLLBACK TO x; DELETE FROM foo WHERE a % 3 = 0",
+        "ROLLBACK TO x; INSERT INTO foo VALUES (1, 2, 3); DELETE FROM foo",
+        "RELEASE x; DELETE FROM foo WHERE a > 2700; INSERT OR FAIL INTO foo VALUES (3000, 1, 1), (2999, 1, 1), (2999, 1, 1)",
+        "UPDATE foo SET b = 1 WHERE a > 2500; DELETE FROM foo WHERE a > 2600",
+        "DELETE FROM foo__crsql_pks WHERE __crsql_key < 5; DELETE FROM foo WHERE a > 2500",
+    ] {
+        check_foo(&[
+            &fill(1, 3_000),
+            "BEGIN",
+            "DELETE FROM foo WHERE a <= 1100",
+            "DELETE FROM foo WHERE a <= 1400",
+            "SAVEPOINT x",
+            "DELETE FROM foo WHERE a <= 1500",
+            "DELETE FROM foo WHERE a <= 2500",
+            last,
+            "COMMIT",
+        ]);
+    }
+    let by_key: Vec<String> = (1..=3_000).map(|key| format!("DELETE FROM foo WHERE a = {key}")).collect();
+    let mut program = vec![fill(1, 3_000), "BEGIN".to_owned()];
+    program.extend(by_key);
+    program.push("COMMIT".to_owned());
+    check(foo, &["foo"], &program, &mut Rng::with_seed(1));
+}
+
+/// The same at random.
+#[test]
+fn deletes_of_ranges_at_random() {
+    for_seeds(0xde1e, 40, |rng| {
+        let mut program = vec![fill(1, 2_500)];
+        for _ in 0..2 {
+            program.push("BEGIN".to_owned());
+            let mut is_open = false;
+            for _ in 0..rng.usize(2..9) {
+                let first = rng.i64(1..2_500);
+                let last = rng.i64(first..=2_500);
+                program.push(match rng.u8(..12) {
+                    0..4 => format!("DELETE FROM foo WHERE a BETWEEN {first} AND {last}"),
+                    4 => format!("DELETE FROM foo WHERE a BETWEEN {first} AND {last} AND a % {} > 0", rng.u8(2..40)),
+                    5 | 6 => "DELETE FROM foo".to_owned(),
+                    7 => fill(first, last).replace("INSERT", "INSERT OR IGNORE"),
+                    8 => format!("UPDATE foo SET b = b + 1 WHERE a BETWEEN {first} AND {last}"),
+                    9 if is_open => "ROLLBACK TO x".to_owned(),
+                    _ => {
+                        is_open = true;
+                        "SAVEPOINT x".to_owned()
+                    }
+                });
+            }
+            program.push("COMMIT".to_owned());
+        }
+        check(foo, &["foo"], &program, rng);
+    });
+}
+
 /// Several writes of one row come to what they come to one by one.
 #[test]
 fn a_row_that_is_written_again_and_again() {
