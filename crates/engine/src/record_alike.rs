@@ -44,6 +44,7 @@ pub(crate) fn record_alike(
         Write::Insert => record_inserts(core, notes, alike, new_rows),
         Write::Update { .. } => record_updates(core, notes, alike),
         Write::Delete => record_deletes(core, notes, alike),
+        Write::Merge(_) => Ok(()),
     }
 }
 
