@@ -44,6 +44,9 @@ fn stored(connection: &Connection, tables: &[&str]) -> Vec<String> {
     all
 }
 
+/// Whether a statement failed; and of a merge its rowid, and how many rows it changed.
+type Told = (bool, (i64, u64));
+
 /// What comes of statements, when the engine is asked after those that `asks` names: whether each failed, and what SQLite tells of
 /// it; and everything that is stored at last.
 fn outcome(
@@ -51,7 +54,7 @@ fn outcome(
     tables: &[&str],
     statements: &[String],
     mut asks: impl FnMut(usize) -> bool,
-) -> (Vec<(bool, (i64, u64))>, Vec<String>) {
+) -> (Vec<Told>, Vec<String>) {
     let connection = engine.connection();
     let mut failed = Vec::new();
     for (index, sql) in statements.iter().enumerate() {
