@@ -4,21 +4,24 @@
 //! call back into the engine while a merge writes; the mutex is then taken, and the call fails with an error instead of
 //! waiting for itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::BuildHasherDefault;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use litemesh_proto::limits::VERSION_MAX;
 use litemesh_proto::{DbVersion, Incarnation, SiteId};
 use rusqlite::types::ValueRef;
+use smallvec::SmallVec;
 
 use crate::alter::Window;
 use crate::bootstrap::own_site;
 use crate::discovery::{Discovery, Repair, discover};
 use crate::history::OriginalTables;
 use crate::incarnation;
+use crate::merge_rows::AsItIs;
 use crate::merge_step::LastRow;
-use crate::notes::Notes;
+use crate::notes::{MergedClock, Notes};
 use crate::record::{make_room, record_notes};
 use crate::schema::{CLOCK_SUFFIX, Table};
 use crate::sql::quote;
@@ -46,9 +49,19 @@ impl Shared {
     pub(crate) fn lock(&self) -> rusqlite::Result<MutexGuard<'_, Core>> {
         let mut core = self.lock_for_note()?;
         if self.flags.has_notes() {
-            let changes = core.db.changes();
-            record_notes(&mut core)?;
-            core.set_changes(changes)?;
+            core.record_in_between()?;
+        }
+        Ok(core)
+    }
+
+    /// Takes the state to merge one change. What the last steps noted may stay notes, where nothing happened since then.
+    pub(crate) fn lock_for_step(&self) -> rusqlite::Result<MutexGuard<'_, Core>> {
+        let mut core = self.lock_for_note()?;
+        if self.flags.has_failed() || !core.is_same_step() {
+            if self.flags.has_notes() {
+                core.record_in_between()?;
+            }
+            core.merged_rows.clear();
         }
         Ok(core)
     }
@@ -132,7 +145,7 @@ pub(crate) struct Core {
     promised: i64,
     /// Whether a part of the running transaction was rolled back: its version may be in no clock row.
     is_pending_doubtful: bool,
-    /// Local writes whose clocks are not written yet. The flags say how many of them count.
+    /// Writes and merges whose clocks are not written yet. The flags say how many of them count.
     pub(crate) notes: Notes,
     /// Whether notes are being recorded.
     pub(crate) is_recording: bool,
@@ -153,8 +166,14 @@ pub(crate) struct Core {
     /// Ordinals of sites, both ways.
     pub(crate) ordinals: HashMap<Vec<u8>, i64>,
     pub(crate) sites: HashMap<i64, Option<SiteId>>,
+    /// The site that was looked for last, and its ordinal: mostly it is asked for again.
+    last_site: Option<(SmallVec<[u8; 16]>, i64)>,
     /// The row that was merged through `crsql_changes` last.
     pub(crate) last_row: Option<LastRow>,
+    /// Whether the row before that one was of no clocks, so that the next one may be, too.
+    pub(crate) is_unseen_likely: bool,
+    /// Hashes of the rows of which the last steps noted clocks. May have others, too.
+    pub(crate) merged_rows: HashSet<u64, BuildHasherDefault<AsItIs>>,
     /// The origin row written last: `(local version, ordinal, author's version)`.
     pub(crate) last_origin: Option<(i64, i64, i64)>,
     pub(crate) merge_equal_values: i64,
@@ -210,7 +229,10 @@ impl Core {
             original: OriginalTables::default(),
             ordinals: HashMap::new(),
             sites: HashMap::new(),
+            last_site: None,
             last_row: None,
+            is_unseen_likely: false,
+            merged_rows: HashSet::default(),
             last_origin: None,
             merge_equal_values,
             provisional_until: None,
@@ -269,6 +291,7 @@ impl Core {
     fn forget_sites(&mut self) {
         self.ordinals.clear();
         self.sites.clear();
+        self.last_site = None;
         self.last_origin = None;
     }
 
@@ -376,6 +399,22 @@ impl Core {
 
     pub(crate) fn end_note(&self) {
         self.flags.set_noted(self.notes.len(), self.notes.are_many());
+    }
+
+    /// Notes the clock of a change that was merged. Never so many notes that the next savepoint would have to record them: it may be
+    /// that of a statement of a step, which holds the state.
+    pub(crate) fn note_merged(&mut self, table: &Arc<Table>, clock: MergedClock) -> rusqlite::Result<()> {
+        self.notes.truncate(self.flags.noted());
+        self.notes.add_merged(table, clock);
+        self.flags.set_noted(self.notes.len(), false);
+        if self.notes.are_many() { record_notes(self) } else { Ok(()) }
+    }
+
+    /// Records what is noted, and leaves what the application can ask SQLite as it was.
+    pub(crate) fn record_in_between(&mut self) -> rusqlite::Result<()> {
+        let changes = self.db.changes();
+        record_notes(self)?;
+        self.set_changes(changes)
     }
 
     /// Begins to write: like [`refresh`](Self::refresh), and SQLite will tell us how the transaction ends.
@@ -685,6 +724,15 @@ impl Core {
 
     /// The ordinal of a site, given by its bytes (16, except where plain SQL said otherwise: MRG-2). Adds it if it is new.
     pub(crate) fn ordinal_of(&mut self, site: &[u8]) -> rusqlite::Result<i64> {
+        if let Some((_, ordinal)) = self.last_site.as_ref().filter(|(last, _)| **last == *site) {
+            return Ok(*ordinal);
+        }
+        let ordinal = self.find_or_add_ordinal(site)?;
+        self.last_site = Some((site.into(), ordinal));
+        Ok(ordinal)
+    }
+
+    fn find_or_add_ordinal(&mut self, site: &[u8]) -> rusqlite::Result<i64> {
         if let Some(ordinal) = self.find_ordinal(site)? {
             return Ok(ordinal);
         }

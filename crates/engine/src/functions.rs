@@ -42,8 +42,9 @@ pub(crate) fn register(connection: &Connection, shared: &Arc<Shared>) -> Result<
         core.enlist()?;
         Ok(core.take_seqs(1))
     })?;
+    // Asked after each change, maybe: what the steps noted has no part in it.
     register.function("crsql_rows_impacted", 0, innocuous, |shared, _| {
-        let mut core = shared.lock()?;
+        let mut core = shared.lock_for_step()?;
         core.refresh()?;
         Ok(core.rows_impacted())
     })?;

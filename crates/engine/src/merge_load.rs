@@ -93,12 +93,12 @@ fn load_beside(
         let clocks = table.statement(core.db, |s| &s.beside_clocks_of_cell, Table::sql_beside_clocks_of_cell)?;
         clocks.query(&[first, last, Bind::from(&*table.cells[cell].name)])?
     } else {
-        table.statement(core.db, |s| &s.beside_clocks, Table::sql_beside_clocks)?.query(&[first, last])?
+        table.statement(core.db, |s| &s.beside_clocks, Table::sql_beside_clocks)?.query(&[first])?
     };
     while held.next()? {
-        if let Some(row) = usize::try_from(held.integer(0) - next).ok().and_then(|index| rows.get(index)) {
-            states[*row].add_held(table, &held);
-        }
+        let index = held.integer(0).checked_sub(next).and_then(|index| usize::try_from(index).ok());
+        let Some(row) = index.and_then(|index| rows.get(index)) else { break };
+        states[*row].add_held(table, &held);
     }
     drop(held);
     for row in rows {

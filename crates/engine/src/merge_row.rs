@@ -2,6 +2,7 @@
 //! written once and its clocks once.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use litemesh_proto::limits::VERSION_MAX;
 use litemesh_proto::{CausalLength, Change, ColVersion, Column, Value};
@@ -11,6 +12,7 @@ use crate::core::{Core, Shared};
 use crate::cursor::provisional_until;
 use crate::error::MergeError;
 use crate::merge::{Author, Stamp, record_origin};
+use crate::notes::MergedClock;
 use crate::read::origin;
 use crate::record::add_or_find_key;
 use crate::resolve::{Decision, Incoming, resolve, resolve_values};
@@ -35,7 +37,7 @@ fn check_counts(change: &Change, index: usize) -> Result<(), MergeError> {
 struct HeldClock {
     of: Of,
     col_version: i64,
-    /// Whether it lies in the clock table; otherwise it is only planned.
+    /// Whether it lies in the clock table, or is noted; otherwise it is only planned.
     is_stored: bool,
 }
 
@@ -64,6 +66,11 @@ impl<'a> RowPlan<'a> {
         (self.delete, self.ensure, self.zero) = (false, false, false);
         self.cells.clear();
         self.clocks.clear();
+    }
+
+    /// Whether it is nothing but cells and their clocks.
+    fn is_cells(&self) -> bool {
+        !(self.delete || self.ensure || self.zero) && self.cells.len() == self.clocks.len()
     }
 
     fn put_clock(&mut self, of: Of, col_version: i64, seq: i64) {
@@ -122,11 +129,15 @@ impl HeldValues for HeldRow<'_, '_> {
 pub(crate) struct RowMerge<'a> {
     /// Known once a clock of the row was seen.
     key: Option<i64>,
+    /// Of a row without clocks, where it was just made.
+    new_key: Option<i64>,
     causal_length: CausalLength,
     was_alive: bool,
     /// Where its base row was inserted, if that was done here and there is a rowid.
     rowid: Option<i64>,
     clocks: Vec<HeldClock>,
+    /// Stamps of clocks, as far as they are known; those may not be stored yet.
+    stamps: Vec<(Of, Stamp)>,
     /// Versions of cells whose columns the table no longer has.
     gone: Vec<(Box<str>, i64)>,
     plan: RowPlan<'a>,
@@ -145,10 +156,16 @@ impl<'a> RowMerge<'a> {
         Ok(row)
     }
 
+    /// A row of which nothing is held but this key, which was just made.
+    pub(crate) fn of_new_key(key: i64) -> Self {
+        Self { new_key: Some(key), ..Self::default() }
+    }
+
     /// Forgets the row, for another one.
     pub(crate) fn clear(&mut self) {
-        (self.key, self.rowid) = (None, None);
+        (self.key, self.new_key, self.rowid) = (None, None, None);
         self.clocks.clear();
+        self.stamps.clear();
         self.gone.clear();
         self.plan.clear();
         self.won = 0;
@@ -182,6 +199,11 @@ impl<'a> RowMerge<'a> {
             None => CausalLength::FIRST,
         };
         self.was_alive = self.causal_length.is_alive();
+    }
+
+    /// The key that was made for it, before anything is known to be written.
+    pub(crate) fn new_key(&self) -> Option<i64> {
+        self.new_key
     }
 
     /// Whether it lives for so long, and has a clock of this cell.
@@ -319,12 +341,16 @@ impl<'a> RowMerge<'a> {
 
     /// MRG-10.
     fn plan_write(&mut self, cell: usize, change: &'a Change) {
-        self.plan.put_cell(cell, &change.value);
-        let (of, col_version) = (Of::Cell(cell), change.col_version.get());
-        self.plan.put_clock(of, col_version, change.seq.get());
-        match self.clocks.iter_mut().find(|clock| clock.of == of) {
-            Some(held) => held.col_version = col_version,
-            None => self.clocks.push(HeldClock { of, col_version, is_stored: false }),
+        let (of, col_version, seq) = (Of::Cell(cell), change.col_version.get(), change.seq.get());
+        if let Some(held) = self.clocks.iter_mut().find(|clock| clock.of == of) {
+            held.col_version = col_version;
+            self.plan.put_cell(cell, &change.value);
+            self.plan.put_clock(of, col_version, seq);
+        } else {
+            // Nothing is planned for it, either.
+            self.clocks.push(HeldClock { of, col_version, is_stored: false });
+            self.plan.cells.push((cell, &change.value));
+            self.plan.clocks.push(NewClock { of, col_version, seq });
         }
         self.won += 1;
     }
@@ -332,8 +358,7 @@ impl<'a> RowMerge<'a> {
     /// What is written where that is nothing but cells of a row that was never seen, or that lives. Puts them in order.
     pub(crate) fn prepare_cells(&mut self, table: &Table) -> Option<RowCells<'_, 'a>> {
         let plan = &mut self.plan;
-        let is_other = plan.delete || plan.ensure || plan.zero || plan.cells.len() != plan.clocks.len();
-        if is_other || !(self.key.is_none() || self.was_alive) {
+        if !plan.is_cells() || !(self.key.is_none() || self.was_alive) {
             return None;
         }
         plan.cells.sort_unstable_by_key(|(cell, _)| *cell);
@@ -349,6 +374,41 @@ impl<'a> RowMerge<'a> {
         RowCells { key: self.key, cells: &self.plan.cells, clocks: &self.plan.clocks }
     }
 
+    /// What is planned, where that is nothing but a cell of a row that was never seen, or that lives.
+    pub(crate) fn lone_cell(&self) -> Option<NewClock> {
+        match &*self.plan.clocks {
+            [clock] if self.plan.is_cells() && (self.key.is_none() || self.was_alive) => Some(*clock),
+            _ => None,
+        }
+    }
+
+    /// Writes a [lone cell](Self::lone_cell), and notes its clock.
+    #[allow(clippy::too_many_arguments)] // a clock, whose it is, and where it goes
+    pub(crate) fn write_noting(
+        &mut self,
+        shared: &Shared,
+        core: &mut Core,
+        table: &Arc<Table>,
+        key: &RowKey<'_>,
+        clock: NewClock,
+        author: &mut Author<'_>,
+        index: usize,
+    ) -> Result<(i64, Stamp), MergeError> {
+        let keys = key.binds();
+        self.write_base_row(shared, core, table, &keys).map_err(|source| constraint_error(source, index, table))?;
+        let stamp = author.stamp(core)?;
+        let key = match self.key {
+            Some(key) => key,
+            None => match self.new_key {
+                Some(key) => key,
+                None => add_or_find_key(core, table, &keys)?,
+            },
+        };
+        let is_held = self.clocks.iter().any(|held| held.of == clock.of && held.is_stored);
+        core.note_merged(table, MergedClock { key, clock, stamp, is_held })?;
+        Ok((key, stamp))
+    }
+
     /// Writes what was planned. `held_values` must not be running any more.
     pub(crate) fn write(
         &mut self,
@@ -358,7 +418,7 @@ impl<'a> RowMerge<'a> {
         key: &RowKey<'_>,
         author: &mut Author<'_>,
         index: usize,
-    ) -> Result<i64, MergeError> {
+    ) -> Result<(i64, Stamp), MergeError> {
         let keys = key.binds();
         self.write_base_row(shared, core, table, &keys).map_err(|source| constraint_error(source, index, table))?;
         // After what the table may refuse: inside a transaction, SQLite keeps what a failing statement of one row wrote.
@@ -375,7 +435,7 @@ impl<'a> RowMerge<'a> {
             self.zero_cells(core, table, key, stamp)?;
         }
         self.put_clocks(core, table, key, stamp)?;
-        Ok(key)
+        Ok((key, stamp))
     }
 
     pub(crate) fn write_base_row(
@@ -470,6 +530,9 @@ impl<'a> RowMerge<'a> {
 
     /// The stamp of a clock that is stored, if it is of something that the table has.
     fn stamp_of(&self, core: &Core, table: &Table, held: &HeldClock) -> rusqlite::Result<Option<Stamp>> {
+        if let Some((_, stamp)) = self.stamps.iter().find(|(of, _)| *of == held.of) {
+            return Ok(Some(*stamp));
+        }
         let name = match held.of {
             Of::Row => Column::ROW_NAME,
             Of::Cell(cell) => &table.cells[cell].name,
@@ -552,16 +615,24 @@ impl<'a> RowMerge<'a> {
 }
 
 impl RowMerge<'_> {
-    /// The row as it is once what was planned is written, for the next change of it. `None` where it has to be read again.
-    pub(crate) fn settle(self, key: i64) -> Option<RowMerge<'static>> {
-        let Self { key: key_before, causal_length, rowid, mut clocks, gone, plan, won, .. } = self;
+    /// The row as it is once what was planned is written or noted, under this key and stamp, for the next change of it. `None`
+    /// where it has to be read again. Stamps are kept where sites break ties: they may not be stored yet.
+    pub(crate) fn settle(self, core: &Core, written: Option<(i64, Stamp)>) -> Option<RowMerge<'static>> {
+        let Self { key, causal_length, rowid, mut clocks, mut stamps, gone, plan, .. } = self;
         if plan.delete || plan.ensure || plan.zero {
             return None;
         }
         clocks.iter_mut().for_each(|clock| clock.is_stored = true);
-        let key = if won > 0 { Some(key) } else { key_before };
+        if let (Some((_, stamp)), 1) = (written, core.merge_equal_values) {
+            for NewClock { of, .. } in plan.clocks {
+                stamps.retain(|(known, _)| *known != of);
+                stamps.push((of, stamp));
+            }
+        }
+        let key = written.map_or(key, |(key, _)| Some(key));
         let was_alive = causal_length.is_alive();
-        Some(RowMerge { key, causal_length, was_alive, rowid, clocks, gone, plan: RowPlan::default(), won: 0 })
+        let plan = RowPlan::default();
+        Some(RowMerge { key, new_key: None, causal_length, was_alive, rowid, clocks, stamps, gone, plan, won: 0 })
     }
 }
 

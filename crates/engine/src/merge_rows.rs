@@ -18,6 +18,8 @@ use crate::in_place::{Near, update_in_place};
 use crate::merge::{Author, Merged, Stamp};
 use crate::merge_load::{Follow, keys_of, load_rows};
 use crate::merge_row::{HeldRow, HeldValues, NewClock, RowMerge, constraint_error};
+use crate::merged_clocks::{CLOCK_WIDTH, RowClocks, add_clocks, move_even_run, values_of};
+use crate::notes::MergedClock;
 use crate::record::{CLOCKS_MAX, find_or_add_key, is_beside};
 use crate::row_key::RowKey;
 use crate::schema::{ClockOf as Of, RowWrite, Table};
@@ -297,21 +299,26 @@ impl<'a> MergeRows<'a> {
         if together.rows.is_empty() {
             return Ok(());
         }
+        // New rows first, which mostly are all or none.
+        together.rows.sort_by_key(|row| row.key.is_some());
+        let new_count = together.rows.partition_point(|row| row.key.is_none());
+        let (new, known) = together.rows.split_at_mut(new_count);
         for (set, cells) in together.sets.iter().enumerate() {
-            let rows = together.rows.iter().filter(|row| row.set == set);
-            let (new, living): (Vec<_>, Vec<_>) = rows.partition(|row| row.key.is_none());
-            let rows_of = |rows: Vec<&RowTogether>| rows.into_iter().map(|row| row.row).collect::<Vec<_>>();
+            let rows_of = |rows: &[RowTogether]| {
+                let mut of_set = Vec::with_capacity(rows.len());
+                of_set.extend(rows.iter().filter(|row| row.set == set).map(|row| row.row));
+                of_set
+            };
             let gathered = (&*self.rows, &*self.states);
-            let living = update_in_place(shared, core, table, near, cells, rows_of(living), gathered)?;
+            let living = update_in_place(shared, core, table, near, cells, rows_of(known), gathered)?;
             let rows_max = if *by_check { 1 } else { BASE_ROWS_MAX };
             write_base_rows(shared, core, table, cells, (&living, rows_max), &self.rows, &mut self.states)?;
             let new = (&*rows_of(new), BASE_ROWS_MAX);
             write_base_rows(shared, core, table, cells, new, &self.rows, &mut self.states)?;
         }
-        let (mut new, known): (Vec<_>, Vec<_>) = together.rows.into_iter().partition(|row| row.key.is_none());
-        add_keys(core, table, &mut new, &self.rows)?;
-        add_clocks(core, table, &new, &self.states)?;
-        Ok(put_clocks(core, table, &known, &self.states)?)
+        add_keys(core, table, new, &self.rows)?;
+        add_new_clocks(core, table, new, &self.states)?;
+        Ok(put_clocks(core, table, known, &self.states)?)
     }
 }
 
@@ -378,30 +385,14 @@ fn add_keys(core: &Core, table: &Table, rows: &mut [RowTogether], gathered: &[Ga
 }
 
 /// Writes the clocks of rows that have none.
-fn add_clocks(core: &Core, table: &Table, rows: &[RowTogether], states: &[RowMerge<'_>]) -> rusqlite::Result<()> {
-    let Some(RowTogether { stamp: first, .. }) = rows.first() else { return Ok(()) };
-    let is_one_stamp = rows.iter().all(|row| row.stamp == *first);
-    // New rows mostly come as they were inserted.
-    let mut clocks = rows.iter().flat_map(|row| states[row.row].cells().clocks);
-    let col_version = clocks.next().map_or(0, |clock| clock.col_version);
-    let is_alike = is_one_stamp && clocks.all(|clock| clock.col_version == col_version);
-    let width = if is_alike { 3 } else { CLOCK_WIDTH };
-    let mut batch = Batch::new(width, rows.len() * table.cells.len().min(8));
-    let mut count = 0;
-    for RowTogether { row, key, stamp, .. } in rows {
-        for clock in states[*row].cells().clocks {
-            let Some(values) = values_of(table, clock, key.unwrap_or_default(), *stamp) else { continue };
-            batch.push(values.into_iter().take(width));
-            count += 1;
-        }
-    }
-    if is_alike {
-        let statement = table.statement(core.db, |s| &s.add_clocks_alike, Table::sql_add_clocks_alike)?;
-        statement.run_batch(&batch, &[first.local.into(), first.ordinal.into(), col_version.into()])?;
-    } else {
-        table.statement(core.db, |s| &s.add_clocks, Table::sql_add_clocks)?.run_batch(&batch, &[])?;
-    }
-    if core.db.changes() < count {
+fn add_new_clocks(core: &Core, table: &Table, rows: &[RowTogether], states: &[RowMerge<'_>]) -> rusqlite::Result<()> {
+    let clocks_of = |row: &RowTogether| RowClocks {
+        key: row.key.unwrap_or_default(),
+        stamp: row.stamp,
+        clocks: states[row.row].cells().clocks,
+    };
+    let clocks: Vec<_> = rows.iter().map(clocks_of).collect();
+    if add_clocks(core, table, &clocks)? < clocks.iter().map(|row| row.clocks.len()).sum() {
         // Clocks lay under a new key, of a row that has lost its own.
         for RowTogether { row, key, stamp, .. } in rows {
             states[*row].put_clocks(core, table, key.unwrap_or_default(), *stamp)?;
@@ -415,7 +406,19 @@ fn put_clocks(core: &Core, table: &Table, rows: &[RowTogether], states: &[RowMer
     let key = |row: &RowTogether| row.key.unwrap_or_default();
     let clocks_max = rows.iter().map(|row| states[row.row].cells().clocks.len()).max().unwrap_or_default();
     let rows_max = (CLOCKS_MAX / clocks_max.max(1)).max(1);
-    for run in rows.chunk_by(|before, after| is_beside(key(before), key(after))).flat_map(|run| run.chunks(rows_max)) {
+    let mut rest = rows;
+    while let (true, Some(_)) = (clocks_max == 1, rest.first()) {
+        let of_one = |row: &RowTogether| match states[row.row].cells().clocks {
+            [clock] => Some(MergedClock { key: key(row), clock: *clock, stamp: row.stamp, is_held: true }),
+            _ => None,
+        };
+        let moved = move_even_run(core, table, rest.iter().map_while(of_one))?;
+        if moved == 0 {
+            break;
+        }
+        rest = &rest[moved..];
+    }
+    for run in rest.chunk_by(|before, after| is_beside(key(before), key(after))).flat_map(|run| run.chunks(rows_max)) {
         if let [row] = run {
             states[row.row].put_clocks(core, table, key(row), row.stamp)?;
             continue;
@@ -454,22 +457,6 @@ fn one_cell(rows: &[RowTogether], states: &[RowMerge<'_>]) -> Option<(usize, Sta
         }
     }
     Some((cell?, stamp))
-}
-
-/// Values of a clock in a batch.
-const CLOCK_WIDTH: usize = 6;
-
-/// Key, name, seq, col_version, local version, ordinal; `None` of what is no cell's.
-fn values_of<'t>(table: &'t Table, clock: &NewClock, key: i64, stamp: Stamp) -> Option<[Bind<'t>; CLOCK_WIDTH]> {
-    let Of::Cell(cell) = clock.of else { return None };
-    Some([
-        Bind::Integer(key),
-        Bind::from(&*table.cells[cell].name),
-        Bind::Integer(clock.seq),
-        Bind::Integer(clock.col_version),
-        Bind::Integer(stamp.local),
-        Bind::Integer(stamp.ordinal),
-    ])
 }
 
 /// What became of the changes.
@@ -577,7 +564,7 @@ impl Together {
 /// Gives hashes back as they are. A remote could choose keys whose hashes collide: that costs it the gathering, and nobody
 /// anything else.
 #[derive(Default)]
-struct AsItIs(u64);
+pub(crate) struct AsItIs(u64);
 
 impl Hasher for AsItIs {
     fn write(&mut self, _: &[u8]) {}

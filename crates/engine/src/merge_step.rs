@@ -1,6 +1,8 @@
 //! One change merged through `crsql_changes`: at once, for whoever inserts it may ask what it did (VT-12, FN-5).
 //!
-//! Peers insert the changes of a row one after another. So the row is kept as the last change left it, for the next one.
+//! Peers insert the changes of a row one after another. So the row is kept as the last change left it, for the next one. The clock of
+//! a change is only noted ([`crate::notes`]), and written together with those of others. Who comes to a row of which clocks are
+//! noted, and which is not the last one, has them recorded before.
 
 use std::sync::Arc;
 
@@ -11,8 +13,9 @@ use rusqlite::{Error, Result};
 use crate::changes_table::bytes_of;
 use crate::core::{Core, Shared, module_error};
 use crate::error::{MergeError, to_sql};
-use crate::merge::Author;
+use crate::merge::{Author, Stamp};
 use crate::merge_row::{HeldRow, RowMerge};
+use crate::record::{add_new_key, record_notes};
 use crate::row_key::RowKey;
 use crate::schema::{ClockOf, Table};
 use crate::statement::to_value;
@@ -35,6 +38,7 @@ pub(crate) struct LastRow {
     index: usize,
     packed: PackedKey,
     key: RowKey<'static>,
+    hash: u64,
     state: RowMerge<'static>,
     /// How many rows all statements of the connection had changed by then.
     total_changes: i64,
@@ -52,7 +56,7 @@ pub(crate) fn merge_step(shared: &Shared, values: &[ValueRef<'_>; 9]) -> Result<
             return Err(module_error(format!("{gist} ({max} bytes)")));
         }
     }
-    let mut core = shared.lock()?;
+    let mut core = shared.lock_for_step()?;
     let last = core.last_row.take().filter(|last| is_as_left(&core, last));
     core.enlist_for_step()?;
     let name = String::from_utf8_lossy(bytes_of(table).unwrap_or_default());
@@ -117,25 +121,86 @@ fn merge_change(
     mut author: Author<'_>,
 ) -> Result<(usize, i64), MergeError> {
     let last = last.filter(|last| Arc::ptr_eq(&last.table, table) && last.packed == change.key);
-    let (row, mut state) = match last {
-        Some(LastRow { key, state, .. }) => (key, state),
+    let (row, hash, mut state) = match last {
+        Some(LastRow { key, hash, state, .. }) => (key, hash, state),
         None => {
             let row = RowKey::of(core, table, change, 0)?.into_owned();
-            let state = RowMerge::load(core, table, &row)?;
-            (row, state)
+            let hash = row.hash(index);
+            let state = load(core, table, (&row, hash), change, of)?;
+            (row, hash, state)
         }
     };
-    let mut held_values = HeldRow::new(table, &row);
-    state.decide(core, table, &mut held_values, change, of, &author, 0)?;
-    drop(held_values);
-    let won = state.won();
-    let key = if won == 0 { 0 } else { state.write(shared, core, table, &row, &mut author, 0)? };
-    if let Some(state) = state.settle(key) {
-        let total_changes = core.db.total_changes();
-        core.last_row =
-            Some(LastRow { table: table.clone(), index, packed: change.key.clone(), key: row, state, total_changes });
+    let written = write(shared, core, table, (&row, hash), &mut state, change, of, &mut author);
+    if let (Some(key), Ok(None) | Err(_)) = (state.new_key(), &written) {
+        // MRG-5, the FIX: only a change that is written leaves a key. Where SQLite ended the transaction, there is none.
+        if core.flags.is_enlisted() {
+            table.statement(core.db, |s| &s.drop_key, Table::sql_drop_key)?.run(&[key.into()])?;
+        }
     }
-    Ok((won, key))
+    let (written, won) = (written?, state.won());
+    if let Some(state) = state.settle(core, written) {
+        let (table, packed, total_changes) = (table.clone(), change.key.clone(), core.db.total_changes());
+        core.last_row = Some(LastRow { table, index, packed, key: row, hash, state, total_changes });
+    }
+    Ok((won, written.map_or(0, |(key, _)| key)))
+}
+
+/// What is held of a row. Where the one before was unseen, and this is the first change of a row's first life, a key is made to see
+/// whether there was none: that saves looking for its clocks, and the key is needed mostly.
+fn load(
+    core: &mut Core,
+    table: &Table,
+    (row, hash): (&RowKey<'_>, u64),
+    change: &Change,
+    of: ClockOf,
+) -> Result<RowMerge<'static>, MergeError> {
+    let is_noted = record_noted(core, hash)?;
+    let is_first = change.causal_length == CausalLength::FIRST && matches!(of, ClockOf::Cell(_));
+    if core.is_unseen_likely
+        && !is_noted
+        && is_first
+        && let Some(key) = add_new_key(core, table, &row.binds())?
+    {
+        return Ok(RowMerge::of_new_key(key));
+    }
+    let state = RowMerge::load(core, table, row)?;
+    core.is_unseen_likely = state.key().is_none();
+    Ok(state)
+}
+
+/// Decides one change, and writes what comes of it: under which key and stamp.
+#[allow(clippy::too_many_arguments)] // a change, what it is about, and what decides
+fn write<'a>(
+    shared: &Shared,
+    core: &mut Core,
+    table: &Arc<Table>,
+    (row, hash): (&RowKey<'_>, u64),
+    state: &mut RowMerge<'a>,
+    change: &'a Change,
+    of: ClockOf,
+    author: &mut Author<'_>,
+) -> Result<Option<(i64, Stamp)>, MergeError> {
+    let mut held_values = HeldRow::new(table, row);
+    state.decide(core, table, &mut held_values, change, of, author, 0)?;
+    drop(held_values);
+    if state.won() == 0 {
+        return Ok(None);
+    }
+    if let Some(clock) = state.lone_cell() {
+        core.merged_rows.insert(hash);
+        return state.write_noting(shared, core, table, row, clock, author, 0).map(Some);
+    }
+    record_noted(core, hash)?;
+    state.write(shared, core, table, row, author, 0).map(Some)
+}
+
+/// Records what is noted, if there may be clocks of this row among it; tells whether.
+fn record_noted(core: &mut Core, hash: u64) -> rusqlite::Result<bool> {
+    let is_noted = core.merged_rows.contains(&hash);
+    if is_noted {
+        record_notes(core)?;
+    }
+    Ok(is_noted)
 }
 
 /// SQLite's integer conversion (MRG-4).

@@ -1,4 +1,5 @@
-//! What the triggers reported and the clocks do not tell yet: the local writes of the running transaction.
+//! What the clocks do not tell yet of the running transaction: local writes, as the triggers reported them, and what was merged
+//! through `crsql_changes`.
 //!
 //! Writing clocks from inside a trigger makes SQLite keep a copy of every page that they touch, in case the statement fails
 //! later, and makes each clock a statement of its own. So a trigger only notes what happened, and [`crate::record`] writes the
@@ -12,6 +13,8 @@ use std::sync::Arc;
 
 use rusqlite::types::ValueRef;
 
+use crate::merge::Stamp;
+use crate::merge_row::NewClock;
 use crate::record_deletes::Run;
 use crate::schema::Table;
 use crate::statement::Bind;
@@ -28,7 +31,7 @@ const MANY_BYTES: usize = NOTES_BYTES_MAX / 2;
 pub(crate) struct Note {
     pub(crate) table: Arc<Table>,
     pub(crate) write: Write,
-    /// The primary key: of the row as it is now, except for a delete.
+    /// The primary key: of the row as it is now, except for a delete. Not of what was merged.
     keys: Range<usize>,
 }
 
@@ -44,6 +47,19 @@ pub(crate) enum Write {
     Delete,
     /// Many rows: deletes that were held back when notes became too many. No primary keys are kept of them.
     DeleteRun(Run),
+    /// A change was merged. Which clock that makes is told by its place among those.
+    Merge(usize),
+}
+
+/// The clock of a change that was merged into the base row.
+#[derive(Clone, Copy)]
+pub(crate) struct MergedClock {
+    /// The number of the row's key, which is there already.
+    pub(crate) key: i64,
+    pub(crate) clock: NewClock,
+    pub(crate) stamp: Stamp,
+    /// Whether the row had a clock of this cell, stored or noted.
+    pub(crate) is_held: bool,
 }
 
 /// The notes of a transaction, in the order of its writes.
@@ -53,6 +69,7 @@ pub(crate) struct Notes {
     values: Vec<NotedValue>,
     bytes: Vec<u8>,
     cells: Vec<usize>,
+    merged: Vec<MergedClock>,
 }
 
 /// A value of a primary key; long ones lie in `bytes`.
@@ -86,10 +103,18 @@ impl Notes {
             _ => None,
         });
         self.cells.truncate(cells.unwrap_or_default());
+        let merged = self.notes.iter().rev().find_map(|note| match note.write {
+            Write::Merge(place) => Some(place + 1),
+            _ => None,
+        });
+        self.merged.truncate(merged.unwrap_or_default());
     }
 
     fn byte_count(&self) -> usize {
-        self.bytes.len() + self.values.len() * size_of::<NotedValue>() + self.notes.len() * size_of::<Note>()
+        self.bytes.len()
+            + self.values.len() * size_of::<NotedValue>()
+            + self.notes.len() * size_of::<Note>()
+            + self.merged.len() * size_of::<MergedClock>()
     }
 
     pub(crate) fn are_full(&self) -> bool {
@@ -119,6 +144,20 @@ impl Notes {
     pub(crate) fn add<'a>(&mut self, table: &Arc<Table>, write: Write, keys: impl Iterator<Item = ValueRef<'a>>) {
         let keys = self.keep(keys);
         self.notes.push(Note { table: table.clone(), write, keys });
+    }
+
+    pub(crate) fn add_merged(&mut self, table: &Arc<Table>, clock: MergedClock) {
+        let (write, end) = (Write::Merge(self.merged.len()), self.values.len());
+        self.merged.push(clock);
+        self.notes.push(Note { table: table.clone(), write, keys: end..end });
+    }
+
+    /// The clocks of those of the notes that are of changes that were merged.
+    pub(crate) fn merged_of<'n>(&'n self, notes: &'n [Note]) -> impl Iterator<Item = &'n MergedClock> {
+        notes.iter().filter_map(|note| match note.write {
+            Write::Merge(place) => self.merged.get(place),
+            _ => None,
+        })
     }
 
     /// Keeps values for a note that is made with them.

@@ -1,4 +1,4 @@
-//! Notes of local writes -> clock rows, in the transaction that wrote (`crsqlite-compat.md` section 4).
+//! Notes -> clock rows, in the transaction that wrote (`crsqlite-compat.md` section 4).
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use crate::core::{Core, module_error};
 use crate::notes::{Note, Notes, Write};
 use crate::record_alike::{alike, record_alike};
 use crate::record_deletes::{Done, deletes, hold_deletes, record_deletes};
+use crate::record_merged::{merged_alike, record_merged};
 use crate::schema::{CLOCK_SUFFIX, KEYS_SUFFIX, Table};
 use crate::statement::{Bind, Binds};
 
@@ -64,6 +65,7 @@ fn take_notes(
     core.is_recording = true;
     let result = as_writer(core, |core| body(core, &mut notes, recorded));
     core.is_recording = false;
+    core.merged_rows.clear();
     core.db.set_last_insert_rowid(rowid);
     match result {
         Ok(true) => {
@@ -107,9 +109,9 @@ const NOT_RECORDED: &str = "litemesh: the clocks of what this transaction wrote 
 
 /// The tables of notes whose shadow tables are gone: the schema was changed since, and the application dropped them, and with them
 /// the clocks.
-fn gone_tables(core: &Core, notes: &[Note]) -> rusqlite::Result<Vec<Arc<Table>>> {
+fn gone_tables(core: &mut Core, notes: &[Note]) -> rusqlite::Result<Vec<Arc<Table>>> {
     const FIND: &str = "SELECT count(*) FROM main.sqlite_master WHERE type = 'table' AND name IN (?1, ?2)";
-    if core.flags.is_same_statement() && !core.is_schema_newer_than_notes {
+    if (core.flags.is_same_statement() || core.is_same_step()) && !core.is_schema_newer_than_notes {
         return Ok(Vec::new());
     }
     let (mut gone, mut last) = (Vec::new(), None);
@@ -119,7 +121,7 @@ fn gone_tables(core: &Core, notes: &[Note]) -> rusqlite::Result<Vec<Arc<Table>>>
         }
         last = Some(table);
         let [clock, keys] = [CLOCK_SUFFIX, KEYS_SUFFIX].map(|suffix| format!("{}{suffix}", table.shadow));
-        if core.db.query_integer(FIND, &[(&*clock).into(), (&*keys).into()])? != Some(2) {
+        if core.statement(FIND)?.query_integer(&[(&*clock).into(), (&*keys).into()])? != Some(2) {
             gone.push(table.clone());
         }
     }
@@ -141,6 +143,13 @@ fn record_all(core: &mut Core, notes: &Notes, recorded: usize) -> rusqlite::Resu
             new_rows.write(core)?;
             record_deletes(core, notes, deletes)?;
             rest = &rest[deletes.len()..];
+            continue;
+        }
+        let merged = merged_alike(rest);
+        if !merged.is_empty() {
+            new_rows.write(core)?;
+            record_merged(core, &note.table, notes.merged_of(merged))?;
+            rest = &rest[merged.len()..];
             continue;
         }
         let alike = alike(rest);
@@ -167,6 +176,7 @@ fn record_all(core: &mut Core, notes: &Notes, recorded: usize) -> rusqlite::Resu
             }
             Write::Delete => record_delete(core, &note.table, &keys)?,
             Write::DeleteRun(_) => record_deletes(core, notes, std::slice::from_ref(note))?,
+            Write::Merge(_) => {}
         }
     }
     new_rows.write(core)
@@ -381,6 +391,12 @@ pub(crate) fn find_or_add_key(core: &Core, table: &Table, keys: &[Bind<'_>]) -> 
         Some(key) => Ok(key),
         None => add_key(core, table, keys),
     }
+}
+
+/// The key of a row, where it was not there before.
+pub(crate) fn add_new_key(core: &Core, table: &Table, keys: &[Bind<'_>]) -> rusqlite::Result<Option<i64>> {
+    let added = add_key(core, table, keys)?;
+    Ok(if core.db.changes() > 0 { Some(added) } else { None })
 }
 
 /// The same where the key is probably not there.

@@ -42,6 +42,7 @@ pub(crate) fn record_alike(
         Write::Insert => record_inserts(core, notes, alike, new_rows),
         Write::Update { .. } => record_updates(core, notes, alike),
         Write::Delete | Write::DeleteRun(_) => record_deletes(core, notes, alike),
+        Write::Merge(_) => Ok(()),
     }
 }
 

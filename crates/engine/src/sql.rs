@@ -82,6 +82,10 @@ impl Table {
         format!("SELECT {KEY_COLUMN} FROM {} WHERE {}", self.keys_table(), self.keys_match())
     }
 
+    pub(crate) fn sql_drop_key(&self) -> String {
+        format!("DELETE FROM {} WHERE {KEY_COLUMN} = ?1", self.keys_table())
+    }
+
     /// Adds a primary key unless it is there; `changes()` tells.
     pub(crate) fn sql_add_key(&self) -> String {
         let (keys, names, values) = (self.keys_table(), self.key_names(), self.key_parameters());
@@ -148,22 +152,20 @@ impl Table {
         )
     }
 
-    /// The clocks of keys from ?1 up to ?2: key, name, col_version.
+    /// The clocks of keys from ?1 on: key, name, col_version. Whoever steps through them stops: to be compared with a last key, each
+    /// would have to be taken apart once more.
     pub(crate) fn sql_beside_clocks(&self) -> String {
         self.beside_clocks("")
     }
 
-    /// The same, of the cell ?3 and of sentinels alone. As a CASE: where a parameter is compared in a term of its own, SQLite plans
-    /// the statement anew for each value that is bound.
+    /// The same, up to key ?2 of the cell ?3 and of sentinels alone. As a CASE: where a parameter is compared in a term of its own,
+    /// SQLite plans the statement anew for each value that is bound.
     pub(crate) fn sql_beside_clocks_of_cell(&self) -> String {
-        self.beside_clocks(" AND CASE col_name WHEN ?3 THEN 1 WHEN '-1' THEN 1 END")
+        self.beside_clocks(" AND CASE col_name WHEN ?3 THEN 1 WHEN '-1' THEN 1 ELSE key > ?2 END")
     }
 
     fn beside_clocks(&self, of: &str) -> String {
-        format!(
-            "SELECT key, col_name, col_version FROM {} WHERE key BETWEEN ?1 AND ?2{of} ORDER BY key, col_name",
-            self.clock()
-        )
+        format!("SELECT key, col_name, col_version FROM {} WHERE key >= ?1{of} ORDER BY key, col_name", self.clock())
     }
 
     /// The key of each row of a batch, or NULL. Of each row the batch has the primary key; the key is guessed as for
@@ -261,10 +263,22 @@ impl Table {
     /// B-tree is appended to; the seqs follow table order (LW-4). OR IGNORE: then the statement cannot fail half-way, and
     /// SQLite keeps no journal for it. Clocks that lie under a new key all the same are left to be counted on.
     fn sql_first_clocks(&self, rows: usize) -> String {
+        self.clocks_of_rows(rows, 3, "1", "0")
+    }
+
+    /// First clocks of rows that were merged: as many as [`new_rows`](Self::new_rows), of one stamp and version, and with sequence
+    /// numbers as where they were inserted. Local version, first seq, ordinal, col_version, then the key of each.
+    pub(crate) fn sql_add_clocks_whole(&self) -> String {
+        format!("INSERT OR IGNORE {}", self.clocks_of_rows(self.new_rows(), 5, "?4", "?3"))
+    }
+
+    /// All clocks of rows whose keys are parameters from `first` on: ?1 is the version, ?2 the first seq.
+    fn clocks_of_rows(&self, rows: usize, first: usize, col_version: &str, ordinal: &str) -> String {
         let mut cells: Vec<_> = self.cells.iter().enumerate().collect();
         cells.sort_by(|a, b| a.1.name.as_bytes().cmp(b.1.name.as_bytes()));
         let clock = |row: usize, index: usize, name: &str| {
-            format!("(?{}, {}, 1, ?1, 0, ?2 + {})", 3 + row, literal(name), row * self.cells.len() + index)
+            let (key, name, seq) = (first + row, literal(name), row * self.cells.len() + index);
+            format!("(?{key}, {name}, {col_version}, ?1, {ordinal}, ?2 + {seq})")
         };
         let clocks = (0..rows)
             .flat_map(|row| cells.iter().map(move |(index, column)| (row, *index, &column.name)))
@@ -389,6 +403,16 @@ impl Table {
     pub(crate) fn sql_move_clock(&self) -> String {
         format!(
             "UPDATE {} SET col_version = ?5, db_version = ?2, site_id = ?3, seq = ?6 WHERE key = ?1 AND col_name = ?4",
+            self.clock()
+        )
+    }
+
+    /// The same of one cell in rows whose keys follow each other: first and last key, name, col_version, local version, ordinal, seq of
+    /// the first, and by how much it rises from key to key. `changes()` tells. OR FAIL: then SQLite keeps no journal for it.
+    pub(crate) fn sql_move_clocks_of_run(&self) -> String {
+        format!(
+            "UPDATE OR FAIL {} SET col_version = ?4, db_version = ?5, site_id = ?6, seq = ?7 + (key - ?1) * ?8
+             WHERE key BETWEEN ?1 AND ?2 AND CASE col_name WHEN ?3 THEN 1 END",
             self.clock()
         )
     }

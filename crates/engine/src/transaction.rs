@@ -4,8 +4,9 @@
 //!
 //! - `litemesh_transaction` is written to once in each transaction that changes a replicated table. SQLite then tells it when
 //!   that transaction, or a savepoint inside it, ends. The callbacks only set flags: they run in the middle of SQLite's commit,
-//!   while the engine's mutex may be held. The engine reads the flags when it is next used. Only where notes of local writes
-//!   wait ([`crate::notes`]), which they never do while the mutex is held, do they call the engine to record them.
+//!   while the engine's mutex may be held. The engine reads the flags when it is next used. Only where notes
+//!   wait ([`crate::notes`]), and many of them where a savepoint begins, which they never do while the mutex is held, do they call the
+//!   engine to record them.
 //! - `litemesh_statements` is disconnected when the connection closes, before SQLite looks for statements that are still
 //!   open. It finalizes ours, so that nobody has to call `crsql_finalize()` (FN-9).
 

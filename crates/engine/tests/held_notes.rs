@@ -1,5 +1,5 @@
-//! Notes of local writes wait for the commit. Whenever they are recorded, the clocks are the same: those that a transaction leaves
-//! whose clocks are recorded after each statement, because the engine was asked.
+//! Notes of local writes, and of what is merged through `crsql_changes`, wait for the commit. Whenever they are recorded, the clocks
+//! are the same: those that a transaction leaves whose clocks are recorded after each statement, because the engine was asked.
 
 mod support;
 
@@ -44,18 +44,25 @@ fn stored(connection: &Connection, tables: &[&str]) -> Vec<String> {
     all
 }
 
-/// What comes of statements, when the engine is asked after those that `asks` names: whether each failed, and everything that is
-/// stored at last.
+/// Whether a statement failed; and of a merge its rowid, and how many rows it changed.
+type Told = (bool, (i64, u64));
+
+/// What comes of statements, when the engine is asked after those that `asks` names: whether each failed, and what SQLite tells of
+/// it; and everything that is stored at last.
 fn outcome(
     engine: &Engine,
     tables: &[&str],
     statements: &[String],
     mut asks: impl FnMut(usize) -> bool,
-) -> (Vec<bool>, Vec<String>) {
+) -> (Vec<Told>, Vec<String>) {
     let connection = engine.connection();
     let mut failed = Vec::new();
     for (index, sql) in statements.iter().enumerate() {
-        failed.push(connection.execute_batch(sql).is_err());
+        let has_failed = connection.execute_batch(sql).is_err();
+        // What merges tell their peers.
+        let is_merge = sql.starts_with("INSERT INTO crsql_changes") && !has_failed;
+        let told = is_merge.then(|| (connection.last_insert_rowid(), connection.changes()));
+        failed.push((has_failed, told.unwrap_or_default()));
         if asks(index) {
             connection.execute_batch(ASK).unwrap();
         }
@@ -69,7 +76,9 @@ fn check(make: impl Fn() -> Engine, tables: &[&str], statements: &[String], rng:
     for sometimes in [false, true] {
         let found = outcome(&make(), tables, statements, |_| sometimes && rng.u8(..6) == 0);
         let program = statements.join(";\n");
-        assert_eq!(found.0, asked.0, "which statements failed of\n{program}");
+        for (index, (found, asked)) in found.0.iter().zip(&asked.0).enumerate() {
+            assert_eq!(found, asked, "failed, rowid and changes of {}, of\n{program}", statements[index]);
+        }
         let differing = found.1.iter().zip(&asked.1).find(|(found, asked)| found != asked);
         assert_eq!(found.1.len(), asked.1.len(), "{differing:?} after\n{program}");
         assert_eq!(differing, None, "after\n{program}");
@@ -114,6 +123,38 @@ fn run_of_statements(rng: &mut Rng, program: &mut Vec<String>) {
     }
 }
 
+/// Changes of remotes as peers insert them: row by row, several cells of each, one statement each or many; among them what is
+/// known, what loses, what ends a life or begins another one, and what the table refuses.
+fn run_of_merges(rng: &mut Rng, program: &mut Vec<String>) {
+    let is_of_words = rng.bool();
+    let version = rng.i64(1..12);
+    let site = rng.i64(1..4);
+    let mut changes = Vec::new();
+    for row in 0..rng.i64(1..6) {
+        let number = rng.i64(1..40) + row;
+        let (table, key) = if is_of_words { ("words", format!("'w{number}'")) } else { ("run", number.to_string()) };
+        for _ in 0..rng.u8(1..4) {
+            let cell = match rng.u8(..12) {
+                0 => "-1",
+                1 => "gone",
+                2..7 => "b",
+                _ => "c",
+            };
+            let length = if rng.u8(..6) == 0 { rng.i64(0..5) } else { 1 };
+            let value = if rng.u8(..10) == 0 { "'refused'".to_owned() } else { rng.i64(0..4).to_string() };
+            let col_version = if cell == "-1" { length } else { rng.i64(1..4) };
+            let version = if rng.u8(..5) == 0 { rng.i64(1..12) } else { version };
+            changes.push(format!(
+                "('{table}', crsql_pack_columns({key}), '{cell}', {value}, {col_version}, {version}, x'{site:032x}', {length}, {})",
+                changes.len()
+            ));
+        }
+    }
+    let together = if rng.u8(..4) == 0 { rng.usize(1..6) } else { 1 };
+    program
+        .extend(changes.chunks(together).map(|rows| format!("INSERT INTO crsql_changes VALUES {}", rows.join(", "))));
+}
+
 /// Transactions with savepoints inside of each other, and statements of which some fail.
 fn random_program(rng: &mut Rng, schemas: &[Schema]) -> Vec<String> {
     let mut program = Vec::new();
@@ -151,6 +192,7 @@ fn random_program(rng: &mut Rng, schemas: &[Schema]) -> Vec<String> {
                     rng.u8(1..4),
                     rng.i64(1..4)
                 )),
+                14..17 => run_of_merges(rng, &mut program),
                 _ => program.push(Statement::random(rng, schemas).to_sql(schemas)),
             }
         }
@@ -162,13 +204,19 @@ fn random_program(rng: &mut Rng, schemas: &[Schema]) -> Vec<String> {
 #[test]
 fn what_is_recorded_at_the_commit_is_what_is_recorded_after_each_statement() {
     let schemas = schemas();
-    let names: Vec<&str> = schemas.iter().map(|schema| &*schema.name).chain(["run"]).collect();
+    let names: Vec<&str> = schemas.iter().map(|schema| &*schema.name).chain(["run", "words"]).collect();
     for recursive in [false, true] {
-        for_seeds(0x4e1d, 60, |rng| {
+        for_seeds(0x4e1d, 120, |rng| {
+            let ties = rng.u8(..2);
             let make = || {
                 let engine = support::engine(&schemas);
                 engine.connection().execute_batch("CREATE TABLE run (a INTEGER PRIMARY KEY NOT NULL, b, c)").unwrap();
                 engine.replicate("run").unwrap();
+                let words = "CREATE TABLE words (a TEXT PRIMARY KEY NOT NULL, b, c CHECK (c <> 'refused'))";
+                engine.connection().execute_batch(words).unwrap();
+                engine.replicate("words").unwrap();
+                let config = format!("SELECT crsql_config_set('merge-equal-values', {ties})");
+                engine.connection().execute_batch(&config).unwrap();
                 engine.connection().pragma_update(None, "recursive_triggers", recursive).unwrap();
                 engine
             };

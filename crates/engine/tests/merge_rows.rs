@@ -45,24 +45,31 @@ fn rows(engine: &Engine, table: &str) -> Vec<String> {
     rows.unwrap().map(|row| row.unwrap().join(" ")).collect()
 }
 
-/// Merges natively and row by row, each into what `prepare` leaves, and compares base rows and clocks.
+/// Merges natively, and change by change through `crsql_changes`, where each is a transaction and where all are one, whose clocks are
+/// written together; each into what `prepare` leaves. Compares base rows and clocks.
 #[track_caller]
 fn check(schema: &str, tables: &[&str], prepare: &str, changes: &[Change]) -> Engine {
-    let (mut native, by_sql) = (engine(schema, tables), engine(schema, tables));
-    for engine in [&native, &by_sql] {
+    let [mut native, by_sql, at_once] = [(); 3].map(|()| engine(schema, tables));
+    for engine in [&native, &by_sql, &at_once] {
         engine.connection().execute_batch(prepare).unwrap();
     }
     native.merge(changes, &MergeProgress::default()).unwrap();
     merge_by_sql(by_sql.connection(), changes);
-    for table in tables {
-        assert_eq!(rows(&native, table), rows(&by_sql, table), "rows of {table}");
-    }
+    at_once.connection().execute_batch("BEGIN").unwrap();
+    merge_by_sql(at_once.connection(), changes);
+    at_once.connection().execute_batch("COMMIT").unwrap();
     let clocks = |engine: &Engine| {
-        let mut clocks: Vec<_> = select_changes(engine.connection(), "").iter().map(identity).collect();
+        let changes = select_changes(engine.connection(), "");
+        let mut clocks: Vec<_> = changes.iter().map(|change| (identity(change), change.seq)).collect();
         clocks.sort();
         clocks
     };
-    assert_eq!(clocks(&native), clocks(&by_sql));
+    for other in [&native, &at_once] {
+        for table in tables {
+            assert_eq!(rows(other, table), rows(&by_sql, table), "rows of {table}");
+        }
+        assert_eq!(clocks(other), clocks(&by_sql));
+    }
     assert_eq!(
         ask::<i64>(
             native.connection(),
@@ -94,6 +101,56 @@ fn more_rows_than_are_gathered_in_any_order_of_keys() {
         let prepare =
             "INSERT INTO t SELECT value, value * rng, 5 FROM (SELECT 9 AS rng), json_each('[1,2,3,4,5,6,7,8,9]')";
         check(PLAIN, &["t"], prepare, &changes);
+    });
+}
+
+/// Whole rows whose clocks follow from the first one, and newer values that do, with rows among them that are not like the others.
+#[test]
+fn clocks_that_follow_from_the_first_one_and_some_that_do_not() {
+    let schema = "CREATE TABLE t (a TEXT PRIMARY KEY NOT NULL, z, b, m)";
+    let columns = ["z", "b", "m"];
+    let row = |n: i64, version: i64, seq: i64, column: &str| Change {
+        col_version: ColVersion::new(version),
+        seq: Seq::new(seq),
+        ..change("t", &[Value::text(format!("{n:05}"))], column, Value::Integer(n * 10 + version), version)
+    };
+    for_seeds(0xc10c, 12, |rng| {
+        let mut changes = Vec::new();
+        let mut seq = rng.i64(0..5);
+        let disturbed = rng.u8(20..120);
+        for n in 0..300 {
+            for column in columns {
+                changes.push(row(n, 1, seq, column));
+                seq += 1;
+            }
+            let last = changes.len() - 1;
+            match rng.u8(..disturbed) {
+                0 => drop(changes.pop()),
+                1 => changes.swap(last, last - 1),
+                2 => seq += 1,
+                3 => changes[last].col_version = ColVersion::new(2),
+                4 => changes[last].seq = Seq::new(seq + 7),
+                5 => changes.push(row(n, 1, seq, "z")),
+                _ => {}
+            }
+        }
+        for (version, column) in [(2, "b"), (3, "m"), (4, "b")] {
+            let rise = rng.i64(-1..4);
+            let mut seq = 2_000;
+            for n in 0..300 {
+                seq += rise;
+                match rng.u8(..disturbed) {
+                    0 => {}
+                    1 => changes.push(row(n, version + 1, seq, column)),
+                    2 => changes.push(row(n, version, seq + 1, column)),
+                    3 => changes.push(row(n, version, seq, "z")),
+                    4 => changes.push(row(n, 1, seq, column)),
+                    _ => changes.push(row(n, version, seq, column)),
+                }
+            }
+        }
+        let held = ["", "INSERT INTO t (a) VALUES ('00050')", "INSERT INTO t (a) VALUES ('00050'); DELETE FROM t"];
+        check(schema, &["t"], rng.choice(held).unwrap(), &changes);
     });
 }
 

@@ -170,6 +170,12 @@ fn state(engine: &Engine) -> String {
     state
 }
 
+/// Everything that is stored, once the clocks that were noted are.
+fn recorded(engine: &Engine) -> String {
+    engine.connection().execute_batch("SELECT crsql_get_seq()").unwrap();
+    snapshot(engine.connection())
+}
+
 /// Most changes of one batch.
 const CHANGES_MAX: usize = 12;
 
@@ -185,19 +191,37 @@ pub(crate) fn check(bytes: &[u8]) {
     }
     assert_consistent(&native);
 
-    let by_sql = database();
-    by_sql.connection().execute_batch("BEGIN").unwrap();
+    let (by_sql, waiting) = (database(), database());
+    for engine in [&by_sql, &waiting] {
+        engine.connection().execute_batch("BEGIN").unwrap();
+    }
     let mut refused = 0;
     for change in &changes {
-        let before = snapshot(by_sql.connection());
-        if let Err(error) = insert(&by_sql, change) {
+        let before = recorded(&by_sql);
+        let inserted = insert(&by_sql, change);
+        if let Err(error) = &inserted {
             assert!(!by_sql.connection().is_autocommit(), "{error} ended the transaction: {change:#?}");
-            assert!(snapshot(by_sql.connection()) == before, "refused, and changed something: {error}\n{change:#?}");
+            assert!(recorded(&by_sql) == before, "refused, and changed something: {error}\n{change:#?}");
             refused += 1;
         }
+        // Here nothing is recorded in between.
+        assert_eq!(insert(&waiting, change).is_ok(), inserted.is_ok(), "{change:#?}");
+        let rowid = |engine: &Engine| engine.connection().last_insert_rowid();
+        assert_eq!(rowid(&waiting), rowid(&by_sql), "{change:#?}");
     }
+    waiting.connection().execute_batch("COMMIT").unwrap();
     by_sql.connection().execute_batch("COMMIT").unwrap();
     assert_consistent(&by_sql);
+    let tables = ["foo", "pair", "tag"]
+        .map(|name| [name.to_owned(), format!("{name}__crsql_pks"), format!("{name}__crsql_clock")]);
+    for table in tables.into_iter().flatten().chain(["litemesh_origin".to_owned(), "crsql_site_id".to_owned()]) {
+        let rows = |engine: &Engine| {
+            let mut rows = String::new();
+            append(engine.connection(), &format!("SELECT * FROM {table} ORDER BY 1"), &mut rows);
+            rows
+        };
+        assert_eq!(rows(&waiting), rows(&by_sql), "{table}, recorded at the end and in between: {changes:#?}");
+    }
     match merged {
         Ok(_) if refused == 0 => assert_eq!(state(&native), state(&by_sql), "natively and by SQL: {changes:#?}"),
         _ => {}
