@@ -159,6 +159,13 @@ fn peers_converge_over_relays_that_keep_messages_and_forget_some() {
     check_former(&options, 8_020_602);
 }
 
+/// Relays take nothing that is far in the future or has expired. Once clocks are right again, everything comes.
+#[test]
+fn wall_clocks_that_were_wrong_have_lost_nothing() {
+    let faults = Faults { relays: true, clocks: true, crashes: true, restores: true, ..Faults::NONE };
+    check(&Options { faults, ..Options::default() }, 11_000_001, 100);
+}
+
 /// Litemesh sessions notice themselves what their carrier lost or reordered.
 #[test]
 fn litemesh_peers_converge_on_links_that_lose_and_reorder() {

@@ -403,7 +403,7 @@ impl Simulation {
     fn turn_clock(&mut self) {
         let node = self.later.usize(..self.nodes.len());
         let seconds_max = [1, 3_600, 24 * 3_600, 10 * 24 * 3_600][self.later.usize(..4)];
-        let seconds = self.later.i64(..seconds_max);
+        let seconds = self.later.i64(0..seconds_max);
         let seconds = if self.later.bool() { seconds } else { -seconds };
         self.nodes[node].clock = seconds;
         self.note(format_args!("the wall clock of {node} is {seconds} s ahead"));
