@@ -22,10 +22,9 @@ use crate::dates;
 use crate::link::{CHANGES, Ending, Ends, Handle, UNACKNOWLEDGED_MAX};
 use crate::looks::{LOOK_MAX, Looks, at, pending};
 use crate::parts::{Assembler, Whole};
-use crate::reach::Reach;
 use crate::relays::{Fate, Unpublished};
 use crate::search::{self, Found, Pace};
-use crate::store::{Inbound, Stand, Taking};
+use crate::store::{Inbound, Stand, Taking, Told};
 use crate::{
     BuildError, CHANGES_KIND, CHANGES_LIFETIME, ChangesTags, CursorContent, CursorTerms, EncryptError, Incoming, Store,
     StreamId, filter,
@@ -56,7 +55,7 @@ pub(crate) struct Inbox<'a> {
     ends: &'a Ends,
     handle: &'a Handle,
     /// What the remote had been told before this connection.
-    told: Option<Reach>,
+    told: Option<Told>,
     requests: mpsc::Receiver<SyncRequest>,
     events: mpsc::Receiver<Event>,
     acks: watch::Receiver<Option<Ack>>,
@@ -106,7 +105,7 @@ impl<'a> Inbox<'a> {
     pub(crate) fn new(
         ends: &'a Ends,
         handle: &'a Handle,
-        told: Option<Reach>,
+        told: Option<Told>,
         requests: mpsc::Receiver<SyncRequest>,
         events: mpsc::Receiver<Event>,
         acks: watch::Receiver<Option<Ack>>,
@@ -223,9 +222,9 @@ impl<'a> Inbox<'a> {
         if is_first {
             self.state = self.ends.stored(Store::inbound).await?;
         }
-        // A file that has lost what it sent would never be sent it on a stream that knows of that.
-        let has_lost = self.told.take().is_some_and(|told| !told.was_told_by(&request));
-        let may_go_on = is_first && !is_broken && !has_lost;
+        // A file that has lost what it sent would never be sent it on a stream whose sender knows of that.
+        let may_have_lost = self.told.take().is_some_and(|told| told.may_be_lost_to(&request));
+        let may_go_on = is_first && !is_broken && !may_have_lost;
         let goes_on = self.state.as_ref().filter(|state| may_go_on && !self.is_old(state));
         let state = match goes_on.and_then(|state| state.resumed(&request)) {
             Some(state) => state,

@@ -18,7 +18,7 @@ use crate::inbox::Inbox;
 use crate::outbox::Outbox;
 use crate::pauses::Pauses;
 use crate::relays::{Heard, Relays};
-use crate::store::Pairing;
+use crate::store::{Pairing, Told};
 use crate::transport::{NAME, Shared};
 use crate::under_way::{WINDOW_MAX, WINDOW_MAX_V1, Window};
 use crate::{Envelope, Store, StoreError, StreamId, filter};
@@ -204,7 +204,7 @@ async fn connection(
     };
     // What our peer asks next it asks knowing of this, unless its file was restored.
     let told = match ends.stored(Store::outbound).await {
-        Ok(outbound) => outbound.map(|outbound| outbound.stand.reach),
+        Ok(outbound) => outbound.map(Told::by),
         Err(ending) => return Some(ending),
     };
     // Before the peer hears of the connection, since it sends its request from within the call.

@@ -16,7 +16,7 @@ use nostr::{Keys, PublicKey, RelayUrl, SecretKey, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::watch;
 
-pub(crate) use streams::{Inbound, Outbound, Stand, Taking};
+pub(crate) use streams::{Inbound, Outbound, Stand, Taking, Told};
 
 /// What the file of a database is called: its own name and this.
 const SUFFIX: &str = "-nostr";

@@ -5,7 +5,9 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
+use litemesh::engine::MergeProgress;
 use litemesh_nostr::Store;
+use litemesh_proto::Cursor;
 use support::hostile_relay::HostileRelay;
 use support::{Device, Running, both_ways, copy, events_of, restore, two, wait_until, write};
 
@@ -168,4 +170,36 @@ async fn a_receiver_restored_from_a_backup_gets_what_went_another_way() {
         write(&other.device, 12, &mut rows);
         one.wait_for_rows(&rows).await;
     }
+}
+
+/// It stands where its stream stands, so nothing that is said on that shows what it has lost: changes of a third one, which it had passed
+/// on the other way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_restored_to_where_its_stream_stands_gets_back_what_it_had_passed_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_relay, one, other, mut rows) = two(folder.path()).await;
+    let (mut one, other) = both_ways(one.stop().await, other.stop().await).await;
+    let [database, _] = files(&other.device);
+    keep(&database);
+    let third = Device::new(folder.path(), "third");
+    write(&third, 1, &mut rows);
+    let theirs = third.db.lock();
+    let changes: Vec<_> =
+        theirs.changes_since(&Cursor::new()).flat_map(|changeset| changeset.unwrap().changes).collect();
+    let progress = MergeProgress { cursor: theirs.cursor().unwrap(), ..MergeProgress::default() };
+    drop(theirs);
+    other.device.db.lock().merge(&changes, &progress).unwrap();
+    one.wait_for_rows(&rows).await;
+    wait_until_kept(&other.device).await;
+    drop(other.stop().await);
+    let one = one.stop().await;
+    restore(&kept(&database), &database);
+
+    let device = Device::open(&database);
+    assert_eq!(device.rows().len(), rows.len() - 1);
+    let (mut one, mut other) = (one.start().await, device.start().await);
+    write(&one.device, 2, &mut rows);
+    other.wait_for_rows(&rows).await;
+    write(&other.device, 3, &mut rows);
+    one.wait_for_rows(&rows).await;
 }

@@ -52,6 +52,23 @@ pub(crate) struct Outbound {
     pub(crate) elsewhere: Option<Served>,
 }
 
+/// What a remote had been told before a connection.
+pub(crate) struct Told {
+    reach: Reach,
+    went_elsewhere: bool,
+}
+
+impl Told {
+    pub(crate) fn by(outbound: Outbound) -> Self {
+        Self { reach: outbound.stand.reach, went_elsewhere: outbound.elsewhere.is_some() }
+    }
+
+    /// Whether who asks so may have lost some of it. What was told over another connection, nothing here remembers.
+    pub(crate) fn may_be_lost_to(&self, request: &SyncRequest) -> bool {
+        self.went_elsewhere || !self.reach.was_told_by(request)
+    }
+}
+
 impl Stand {
     /// A stream that begins.
     pub(crate) fn begun(stream: StreamId, request: SyncRequest, asked_at: Timestamp) -> Self {

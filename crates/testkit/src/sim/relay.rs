@@ -155,6 +155,8 @@ pub(super) struct Relayed {
     pub(super) pairing: usize,
     /// What the other end had been told before it.
     told: Option<Reach>,
+    /// Some of it over another connection.
+    was_told_elsewhere: bool,
     /// Nothing was asked for over it.
     is_first: bool,
     /// The request under way, the number of the last message of its answer, and the event after that.
@@ -323,9 +325,11 @@ impl Simulation {
         let connection = self.connections_made;
         let remote = Remote { site, connection, is_litemesh: true };
         let (session, opening) = Session::new(remote, true, &running.process, &Limits::default(), self.pages);
+        let outbound = self.pairings[pairing].ways[end].outbound.as_ref();
         let relayed = Relayed {
             pairing,
-            told: self.pairings[pairing].ways[end].outbound.as_ref().map(|outbound| outbound.reach.clone()),
+            told: outbound.map(|outbound| outbound.reach.clone()),
+            was_told_elsewhere: outbound.is_some_and(|outbound| outbound.elsewhere.is_some()),
             is_first: true,
             asked_as: 0,
             number: 0,
@@ -639,7 +643,8 @@ impl Simulation {
         let end = session.end;
         let relayed = session.relayed.as_mut().expect("filtered above");
         let is_first = std::mem::take(&mut relayed.is_first);
-        let was_told = relayed.told.take().is_none_or(|told| told.was_told_by(&request));
+        let was_told = !std::mem::take(&mut relayed.was_told_elsewhere)
+            && relayed.told.take().is_none_or(|told| told.was_told_by(&request));
         let pairing = relayed.pairing;
         let now = self.wall_clock(node);
         let pair = &mut self.pairings[pairing];
