@@ -183,11 +183,12 @@ async fn who_is_restored_to_where_its_stream_stands_gets_back_what_it_had_passed
     keep(&database);
     let third = Device::new(folder.path(), "third");
     write(&third, 1, &mut rows);
-    let theirs = third.db.lock();
-    let changes: Vec<_> =
-        theirs.changes_since(&Cursor::new()).flat_map(|changeset| changeset.unwrap().changes).collect();
-    let progress = MergeProgress { cursor: theirs.cursor().unwrap(), ..MergeProgress::default() };
-    drop(theirs);
+    let (changes, progress) = {
+        let theirs = third.db.lock();
+        let changesets = theirs.changes_since(&Cursor::new()).map(Result::unwrap);
+        let changes: Vec<_> = changesets.flat_map(|changeset| changeset.changes).collect();
+        (changes, MergeProgress { cursor: theirs.cursor().unwrap(), ..MergeProgress::default() })
+    };
     other.device.db.lock().merge(&changes, &progress).unwrap();
     one.wait_for_rows(&rows).await;
     wait_until_kept(&other.device).await;
