@@ -394,16 +394,7 @@ impl<'a> RowMerge<'a> {
         author: &mut Author<'_>,
         index: usize,
     ) -> Result<(i64, Stamp), MergeError> {
-        let keys = key.binds();
-        self.write_base_row(shared, core, table, &keys).map_err(|source| constraint_error(source, index, table))?;
-        let stamp = author.stamp(core)?;
-        let key = match self.key {
-            Some(key) => key,
-            None => match self.new_key {
-                Some(key) => key,
-                None => add_or_find_key(core, table, &keys)?,
-            },
-        };
+        let (key, stamp) = self.write_row(shared, core, table, key, author, index)?;
         let is_held = self.clocks.iter().any(|held| held.of == clock.of && held.is_stored);
         core.note_merged(table, MergedClock { key, clock, stamp, is_held })?;
         Ok((key, stamp))
@@ -419,15 +410,7 @@ impl<'a> RowMerge<'a> {
         author: &mut Author<'_>,
         index: usize,
     ) -> Result<(i64, Stamp), MergeError> {
-        let keys = key.binds();
-        self.write_base_row(shared, core, table, &keys).map_err(|source| constraint_error(source, index, table))?;
-        // After what the table may refuse: inside a transaction, SQLite keeps what a failing statement of one row wrote.
-        let stamp = author.stamp(core)?;
-        let key = match self.key {
-            Some(key) => key,
-            // MRG-5, the FIX: only a change that is written leaves a key.
-            None => add_or_find_key(core, table, &keys)?,
-        };
+        let (key, stamp) = self.write_row(shared, core, table, key, author, index)?;
         if self.plan.delete {
             table.statement(core.db, |s| &s.drop_cells, Table::sql_drop_cells)?.run(&[key.into()])?;
         }
@@ -435,6 +418,28 @@ impl<'a> RowMerge<'a> {
             self.zero_cells(core, table, key, stamp)?;
         }
         self.put_clocks(core, table, key, stamp)?;
+        Ok((key, stamp))
+    }
+
+    /// Writes the base row. Gives the key and the stamp of its clocks.
+    fn write_row(
+        &mut self,
+        shared: &Shared,
+        core: &mut Core,
+        table: &Table,
+        key: &RowKey<'_>,
+        author: &mut Author<'_>,
+        index: usize,
+    ) -> Result<(i64, Stamp), MergeError> {
+        let keys = key.binds();
+        self.write_base_row(shared, core, table, &keys).map_err(|source| constraint_error(source, index, table))?;
+        // After what the table may refuse: inside a transaction, SQLite keeps what a failing statement of one row wrote.
+        let stamp = author.stamp(core)?;
+        let key = match self.key.or(self.new_key) {
+            Some(key) => key,
+            // MRG-5, the FIX: only a change that is written leaves a key.
+            None => add_or_find_key(core, table, &keys)?,
+        };
         Ok((key, stamp))
     }
 

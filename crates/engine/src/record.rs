@@ -7,7 +7,7 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::core::{Core, module_error};
 use crate::notes::{Note, Notes, Write};
-use crate::record_alike::{alike, record_alike};
+use crate::record_alike::{alike, record_inserts, record_updates};
 use crate::record_deletes::{Done, deletes, hold_deletes, record_deletes};
 use crate::record_merged::{merged_alike, record_merged};
 use crate::schema::{CLOCK_SUFFIX, KEYS_SUFFIX, Table};
@@ -130,7 +130,6 @@ fn gone_tables(core: &mut Core, notes: &[Note]) -> rusqlite::Result<Vec<Arc<Tabl
 
 fn record_all(core: &mut Core, notes: &Notes, recorded: usize) -> rusqlite::Result<()> {
     let mut new_rows = NewRows::default();
-    let mut keys = Binds::new();
     let mut rest = notes.notes().get(recorded..).unwrap_or_default();
     let gone = gone_tables(core, rest)?;
     while let Some((note, after)) = rest.split_first() {
@@ -138,48 +137,53 @@ fn record_all(core: &mut Core, notes: &Notes, recorded: usize) -> rusqlite::Resu
             rest = after;
             continue;
         }
-        let deletes = deletes(rest);
-        if deletes.len() >= ALIKE_MIN || matches!(note.write, Write::DeleteRun(_)) {
-            new_rows.write(core)?;
-            record_deletes(core, notes, deletes)?;
-            rest = &rest[deletes.len()..];
-            continue;
-        }
-        let merged = merged_alike(rest);
-        if !merged.is_empty() {
-            new_rows.write(core)?;
-            record_merged(core, &note.table, notes.merged_of(merged))?;
-            rest = &rest[merged.len()..];
-            continue;
-        }
-        let alike = alike(rest);
-        if alike.len() >= ALIKE_MIN {
-            if !matches!(note.write, Write::Insert) || !new_rows.is_of(&note.table) {
-                new_rows.write(core)?;
-            }
-            record_alike(core, notes, alike, &mut new_rows)?;
-            rest = &rest[alike.len()..];
-            continue;
-        }
-        rest = after;
-        keys.clear();
-        keys.extend(notes.keys_of(note));
         let is_like_last = matches!(note.write, Write::Insert) && new_rows.is_of(&note.table);
         if !is_like_last {
             new_rows.write(core)?;
         }
-        match &note.write {
-            Write::Insert => record_insert(core, &note.table, &keys, &mut new_rows)?,
-            Write::Update { cells, old_keys } => {
-                let old_keys: Option<Binds<'_>> = old_keys.as_ref().map(|range| notes.binds(range).collect());
-                record_update(core, &note.table, &keys, old_keys.as_deref(), notes.cells(cells))?;
-            }
-            Write::Delete => record_delete(core, &note.table, &keys)?,
-            Write::DeleteRun(_) => record_deletes(core, notes, std::slice::from_ref(note))?,
-            Write::Merge(_) => {}
-        }
+        let count = record_first(core, notes, rest, &mut new_rows)?;
+        rest = &rest[count..];
     }
     new_rows.write(core)
+}
+
+/// Records the first note, and with it those after it that are written together with it. Tells how many these are.
+fn record_first(core: &mut Core, notes: &Notes, rest: &[Note], new_rows: &mut NewRows) -> rusqlite::Result<usize> {
+    let note = &rest[0];
+    let keys = || notes.keys_of(note).collect::<Binds<'_>>();
+    match &note.write {
+        Write::Insert => {
+            let alike = alike(rest);
+            if alike.len() >= ALIKE_MIN {
+                record_inserts(core, notes, alike, new_rows)?;
+                return Ok(alike.len());
+            }
+            record_insert(core, &note.table, &keys(), new_rows)?;
+        }
+        Write::Update { cells, old_keys } => {
+            let alike = alike(rest);
+            if alike.len() >= ALIKE_MIN {
+                record_updates(core, notes, alike)?;
+                return Ok(alike.len());
+            }
+            let old_keys: Option<Binds<'_>> = old_keys.as_ref().map(|range| notes.binds(range).collect());
+            record_update(core, &note.table, &keys(), old_keys.as_deref(), notes.cells(cells))?;
+        }
+        Write::Delete | Write::DeleteRun(_) => {
+            let deletes = deletes(rest);
+            if deletes.len() >= ALIKE_MIN || matches!(note.write, Write::DeleteRun(_)) {
+                record_deletes(core, notes, deletes)?;
+                return Ok(deletes.len());
+            }
+            record_delete(core, &note.table, &keys())?;
+        }
+        Write::Merge(_) => {
+            let merged = merged_alike(rest);
+            record_merged(core, &note.table, notes.merged_of(merged))?;
+            return Ok(merged.len());
+        }
+    }
+    Ok(1)
 }
 
 /// Keys of rows of one table that were not known before. Their clocks are written together.

@@ -10,7 +10,6 @@ use crate::batch_table::{Batch, WIDTH_MAX};
 use crate::core::Core;
 use crate::notes::{Note, Notes, Write};
 use crate::record::{CLOCKS_MAX, NewRows, count_cell, find_key, find_or_add_key, is_beside, record_known_insert};
-use crate::record_deletes::record_deletes;
 use crate::schema::Table;
 use crate::statement::{Bind, Binds};
 
@@ -31,21 +30,6 @@ pub(crate) fn alike(notes: &[Note]) -> &[Note] {
     &notes[..notes.iter().take(ROWS_MAX).take_while(is_like).count()]
 }
 
-/// Writes the clocks of notes that are [`alike`].
-pub(crate) fn record_alike(
-    core: &mut Core,
-    notes: &Notes,
-    alike: &[Note],
-    new_rows: &mut NewRows,
-) -> rusqlite::Result<()> {
-    match alike[0].write {
-        Write::Insert => record_inserts(core, notes, alike, new_rows),
-        Write::Update { .. } => record_updates(core, notes, alike),
-        Write::Delete | Write::DeleteRun(_) => record_deletes(core, notes, alike),
-        Write::Merge(_) => Ok(()),
-    }
-}
-
 fn keys_of<'n>(notes: &'n Notes, alike: &[Note]) -> Batch<'n> {
     let mut batch = Batch::new(alike[0].table.keys.len(), alike.len());
     for note in alike {
@@ -54,8 +38,13 @@ fn keys_of<'n>(notes: &'n Notes, alike: &[Note]) -> Batch<'n> {
     batch
 }
 
-/// LW-1 to LW-4.
-fn record_inserts(core: &mut Core, notes: &Notes, alike: &[Note], new_rows: &mut NewRows) -> rusqlite::Result<()> {
+/// LW-1 to LW-4, of notes that are [`alike`].
+pub(crate) fn record_inserts(
+    core: &mut Core,
+    notes: &Notes,
+    alike: &[Note],
+    new_rows: &mut NewRows,
+) -> rusqlite::Result<()> {
     let table = &alike[0].table;
     let batch = keys_of(notes, alike);
     table.statement(core.db, |s| &s.add_keys, Table::sql_add_keys)?.run_batch(&batch, &[])?;
@@ -93,7 +82,7 @@ struct Updated {
 }
 
 /// LW-5 and LW-7, of rows whose keys did not change.
-fn record_updates(core: &mut Core, notes: &Notes, alike: &[Note]) -> rusqlite::Result<()> {
+pub(crate) fn record_updates(core: &mut Core, notes: &Notes, alike: &[Note]) -> rusqlite::Result<()> {
     let table = &*alike[0].table;
     let version = core.version_to_write()?;
     let mut rows = Vec::with_capacity(alike.len());
