@@ -249,6 +249,8 @@ impl<'a> Inbox<'a> {
         self.ends.asked().by_us = Some(state.stand.stream.clone());
         self.state = Some(state);
         self.save().await?;
+        // Known already where it asks again.
+        let _ = self.ends.has_asked.set(());
         self.cursor_due = Some(Instant::now());
         self.looks.begin();
         self.looks.at_once();

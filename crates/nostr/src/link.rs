@@ -10,7 +10,7 @@ use std::time::Duration;
 use litemesh_proto::limits::RECONNECT_DELAY_MIN;
 use litemesh_proto::{Access, Ack, PeerCallbacks, PeerMessage, Remote, Served, SyncRequest, backoff_from};
 use nostr::{Event, Timestamp};
-use tokio::sync::{Mutex, Notify, mpsc, watch};
+use tokio::sync::{Mutex, Notify, SetOnce, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -69,6 +69,9 @@ pub(crate) struct Ends {
     pub(crate) is_broken: AtomicBool,
     /// The streams that are asked for.
     pub(crate) asked: sync::Mutex<Asked>,
+    /// Our peer has asked. Until then nothing is changed that is stored of the stream that goes to the remote: it may be all that shows
+    /// that our file has lost something.
+    pub(crate) has_asked: SetOnce<()>,
     /// How many events relays took at once last.
     window: sync::Mutex<Window>,
 }
@@ -145,6 +148,7 @@ async fn serve(
         turn: Mutex::new(()),
         is_broken: AtomicBool::new(false),
         asked: sync::Mutex::default(),
+        has_asked: SetOnce::new(),
         window: sync::Mutex::new(Window::new(window_max)),
     };
     let changed = loop {

@@ -159,6 +159,10 @@ impl<'a> Outbox<'a> {
     }
 
     async fn serve(&mut self) -> Result<(), Ending> {
+        tokio::select! {
+            () = self.handle.lost.cancelled() => return Ok(()),
+            _ = self.ends.has_asked.wait() => {}
+        }
         self.state = self.ends.stored(Store::outbound).await?;
         if let Some(state) = self.state.clone() {
             self.ends.asked().by_remote = Some(state.stand.stream.clone());

@@ -336,14 +336,8 @@ impl Simulation {
         self.pairings[pairing].current[end] = Some(connection);
         self.note(format_args!("{node} reads what the relay has of {other}: connection {connection}"));
         self.order(node, connection, opening);
-        if let Some(outbound) = &self.pairings[pairing].ways[end].outbound {
-            let (onwards, elsewhere) = (outbound.reach.onwards(&outbound.request, 1), outbound.elsewhere);
-            self.answer_relayed(node, connection, onwards, elsewhere);
-        }
-        let delay = self.relay_delay(pairing);
-        self.relay_after(delay, pairing, end, RelayEvent::ReadRequest);
-        if self.pairings[pairing].ways[end].outbound.as_ref().is_some_and(|outbound| !outbound.refused.is_empty()) {
-            self.relay_after(Duration::ZERO, pairing, end, RelayEvent::Again);
+        if self.pairings[pairing].asked[end].is_some() {
+            self.go_on_sending(pairing, end, connection);
         }
     }
 

@@ -44,7 +44,7 @@ impl Simulation {
         };
         let (stream, head) = (inbound.stream, inbound.head);
         pair.ways[1 - end].inbound = Some(inbound);
-        pair.asked[end] = Some(stream);
+        let had_asked = pair.asked[end].replace(stream).is_some();
         let session = self.relayed(node, connection).expect("looked at above");
         let relayed = session.relayed.as_mut().expect("looked at above");
         relayed.asked_as = asked_as;
@@ -58,6 +58,9 @@ impl Simulation {
         for what in [RelayEvent::Publish, RelayEvent::Arrive] {
             let delay = self.relay_delay(pairing);
             self.relay_after(delay, pairing, end, what);
+        }
+        if !had_asked {
+            self.go_on_sending(pairing, end, connection);
         }
     }
 

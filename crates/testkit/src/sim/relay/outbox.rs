@@ -18,6 +18,21 @@ const ACK_EVERY: Duration = Duration::from_secs(2);
 const ELSEWHERE_EVERY: Duration = Duration::from_secs(1);
 
 impl Simulation {
+    /// Goes on with what is stored of the stream, once the peer has asked itself in this process: until then it may be all that shows
+    /// that its file has lost something.
+    pub(super) fn go_on_sending(&mut self, pairing: usize, end: usize, connection: u64) {
+        let node = self.pairings[pairing].nodes[end];
+        if let Some(outbound) = &self.pairings[pairing].ways[end].outbound {
+            let (onwards, elsewhere) = (outbound.reach.onwards(&outbound.request, 1), outbound.elsewhere);
+            self.answer_relayed(node, connection, onwards, elsewhere);
+        }
+        let delay = self.relay_delay(pairing);
+        self.relay_after(delay, pairing, end, RelayEvent::ReadRequest);
+        if self.pairings[pairing].ways[end].outbound.as_ref().is_some_and(|outbound| !outbound.refused.is_empty()) {
+            self.relay_after(Duration::ZERO, pairing, end, RelayEvent::Again);
+        }
+    }
+
     pub(super) fn answer_relayed(
         &mut self,
         node: usize,
@@ -42,6 +57,9 @@ impl Simulation {
     pub(super) fn read_request(&mut self, pairing: usize, end: usize) {
         let node = self.pairings[pairing].nodes[end];
         let Some(connection) = self.pairings[pairing].current[end] else { return };
+        if self.pairings[pairing].asked[end].is_none() {
+            return;
+        }
         let now = self.wall_clock(node);
         let way = &mut self.pairings[pairing].ways[end];
         let Some(asked) = way.asked.clone() else { return };
