@@ -202,13 +202,16 @@ pub async fn pair(one: &Device, other: &Device, relays: &[String]) -> (Pairing, 
     (listened.unwrap(), joined.unwrap())
 }
 
-/// Two devices that are paired at a relay of ours, and have synced one row.
+/// Two devices that are paired at a relay of ours, have synced one row, and have told each other that they have sent everything.
 pub async fn two(folder: &Path) -> (HostileRelay, Running, Running, Vec<String>) {
     let (one, other) = (Device::new(folder, "one"), Device::new(folder, "other"));
     let relay = HostileRelay::start().await;
     pair(&one, &other, &[relay.url()]).await;
     one.execute("INSERT INTO todo VALUES (0, 'first', NULL)");
-    let (one, mut other) = (one.start().await, other.start().await);
+    let (mut one, mut other) = (one.start().await, other.start().await);
+    for device in [&mut one, &mut other] {
+        device.wait("the end of what is stored", |event| matches!(event, Event::Eose { .. })).await;
+    }
     let rows = vec!["0 'first' ".to_owned()];
     other.wait_for_rows(&rows).await;
     (relay, one, other, rows)
