@@ -43,10 +43,12 @@ impl Announced {
     }
 }
 
-/// Handle to the thread. The thread ends when the last handle is gone.
+/// Handle to the thread. The thread ends when it is told to, and when the last handle is gone.
 #[derive(Clone)]
 pub(crate) struct EngineThread {
     commands: mpsc::Sender<Command>,
+    /// The command that finds this set is the last one.
+    is_over: Arc<AtomicBool>,
     live: Arc<Semaphore>,
     bulk: Arc<Semaphore>,
     check_is_queued: Arc<AtomicBool>,
@@ -82,14 +84,25 @@ impl EngineThread {
         let (commands, receiver) = mpsc::channel(2 * COMMANDS_MAX + 1);
         let (sender, announced) = watch::channel(look(&engine).map_err(PeerError::from)?);
         let site = engine.site().map_err(PeerError::from)?;
-        let worker =
-            Worker { engine, site, events, announced: sender, pruned: DbVersion::ZERO, prune_from: DbVersion::ZERO };
-        std::thread::Builder::new()
-            .name("litemesh-engine".to_owned())
-            .spawn(move || worker.run(receiver))
-            .map_err(StartError::Thread)?;
+        let is_over = Arc::new(AtomicBool::new(false));
+        let worker = Worker {
+            engine,
+            site,
+            events,
+            announced: sender,
+            is_over: is_over.clone(),
+            pruned: DbVersion::ZERO,
+            prune_from: DbVersion::ZERO,
+        };
+        let run = move || {
+            let mut lanes = Lanes::new(receiver);
+            worker.run(&mut lanes);
+            // The connection is closed. Now whoever waits for that learns of it.
+            drop(lanes);
+        };
+        std::thread::Builder::new().name("litemesh-engine".to_owned()).spawn(run).map_err(StartError::Thread)?;
         let [live, bulk] = [0; 2].map(|_| Arc::new(Semaphore::new(COMMANDS_MAX)));
-        Ok(Self { commands, live, bulk, check_is_queued: Arc::default(), announced })
+        Ok(Self { commands, is_over, live, bulk, check_is_queued: Arc::default(), announced })
     }
 
     pub(crate) fn waker(&self) -> Waker {
@@ -154,13 +167,17 @@ impl EngineThread {
         }
     }
 
-    /// Waits until everything that was ordered before is done, also what nobody waits for any more: a merge of a session that was
-    /// stopped must not come after what the application does next, a fork as it may be.
-    pub(crate) async fn finish(&self) {
+    /// Ends the thread. Everything that was ordered before is done first, also what nobody waits for any more: a merge of a session that
+    /// was stopped must not come after what the application does next, a fork as it may be. Afterwards the connection is closed: closing
+    /// it later would write to a file that the application has put in the place of this one.
+    pub(crate) async fn end(&self) {
         for lane in [Lane::Live, Lane::Bulk] {
             // An error means that the thread has ended, and does nothing more.
             let _ = self.call_in(lane, |_| ()).await;
         }
+        self.is_over.store(true, Ordering::Release);
+        let _ = self.call(|_| ()).await;
+        self.commands.closed().await;
     }
 
     /// Looks at the database now. When this resolves, everything committed before is announced.
@@ -188,14 +205,14 @@ struct Worker {
     site: SiteId,
     events: broadcast::Sender<Event>,
     announced: watch::Sender<Announced>,
+    is_over: Arc<AtomicBool>,
     pruned: DbVersion,
     prune_from: DbVersion,
 }
 
 impl Worker {
-    fn run(mut self, commands: mpsc::Receiver<Command>) {
+    fn run(mut self, lanes: &mut Lanes) {
         let mut failed = false;
-        let mut lanes = Lanes::new(commands);
         while let Some((lane, work)) = lanes.next() {
             let began = Instant::now();
             // Also after what the last command did: whoever waits for this one learns that the thread has ended.
@@ -219,6 +236,9 @@ impl Worker {
                 Err(_) => {}
             }
             lanes.took(lane, began.elapsed());
+            if self.is_over.load(Ordering::Acquire) {
+                return;
+            }
         }
     }
 
@@ -267,10 +287,12 @@ mod tests {
 
     /// What was ordered by who has given up is done before the end.
     #[tokio::test]
-    async fn to_finish_is_to_have_done_everything() {
+    async fn to_end_is_to_have_done_everything_and_to_have_closed_the_file() {
         let folder = tempfile::tempdir().unwrap();
-        let engine = Engine::open(folder.path().join("a.db")).unwrap();
-        let thread = EngineThread::spawn(engine, broadcast::channel(1).0).unwrap();
+        let file = folder.path().join("a.db");
+        let thread = EngineThread::spawn(Engine::open(&file).unwrap(), broadcast::channel(1).0).unwrap();
+        let wal = folder.path().join("a.db-wal");
+        assert!(wal.exists());
         let (go, may_go) = std::sync::mpsc::sync_channel::<()>(1);
         let done = Arc::new(AtomicBool::new(false));
         let is_done = done.clone();
@@ -280,13 +302,14 @@ mod tests {
         });
         // It is ordered when this is over, and given up.
         assert!(tokio::time::timeout(std::time::Duration::ZERO, ordered).await.is_err());
-        let finish = tokio::spawn({
+        let end = tokio::spawn({
             let thread = thread.clone();
-            async move { thread.finish().await }
+            async move { thread.end().await }
         });
         go.send(()).unwrap();
-        finish.await.unwrap();
+        end.await.unwrap();
         assert!(done.load(Ordering::SeqCst));
+        assert!(!wal.exists(), "the last connection to a file removes it");
     }
 
     /// Whoever asks while the thread ends is answered.

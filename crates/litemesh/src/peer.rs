@@ -369,7 +369,8 @@ impl Peer {
             .collect()
     }
 
-    /// Stops all transports and sessions. Nothing is lost: what was not sent is sent after the next start.
+    /// Stops all transports and sessions, and closes the peer's connection to the database: its file may be copied, moved or replaced then
+    /// as far as the peer is concerned. Nothing is lost: what was not sent is sent after the next start.
     ///
     /// # Cancel safety
     ///
@@ -382,7 +383,8 @@ impl Peer {
     }
 }
 
-/// Owns what runs, and ends it in order: transports, then sessions, then the watch, then what sessions had ordered of the engine. Also where the engine ends by itself.
+/// Owns what runs, and ends it in order: transports, then sessions, then the watch, then the engine's thread, which does before what
+/// sessions have ordered. Also where the engine ends by itself.
 async fn supervise(inner: Arc<Inner>, watch: FileWatch, beating: JoinHandle<()>, stopped: watch::Sender<bool>) {
     let mut announced = inner.common.engine.announced();
     // Losing a branch loses nothing: what is announced is of no interest here.
@@ -404,7 +406,7 @@ async fn supervise(inner: Arc<Inner>, watch: FileWatch, beating: JoinHandle<()>,
     // Aborted or not, it has ended.
     let _ = beating.await;
     drop(watch);
-    inner.common.engine.finish().await;
+    inner.common.engine.end().await;
     stopped.send_replace(true);
 }
 
