@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::herd::Herd;
 use super::hub::{self, Hub};
+use super::stalled;
 use crate::Error;
 
 #[derive(Args)]
@@ -26,6 +27,9 @@ pub struct Arguments {
     /// Seconds after which a peer closes the connection over which it posted: 15, as `HttpClient` does.
     #[arg(long, default_value_t = 15)]
     socket_idle: u64,
+    /// Readers that take nothing of what they ask for, which is all rows.
+    #[arg(long, default_value_t = 0)]
+    stalled: usize,
     /// Over streams and POSTs in place of WebSockets.
     #[arg(long)]
     streams: bool,
@@ -44,6 +48,11 @@ pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
     // The first few make the hub allocate what it needs once.
     herd.join(&hub.url, 1).await?;
     herd.join(&hub.url, 9).await?;
+    let stalled = stalled::start(hub.address(), arguments.stalled);
+    if arguments.stalled > 0 {
+        // Until they have used up what the hub sends ahead to them.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (before, peers_before) = (hub.memory_kib()?, herd.peers.len());
     let cpu_before = hub.cpu_seconds()?;
@@ -74,6 +83,7 @@ pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
     let result = json!({
         "scenario": "load idle", "streams": arguments.streams,
         "peers": added,
+        "stalled": arguments.stalled,
         "in_sync": in_sync,
         "hub_mib_before": before / 1024,
         "hub_mib": after / 1024,
@@ -84,6 +94,7 @@ pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
         "hub_cpu_percent_idle": (idle_cpu * 1e4 / arguments.seconds as f64).round() / 100.0,
         "news_to_all_ms": news.as_millis(),
     });
+    drop(stalled);
     herd.stop().await;
     Ok(result)
 }

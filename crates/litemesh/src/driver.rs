@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use crate::beat::Beat;
+use crate::disk::Disk;
 use crate::engine_thread::EngineThread;
 use crate::event::Event;
 use crate::lanes::Lane;
@@ -48,6 +49,7 @@ type Reply = oneshot::Sender<Result<(), Refusal>>;
 pub(crate) struct Common {
     pub(crate) site: SiteId,
     pub(crate) engine: EngineThread,
+    pub(crate) disk: Disk,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) frontier: Frontier,
     pub(crate) stuck: Stuck,
@@ -196,6 +198,7 @@ impl Driver {
                 }
                 Effect::Stage { key, changes, after, until } => self.spawn_stage(tasks, key, changes, after, until),
                 Effect::MergeStaged { key } => self.spawn_merge_staged(tasks, key),
+                Effect::Flush => self.spawn_flush(tasks),
                 // Of one who is away an answer may take days.
                 Effect::Wake(Timer::Silence | Timer::Answer, _) if self.transport.keeps_messages() => {}
                 Effect::Wake(timer, delay) => {
@@ -234,13 +237,14 @@ impl Driver {
         });
     }
 
-    /// Reads what we hold, to ask for the rest.
+    /// Reads what we hold, to ask for the rest. To name a position is to acknowledge what lies before it.
     fn spawn_opening(&self, tasks: &mut JoinSet<Done>, key: SiteId, stuck: Option<Stuck>) {
-        let (engine, way) = (self.common.engine.clone(), self.way.clone());
+        let (way, flush) = (self.way.clone(), self.flush());
+        let engine = self.common.engine.clone();
         spawn(tasks, async move {
             let open = move |engine: &mut Engine| work::open(engine, key, &way, stuck.as_ref());
             match flatten(engine.call(open).await) {
-                Ok(opened) => Done::Input(opened),
+                Ok(opened) => flush.await.map_or_else(Done::Failed, |()| Done::Input(opened)),
                 Err(error) => Done::Failed(error.to_string()),
             }
         });
@@ -311,6 +315,25 @@ impl Driver {
                 Err(error) => Done::Failed(error.to_string()),
             }
         });
+    }
+
+    fn spawn_flush(&self, tasks: &mut JoinSet<Done>) {
+        let flush = self.flush();
+        spawn(tasks, async move { flush.await.map_or_else(Done::Failed, |()| Done::Input(Input::Flushed)) });
+    }
+
+    /// Makes durable what is committed. Says why that failed, which ends the session.
+    fn flush(&self) -> impl Future<Output = Result<(), String>> + Send + 'static {
+        let (common, remote, name) = (self.common.clone(), self.remote.site, self.transport_name.clone());
+        async move {
+            common.disk.flush().await.map_err(|error| {
+                let message = format!("what came cannot be made durable: {error}");
+                let (peer, transport) = (Some(remote), Some(name));
+                // An error means that nobody listens.
+                let _ = common.events.send(Event::Error { peer, transport, message: message.clone() });
+                message
+            })
+        }
     }
 
     fn spawn_read(&self, tasks: &mut JoinSet<Done>, order: ReadOrder, beat: u64) {

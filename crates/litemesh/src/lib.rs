@@ -49,6 +49,7 @@
 mod beat;
 pub mod channel;
 mod database;
+mod disk;
 mod driver;
 mod engine_thread;
 mod error;

@@ -12,6 +12,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::disk::Disk;
 use crate::driver::{Common, Driver, INBOX_MAX, Inbound, Stats};
 use crate::engine_thread::EngineThread;
 use crate::event::{EVENTS_KEPT, Events};
@@ -183,6 +184,7 @@ impl PeerBuilder {
         let common = Arc::new(Common {
             site,
             engine,
+            disk: Disk::of(self.database.path()),
             events: self.events,
             frontier: Arc::default(),
             stuck: Arc::default(),

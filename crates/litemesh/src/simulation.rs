@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use litemesh_engine::{Engine, MergeProgress, PageLimits, Reach, StorageError};
 use litemesh_proto::{
-    Access, Change, Cursor, Limits, PeerMessage, Refusal, Remote, Served, SiteId, SyncRequest, Unverified,
+    Access, Change, Cursor, DbVersion, Limits, PeerMessage, Refusal, Remote, Served, SiteId, SyncRequest, Unverified,
 };
 use tokio::sync::watch;
 
@@ -151,6 +151,7 @@ enum Kind {
         bytes_max: u64,
     },
     MergeStaged(SiteId),
+    Flush,
     Read(SiteId, ReadOrder),
 }
 
@@ -182,6 +183,8 @@ impl Work {
                 work::merge_staged(engine, sender);
                 Input::StagedMerged
             }
+            // The caller knows what is on its disks.
+            Kind::Flush => Input::Flushed,
             Kind::Read(remote, ReadOrder { generation, what }) => {
                 let gate = Gate::new(Access::FULL);
                 let shared = Some((process.pages.as_ref(), beat));
@@ -189,6 +192,16 @@ impl Work {
                 Input::Read(ReadDone { generation, page })
             }
         }))
+    }
+
+    /// Whether what was committed is durable once it is done: until then a power cut may take that.
+    pub fn is_flush(&self) -> bool {
+        matches!(self.kind, Kind::Flush)
+    }
+
+    /// Whether it reads where we stand with a remote, to ask for the rest: what was committed before is durable before that is asked.
+    pub fn is_open(&self) -> bool {
+        matches!(self.kind, Kind::Open { .. })
     }
 
     /// Whether it writes.
@@ -206,6 +219,7 @@ impl std::fmt::Debug for Work {
             }
             Kind::Stage { changes, .. } => write!(f, "stage {} changes", changes.len()),
             Kind::MergeStaged(_) => f.write_str("merge what is staged"),
+            Kind::Flush => f.write_str("flush"),
             Kind::Read(..) => f.write_str("read"),
         }
     }
@@ -272,6 +286,11 @@ impl Session {
         self.remote
     }
 
+    /// Our version up to which the remote has said that it holds everything durably.
+    pub fn acknowledged(&self) -> Option<DbVersion> {
+        self.session.acknowledged().map(|position| position.version)
+    }
+
     /// Whether both directions are caught up.
     pub fn is_caught_up(&self) -> bool {
         self.session.is_caught_up()
@@ -331,6 +350,7 @@ impl Session {
                 bytes_max: self.staged_bytes_max,
             })),
             Effect::MergeStaged { key } => Action::Work(self.work(Kind::MergeStaged(key))),
+            Effect::Flush => Action::Work(self.work(Kind::Flush)),
             Effect::Ask(request) => Action::Ask(request),
             Effect::Send(message) => Action::Send(message),
             Effect::Note(served) => Action::Note(served),

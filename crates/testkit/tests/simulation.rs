@@ -110,6 +110,15 @@ fn who_writes_to_a_restored_file_at_once_keeps_that_and_harms_nothing_else() {
     check(&Options { faults, steps: 60, ..Options::default() }, 10_500_001, 100);
 }
 
+/// Also where its author has gone for good meanwhile: what a peer has acknowledged is on its disk, with what that follows.
+#[test]
+fn what_was_acknowledged_outlives_power_cuts() {
+    let faults = Faults { power: true, crashes: true, breaks: true, vanishing: true, ..Faults::NONE };
+    check(&Options { faults, ..Options::default() }, 12_000_001, 100);
+    let faults = Faults { power: true, restores: false, copies: false, twins: false, originals: false, ..Faults::ALL };
+    check(&Options { faults, ..Options::default() }, 12_500_001, 100);
+}
+
 /// Leaves that ask, answer, filter and pass on as the original does.
 #[test]
 fn the_original_and_ours_converge() {

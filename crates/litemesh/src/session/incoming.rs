@@ -23,7 +23,7 @@ use litemesh_proto::{
     SyncRequest, Terms, Unverified,
 };
 
-use super::receipt::{Due, Receipt, Standing};
+use super::receipt::{Due, Receipt, Settled, Standing};
 use super::{Effect, Fault, MergeDone, MergeFailure, Notice, Timer};
 
 pub(crate) struct Incoming {
@@ -59,7 +59,7 @@ pub(crate) struct Incoming {
     has_old_chain: bool,
     /// Litemesh: which messages of the answer came.
     receipt: Receipt,
-    /// Litemesh: an acknowledgement is to be sent now.
+    /// Litemesh: an acknowledgement is due.
     is_ack_due: bool,
     /// Litemesh: a timer for [`Timer::Answer`] is set.
     is_looking: bool,
@@ -416,12 +416,12 @@ impl Incoming {
         }
     }
 
-    /// A numbered message came, and is durable here or not.
-    fn taken(&mut self, is_durable: bool, is_eose: bool, effects: &mut Vec<Effect>) {
+    /// A numbered message came, and is committed here or not.
+    fn taken(&mut self, is_committed: bool, is_eose: bool, effects: &mut Vec<Effect>) {
         if !self.remote.is_litemesh {
             return;
         }
-        match self.receipt.take(is_durable, is_eose) {
+        match self.receipt.take(is_committed, is_eose) {
             Due::Now => self.is_ack_due = true,
             Due::SetTimer => effects.push(Effect::Wake(Timer::Acknowledge, ACK_DELAY)),
             Due::Later => {}
@@ -432,9 +432,23 @@ impl Incoming {
         self.is_ack_due |= self.receipt.timer();
     }
 
-    /// The acknowledgement that is to be sent now.
-    pub(crate) fn take_ack(&mut self) -> Option<Ack> {
-        std::mem::take(&mut self.is_ack_due).then(|| self.receipt.acknowledge())
+    /// The disk has what was committed.
+    pub(crate) fn flushed(&mut self, effects: &mut Vec<Effect>) -> Option<Ack> {
+        let settled = self.receipt.flushed();
+        Self::settled(settled, effects)
+    }
+
+    /// The acknowledgement that is to be sent now. What it would name and the disk does not have is flushed first.
+    pub(crate) fn take_ack(&mut self, effects: &mut Vec<Effect>) -> Option<Ack> {
+        let is_due = std::mem::take(&mut self.is_ack_due);
+        is_due.then(|| self.receipt.settle()).and_then(|settled| Self::settled(settled, effects))
+    }
+
+    fn settled(settled: Settled, effects: &mut Vec<Effect>) -> Option<Ack> {
+        if settled.is_flush {
+            effects.push(Effect::Flush);
+        }
+        settled.ack
     }
 
     /// Something was not taken. What is staged was to wait for what comes after it, which is not merged now as it came; it would

@@ -48,6 +48,8 @@ pub(crate) enum Input {
     Merged(Result<MergeDone, MergeFailure>),
     /// What was staged is merged, by [`Effect::MergeStaged`].
     StagedMerged,
+    /// What was committed when we ordered a flush is durable.
+    Flushed,
     /// The read that we ordered is done.
     Read(ReadDone),
     /// The message that we sent was taken.
@@ -213,6 +215,8 @@ pub(crate) enum Effect {
     Stage { key: SiteId, changes: Vec<Change>, after: Reach, until: Reach },
     /// Merge what is staged, then come back with [`Input::StagedMerged`].
     MergeStaged { key: SiteId },
+    /// Make durable what is committed, then come back with [`Input::Flushed`].
+    Flush,
     /// Come back with [`Input::Woken`] after this long.
     Wake(Timer, Duration),
     /// Answer the remote's message.
@@ -297,6 +301,11 @@ impl Session {
                 self.incoming.merged(result, &mut effects);
             }
             Input::StagedMerged => {}
+            Input::Flushed => {
+                if let Some(ack) = self.incoming.flushed(&mut effects) {
+                    self.outgoing.acknowledge(ack, &mut effects);
+                }
+            }
             Input::Woken(Timer::Acknowledge) => self.incoming.woken(),
             Input::Woken(Timer::Silence) => self.outgoing.look(&mut effects),
             Input::Woken(Timer::StandBy) => self.incoming.end_stand_by(&mut effects),
@@ -313,7 +322,7 @@ impl Session {
                 self.incoming.schema_changed(version, &mut effects);
             }
         }
-        if let Some(ack) = self.incoming.take_ack() {
+        if let Some(ack) = self.incoming.take_ack(&mut effects) {
             self.outgoing.acknowledge(ack, &mut effects);
         }
         effects

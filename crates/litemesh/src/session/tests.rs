@@ -122,3 +122,8 @@ fn take(session: &mut Session, input: Input) -> Vec<Effect> {
     assert!(matches!(effects.as_slice(), [Effect::Merge { .. } | Effect::Stage { .. }]), "{effects:?}");
     session.handle(Input::Merged(Ok(MergeDone::default())))
 }
+
+/// The flush that was ordered is done; gives what is sent then.
+fn flush(session: &mut Session) -> Vec<PeerMessage> {
+    sent(&session.handle(Input::Flushed))
+}

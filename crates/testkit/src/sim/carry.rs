@@ -421,6 +421,7 @@ impl Simulation {
             Side::Ours(session) => session.handle(event),
             Side::Original(_) => return self.talk_over(node, connection, event),
         };
+        self.note_acknowledged(node, connection);
         for action in actions {
             match action {
                 Action::Ask(request) if is_relayed => self.ask_relayed(node, connection, request),
@@ -435,6 +436,7 @@ impl Simulation {
                     self.push(connection, end, Frame::Sync(bytes));
                 }
                 Action::Send(message) => self.send(node, connection, end, &message),
+                Action::Work(work) if work.is_flush() => self.flush(node, connection, work),
                 Action::Work(work) => self.order(node, connection, work),
                 Action::Wake(timer, delay) => {
                     let boot = self.nodes[node].boot;
@@ -449,6 +451,19 @@ impl Simulation {
             }
         }
         self.tell_other_ways(node);
+    }
+
+    /// Remembers what the remote of a session has promised to hold.
+    fn note_acknowledged(&mut self, node: usize, connection: u64) {
+        let Some(running) = self.nodes[node].running.as_ref().filter(|_| self.faults.power) else { return };
+        let Some(Side::Ours(session)) = running.sessions.get(&connection).map(|session| &session.session) else {
+            return;
+        };
+        let (acknowledged, remote) = (session.acknowledged(), session.remote().site);
+        let keeper = self.nodes.iter().position(|node| node.site == remote);
+        if let (Some(version), Some(keeper)) = (acknowledged, keeper) {
+            self.log.acknowledge(node, self.nodes[node].site, version, keeper);
+        }
     }
 
     /// Sessions hear that another one to their remote began or ceased to carry what is written.
@@ -511,6 +526,21 @@ impl Simulation {
         }
     }
 
+    /// Beside the engine's work. Where no power is ever lost it takes no time.
+    fn flush(&mut self, node: usize, connection: u64, work: Work) {
+        if self.faults.power {
+            self.nodes[node].flush();
+        }
+        let running = self.nodes[node].running.as_mut().expect("a peer that runs");
+        let result = work.run(&mut running.engine).map_err(|error| error.to_string());
+        if self.faults.power {
+            let (boot, delay) = (self.nodes[node].boot, self.random_delay(20_000));
+            self.agenda.after(delay, Event::Done { node, boot, connection, result });
+        } else {
+            self.done(node, self.nodes[node].boot, connection, result);
+        }
+    }
+
     fn queue(&mut self, node: usize, job: Job) {
         let running = self.nodes[node].running.as_mut().expect("a peer that runs");
         let place = running.jobs.len();
@@ -547,8 +577,11 @@ impl Simulation {
         if let Some(Job::Work { connection, work }) =
             running.jobs.front_mut().map(|job| std::mem::replace(job, Job::Look))
         {
-            let (name, is_merge) = (format!("{work:?}"), work.is_merge());
+            let (name, is_merge, is_durable) = (format!("{work:?}"), work.is_merge(), work.is_open());
             let result = work.run(&mut running.engine);
+            if is_durable && self.faults.power {
+                self.nodes[node].flush();
+            }
             if let Err(PeerError::Rewritten { common }) = &result {
                 // What the error says is done, by somebody who reads it.
                 let delay = self.random_delay(10_000_000);

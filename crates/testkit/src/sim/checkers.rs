@@ -158,7 +158,7 @@ impl Simulation {
         let mut expected = Model::new(self.nodes[alive[0]].site, &self.tables);
         for written in self.log.all().filter(|written| !self.log.is_doubtful(&written.change)) {
             // What an author lost is expected where somebody has it.
-            if !written.is_excused || states.iter().any(|held| holds(held, &written.change)) {
+            if !written.is_excused() || states.iter().any(|held| holds(held, &written.change)) {
                 expected.merge(&written.change);
             }
         }
@@ -171,7 +171,7 @@ impl Simulation {
                     .zip(&states)
                     .map(|(node, held)| format!("{node}: {} lines differ", held.diff(&expected).lines().count()))
                     .collect();
-                let lacks = self.log.all().filter(|written| !written.is_excused && !holds(held, &written.change));
+                let lacks = self.log.all().filter(|written| !written.is_excused() && !holds(held, &written.change));
                 let lacks = lacks.filter(|written| !self.log.is_doubtful(&written.change));
                 let lacks: String = lacks.map(|written| format!("it lacks {:?}\n", written.change)).collect();
                 self.fail(

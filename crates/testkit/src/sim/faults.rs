@@ -21,6 +21,7 @@ enum Fault {
     Vanish,
     Backup,
     Restore,
+    CutPower,
     Copy,
     Twin,
     FillDisk,
@@ -56,6 +57,7 @@ impl Simulation {
             (faults.vanishing && alive.len() > 2, 1, Fault::Vanish),
             (faults.restores, 2, Fault::Backup),
             (faults.restores, 1, Fault::Restore),
+            (faults.power, 3, Fault::CutPower),
             (faults.copies, 1, Fault::Copy),
             (faults.twins, 1, Fault::Twin),
             (faults.full_disks, 2, Fault::FillDisk),
@@ -86,6 +88,7 @@ impl Simulation {
             Fault::Vanish => self.vanish(node),
             Fault::Backup => self.back_up(node),
             Fault::Restore => self.restore(node),
+            Fault::CutPower => self.cut_power(node),
             Fault::Copy => self.copy(node),
             Fault::Twin => self.double(node),
             Fault::FillDisk => self.limit_disk(node, true),
@@ -253,18 +256,13 @@ impl Simulation {
         }
         self.crash(node);
         self.silence(node);
-        let first = self.connections_made + 1;
         let peer = &mut self.nodes[node];
         let backup = peer.backup.take().expect("looked at above");
         peer.replace_file(&backup.bytes);
         peer.is_upgraded = backup.is_upgraded;
-        peer.restored = Some(first);
-        peer.restored_to = backup.version;
-        peer.common = backup.common.map_or(backup.version, |common| common.min(backup.version));
-        peer.may_have_forgotten = true;
-        peer.cursor = litemesh_engine::proto::Cursor::new();
         let site = peer.site;
         let parted = peer.parted;
+        self.forget_after(node, backup.version, backup.common);
         self.log.excuse(node, site, backup.version);
         if let Some((_, common)) = parted.filter(|(parted, _)| *parted == site) {
             // One more life whose versions stood for something else already.
@@ -278,6 +276,32 @@ impl Simulation {
                 self.write(node);
             }
         }
+    }
+
+    /// What was committed and is not on the disk is lost.
+    fn cut_power(&mut self, node: usize) {
+        if self.nodes[node].is_gone {
+            return;
+        }
+        self.crash(node);
+        self.silence(node);
+        let Some(version) = self.nodes[node].lose_power() else { return };
+        let peer = &self.nodes[node];
+        let common = peer.restored.map(|_| peer.common);
+        self.forget_after(node, version, common);
+        self.log.excuse(node, self.nodes[node].site, version);
+        self.note(format_args!("{node} has no power, and {version} on its disk"));
+        self.start(node);
+    }
+
+    /// The file of a peer ends with this version now. `common`: [`Node::common`](super::node::Node::common), where it had forgotten something before.
+    fn forget_after(&mut self, node: usize, version: DbVersion, common: Option<DbVersion>) {
+        let first = self.connections_made + 1;
+        let peer = &mut self.nodes[node];
+        (peer.restored, peer.restored_to) = (Some(first), version);
+        peer.common = common.map_or(version, |common| common.min(version));
+        peer.may_have_forgotten = true;
+        peer.cursor = litemesh_engine::proto::Cursor::new();
     }
 
     /// A copy of the file becomes a peer. Before it is forked, both refuse each other.

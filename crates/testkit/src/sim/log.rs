@@ -20,8 +20,17 @@ pub(super) struct Written {
     pub(super) change: Change,
     /// The peer that wrote it.
     author: usize,
-    /// Its author lost it, by a backup or for good, before anybody may have had it.
-    pub(super) is_excused: bool,
+    /// Its author has lost it, by a backup, with the power or for good.
+    is_lost: bool,
+    /// Peers that have told their author that they hold it durably.
+    kept_by: BTreeSet<usize>,
+}
+
+impl Written {
+    /// Its author has lost it before anybody had to have it.
+    pub(super) fn is_excused(&self) -> bool {
+        self.is_lost && self.kept_by.is_empty()
+    }
 }
 
 impl Log {
@@ -31,7 +40,8 @@ impl Log {
         self.versions += changes.iter().map(|change| change.db_version).collect::<BTreeSet<_>>().len();
         for change in changes {
             let versions = self.written.entry(change.site).or_default();
-            versions.entry(change.db_version).or_default().push(Written { change, author, is_excused: false });
+            let written = Written { change, author, is_lost: false, kept_by: BTreeSet::new() };
+            versions.entry(written.change.db_version).or_default().push(written);
         }
     }
 
@@ -39,20 +49,30 @@ impl Log {
     pub(super) fn excuse(&mut self, author: usize, site: SiteId, version: DbVersion) {
         let newer = self.written.entry(site).or_default().range_mut(version.next()..);
         let newer = newer.flat_map(|(_, written)| written).filter(|written| written.author == author);
-        newer.for_each(|written| written.is_excused = true);
+        newer.for_each(|written| written.is_lost = true);
     }
 
-    /// The author is gone for good.
-    pub(super) fn excuse_all(&mut self, author: usize) {
-        let all = self.written.values_mut().flat_map(BTreeMap::values_mut).flatten();
-        all.filter(|written| written.author == author).for_each(|written| written.is_excused = true);
+    /// `keeper` has told the author that it holds everything up to `version`.
+    pub(super) fn acknowledge(&mut self, author: usize, site: SiteId, version: DbVersion, keeper: usize) {
+        let older = self.written.entry(site).or_default().range_mut(..=version);
+        for written in older.flat_map(|(_, written)| written).filter(|w| w.author == author && !w.is_lost) {
+            written.kept_by.insert(keeper);
+        }
+    }
+
+    /// The peer is gone for good, with what it wrote and what it kept.
+    pub(super) fn excuse_all(&mut self, peer: usize) {
+        for written in self.written.values_mut().flat_map(BTreeMap::values_mut).flatten() {
+            written.is_lost |= written.author == peer;
+            written.kept_by.remove(&peer);
+        }
     }
 
     /// After `version` the author writes once more under versions that stood for what it has lost since. Who takes the one for the other is
     /// not sent it, so nobody can promise who holds that.
     pub(super) fn doubt(&mut self, author: usize, site: SiteId, version: DbVersion) {
         let newer = self.written.get(&site).into_iter().flat_map(|versions| versions.range(version.next()..));
-        let lost = newer.flat_map(|(_, written)| written).filter(|w| w.author == author && w.is_excused);
+        let lost = newer.flat_map(|(_, written)| written).filter(|w| w.author == author && w.is_excused());
         self.doubtful.extend(lost.map(|written| row(&written.change)));
     }
 
@@ -84,7 +104,7 @@ impl Log {
             Some(versions.range(since.next()..=version))
         });
         let written = news.flatten().flat_map(|(_, written)| written);
-        let written = written.filter(|written| !written.is_excused).map(|written| &written.change);
+        let written = written.filter(|written| !written.is_excused()).map(|written| &written.change);
         written.filter(|change| !self.is_doubtful(change))
     }
 }

@@ -255,6 +255,7 @@ impl Simulation {
             has_app_connection: self.rng.bool(),
             is_upgraded: false,
             backup: None,
+            on_disk: None,
             restored: None,
             restored_to: DbVersion::ZERO,
             common: DbVersion::ZERO,
@@ -271,6 +272,9 @@ impl Simulation {
         let (_, from_beginning) = self.tables.split_last().expect("the table of the upgrade");
         node.create(from_beginning);
         node.start();
+        if self.faults.power {
+            node.flush();
+        }
         self.nodes.push(node);
         let index = self.nodes.len() - 1;
         self.note(format_args!("{index} is {site}"));

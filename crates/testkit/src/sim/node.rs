@@ -46,6 +46,8 @@ pub(super) struct Node {
     pub(super) has_app_connection: bool,
     pub(super) is_upgraded: bool,
     pub(super) backup: Option<Backup>,
+    /// What its disk has, where there are power cuts.
+    pub(super) on_disk: Option<OnDisk>,
     /// Restored and not yet told of the versions that it forgot; the first connection that it made since.
     pub(super) restored: Option<u64>,
     /// The version that it was restored to.
@@ -68,6 +70,14 @@ pub(super) struct Backup {
     pub(super) version: DbVersion,
     /// Where it had forgotten something itself: [`Node::common`].
     pub(super) common: Option<DbVersion>,
+    pub(super) is_upgraded: bool,
+}
+
+/// A file as it is on the disk, with its log.
+pub(super) struct OnDisk {
+    file: Vec<u8>,
+    log: Vec<u8>,
+    pub(super) version: DbVersion,
     pub(super) is_upgraded: bool,
 }
 
@@ -235,6 +245,30 @@ impl Node {
     /// Copies the file; `None` where somebody is writing to it.
     pub(super) fn copy(&self) -> Option<Vec<u8>> {
         checkpoint(self.engine()?.connection()).then(|| std::fs::read(&self.path).expect("the file of a peer"))
+    }
+
+    /// What was committed is on the disk from now on.
+    pub(super) fn flush(&mut self) {
+        let Some(engine) = self.engine() else { return };
+        let version = engine.db_version().expect("a database that can be read");
+        let file = std::fs::read(&self.path).expect("the file of a peer");
+        let log = std::fs::read(self.path_of_log()).unwrap_or_default();
+        self.on_disk = Some(OnDisk { file, log, version, is_upgraded: self.is_upgraded });
+    }
+
+    /// Puts back what is on the disk. Gives the version of that.
+    pub(super) fn lose_power(&mut self) -> Option<DbVersion> {
+        let on_disk = self.on_disk.as_ref()?;
+        self.replace_file(&on_disk.file);
+        std::fs::write(self.path_of_log(), &on_disk.log).expect("a folder that can be written to");
+        self.is_upgraded = on_disk.is_upgraded;
+        Some(on_disk.version)
+    }
+
+    fn path_of_log(&self) -> PathBuf {
+        let mut path = self.path.as_os_str().to_owned();
+        path.push("-wal");
+        path.into()
     }
 
     /// Puts other bytes in the place of the file, as somebody who restores a backup does.

@@ -47,10 +47,13 @@ pub struct Faults {
     pub hasty: bool,
     /// The wall clocks of machines jump by minutes to days, forward and back. Only with `relays`: nothing else reads them.
     pub clocks: bool,
+    /// Machines lose their power, and with it all commits that are not on the disk yet. What a peer has acknowledged is to survive that,
+    /// and the loss of who sent it. Not together with `restores`, `copies`, `twins` and `originals`, which break that promise themselves.
+    pub power: bool,
 }
 
 impl Faults {
-    /// Everything.
+    /// Everything but power cuts.
     pub const ALL: Self = Self {
         breaks: true,
         partitions: true,
@@ -72,6 +75,7 @@ impl Faults {
         originals: true,
         hasty: true,
         clocks: true,
+        power: false,
     };
 
     /// Nothing but delays.
@@ -96,6 +100,7 @@ impl Faults {
         originals: false,
         hasty: false,
         clocks: false,
+        power: false,
     };
 
     /// Those of a seed. `later` decides of those that came later, so that earlier seeds still have the others.
@@ -122,6 +127,7 @@ impl Faults {
             originals: half(self.originals),
             hasty: false,
             clocks: false,
+            power: self.power,
         };
         let hasty = later.bool() && self.hasty && drawn.restores;
         let clocks = later.bool() && self.clocks && drawn.relays;
