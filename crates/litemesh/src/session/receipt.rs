@@ -106,7 +106,7 @@ impl Receipt {
     /// The timer went off. Says whether there is something to acknowledge.
     pub(crate) fn timer(&mut self) -> bool {
         self.is_timer_set = false;
-        self.told < self.came
+        self.told < self.came || self.durable < self.committed
     }
 
     /// An acknowledgement is due.
@@ -221,6 +221,21 @@ mod tests {
         assert_eq!(receipt.settle(), Settled::default());
         assert_eq!(receipt.flushed(), Settled { is_flush: true, ..ack(1, 2 + CREDIT) });
         assert_eq!(receipt.flushed(), ack(2, 2 + CREDIT));
+    }
+
+    /// The simulation found it: what came while the disk was at work was told of as having come, and not acknowledged.
+    #[test]
+    fn what_comes_during_a_flush_is_acknowledged_when_its_timer_goes_off() {
+        let mut receipt = Receipt::default();
+        receipt.begin();
+        receipt.take(true, true);
+        assert!(receipt.settle().is_flush);
+        assert_eq!(receipt.take(true, false), Due::SetTimer);
+        assert_eq!(receipt.flushed(), ack(1, 2 + CREDIT));
+        assert!(receipt.timer());
+        assert!(receipt.settle().is_flush);
+        assert_eq!(receipt.flushed(), ack(2, 2 + CREDIT));
+        assert!(!receipt.timer());
     }
 
     #[test]
