@@ -746,6 +746,35 @@ fn the_native_form_cannot_be_left_half_open() {
     check_consistent(&engine, "foo");
 }
 
+/// `known-failures.md` B20: where there is nothing left to roll back, the original says so, and not what went wrong before.
+#[test]
+fn the_error_that_ended_the_transaction_is_the_one_that_is_told() {
+    for begin in ["", "BEGIN"] {
+        let mut engine = open(&format!("{FOO} INSERT INTO foo VALUES (1, 2, 3)"));
+        engine.connection().execute_batch(begin).unwrap();
+        let failed = engine.alter("foo", |connection| {
+            connection.execute_batch("ALTER TABLE foo ADD COLUMN d; ROLLBACK; SELECT * FROM absent")
+        });
+        let error = failed.unwrap_err();
+        assert!(
+            matches!(&error, AlterError::Storage(error) if error.to_string().contains("no such table: absent")),
+            "{error:?}"
+        );
+        assert!(engine.connection().is_autocommit());
+        check_consistent(&engine, "foo");
+    }
+    // A merge, which a trigger of the application rolls back.
+    let author = open(&format!("{FOO} INSERT INTO foo VALUES (1, 2, 3)"));
+    let mut engine = open(FOO);
+    let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON foo BEGIN SELECT RAISE(ROLLBACK, 'no such rows here'); END";
+    engine.connection().execute_batch(refuse).unwrap();
+    let failed = engine.merge(&dump(&author), &litemesh_engine::MergeProgress::default()).unwrap_err();
+    assert!(format!("{failed} {failed:?}").contains("no such rows here"), "{failed:?}");
+    assert!(engine.connection().is_autocommit());
+    assert_eq!(ask::<i64>(engine.connection(), "SELECT count(*) FROM foo"), 0);
+    check_consistent(&engine, "foo");
+}
+
 /// Another connection goes on writing meanwhile, and the alter waits for it instead of failing.
 #[test]
 fn an_alter_waits_for_writers_and_is_seen_by_them() {

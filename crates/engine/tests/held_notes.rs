@@ -522,7 +522,7 @@ fn a_table_is_dropped_while_notes_wait() {
     }
 }
 
-/// The commit fails when clocks cannot be written, says why, and takes everything back.
+/// The commit fails when clocks cannot be written, says why, and takes everything back (`known-failures.md` A6).
 #[test]
 fn a_commit_that_cannot_record_takes_everything_back() {
     for around in [["BEGIN", "COMMIT"], ["SAVEPOINT s", "RELEASE s"]] {

@@ -436,6 +436,7 @@ fn cut<'a>(rng: &mut Rng, changes: &'a [Change]) -> Vec<&'a [Change]> {
     batches
 }
 
+/// `known-failures.md` D13: what comes again is in the original's history twice.
 #[test]
 fn a_merge_writes_its_changes_into_the_history_exactly_and_once() {
     let author = author(&[
@@ -513,6 +514,25 @@ fn a_merge_joins_its_progress_into_all_peers() {
     assert_eq!(held(&engine), [4, 10, 1, 0]);
     // Ours does not follow the original's.
     assert_eq!(engine.cursor().unwrap().get(&two).get(), 10);
+}
+
+/// `known-failures.md` D13: with an empty `all_peers` the original asks for everything once more, and keeps it twice.
+#[test]
+fn without_all_peers_nothing_is_asked_for_again() {
+    let sites = [1, 2, 3].map(|n| (SiteId::from_bytes([n; 16]), 4));
+    let original = Original::new(SCHEMA);
+    let mut engine = original.open();
+    let changes = sites.map(|(site, _)| Change { site, ..change("tag", &site.to_string(), "-1", 4) });
+    engine.merge(&changes, &claims(&sites)).unwrap();
+    engine.connection().execute_batch("DELETE FROM all_peers").unwrap();
+    drop(engine);
+    let mut engine = original.open();
+    for (site, version) in sites {
+        assert_eq!(engine.cursor().unwrap().get(&site).get(), version);
+    }
+    // And where they come all the same.
+    engine.merge(&changes, &claims(&sites)).unwrap();
+    assert_eq!(all_history(engine.connection()), changes);
 }
 
 #[test]

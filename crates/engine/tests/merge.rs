@@ -280,6 +280,7 @@ fn refuse(edit: impl Fn(&mut Change)) -> MergeError {
     error
 }
 
+/// `known-failures.md` C3: one change with the last version there is stops an original for good.
 #[test]
 fn bad_changes_are_refused_whole_and_named() {
     assert!(matches!(refuse(|c| c.table = "nope".into()), MergeError::UnknownTable { .. }));
@@ -392,7 +393,7 @@ fn claims_of_more_sites_than_a_cursor_may_name_are_left_out() {
     assert!(!held.contains(&SiteId::from_bytes([2; 16])));
 }
 
-/// One forged change takes a small part of all versions, and not the last of them.
+/// One forged change takes a small part of all versions, and not the last of them (`known-failures.md` C3).
 #[test]
 fn a_version_jumps_so_far_and_no_further() {
     use litemesh_engine::proto::limits::VERSION_JUMP_MAX;

@@ -5,10 +5,11 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use litemesh_engine::proto::{CausalLength, Change, ColVersion, Column, DbVersion, PackedKey, Seq, SiteId, Value};
 use litemesh_engine::rusqlite::functions::{Context, FunctionFlags};
+use litemesh_engine::rusqlite::trace::{TraceEvent, TraceEventCodes};
 use litemesh_engine::{Engine, MergeError, MergeProgress};
 use support::{ask, dump, for_seeds, identity, merge_by_sql, refusal, select_changes};
 
@@ -567,4 +568,39 @@ fn a_text_key_of_digits_is_what_the_column_makes_of_it() {
         assert_eq!(ask::<String>(native.connection(), "SELECT DISTINCT typeof(a) FROM t"), expected);
         assert_eq!(ask::<i64>(native.connection(), "SELECT count(*) FROM t__crsql_pks"), 2);
     }
+}
+
+/// `known-failures.md` D1: two statements for each change, in the original. What a change costs is counted in instructions as
+/// well, by the gate of docs/benchmarks.md.
+#[test]
+fn a_merge_runs_far_fewer_statements_than_it_has_changes() {
+    const ROWS: i64 = 2000;
+    let schema = "CREATE TABLE todo (id TEXT PRIMARY KEY NOT NULL, title TEXT, done INTEGER, ts INTEGER)";
+    let mut engine = engine(schema, &["todo"]);
+    let started = Arc::new(AtomicUsize::new(0));
+    let seen = started.clone();
+    let count = move |event: TraceEvent<'_>| {
+        seen.fetch_add(usize::from(matches!(event, TraceEvent::Stmt(..))), Ordering::Relaxed);
+    };
+    engine.connection_mut().trace_v2(TraceEventCodes::SQLITE_TRACE_STMT, Some(count)).unwrap();
+    // New rows, then newer values of them.
+    for col_version in [1, 2] {
+        let cell = |row: i64, column: &str, value| Change {
+            col_version: ColVersion::new(col_version),
+            ..change("todo", &[Value::text(format!("row {row}"))], column, value, col_version)
+        };
+        let row = |row| {
+            let title = Value::text(format!("title {row}"));
+            [cell(row, "title", title), cell(row, "done", Value::Integer(0)), cell(row, "ts", Value::Integer(row))]
+        };
+        let changes: Vec<Change> = (0..ROWS).flat_map(row).collect();
+        started.store(0, Ordering::Relaxed);
+        engine.merge(&changes, &MergeProgress::default()).unwrap();
+        let statements = started.load(Ordering::Relaxed);
+        assert!(statements > 0 && 5 * statements < changes.len(), "{statements} statements, {} changes", changes.len());
+    }
+    assert_eq!(
+        ask::<i64>(engine.connection(), "SELECT count(*) FROM todo__crsql_clock WHERE col_version = 2"),
+        3 * ROWS
+    );
 }

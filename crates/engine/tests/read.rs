@@ -235,6 +235,7 @@ fn tables_changed_since_names_those_with_newer_changes() {
     check(3, &[]);
 }
 
+/// `known-failures.md` D8: the original looks every five seconds.
 #[test]
 fn a_commit_wakes_once_and_only_where_a_replicated_table_changed() {
     let schemas = schemas();

@@ -3,11 +3,13 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
 
 use fastrand::Rng;
 use litemesh_engine::proto::{Change, Column, Cursor, DbVersion, SiteId};
-use litemesh_engine::rusqlite::{self, Connection};
+use litemesh_engine::rusqlite::trace::{TraceEvent, TraceEventCodes};
+use litemesh_engine::rusqlite::{self, Connection, StatementStatus};
 use litemesh_engine::{Engine, LocalFilter, LocalPlace, MergeProgress, PageLimits, SiteBounds};
 use litemesh_testkit::quote;
 use support::{ask, attach, for_seeds, identity, merge, select_changes};
@@ -458,4 +460,108 @@ fn a_run_ends_with_its_rows() {
     assert_eq!(changes.len(), 50 + 2 * 59_001 + 25 + 25);
     assert_eq!(pages, 6, "as many as the changes fill: no page was cut short for clocks that it passed");
     assert_eq!(set(&changes), set(&changes_by_sql(&engine)));
+}
+
+/// What SQLite has done so far for a connection, in instructions of its virtual machine.
+#[derive(Clone, Default)]
+struct Steps(Arc<Mutex<(HashMap<String, i32>, i64)>>);
+
+impl Steps {
+    fn of(engine: &mut Engine) -> Self {
+        let steps = Self::default();
+        let counted = steps.clone();
+        let count = move |event: TraceEvent<'_>| {
+            let TraceEvent::Profile(statement, _) = event else { return };
+            // A statement that is run again counts on.
+            let (mut guard, now) = (counted.0.lock().unwrap(), statement.get_status(StatementStatus::VmStep));
+            let before = guard.0.insert(statement.sql().into_owned(), now).filter(|before| *before <= now);
+            guard.1 += i64::from(now - before.unwrap_or(0));
+        };
+        engine.connection_mut().trace_v2(TraceEventCodes::SQLITE_TRACE_PROFILE, Some(count)).unwrap();
+        steps
+    }
+
+    fn take(&self) -> i64 {
+        std::mem::take(&mut self.0.lock().unwrap().1)
+    }
+}
+
+/// `known-failures.md` D2: the original reads everything before a page for each page, and sorts it.
+#[test]
+fn a_page_costs_what_it_holds_wherever_it_lies() {
+    const PAGE: usize = 500;
+    for rows_of_a_transaction in [1, 20_000] {
+        let mut engine = engine();
+        let steps = Steps::of(&mut engine);
+        for first in (0..20_000).step_by(rows_of_a_transaction) {
+            engine
+                .connection()
+                .execute_batch(&format!(
+                    "WITH RECURSIVE n(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {first} + {rows_of_a_transaction})
+                     INSERT INTO by_number SELECT i, 'x' FROM n"
+                ))
+                .unwrap();
+        }
+        let check = |costs: Vec<i64>, order: &str| {
+            assert!(costs.len() >= 40, "{order}: {} pages", costs.len());
+            // The first one prepares statements, the last ones may be short.
+            let (early, late) = (costs[1..5].iter().max().unwrap(), costs[costs.len() - 5..].iter().max().unwrap());
+            assert!(*early > 0 && 2 * early > *late, "{order}, {rows_of_a_transaction} rows a transaction: {costs:?}");
+        };
+        steps.take();
+        let (mut costs, mut place) = (Vec::new(), LocalPlace::default());
+        loop {
+            let page = engine.read_local(&place, &LocalFilter::default(), few(PAGE)).unwrap();
+            costs.push(steps.take());
+            if page.complete.is_some() {
+                break;
+            }
+            place = page.place;
+        }
+        check(costs, "by version");
+        // For peers of the original.
+        let until: Cursor = [(engine.site().unwrap(), DbVersion::new(i64::MAX))].into_iter().collect();
+        let mut plan = engine.plan_sites(&SiteBounds { until, ..SiteBounds::default() }).unwrap();
+        steps.take();
+        let (mut costs, mut more) = (Vec::new(), true);
+        while more {
+            more = engine.read_sites(&mut plan, few(PAGE)).unwrap().1;
+            costs.push(steps.take());
+        }
+        check(costs, "by site");
+    }
+}
+
+/// `known-failures.md` D2: rows that are inserted meanwhile move pages of the original.
+#[test]
+fn writes_between_two_pages_repeat_nothing_and_hide_nothing() {
+    let engine = engine();
+    let insert = |first: i64, until: i64| {
+        let sql = format!(
+            "WITH RECURSIVE n(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {until})
+             INSERT INTO by_number SELECT i, 'x' FROM n"
+        );
+        engine.connection().execute_batch(&sql).unwrap();
+    };
+    insert(1000, 1300);
+    insert(2000, 2300);
+    let before = read_all(&engine);
+    let (mut changes, mut place) = (Vec::new(), LocalPlace::default());
+    for number in 0.. {
+        let page = engine.read_local(&place, &LocalFilter::default(), few(50)).unwrap();
+        changes.extend(page.changes);
+        if page.complete.is_some() {
+            break;
+        }
+        place = page.place;
+        if number < 5 {
+            // Below, between and above the keys that are read.
+            insert(10 * number, 10 * number + 3);
+            insert(1400 + 10 * number, 1400 + 10 * number + 3);
+            insert(3000 + 10 * number, 3000 + 10 * number + 3);
+        }
+    }
+    assert_eq!(set(&changes).len(), changes.len(), "nothing twice");
+    assert!(set(&changes).is_superset(&set(&before)));
+    assert_eq!(set(&changes), set(&read_all(&engine)), "and what came meanwhile");
 }

@@ -26,6 +26,7 @@ fn check_refused(create: &str, gist: &str) {
     assert!(engine.tables().unwrap().is_empty(), "{create}");
 }
 
+/// `known-failures.md` E4: the original leaves it to its README.
 /// CRR-2, with its FIXes.
 #[test]
 fn tables_that_cannot_converge_are_refused_with_the_reason() {
@@ -167,6 +168,7 @@ fn a_name_in_another_case_is_the_same_table() {
     assert!(engine.tables().unwrap().is_empty());
 }
 
+/// `known-failures.md` A13: older rows are in no history of the original.
 /// CRR-5.
 #[test]
 fn rows_that_were_there_before_replicate() {

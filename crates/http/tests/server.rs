@@ -67,6 +67,30 @@ async fn messages_go_both_ways_and_a_gone_client_is_reported_once() {
     assert_eq!((counters.messages_out, counters.bytes_in), (3, data(CLIENT, "x").len() as u64));
 }
 
+/// `known-failures.md` E7: who watches a hub can ask it, without a token and without joining it, whether it serves.
+#[tokio::test]
+async fn a_hub_says_whether_it_serves() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = litemesh_http::TokenFile::new(folder.path().join("tokens"));
+    tokens.add("test", &litemesh_proto::Access::FULL).unwrap();
+    let transport = HttpServer::builder().tokens(tokens).unwrap().build();
+    let server = serve(transport.clone()).await;
+    let ask = async |method: &str| soon(exchange(server.address, method, "/health", &[], None)).await;
+    let (head, _) = ask("GET").await;
+    assert_eq!((head.status(), head.header("retry-after")), (503, Some("1")), "not started");
+    let (peer, mut reports) = RecordingPeer::new(SERVER);
+    peer.start(Arc::new(transport.clone())).await;
+    let (head, body) = ask("GET").await;
+    assert_eq!((head.status(), body.as_slice()), (200, &br#"{"success":true}"#[..]));
+    assert_eq!(ask("HEAD").await.0.status(), 200);
+    assert_eq!(ask("POST").await.0.status(), 404);
+    let counters = transport.counters();
+    assert_eq!((counters.refused_unauthorized, counters.streams_total), (0, 0));
+    transport.stop().await;
+    assert_eq!(ask("GET").await.0.status(), 503, "stopped");
+    reports.assert_none();
+}
+
 #[tokio::test]
 async fn a_connection_that_we_close_is_not_reported() {
     let (server, _peer, mut reports, mut stream, remote) = connected().await;
@@ -104,9 +128,10 @@ async fn shutting_down_ends_streams_and_the_server() {
     assert_eq!(reports.disconnect().await.0, remote);
 }
 
+/// `known-failures.md` A2: bodies of the original overtake each other.
 #[tokio::test]
 async fn a_body_that_began_first_is_handled_first() {
-    // Goal: known-failures A2. Method: the large message begins and stops; the small one is sent in whole meanwhile.
+    // The large message begins and stops; the small one is sent in whole meanwhile.
     let (server, _peer, mut reports, _stream, _) = connected().await;
     let large = data(CLIENT, &"first".repeat(50_000));
     let mut slow = Wire::connect(server.address).await;
@@ -276,6 +301,7 @@ async fn compressed_bodies_are_read() {
     assert_eq!(head.status(), 415);
 }
 
+/// `known-failures.md` C7: the original compresses nothing.
 #[tokio::test]
 async fn a_stream_is_compressed_only_where_that_is_offered() {
     let (server, _peer, mut reports) = started(HttpServer::new(), Limits::default()).await;
@@ -309,6 +335,7 @@ async fn a_litemesh_client_is_answered_as_one() {
     assert!(reports.connect().await.is_litemesh);
 }
 
+/// `known-failures.md` B15: a client of the original is locked out by its own dead stream.
 #[tokio::test]
 async fn the_first_stream_wins_unless_the_same_process_asks_again() {
     let (server, _peer, mut reports) = started(HttpServer::new(), Limits::default()).await;
@@ -401,9 +428,10 @@ async fn pings_come_by_themselves() {
     }
 }
 
+/// `known-failures.md` C4: what a client does not read lies in the memory of the original.
 #[tokio::test]
 async fn a_client_that_does_not_read_is_shed_and_holds_little_memory() {
-    // Goal: known-failures C4. Method: a client that opens its stream and never reads, and a peer that sends for ever.
+    // A client that opens its stream and never reads, and a peer that sends for ever.
     let stall = Duration::from_millis(500);
     let transport = HttpServer::builder().stall_timeout(stall).build();
     let (server, _peer, mut reports) = started(transport, Limits::default()).await;
@@ -429,6 +457,7 @@ async fn a_client_that_does_not_read_is_shed_and_holds_little_memory() {
     reports.assert_none();
 }
 
+/// `known-failures.md` D9: in one queue everybody waits for the slowest.
 #[tokio::test]
 async fn a_slow_client_holds_up_nobody() {
     let (server, _peer, mut reports) = started(HttpServer::new(), Limits::default()).await;

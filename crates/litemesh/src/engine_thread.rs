@@ -21,9 +21,15 @@ use crate::{PeerError, StartError};
 /// Commands of one lane that wait for the engine. Each session has at most four under way.
 const COMMANDS_MAX: usize = 256;
 
-/// Changesets after which origins are pruned, and how many are looked at then.
-const PRUNE_EVERY: i64 = 4096;
-const PRUNE_ROWS: usize = 512;
+/// Versions after which origins are pruned.
+const PRUNE_EVERY: i64 = 256;
+
+/// Origins that are looked at for each version. A merged version adds one, and may make another one useless: by two, no more useless ones
+/// lie there than are needed, however much is written. One would be too few.
+const PRUNE_RATE: i64 = 2;
+
+/// Origins that are looked at in one transaction.
+const PRUNE_ROWS: i64 = PRUNE_EVERY * PRUNE_RATE;
 
 /// The state of the database as last announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +88,8 @@ impl EngineThread {
     pub(crate) fn spawn(engine: Engine, events: broadcast::Sender<Event>) -> Result<Self, StartError> {
         // Places are what commands wait for; the channel has room for all, and for a look.
         let (commands, receiver) = mpsc::channel(2 * COMMANDS_MAX + 1);
-        let (sender, announced) = watch::channel(look(&engine).map_err(PeerError::from)?);
+        let looked = look(&engine).map_err(PeerError::from)?;
+        let (pruned, (sender, announced)) = (looked.db_version, watch::channel(looked));
         let site = engine.site().map_err(PeerError::from)?;
         let is_over = Arc::new(AtomicBool::new(false));
         let worker = Worker {
@@ -91,8 +98,10 @@ impl EngineThread {
             events,
             announced: sender,
             is_over: is_over.clone(),
-            pruned: DbVersion::ZERO,
-            prune_from: DbVersion::ZERO,
+            pruned,
+            // One transaction, anywhere: peers that never run for long prune, too.
+            prune_owed: PRUNE_ROWS,
+            prune_from: DbVersion::new(fastrand::i64(0..=pruned.get())),
         };
         let run = move || {
             let mut lanes = Lanes::new(receiver);
@@ -206,7 +215,9 @@ struct Worker {
     events: broadcast::Sender<Event>,
     announced: watch::Sender<Announced>,
     is_over: Arc<AtomicBool>,
+    /// The version up to which it is known how many origins are to be looked at.
     pruned: DbVersion,
+    prune_owed: i64,
     prune_from: DbVersion,
 }
 
@@ -273,9 +284,15 @@ impl Worker {
     }
 
     fn prune(&mut self, version: DbVersion) -> Result<(), StorageError> {
-        if version.get() - self.pruned.get() >= PRUNE_EVERY {
-            self.prune_from = self.engine.prune_origins(self.prune_from, PRUNE_ROWS)?;
+        let new = version.get() - self.pruned.get();
+        if new >= PRUNE_EVERY {
+            self.prune_owed = self.prune_owed.saturating_add(new.saturating_mul(PRUNE_RATE));
             self.pruned = version;
+        }
+        if self.prune_owed > 0 {
+            self.prune_from = self.engine.prune_origins(self.prune_from, PRUNE_ROWS as usize)?;
+            let is_at_end = self.prune_from == DbVersion::ZERO;
+            self.prune_owed = if is_at_end { 0 } else { self.prune_owed - PRUNE_ROWS };
         }
         Ok(())
     }

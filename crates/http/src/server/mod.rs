@@ -6,6 +6,7 @@ mod body;
 mod connection;
 mod content;
 mod door;
+mod health;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod hostile;
 mod post;
@@ -334,8 +335,8 @@ impl HttpServer {
         HttpServerBuilder { options }
     }
 
-    /// The routes `/stream`, `/sync`, `/data` and `/ws`, and with tokens `/ticket`, to be mounted into an axum server under any prefix: the seed's
-    /// `registerRoutes`.
+    /// The routes `/stream`, `/sync`, `/data`, `/ws` and `/health`, and with tokens `/ticket`, to be mounted into an axum server under any
+    /// prefix: the seed's `registerRoutes`.
     ///
     /// They can be mounted before the transport is started; until then messages are refused and streams wait.
     ///
@@ -346,7 +347,8 @@ impl HttpServer {
             .route("/stream", any(stream::route))
             .route("/sync", any(post::sync_route))
             .route("/data", any(post::data_route))
-            .route("/ws", any(websocket::route));
+            .route("/ws", any(websocket::route))
+            .route("/health", any(health::route));
         let has_tokens = self.shared.door.has_tokens();
         if has_tokens {
             routes = routes.route("/ticket", any(ticket::route));
