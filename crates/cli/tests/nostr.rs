@@ -3,12 +3,14 @@
 
 mod support;
 
-use std::os::unix::fs::PermissionsExt;
+use std::fs::File;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::time::Instant;
 
 use nostr_relay_builder::builder::RateLimit;
 use nostr_relay_builder::{LocalRelay, RelayBuilder};
-use support::{Files, PATIENCE, Running, litemesh, litemesh_with_input, rows};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use support::{Files, PATIENCE, Running, litemesh, litemesh_with_input, program, rows};
 use tokio::runtime::Runtime;
 
 /// A relay that is there as long as the runtime.
@@ -119,6 +121,66 @@ fn keys_are_readable_by_their_owner_only() {
         let mode = std::fs::metadata(format!("{file}-nostr")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
+}
+
+/// A terminal: what its screen is told, and the end for a program.
+fn terminal() -> (File, File) {
+    let no_control = OpenptFlags::NOCTTY;
+    let screen = openpt(OpenptFlags::RDWR | no_control).unwrap();
+    grantpt(&screen).unwrap();
+    unlockpt(&screen).unwrap();
+    let name = ptsname(&screen, Vec::new()).unwrap();
+    let flags = no_control.bits().try_into().unwrap();
+    let program = File::options().read(true).write(true).custom_flags(flags).open(name.to_str().unwrap());
+    (screen.into(), program.unwrap())
+}
+
+/// What a camera reads in rows of block characters, each two pixels high.
+fn read_code(rows: &[String]) -> String {
+    // Pixels of the picture for one of the code.
+    const SCALE: usize = 4;
+    // Black blocks on white.
+    let rows: Vec<Vec<char>> = rows
+        .iter()
+        .map(|row| {
+            row.strip_prefix("\x1b[30;107m").and_then(|row| row.strip_suffix("\x1b[0m")).unwrap().chars().collect()
+        })
+        .collect();
+    let grey = |x: usize, y: usize| {
+        let (x, y) = (x / SCALE, y / SCALE);
+        let is_black = match rows[y / 2][x] {
+            ' ' => false,
+            '▀' => y % 2 == 0,
+            '▄' => y % 2 == 1,
+            '█' => true,
+            other => panic!("{other:?} is no block"),
+        };
+        if is_black { 0 } else { 255 }
+    };
+    let (width, height) = (rows[0].len() * SCALE, rows.len() * 2 * SCALE);
+    let mut picture = rqrr::PreparedImage::prepare_from_greyscale(width, height, grey);
+    let codes = picture.detect_grids();
+    assert_eq!(codes.len(), 1, "{rows:?}");
+    codes[0].decode().unwrap().1
+}
+
+/// A camera in place of copying the line.
+#[test]
+fn the_code_on_the_terminal_is_what_pairs() {
+    let (_runtime, _relay, url) = relay();
+    let files = Files::new();
+    let (a, b) = (files.database("a.db"), files.database("b.db"));
+    let (screen, terminal) = terminal();
+    let child = program(&["pair", &a, "--relay", &url, "--name", "laptop"]).stdout(terminal).spawn().unwrap();
+    let listening = Running::of(child, screen);
+    let line = || listening.line().as_str().unwrap().to_owned();
+    let string = line();
+    let code: Vec<String> = std::iter::repeat_with(line).take_while(|line| !line.contains("litemesh join")).collect();
+    let read = read_code(&code);
+    assert_eq!(read, string);
+    litemesh(&["join", &b, &read, "--name", "phone"]).ok();
+    assert!(line().starts_with("paired with phone"));
+    assert_eq!(listening.end().0.code(), Some(0));
 }
 
 #[test]

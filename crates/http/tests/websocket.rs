@@ -253,6 +253,35 @@ async fn what_is_too_much_or_makes_no_sense_closes_the_socket_with_a_reason() {
     assert_eq!(counters.refused_malformed, 2);
 }
 
+/// Frames are compressed already: who offers `permessage-deflate` gets a socket without it, and is taken at that word.
+#[tokio::test]
+async fn compression_of_sockets_is_not_agreed_to() {
+    let (server, _peer, mut reports) = started(HttpServer::new(), Limits::default()).await;
+    let offer = ("sec-websocket-extensions", "permessage-deflate; client_max_window_bits");
+    // The three bits that extensions may give a meaning.
+    for bits in [0x40, 0x20, 0x10] {
+        let mut request = format!("ws://{}/ws?peerId={CLIENT}", server.address).into_client_request().unwrap();
+        for (name, value) in [offer, ("sec-websocket-protocol", "litemesh.v2")] {
+            request.headers_mut().insert(name, value.parse().unwrap());
+        }
+        let stream = TcpStream::connect(server.address).await.unwrap();
+        let (socket, response) = soon(tokio_tungstenite::client_async(request, stream)).await.unwrap();
+        assert_eq!((response.status().as_u16(), response.headers().get(offer.0)), (101, None));
+        let mut socket = Socket(socket);
+        reports.connect().await;
+        assert!(matches!(socket.frame().await, Frame::Hello(_)));
+        // A whole message, but for the bit.
+        let ping = v2::ping();
+        let head = [0x82 | bits, 0x80 | u8::try_from(ping.len()).unwrap(), 0, 0, 0, 0];
+        soon(socket.0.get_mut().write_all(&[&head[..], &ping].concat())).await.unwrap();
+        let frame = socket.closed().await;
+        assert_eq!(frame.code, CloseCode::Protocol);
+        assert!(frame.reason.contains("extension"), "{frame:?}");
+        reports.disconnect().await;
+    }
+    assert_eq!(server.transport.counters().refused_malformed, 3);
+}
+
 /// The head of a frame of so many bytes, as a client sends it.
 fn announced(bytes: u64) -> Vec<u8> {
     [&[0x82, 0xff][..], &bytes.to_be_bytes(), &[0; 4]].concat()

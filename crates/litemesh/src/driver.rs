@@ -177,7 +177,7 @@ impl Driver {
             let version = acknowledged.map_or(NOTHING, |position| position.version.get());
             self.stats.acknowledged.store(version, Ordering::Relaxed);
             if let Some(served) = session.served() {
-                self.way.report(served);
+                self.way.report(served, session.rests());
             }
         }
     }

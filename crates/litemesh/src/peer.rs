@@ -20,7 +20,7 @@ use crate::session::Room;
 use crate::session::access::{Gate, check_remote};
 use crate::shared_pages::SharedPages;
 use crate::watch::FileWatch;
-use crate::ways::Ways;
+use crate::ways::{Rank, Ways};
 use crate::{Database, Event, PeerError, StartError, beat};
 
 /// Builds a [`Peer`].
@@ -440,7 +440,7 @@ impl Inner {
         let (inbox, receiver) = mpsc::channel(INBOX_MAX);
         let stats = Arc::new(Stats::default());
         let key = Gate::new(access.clone()).position_key(remote.site);
-        let way = self.common.ways.add(key, transport.keeps_messages());
+        let way = self.common.ways.add(key, Rank::of(&*transport, remote));
         let driver = Driver {
             remote,
             access: access.clone(),

@@ -19,7 +19,7 @@ use crate::engine_thread::{Announced, look};
 use crate::session::access::Gate;
 use crate::session::{self, Effect, Input, Notice, ReadDone, ReadOrder};
 use crate::shared_pages::SharedPages;
-use crate::ways::{Way, Ways};
+use crate::ways::{Rank, Way, Ways};
 use crate::work::{self, Frontier, Recent, Stuck};
 
 /// What the sessions of one running peer share. Gone when it ends.
@@ -251,15 +251,21 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session with a remote that connected just now, and the first work for it. `keeps_messages`: as its transport says.
+    /// A session with a remote that connected just now, and the first work for it. `keeps_messages` and `is_duplex`: as its
+    /// transport says.
     pub fn new(
         remote: Remote,
-        keeps_messages: bool,
+        (keeps_messages, is_duplex): (bool, bool),
         process: &Process,
         limits: &Limits,
         pages: PageLimits,
     ) -> (Self, Work) {
         let last = *process.beats.borrow();
+        let rank = match (keeps_messages, is_duplex) {
+            (true, _) => Rank::Kept,
+            (false, true) => Rank::Line,
+            (false, false) => Rank::Split,
+        };
         let session = Self {
             remote,
             session: session::Session::new(
@@ -271,7 +277,7 @@ impl Session {
             ),
             process: process.clone(),
             recent: Arc::default(),
-            way: process.ways.add(remote.site, keeps_messages),
+            way: process.ways.add(remote.site, rank),
             keeps_messages,
             limits: pages,
             staged_bytes_max: limits.staged_bytes_max,
@@ -330,7 +336,7 @@ impl Session {
             }
         };
         if let Some(served) = self.session.served() {
-            self.way.report(served);
+            self.way.report(served, self.session.rests());
         }
         effects.into_iter().filter_map(|effect| self.action(effect)).collect()
     }

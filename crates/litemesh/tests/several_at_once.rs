@@ -8,13 +8,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use litemesh::proto::{DbVersion, Transport};
+use litemesh::channel::Channel;
+use litemesh::proto::{Access, DbVersion, Transport};
 use litemesh::{Database, Event, Events, Peer};
 use litemesh_http::{HttpClient, HttpServer};
 use litemesh_nostr::{Listener, NostrTransport, Store, join};
+use litemesh_testkit::proxy::{Ending, Line, Proxy};
 use nostr_relay_builder::builder::RateLimit;
 use nostr_relay_builder::{LocalRelay, RelayBuilder};
 use support::{PATIENCE, SCHEMA};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -118,7 +121,7 @@ struct Serving {
 }
 
 async fn serve(server: HttpServer) -> Serving {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let (end, ended) = oneshot::channel::<()>();
     let ended = async move { drop(ended.await) };
@@ -224,4 +227,178 @@ async fn a_remote_that_is_reached_two_ways_stays_in_sync_when_one_breaks() {
     assert!(over_nostr <= 2 * (2 + 2), "{over_nostr} changes went over Nostr");
     phone.peer.stop().await;
     hub.peer.stop().await;
+}
+
+/// What a row of [`Node::insert`] is: two cells.
+const CHANGES_OF_ROW: u64 = 2;
+
+/// A hub and a phone that reaches it by a stream with POSTs, and by a channel, each over a line that can break.
+struct TwoLines {
+    hub: Node,
+    phone: Node,
+    stream: Proxy,
+    channel: Proxy,
+    serving: Serving,
+    rows: u64,
+    _folder: tempfile::TempDir,
+}
+
+impl TwoLines {
+    /// The channel cannot be reached yet.
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let ((hub_db, _), (phone_db, _)) = (database(folder.path(), "hub.db"), database(folder.path(), "phone.db"));
+        let (server, channel_of_hub) = (HttpServer::new(), Channel::new());
+        let hub = Node::start(&hub_db, vec![Arc::new(server.clone()), Arc::new(channel_of_hub.clone())]).await;
+        let serving = serve(server).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (stream, channel) = (Proxy::start(), Proxy::start());
+        stream.lead_to(Some(serving.url.strip_prefix("http://").unwrap().parse().unwrap()));
+        channel.lead_to(Some(listener.local_addr().unwrap()));
+        channel.set_line(Line::Down);
+        tokio::spawn(async move {
+            loop {
+                let (read, write) = listener.accept().await.unwrap().0.into_split();
+                let channel = channel_of_hub.clone();
+                tokio::spawn(async move { channel.accept(read, write, Access::FULL).await });
+            }
+        });
+        let client = HttpClient::builder(stream.url()).websocket(false).reconnect_delay_min(SOON).build();
+        let address = channel.address();
+        let connect = move || async move { Ok(TcpStream::connect(address).await?.into_split()) };
+        let channel_of_phone = Channel::dialling("channel", connect).reconnect_delay_min(SOON);
+        let mut phone = Node::start(&phone_db, vec![Arc::new(client), Arc::new(channel_of_phone)]).await;
+        served(&mut phone, "http").await;
+        let mut lines = Self { hub, phone, stream, channel, serving, rows: 0, _folder: folder };
+        lines.served_by_hub("http").await;
+        lines
+    }
+
+    async fn served_by_hub(&mut self, transport: &str) {
+        served(&mut self.hub, transport).await;
+    }
+
+    /// The hub writes a row, and it arrives.
+    async fn write(&mut self) {
+        self.rows += 1;
+        let id = format!("row {}", self.rows);
+        let sent = |hub: &Node| hub.changes_sent("http") + hub.changes_sent("channel");
+        let before = sent(&self.hub);
+        self.hub.insert(&id);
+        self.phone.wait_for(&id).await;
+        // It may be merged before it is counted.
+        let counted = async {
+            while sent(&self.hub) == before {
+                tokio::task::yield_now().await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, counted).await.is_ok(), "{id} is not counted");
+    }
+
+    /// Rows until one has gone over this way, and has been acknowledged there.
+    async fn write_until_carried_by(&mut self, transport: &str) {
+        let (begun, sent) = (std::time::Instant::now(), self.hub.changes_sent(transport));
+        while self.hub.changes_sent(transport) == sent {
+            assert!(begun.elapsed() < PATIENCE, "{transport} is not used: {:?}", self.hub.peer.status());
+            self.write().await;
+        }
+        self.hub.wait_for_acknowledgement(transport).await;
+    }
+
+    /// A line breaks, and both ends know.
+    async fn cut(&mut self, transport: &str) {
+        let line = if transport == "http" { &self.stream } else { &self.channel };
+        line.set_line(Line::Down);
+        line.end_all(Ending::Reset);
+        let is_lost = |event: &Event| matches!(event, Event::Disconnect { transport: of, .. } if &**of == transport);
+        self.hub.wait_for_event("the end of a line", is_lost).await;
+        self.phone.wait_for_event("the end of a line", is_lost).await;
+    }
+
+    fn clear(&self, transport: &str) {
+        if transport == "http" { &self.stream } else { &self.channel }.set_line(Line::Clear);
+    }
+
+    async fn stop(self) {
+        self.phone.peer.stop().await;
+        self.hub.peer.stop().await;
+        self.serving.stop().await;
+    }
+}
+
+/// How long who dials waits at first.
+const SOON: Duration = Duration::from_millis(50);
+
+async fn served(node: &mut Node, transport: &str) {
+    let is_served = |event: &Event| matches!(event, Event::Served { transport: of, .. } if &**of == transport);
+    node.wait_for_event("up to date", is_served).await;
+}
+
+/// One line that goes both ways is better than a stream with POSTs, though it came later; and where it breaks the stream goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_better_of_two_lines_carries_and_a_break_loses_and_repeats_nothing() {
+    let mut lines = TwoLines::start().await;
+    for _ in 0..5 {
+        lines.write().await;
+    }
+    let over = |lines: &TwoLines, transport: &str| lines.hub.changes_sent(transport);
+    assert_eq!(over(&lines, "http"), 5 * CHANGES_OF_ROW);
+    lines.clear("channel");
+    lines.served_by_hub("channel").await;
+    lines.write_until_carried_by("channel").await;
+    // Each row has gone once, over one of them; and from now on over the channel alone.
+    let over_http = over(&lines, "http");
+    assert_eq!(over_http + over(&lines, "channel"), lines.rows * CHANGES_OF_ROW);
+    for _ in 0..10 {
+        lines.write().await;
+    }
+    assert_eq!((over(&lines, "http"), over_http + over(&lines, "channel")), (over_http, lines.rows * CHANGES_OF_ROW));
+    lines.hub.wait_for_acknowledgement("channel").await;
+
+    let before = lines.rows;
+    lines.cut("channel").await;
+    for _ in 0..5 {
+        lines.write().await;
+    }
+    assert_eq!(over(&lines, "http"), over_http + (lines.rows - before) * CHANGES_OF_ROW);
+
+    // It came and went: now the stream carries until it breaks.
+    lines.clear("channel");
+    lines.served_by_hub("channel").await;
+    for _ in 0..5 {
+        lines.write().await;
+    }
+    assert_eq!(over(&lines, "http"), over_http + (lines.rows - before) * CHANGES_OF_ROW);
+    lines.hub.wait_for_acknowledgement("http").await;
+    let (before, over_channel) = (lines.rows, over(&lines, "channel"));
+    lines.cut("http").await;
+    for _ in 0..5 {
+        lines.write().await;
+    }
+    assert_eq!(over(&lines, "channel"), over_channel + (lines.rows - before) * CHANGES_OF_ROW);
+    lines.stop().await;
+}
+
+/// Breaks in the middle of traffic: what was under way may go twice, and nothing is left out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn breaks_of_either_line_under_load_leave_nothing_out() {
+    let mut lines = TwoLines::start().await;
+    lines.clear("channel");
+    lines.served_by_hub("channel").await;
+    for (round, broken) in ["channel", "http", "channel", "http"].into_iter().enumerate() {
+        for row in 0..50 {
+            lines.hub.insert(&format!("hub {round} {row}"));
+            lines.phone.insert(&format!("phone {round} {row}"));
+            if row == 25 {
+                lines.cut(broken).await;
+            }
+        }
+        for row in 0..50 {
+            lines.phone.wait_for(&format!("hub {round} {row}")).await;
+            lines.hub.wait_for(&format!("phone {round} {row}")).await;
+        }
+        lines.clear(broken);
+        lines.served_by_hub(broken).await;
+    }
+    lines.stop().await;
 }

@@ -78,6 +78,13 @@ pub trait Transport: Send + Sync + 'static {
         false
     }
 
+    /// Whether one line carries what comes and what goes over this connection. It is preferred to one over which each message that goes is
+    /// a request of its own, and waits for its answer: of a remote that is reached over both ways, that one stands by. Asked once, when
+    /// the connection stands.
+    fn is_duplex(&self, _remote: Remote) -> bool {
+        true
+    }
+
     /// Another connection has brought the remote this far, and this one will go on behind it. For a carrier that keeps messages, which
     /// remembers it with what it has sent, and gives it back with [`PeerCallbacks::resume`] when it goes on with that. Called again and
     /// again; the last one counts. It may be lost: then the remote is sent once more what it has.

@@ -46,7 +46,7 @@ pub(crate) async fn pair(args: &PairArgs) -> Result<ExitCode, Failure> {
         if let Ok(code) = QrCode::new(&string)
             && Output::is_terminal()
         {
-            output.line(code.render::<Dense1x2>().build())?;
+            output.line(in_black_on_white(&code))?;
         }
         output.line("give it to `litemesh join FILE STRING` on the other device within ten minutes; it is a secret")?;
     }
@@ -56,6 +56,13 @@ pub(crate) async fn pair(args: &PairArgs) -> Result<ExitCode, Failure> {
         () = shutdown.requested() => return Err(Failure::network("interrupted before anybody joined", "")),
     };
     tell(&mut output, &args.file, &paired, args.json)
+}
+
+/// A code as block characters. In colors of its own, since cameras do not read one that is light on dark, as most terminals are.
+fn in_black_on_white(code: &QrCode) -> String {
+    let rows = code.render::<Dense1x2>().build();
+    let rows: Vec<String> = rows.lines().map(|row| format!("\x1b[30;107m{row}\x1b[0m")).collect();
+    rows.join("\n")
 }
 
 pub(crate) async fn join(args: &JoinArgs) -> Result<ExitCode, Failure> {

@@ -27,7 +27,7 @@ pub(crate) async fn run(args: &StdioArgs) -> Result<ExitCode, Failure> {
     let access = if args.read_only { Access::new(Rights::Read) } else { Access::FULL };
     let ended = tokio::select! {
         () = shutdown.requested() => ChannelError::Stopped,
-        ended = channel.accept(tokio::io::stdin(), tokio::io::stdout(), access) => ended,
+        ended = serve(&channel, access) => ended,
     };
     peer.stop().await;
     match ended {
@@ -35,4 +35,9 @@ pub(crate) async fn run(args: &StdioArgs) -> Result<ExitCode, Failure> {
         ChannelError::Refused { reason } => Err(Failure::refused(reason, "")),
         other => Err(Failure::network(other.to_string(), "`litemesh sync FILE ssh://HOST/PATH` starts this")),
     }
+}
+
+/// Serves standard input and output until they end.
+pub(crate) async fn serve(channel: &Channel, access: Access) -> ChannelError {
+    channel.accept(tokio::io::stdin(), tokio::io::stdout(), access).await
 }

@@ -57,7 +57,8 @@ impl Done {
     }
 }
 
-fn program(args: &[&str]) -> Command {
+/// The program, with its output to be read.
+pub(crate) fn program(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_litemesh"));
     command.args(args);
     piped(command)
@@ -131,7 +132,13 @@ impl Running {
 
     pub(crate) fn spawn(command: &mut Command) -> Self {
         let mut child = command.spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let stdout = child.stdout.take().unwrap();
+        Self::of(child, stdout)
+    }
+
+    /// One that was started, and where its output is to be read.
+    pub(crate) fn of(mut child: Child, stdout: impl Read + Send + 'static) -> Self {
+        let stdout = BufReader::new(stdout);
         let stderr = read_to_end(child.stderr.take().unwrap());
         let (sender, lines) = sync_channel(LINES_MAX);
         std::thread::spawn(move || {

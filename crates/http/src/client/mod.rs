@@ -525,6 +525,10 @@ impl Transport for HttpClient {
         })
     }
 
+    fn is_duplex(&self, remote: Remote) -> bool {
+        self.shared.link_of(remote).is_ok_and(|link| link.outbox.is_some())
+    }
+
     fn message_bytes_max(&self, remote: Remote) -> usize {
         if !remote.is_litemesh {
             return BATCH_BYTES_MAX;

@@ -555,6 +555,11 @@ impl Transport for HttpServer {
         Box::pin(async {})
     }
 
+    fn is_duplex(&self, remote: Remote) -> bool {
+        let connection = self.shared.running().and_then(|running| running.connection_of(remote));
+        connection.is_some_and(|connection| connection.form.is_socket())
+    }
+
     /// Must not be called from inside of a callback: it waits for all callbacks to resolve.
     fn stop(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {

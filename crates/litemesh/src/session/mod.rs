@@ -345,6 +345,11 @@ impl Session {
         self.outgoing.served()
     }
 
+    /// Whether another connection carries what is written, and nothing is under way over this one.
+    pub(crate) fn rests(&self) -> bool {
+        self.outgoing.is_at_rest()
+    }
+
     /// Whether both directions are caught up: the remote's answer is complete, and so is ours. A direction in which nothing
     /// may go is.
     pub(crate) fn is_caught_up(&self) -> bool {

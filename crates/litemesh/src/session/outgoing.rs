@@ -237,6 +237,13 @@ impl Outgoing {
         self.standing.stands_by && self.eose != Eose::Ahead && is_between
     }
 
+    /// Whether it rests, and everything that was sent is acknowledged.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let Some(Order::Local { window, .. }) = &self.order else { return false };
+        let is_idle = !self.is_reading && !self.is_sending && self.queue.is_empty() && window.is_empty();
+        is_idle && self.eose == Eose::Taken && self.rests()
+    }
+
     /// The remote said by a message of its own that it holds this much.
     pub(crate) fn remote_holds(&mut self, cursor: &Cursor) {
         match &mut self.order {

@@ -52,6 +52,11 @@ impl Carrier {
             _ => Self::Http(http),
         }
     }
+
+    /// Whether one line goes both ways.
+    pub(super) fn is_duplex(self) -> bool {
+        matches!(self, Self::Channel | Self::Http(Form::SocketFrames | Form::SocketJson))
+    }
 }
 
 /// What was carried as bytes.

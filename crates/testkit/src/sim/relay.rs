@@ -310,7 +310,7 @@ impl Simulation {
         self.connections_made += 1;
         let connection = self.connections_made;
         let remote = Remote { site, connection, is_litemesh: true };
-        let (session, opening) = Session::new(remote, true, &running.process, &Limits::default(), self.pages);
+        let (session, opening) = Session::new(remote, (true, true), &running.process, &Limits::default(), self.pages);
         let outbound = self.pairings[pairing].ways[end].outbound.as_ref();
         let relayed = Relayed {
             pairing,

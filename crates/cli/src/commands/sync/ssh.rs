@@ -10,6 +10,9 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::failure::Failure;
 
+#[cfg(all(test, unix))] // a shell
+mod conformance;
+
 /// A file on another machine.
 pub(super) struct SshTarget {
     destination: String,
@@ -115,94 +118,6 @@ mod tests {
             ["ssh://host", "ssh://host/", "ssh:///x", "ssh://-oProxyCommand=x/y", "ssh://-u@host/y", "ssh://host:ssh/x"]
         {
             assert!(SshTarget::parse(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    /// The suite goes through the very code that starts `ssh`. In place of that stands this program once more, which joins its input
-    /// and output to the line.
-    #[cfg(unix)] // a shell
-    mod conformance {
-        use std::fs::File;
-        use std::io::{Read, Write};
-        use std::net::{Shutdown, SocketAddr, TcpStream};
-        use std::sync::Arc;
-        use std::sync::atomic::{AtomicUsize, Ordering};
-        use std::time::Duration;
-
-        use litemesh::proto::{Access, BoxFuture, Transport};
-        use litemesh_testkit::conformance::{self, Kind};
-        use tokio::net::TcpListener;
-
-        use super::*;
-
-        /// Tells the program that it stands in for `ssh`, and where the line is.
-        const LINE_VARIABLE: &str = "LITEMESH_TEST_LINE";
-
-        struct OverSsh(tempfile::TempDir, AtomicUsize);
-
-        fn impatient(channel: Channel) -> Channel {
-            channel.ping_interval(Duration::from_millis(500)).reconnect_delay_min(Duration::from_millis(100))
-        }
-
-        impl Kind for OverSsh {
-            fn listen(&self) -> BoxFuture<'_, (Arc<dyn Transport>, SocketAddr)> {
-                Box::pin(async {
-                    let channel = impatient(Channel::new());
-                    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                    let address = listener.local_addr().unwrap();
-                    let accepting = channel.clone();
-                    tokio::spawn(async move {
-                        loop {
-                            let (stream, _) = listener.accept().await.unwrap();
-                            let (channel, (read, write)) = (accepting.clone(), stream.into_split());
-                            tokio::spawn(async move { channel.accept(read, write, Access::FULL).await });
-                        }
-                    });
-                    (Arc::new(channel) as _, address)
-                })
-            }
-
-            fn dial(&self, address: SocketAddr) -> Arc<dyn Transport> {
-                let script = self.0.path().join(self.1.fetch_add(1, Ordering::Relaxed).to_string());
-                let program = std::env::current_exe().unwrap();
-                let test = concat!(module_path!(), "::stands_in_for_ssh").split_once("::").unwrap().1;
-                // What the test harness says is not for the other end.
-                let lines = format!(
-                    "exec 3>&1 >/dev/null\n{LINE_VARIABLE}={address} exec '{}' --exact {test}\n",
-                    program.display()
-                );
-                std::fs::write(&script, lines).unwrap();
-                let target = SshTarget::parse("ssh://me@far.example/todo.db").unwrap();
-                Arc::new(impatient(target.channel(format!("sh {}", script.display()))))
-            }
-        }
-
-        #[test]
-        fn stands_in_for_ssh() {
-            let Ok(address) = std::env::var(LINE_VARIABLE) else { return };
-            // Where nobody is, it ends.
-            let Ok(mut from_line) = TcpStream::connect(address) else { return };
-            let mut to_line = from_line.try_clone().unwrap();
-            let mut output = File::options().write(true).open("/dev/fd/3").unwrap();
-            // Ends with the program.
-            std::thread::spawn(move || {
-                carry(std::io::stdin().lock(), &mut to_line);
-                let _ = to_line.shutdown(Shutdown::Write);
-            });
-            carry(&mut from_line, &mut output);
-        }
-
-        /// As it comes. With `std::io::copy`, which splices pipes and sockets on Linux, this hangs.
-        fn carry(mut from: impl Read, to: &mut impl Write) {
-            let mut piece = vec![0; 16 * 1024];
-            while let Ok(read @ 1..) = from.read(&mut piece)
-                && to.write_all(&piece[..read]).is_ok()
-            {}
-        }
-
-        #[tokio::test]
-        async fn programs_keep_the_contract() {
-            conformance::check(&OverSsh(tempfile::tempdir().unwrap(), AtomicUsize::new(0))).await;
         }
     }
 }

@@ -553,6 +553,29 @@ fn who_stands_by_sends_nothing_and_goes_on_where_the_other_way_ended() {
     assert_eq!(sent(&effects)[0].progress().unwrap().since, None, "it is said once");
 }
 
+/// Only then another connection goes on, so that nothing goes twice.
+#[test]
+fn who_stands_by_rests_once_everything_is_acknowledged() {
+    let mut session = session(true);
+    let generation = up_to_date(&mut session, 5);
+    session.handle(standing(true, 0, 0));
+    assert!(!session.rests(), "the end of the answer is under way");
+    session.handle(acknowledged(1, 20));
+    assert!(session.rests());
+    session.handle(standing(false, 0, 0));
+    assert!(!session.rests(), "it may send more at any time");
+    session.handle(Input::Committed);
+    session.handle(standing(true, 5, 5));
+    assert!(!session.rests(), "a page is being read");
+    session.handle(page(generation, 6, 6, Some(cursor(&[(OWN, 6)]))));
+    assert!(!session.rests(), "it is being sent");
+    session.handle(Input::Sent);
+    assert!(!session.rests());
+    session.handle(acknowledged(2, 20));
+    assert!(session.rests());
+    assert_eq!(session.served(), Some(Served { acknowledged: at(6), reached: at(6) }));
+}
+
 /// Also where nothing follows: else who was restored would not hear of what it lacks.
 #[test]
 fn where_the_other_way_ended_is_said_at_once_and_remembered() {
