@@ -25,6 +25,8 @@ enum Fault {
     Retypes,
     /// It collects what it does not know until it has all of it.
     Collects,
+    /// The same, and with its head.
+    Withholds,
     /// It passes on the head, and hangs up.
     HangsUp,
     /// What comes after the first message is something else.
@@ -35,6 +37,11 @@ impl Fault {
     /// Whether one look is enough. What else may have been an accident is looked at three times.
     fn is_plain(self) -> bool {
         matches!(self, Self::Answers(_) | Self::Retypes)
+    }
+
+    /// Whether it shows in nothing but silence.
+    fn is_silent(self) -> bool {
+        matches!(self, Self::Collects | Self::Withholds)
     }
 }
 
@@ -95,16 +102,19 @@ impl Proxy {
             let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
             return;
         }
+        if self.fault == Fault::Withholds {
+            let _ = far.read_to_end(&mut Vec::new()).await;
+            return;
+        }
         let head = read_head(&mut far).await.unwrap();
         assert!(head.contains("content-type: application/vnd.litemesh.frames"), "{head}");
         let retyped = head.replace("vnd.litemesh.frames", "octet-stream");
         near.write_all(if self.fault == Fault::Retypes { &retyped } else { &head }.as_bytes()).await.unwrap();
         match self.fault {
-            Fault::Answers(_) | Fault::HangsUp => return,
+            Fault::Answers(_) | Fault::Withholds | Fault::HangsUp => return,
             Fault::Retypes => {}
             Fault::Collects => {
-                let mut collected = Vec::new();
-                let _ = far.read_to_end(&mut collected).await;
+                let _ = far.read_to_end(&mut Vec::new()).await;
                 return;
             }
             Fault::Garbles => {
@@ -148,6 +158,9 @@ async fn read_head(stream: &mut TcpStream) -> Option<String> {
     Some(String::from_utf8(head).unwrap())
 }
 
+/// How long a silent stream is listened to.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+
 /// A server, a proxy before it, and a client.
 struct Detour {
     server: support::Running,
@@ -160,11 +173,15 @@ struct Detour {
 
 impl Detour {
     async fn start(fault: Fault, websocket: bool) -> Self {
-        let (server, server_peer, server_reports) = started(HttpServer::new(), Limits::default()).await;
+        let transport = HttpServer::builder().ping_interval(Duration::from_millis(100)).build();
+        let (server, server_peer, server_reports) = started(transport, Limits::default()).await;
         let proxy = Proxy::start(server.address, fault).await;
         let builder = HttpClient::builder(format!("http://{}", proxy.address)).websocket(websocket);
-        // What collects is waited for that long.
-        let client = builder.reconnect_delay_min(FIRST_DELAY).idle_timeout(Duration::from_secs(1)).build();
+        let mut builder = builder.reconnect_delay_min(FIRST_DELAY);
+        if fault.is_silent() {
+            builder = builder.idle_timeout(SILENCE_MAX);
+        }
+        let client = builder.build();
         let (peer, reports) = RecordingPeer::new(CLIENT);
         peer.start(Arc::new(client.clone())).await;
         Self { server, proxy, client, reports, server_reports, _peers: [server_peer, peer] }
@@ -193,7 +210,7 @@ impl Detour {
 #[tokio::test]
 async fn where_frames_do_not_get_through_events_are_taken_in_the_same_dial() {
     let answers = [403, 406, 415, 500, 502, 504].map(Fault::Answers);
-    for fault in answers.into_iter().chain([Fault::Retypes, Fault::Collects, Fault::HangsUp]) {
+    for fault in answers.into_iter().chain([Fault::Retypes, Fault::HangsUp]) {
         let mut detour = Detour::start(fault, false).await;
         for number in 1..=5 {
             let remote = detour.settle(0).await;
@@ -203,6 +220,27 @@ async fn where_frames_do_not_get_through_events_are_taken_in_the_same_dial() {
         }
         detour.client.stop().await;
     }
+}
+
+/// Silence may be the machine's: how often it is listened to is not counted here, but it comes to an end.
+#[tokio::test]
+async fn where_frames_are_collected_events_are_taken_in_the_same_dial() {
+    let check = async |fault| {
+        let mut detour = Detour::start(fault, false).await;
+        let mut last = 0;
+        loop {
+            let remote = detour.settle(0).await;
+            let frames = detour.proxy.asked()[0];
+            if frames == last {
+                break;
+            }
+            last = frames;
+            detour.server.transport.close(remote).await;
+        }
+        assert!(last >= 3, "{fault:?}: once or twice may be an accident");
+        detour.client.stop().await;
+    };
+    tokio::join!(check(Fault::Collects), check(Fault::Withholds));
 }
 
 /// Both are broken: each is tried, and left alone once that was no accident.

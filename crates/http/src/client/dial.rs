@@ -295,6 +295,8 @@ impl Dialer {
             request = request.header(OFFER_HEADER, "1");
         }
         let idle_timeout = self.shared.options.idle_timeout;
+        // What collects a stream would otherwise cost each dial the patience that a silent one gets.
+        let patience = if takes_frames { idle_timeout.min(OPENING_TIMEOUT) } else { idle_timeout };
         let opening = async {
             let response = request.send().await.map_err(|error| NoStream::Refused(DialError::of_request(&error)))?;
             match response.status() {
@@ -308,19 +310,28 @@ impl Dialer {
             }
         };
         let timed_out = |_| NoStream::Failed(DialError::TimedOut);
-        let response = tokio::time::timeout(idle_timeout, opening).await.map_err(timed_out)??;
+        let response = tokio::time::timeout(patience, opening).await.map_err(timed_out)??;
         let Some(response) = response else { return Ok(None) };
-        let broken = |reason: String| NoStream::Broken(DialError::no_stream(&reason));
+        let no_stream = |reason: String| DialError::no_stream(&reason);
+        let broken = |reason: String| NoStream::Broken(no_stream(reason));
         let mut stream =
             MessageStream::new(response, self.peer.limits(), idle_timeout, takes_frames).map_err(broken)?;
-        // What collects a stream would otherwise cost each dial the patience that a silent one gets.
-        let patience = if stream.is_frames { idle_timeout.min(OPENING_TIMEOUT) } else { idle_timeout };
-        let first = tokio::time::timeout(patience, stream.next()).await.map_err(timed_out)?;
-        let first = first.map_err(|reason| NoStream::Failed(DialError::no_stream(&reason)))?.map_err(broken)?;
-        let (remote, access) = self.introduced(&first).map_err(|error| match error {
-            DialError::NoStream { .. } => NoStream::Broken(error),
-            error => NoStream::Refused(error),
-        })?;
+        let is_frames = stream.is_frames;
+        let introducing = async {
+            let patience = if is_frames { patience } else { idle_timeout };
+            let first = tokio::time::timeout(patience, stream.next()).await.map_err(timed_out)?;
+            let first = first.map_err(|reason| NoStream::Failed(no_stream(reason)))?.map_err(broken)?;
+            self.introduced(&first).map_err(|error| match error {
+                DialError::NoStream { .. } => NoStream::Broken(error),
+                error => NoStream::Refused(error),
+            })
+        };
+        let (remote, access) = match introducing.await {
+            Ok(introduced) => introduced,
+            Err(no_stream) if is_frames => return Err(no_stream),
+            // Nor would it be better with the events that these are.
+            Err(no_stream) => return Err(NoStream::Refused(no_stream.into_dial_error())),
+        };
         Ok(Some(Opened { source: Source::Stream(Box::new(stream)), outbox: None, remote, access }))
     }
 

@@ -190,7 +190,8 @@ impl HttpClientBuilder {
     }
 
     /// Whether to ask a Litemesh hub for a stream of wire v2 frames as they are. Without it they come as server-sent events, a
-    /// third larger, which the client turns to by itself where something between breaks streams of frames. On where nothing else is said.
+    /// third larger, which the client turns to by itself where something between breaks streams of frames. On where nothing else is
+    /// said.
     ///
     /// Without it no WebSocket is taken either, except where the endpoint asks for one, whose messages are frames all the same.
     pub fn frames(mut self, is_on: bool) -> Self {
@@ -199,9 +200,9 @@ impl HttpClientBuilder {
     }
 
     /// Whether to take a WebSocket where a Litemesh hub has one, instead of an event stream and POSTs. Where it comes to nothing the
-    /// client falls back to these, with server-sent events where nothing else gets through; and where that is not an accident, it tries no other for ten minutes. On where nothing else is
-    /// said, unless [`announce`](Self::announce) or [`frames`](Self::frames) is off; an endpoint that begins with `ws://` or `wss://`
-    /// asks for a WebSocket and nothing else.
+    /// client falls back to these, with server-sent events where nothing else gets through; and where that is not an accident, it tries
+    /// no other for ten minutes. On where nothing else is said, unless [`announce`](Self::announce) or [`frames`](Self::frames) is off; an
+    /// endpoint that begins with `ws://` or `wss://` asks for a WebSocket and nothing else.
     pub fn websocket(mut self, is_on: bool) -> Self {
         self.options.websocket = if is_on { WebSocket::Preferred } else { WebSocket::Never };
         self
