@@ -19,8 +19,10 @@ use crate::traffic::{Bytes, Traffic};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Carrier {
-    /// Event streams and POSTs.
+    /// Streams of frames and POSTs.
     Http,
+    /// Server-sent events, each with a frame in base64, and POSTs: what is left where nothing else gets through.
+    Sse,
     /// A WebSocket.
     Ws,
     /// A channel over the pipes of a process, as with `litemesh sync FILE ssh://…` and `litemesh stdio`, without ssh.
@@ -56,6 +58,7 @@ impl Carrier {
     pub fn name(self) -> &'static str {
         match self {
             Self::Http => "http",
+            Self::Sse => "sse",
             Self::Ws => "ws",
             Self::Channel => "channel",
         }
@@ -91,7 +94,8 @@ impl Way {
             url = format!("http://{}", traffic.forward(address.to_owned(), Duration::ZERO).await?);
         }
         let is_websocket = carrier == Carrier::Ws;
-        let client = HttpClient::builder(&url).announce(!v1).websocket(is_websocket).build();
+        let is_framed = carrier != Carrier::Sse;
+        let client = HttpClient::builder(&url).announce(!v1).frames(is_framed).websocket(is_websocket).build();
         let websocket = is_websocket.then(|| client.clone());
         Ok(Self { transport: Arc::new(client), websocket, traffic })
     }

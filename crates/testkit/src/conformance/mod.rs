@@ -1,7 +1,7 @@
 //! What every transport owes a peer (docs/transports.md), as checks that any transport can be put through.
 //!
 //! Two ends of it are connected over a [`Proxy`], which does to their bytes what networks do. Above each stands a peer without a
-//! database, which watches the contract of [`litemesh_proto::transport`] at every call.
+//! database, which watches the contract of [`Transport`] at every call.
 //!
 //! ```no_run
 //! # use std::net::SocketAddr;
