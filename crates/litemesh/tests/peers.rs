@@ -310,9 +310,9 @@ async fn commits_of_other_connections_are_noticed() {
     node.wait("change", |event| matches!(event, Event::Change { tables } if tables.contains("todo"))).await;
 }
 
-/// An application may write for long. What a peer tidies up meanwhile can wait; what it reads cannot.
+/// An application may write for long. What a peer would tidy up meanwhile can wait, and is no reason to report anything.
 #[tokio::test]
-async fn upkeep_waits_for_no_writer() {
+async fn a_long_transaction_of_the_application_is_no_error() {
     let folder = tempfile::tempdir().unwrap();
     let db = Database::open(folder.path().join("busy.db")).unwrap();
     db.lock().connection().execute_batch(SCHEMA).unwrap();
