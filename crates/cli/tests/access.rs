@@ -160,6 +160,7 @@ fn a_token_may_come_from_the_environment() {
     assert!(done.status.success(), "{done:?}");
 }
 
+/// `known-failures.md` C1: the original listens everywhere, to everybody.
 #[test]
 fn off_the_loopback_nobody_is_let_in_without_a_token_unless_that_is_said_loudly() {
     let files = Files::new();

@@ -5,6 +5,7 @@ mod support;
 use serde_json::json;
 use support::{Files, SCHEMA, litemesh, litemesh_with_input, rows};
 
+/// `known-failures.md` E4: the original wants three more tables made by hand.
 #[test]
 fn init_makes_all_tables_of_a_schema_replicated() {
     let files = Files::new();

@@ -63,6 +63,7 @@ fn sync_takes_a_websocket_where_the_url_says_so() {
     assert_eq!(hub.running.stats_at_stop()["streams_total"], 2);
 }
 
+/// `known-failures.md` E7: the original counts nothing.
 #[test]
 fn a_hub_says_what_it_has_done_when_it_stops() {
     let files = Files::new();
@@ -107,7 +108,7 @@ fn sync_stays_and_carries_what_other_processes_write() {
 }
 
 /// The delay itself is a measurement (bench/, `latency`): about a millisecond, at most the 50 ms of the look that needs no
-/// help of the file system.
+/// help of the file system (`known-failures.md` D8).
 #[test]
 fn each_write_of_another_process_reaches_the_hub_soon() {
     // Far above what it takes on a machine that is busy, far below what a look that was forgotten would take.
@@ -325,6 +326,7 @@ fn an_address_in_use_is_a_network_error() {
     litemesh(&["serve", &file, "--listen", &address]).fails(5, &["cannot listen on", &address, "--listen"]);
 }
 
+/// `known-failures.md` E8: one direction waits for the upgrade, and nothing is lost.
 #[test]
 fn a_hub_with_a_newer_schema_is_refused_and_still_gets_our_rows() {
     let files = Files::new();

@@ -95,7 +95,7 @@ fn two_that_end_once_they_are_in_sync_both_end() {
     wait_until_equal(&a, &b);
 }
 
-/// Relays keep what was sent, but nobody says that it has arrived.
+/// Relays keep what was sent, but nobody says that it has arrived (`known-failures.md` E2).
 #[test]
 fn a_run_that_waits_for_a_device_says_for_which() {
     let (_runtime, _relay, url) = relay();

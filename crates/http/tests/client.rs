@@ -197,6 +197,7 @@ async fn the_reason_of_a_failed_dial_has_a_type() {
     assert_eq!(error, DialError::Status { status: 404, reason: "Route GET:/api/stream not found".to_owned() });
 }
 
+/// `known-failures.md` B16: the original takes a dead line for a quiet one.
 #[tokio::test]
 async fn silence_ends_a_connection() {
     let idle = Duration::from_secs(1);
@@ -239,6 +240,7 @@ async fn frames_may_be_cut_anywhere() {
     assert_eq!(all.reports.message().await, changes(vec![change(1, text)]));
 }
 
+/// `known-failures.md` A4: the original goes on with the next message.
 #[tokio::test]
 async fn a_refused_message_ends_nothing_and_one_that_cannot_be_stored_does() {
     let mut all = connected(CONNECT).await;
@@ -251,7 +253,7 @@ async fn a_refused_message_ends_nothing_and_one_that_cannot_be_stored_does() {
     all.stream.frame(&data("three")).await;
     all.stream.frame(&data("four")).await;
     assert_eq!(all.reports.message().await, changes(vec![change(1, "three")]));
-    // The one after it would leave a hole: known-failures A4.
+    // The one after it would leave a hole.
     let (remote, reason) = all.reports.disconnect().await;
     assert_eq!((remote, reason.as_str()), (all.remote, "a message could not be taken: disk full"));
     all.server.welcome(CONNECT).await;
@@ -288,6 +290,7 @@ async fn an_event_beyond_the_limit_is_reported_and_the_next_is_read() {
     assert_eq!(reports.message().await, changes(vec![change(1, "small")]));
 }
 
+/// `known-failures.md` A2: the original posts all at once.
 #[tokio::test]
 async fn messages_are_posted_one_at_a_time() {
     let all = connected(CONNECT).await;
@@ -373,9 +376,10 @@ async fn stopping_while_busy_waits_for_the_callback_and_for_nothing_else() {
     all.reports.assert_none();
 }
 
+/// `known-failures.md` A1: what an original server answers with 413 is lost.
 #[tokio::test]
 async fn bodies_for_an_original_server_stay_below_its_limit() {
-    // Goal: known-failures A1. Method: one message of 3 MB, as a peer would make of a large transaction.
+    // One message of 3 MB, as a peer would make of a large transaction.
     let all = connected(CONNECT).await;
     assert_eq!(all.client.message_bytes_max(all.remote), BATCH_BYTES_MAX);
     let sent: Vec<_> = (0..300).map(|version| change(version, noise(version as u64, 10_000))).collect();

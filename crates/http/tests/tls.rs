@@ -63,6 +63,7 @@ async fn failure(client: &HttpClient, is_right: impl Fn(&DialError) -> bool) -> 
     tokio::time::timeout(PATIENCE, failed).await.unwrap_or_else(|_| panic!("{:?}", client.last_error()))
 }
 
+/// `known-failures.md` C7: the original speaks plain HTTP.
 #[tokio::test]
 async fn peers_exchange_messages_over_tls_with_a_token() {
     exchange("https", false).await;

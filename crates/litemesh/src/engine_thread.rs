@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use litemesh_engine::{Engine, StorageError};
 use litemesh_proto::{DbVersion, SiteId};
@@ -289,12 +289,25 @@ impl Worker {
             self.prune_owed = self.prune_owed.saturating_add(new.saturating_mul(PRUNE_RATE));
             self.pruned = version;
         }
-        if self.prune_owed > 0 {
-            self.prune_from = self.engine.prune_origins(self.prune_from, PRUNE_ROWS as usize)?;
-            let is_at_end = self.prune_from == DbVersion::ZERO;
-            self.prune_owed = if is_at_end { 0 } else { self.prune_owed - PRUNE_ROWS };
+        if self.prune_owed <= 0 {
+            return Ok(());
         }
-        Ok(())
+        // It is only upkeep, and waits for no writer.
+        let connection = self.engine.connection();
+        let patience: u32 = connection.pragma_query_value(None, "busy_timeout", |row| row.get(0))?;
+        connection.busy_timeout(Duration::ZERO)?;
+        let pruned = self.engine.prune_origins(self.prune_from, PRUNE_ROWS as usize);
+        self.engine.connection().busy_timeout(Duration::from_millis(patience.into()))?;
+        match pruned {
+            Ok(next) => {
+                let is_at_end = next == DbVersion::ZERO;
+                self.prune_owed = if is_at_end { 0 } else { self.prune_owed - PRUNE_ROWS };
+                self.prune_from = next;
+                Ok(())
+            }
+            Err(error) if error.is_transient() => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -77,7 +77,7 @@ async fn two_peers_in_one_process() {
     b.peer.stop().await;
 }
 
-/// A stream may break anywhere; the next one goes on.
+/// A stream may break anywhere; the next one goes on (`known-failures.md` B14).
 #[tokio::test]
 async fn a_stream_that_breaks_is_made_again() {
     let far = Channel::new();

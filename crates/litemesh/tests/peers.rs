@@ -119,7 +119,7 @@ async fn broken_catch_up_resumes_and_loses_nothing() {
     assert_eq!(b.peer.cursor().await.unwrap().get(&a.peer.id()), a.peer.cursor().await.unwrap().get(&a.peer.id()));
 }
 
-/// A3: a transaction that is larger than a message is seen as a whole or not at all, and a catch-up that breaks inside of it
+/// `known-failures.md` A3: a transaction that is larger than a message is seen as a whole or not at all, and a catch-up that breaks inside of it
 /// goes on there.
 #[tokio::test]
 async fn a_large_transaction_is_never_seen_in_part_and_goes_on_where_it_broke() {
@@ -203,6 +203,7 @@ async fn outdated_changes_come_after_the_upgrade() {
 }
 
 /// A change for a table that is not there: an error, no cursor moved, the connection alive; it comes once the table is there.
+/// (`known-failures.md` A15)
 #[tokio::test]
 async fn unknown_table_parks_nothing_silently() {
     let (a, mut b) = (Node::start().await, Node::start().await);
@@ -294,6 +295,7 @@ async fn a_peer_ends_when_its_database_is_forked() {
     assert_eq!(a.peer.cursor().await.unwrap().get(&forked.after), b.db.lock().db_version().unwrap());
 }
 
+/// `known-failures.md` D8, E7: the original looks every five seconds, and has one connection.
 #[tokio::test]
 async fn commits_of_other_connections_are_noticed() {
     let folder = tempfile::tempdir().unwrap();
@@ -306,6 +308,31 @@ async fn commits_of_other_connections_are_noticed() {
     let stranger = litemesh::engine::Engine::open(&path).unwrap();
     stranger.connection().execute_batch("INSERT INTO todo VALUES ('s', 'foreign', 0)").unwrap();
     node.wait("change", |event| matches!(event, Event::Change { tables } if tables.contains("todo"))).await;
+}
+
+/// An application may write for long. What a peer would tidy up meanwhile can wait, and is no reason to report anything.
+#[tokio::test]
+async fn a_long_transaction_of_the_application_is_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = Database::open(folder.path().join("busy.db")).unwrap();
+    db.lock().connection().execute_batch(SCHEMA).unwrap();
+    db.lock().replicate("todo").unwrap();
+    let mut node = Node::start_on(db).await;
+    node.execute("INSERT INTO todo VALUES ('1', 'x', 0); BEGIN IMMEDIATE");
+    node.peer.check_local_changes().await.unwrap();
+    node.execute("COMMIT; INSERT INTO tag VALUES ('the', 'end')");
+    node.db.lock().replicate("tag").unwrap();
+    node.peer.check_local_changes().await.unwrap();
+    let until_the_end = async {
+        loop {
+            match node.events.recv().await.unwrap() {
+                Event::Error { message, .. } => panic!("{message}"),
+                Event::Change { tables } if tables.contains("tag") => return,
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, until_the_end).await.unwrap();
 }
 
 #[tokio::test]

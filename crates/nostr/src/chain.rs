@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(chain.head(), Some(events[3].id));
     }
 
-    /// Else a relay could fill the room with events that nothing leads to.
+    /// Else a relay could fill the room with events that nothing leads to (`known-failures.md` B9).
     #[test]
     fn what_waits_is_bounded_and_does_not_keep_out_the_next() {
         let events = events(WAITING_MAX + 3);

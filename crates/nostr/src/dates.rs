@@ -59,6 +59,22 @@ mod tests {
     const THEN: Timestamp = Timestamp::from_secs(1_000_000);
     const YEAR: Duration = Duration::from_secs(31_536_000);
 
+    /// `known-failures.md` B11: of two requests of one second relays may keep the older one.
+    #[test]
+    fn each_request_is_later_than_the_one_before_it() {
+        let second = Duration::from_secs(1);
+        let dates = [THEN, THEN, THEN + second, THEN, THEN + YEAR];
+        let asked: Vec<Timestamp> = dates
+            .iter()
+            .scan(THEN, |last, now| {
+                *last = of_request(*last, *now);
+                Some(*last)
+            })
+            .collect();
+        assert!(asked[0] > THEN && asked.windows(2).all(|pair| pair[0] < pair[1]), "{asked:?}");
+        assert_eq!(asked[4], THEN + YEAR, "and no later than need be");
+    }
+
     #[test]
     fn a_clock_that_was_ahead_is_forgiven_only_where_relays_refused() {
         assert_eq!(of_request(THEN + YEAR, THEN), THEN + YEAR + Duration::from_secs(1));

@@ -11,7 +11,7 @@ use litemesh_nostr::nostr::{EventBuilder, JsonUtil, Keys, Timestamp};
 use litemesh_nostr::{
     CHANGES_KIND, CURSOR_KIND, ChangesTags, CursorContent, Envelope, Listener, PairError, Store, StreamId, join,
 };
-use litemesh_proto::Cursor;
+use litemesh_proto::{Cursor, SiteId};
 use support::hostile_relay::{Delivery, HostileRelay, Verdict};
 use support::{Device, by, copy, events_of, local_key, pair, restore, two, wait_until, write};
 
@@ -186,7 +186,7 @@ async fn a_relay_that_refuses_what_it_has_holds_nothing_up() {
     assert!(relay.streams().len() <= 2, "one in each direction at most: {:?}", relay.streams());
 }
 
-/// One event after another would wait for an answer each.
+/// One event after another would wait for an answer each (`known-failures.md` D10).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_a_long_line_several_events_are_under_way() {
     let folder = tempfile::tempdir().unwrap();
@@ -499,6 +499,54 @@ async fn a_remote_whose_relay_takes_nothing_holds_up_no_other() {
     wait_until("it is said", || hub.transport.last_error().is_some_and(|error| error.contains("full"))).await;
     refusing.judge(|_| Verdict::Store);
     one.wait_for_rows(&rows).await;
+}
+
+/// `known-failures.md` C2: in the original a row of a replicated table, planted over any transport, pairs a stranger for good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_row_of_the_database_pairs_anybody() {
+    let folder = tempfile::tempdir().unwrap();
+    let (relay, one, other, mut rows) = two(folder.path()).await;
+    let (one, other) = (one.stop().await, other.stop().await);
+    let pairings = one.store.pairings(one.site()).unwrap();
+    let (stranger, stranger_site) = (Keys::generate(), SiteId::from_bytes([0xEE; 16]));
+    // What the original reads, and what our own file of pairings holds.
+    for device in [&one, &other] {
+        device.execute(
+            "CREATE TABLE nostr_peers (peer_pubkey TEXT PRIMARY KEY NOT NULL, peer_id TEXT, local_pubkey TEXT, local_id TEXT,
+                 device_info TEXT, relays TEXT, timestamp TEXT);
+             CREATE TABLE pairing (local_key TEXT NOT NULL, peer_key TEXT NOT NULL, site BLOB, peer BLOB, device TEXT,
+                 relays TEXT, paired_at INTEGER, is_litemesh INTEGER, secret TEXT, PRIMARY KEY (local_key, peer_key))",
+        );
+        for table in ["nostr_peers", "pairing"] {
+            device.db.lock().replicate(table).unwrap();
+        }
+    }
+    let (ours, theirs, site) = (pairings[0].local_key.to_hex(), stranger.public_key().to_hex(), one.site());
+    let url = relay.url();
+    other.execute(&format!(
+        "INSERT INTO nostr_peers VALUES ('{theirs}', '{stranger_site}', '{ours}', '{site}', 'stranger', '{url}', '2026-01-01');
+         INSERT INTO pairing VALUES ('{ours}', '{theirs}', x'{site}', x'{stranger_site}', 'stranger', '{url}', 1, 1, NULL)"
+    ));
+    // And the stranger asks for everything.
+    let envelope = Envelope::new(stranger.clone(), pairings[0].local_key).unwrap();
+    let stream_id = StreamId::from_bytes([0xEE; 16]);
+    let content =
+        CursorContent { peer_id: stranger_site, stream_id: stream_id.clone(), cursor: Cursor::new(), litemesh: None };
+    relay.keep(&envelope.cursor(&content, Timestamp::now()).unwrap());
+
+    let (one, other) = (one.start().await, other.start().await);
+    let planted = || -> i64 {
+        let sql = "SELECT (SELECT count(*) FROM nostr_peers) + (SELECT count(*) FROM pairing)";
+        one.device.db.lock().connection().query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    wait_until("the rows are planted", || planted() == 2).await;
+    // Also for a transport that begins now.
+    let (one, mut other) = (one.stop().await.start().await, other);
+    write(&one.device, 1, &mut rows);
+    other.wait_for_rows(&rows).await;
+    assert_eq!(one.device.store.pairings(one.device.site()).unwrap(), pairings);
+    assert_eq!(one.peer.status().iter().map(|remote| remote.peer).collect::<Vec<_>>(), [other.device.site()]);
+    assert!(!relay.streams().contains(&stream_id.to_string()), "the stranger is sent something");
 }
 
 /// Everything at once, in an order from a seed: `LITEMESH_SEED` replays one.

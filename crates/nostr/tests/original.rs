@@ -186,7 +186,7 @@ fn holding(version: i64, site: SiteId) -> Cursor {
     [(site, DbVersion::new(version))].into_iter().collect()
 }
 
-/// 7.4.
+/// 7.4, and `known-failures.md` B12: an older request resets the stream to one that nobody reads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_original_gets_a_chain_of_json_that_goes_on_after_restarts() {
     let folder = tempfile::tempdir().unwrap();
@@ -216,7 +216,7 @@ async fn an_original_gets_a_chain_of_json_that_goes_on_after_restarts() {
     wait_until("what comes after a restart", || original.titles(&stream).contains(&"later".to_owned())).await;
     assert!(original.titles(&stream).len() < 50);
 
-    // `known-failures.md` B12: an older request that a relay still has begins nothing.
+    // An older request that a relay still has begins nothing.
     let dead = new_stream();
     original.relay.send_forged("cursors", &original.request(&dead, Cursor::new(), Timestamp::from_secs(2)));
     running.device.execute("INSERT INTO todo VALUES (102, 'last', NULL)");
@@ -231,7 +231,7 @@ async fn an_original_gets_a_chain_of_json_that_goes_on_after_restarts() {
     running.stop().await;
 }
 
-/// `known-failures.md` B3: after a backlog and three of these the original sends nothing any more.
+/// `known-failures.md` B3, A10: after a backlog and three of these the original sends nothing any more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_original_may_begin_anew_in_the_middle_of_a_backlog() {
     let folder = tempfile::tempdir().unwrap();
@@ -281,6 +281,32 @@ async fn a_value_too_long_for_an_original_is_named_and_holds_up_nothing() {
     running
         .wait("an error", |event| matches!(event, Told::Error { message, .. } if message.contains("key 010904")))
         .await;
+}
+
+/// `known-failures.md` E9: the original's streams cut strings between the two halves of a letter. Here nothing is cut inside of a value.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn letters_of_two_units_stay_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = device(folder.path());
+    let mut original = Original::with(&device).await;
+    let mut running = device.start().await;
+    // Wherever something is cut, one of them has a letter there.
+    let titles: Vec<String> = (0..4).map(|n| "x".repeat(n) + &"😀".repeat(20_000)).collect();
+    for (id, title) in titles.iter().enumerate() {
+        running.device.execute(&format!("INSERT INTO todo VALUES ({id}, '{title}', NULL)"));
+    }
+    let stream = original.ask(Cursor::new()).await;
+    wait_until("all rows", || original.titles(&stream).len() == titles.len()).await;
+    assert_eq!(original.titles(&stream), titles);
+    // And back.
+    let asked = original.wait_for_request(None).await.stream_id;
+    for (id, title) in titles.iter().enumerate() {
+        let id = i64::try_from(id).unwrap();
+        original.send(&asked, row(10 + id, title, 1 + id), 0).await;
+    }
+    let all: Vec<String> =
+        (0..4).chain(10..14).zip(titles.iter().cycle()).map(|(id, title)| format!("{id} '{title}' ")).collect();
+    running.wait_for_rows(&all).await;
 }
 
 /// 7.3, and `known-failures.md` A3: a transaction that is cut by a message boundary is not claimed before all of it is there.
@@ -347,6 +373,7 @@ async fn outdated_changes_of_an_original_come_after_the_upgrade() {
     }
 }
 
+/// `known-failures.md` B18: errors in handlers of the original reach nobody, or end the process.
 /// 7.3: the receiver asks for another stream.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_read_of_an_original_is_asked_for_again() {

@@ -149,6 +149,24 @@ async fn values_larger_than_an_event_travel_in_parts() {
     other.wait_for_rows(&["1 'large' 3000000".to_owned()]).await;
 }
 
+/// `known-failures.md` E9: also where a value is longer than an event.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn letters_of_two_units_stay_whole_in_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (Device::new(folder.path(), "one"), Device::new(folder.path(), "other"));
+    let relay = relay().await;
+    pair(&one, &other, &[relay.url().await.to_string()]).await;
+    // Nothing that compression could make short.
+    let mut rng = fastrand::Rng::with_seed(9);
+    let letters: String = (0..200_000).map(|_| rng.char('\u{1F300}'..='\u{1F64F}')).collect();
+    let rows: Vec<String> = (0..4).map(|n| format!("{n} '{}{letters}' ", "x".repeat(n))).collect();
+    for n in 0..4 {
+        one.execute(&format!("INSERT INTO todo VALUES ({n}, '{}{letters}', NULL)", "x".repeat(n)));
+    }
+    let (_one, mut other) = (one.start().await, other.start().await);
+    other.wait_for_rows(&rows).await;
+}
+
 /// NIP-42.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn relays_that_want_a_login_get_one() {
@@ -183,6 +201,7 @@ async fn a_relay_that_forgot_everything_gets_another_stream() {
     other.wait_for_rows(&rows).await;
 }
 
+/// `known-failures.md` B13: who was unpaired cannot be paired again before a restart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn devices_are_paired_and_unpaired_while_they_sync() {
     let folder = tempfile::tempdir().unwrap();
@@ -220,7 +239,7 @@ impl QueryPolicy for NoStreams {
     }
 }
 
-/// What was dropped because it came too fast is fetched later, one event after the other.
+/// What was dropped because it came too fast is fetched later, one event after the other (`known-failures.md` B9).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_of_which_nothing_comes_by_itself_is_fetched_to_its_end() {
     let folder = tempfile::tempdir().unwrap();
@@ -247,7 +266,7 @@ async fn a_stream_of_which_nothing_comes_by_itself_is_fetched_to_its_end() {
     assert!(streams(&memory).await.len() <= 2, "one in each direction at most");
 }
 
-/// Two that publish with the same keys would break each other's streams.
+/// Two that publish with the same keys would break each other's streams (`known-failures.md` B18).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_program_at_a_time_syncs_over_the_same_pairings() {
     let folder = tempfile::tempdir().unwrap();

@@ -127,6 +127,7 @@ fn the_original_and_ours_converge() {
     check(&Options { faults, ..Options::default() }, 4_000_001, 100);
 }
 
+/// `known-failures.md` B1: what goes round a ring never ends.
 /// What one passes on comes back to the others over two ways, and is known there. Nothing fails, since what the original then gives out in
 /// part is lost with it (A3).
 #[test]

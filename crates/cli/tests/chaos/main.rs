@@ -57,6 +57,7 @@ fn a_line_that_breaks_at_any_byte_on_the_way_up_loses_nothing() {
     assert!(positions > POSITIONS_MIN, "only {positions} positions");
 }
 
+/// `known-failures.md` B15, B16: the original waits for TCP to notice.
 #[test]
 fn half_open_connections_are_noticed_and_replaced() {
     line::go_dead_without_a_word(5);

@@ -157,7 +157,7 @@ fn streams_end_with_their_pairing() {
     assert_eq!(store.inbound(&again).unwrap().unwrap().stand.asked_at, inbound.stand.asked_at);
     assert_eq!(store.outbound(&again).unwrap(), None);
     assert!(!store.pairings(SITE).unwrap()[0].is_litemesh);
-    // A copied database has another id, and no pairings (C2).
+    // A copied database has another id, and no pairings.
     assert!(store.pairings(SiteId::from_bytes([8; 16])).unwrap().is_empty());
 }
 

@@ -80,6 +80,7 @@ mod tests {
         assert!(matches!(deserialize_changes(deep.as_bytes()), Err(DecodeError::Json { .. })));
     }
 
+    /// `known-failures.md` C7: errors of the original print whole batches.
     #[test]
     fn an_error_says_nothing_of_what_it_found() {
         let secret = "s".repeat(10_000);

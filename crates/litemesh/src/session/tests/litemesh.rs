@@ -27,7 +27,7 @@ fn the_cursor_moves_only_as_the_sender_says() {
     assert_eq!(merge(&mut session, eose), cursor(&[(OTHER, 9)]));
 }
 
-/// The request, or all of the answer, was lost.
+/// The request, or all of the answer, was lost (`known-failures.md` B7).
 #[test]
 fn a_request_that_is_not_answered_is_made_again() {
     let mut session = session(true);
@@ -41,6 +41,7 @@ fn a_request_that_is_not_answered_is_made_again() {
 }
 
 /// Whatever a carrier does, only the next message of the last answer is merged. A gap brings a new request, and one only.
+/// (`known-failures.md` A2)
 #[test]
 fn what_is_missing_is_asked_for_again_over_the_same_connection() {
     let mut session = session(true);
@@ -257,7 +258,7 @@ fn more_that_was_announced_is_ended() {
     assert_eq!(session.acknowledged(), Some(at(3)));
 }
 
-/// Staged parts say that everything before them is here; after a refusal that is not so.
+/// Staged parts say that everything before them is here; after a refusal that is not so (`known-failures.md` A4).
 #[test]
 fn after_a_refusal_no_part_is_staged_nothing_is_acknowledged_and_the_rest_is_merged() {
     let mut session = session(true);
@@ -279,7 +280,7 @@ fn after_a_refusal_no_part_is_staged_nothing_is_acknowledged_and_the_rest_is_mer
     assert_eq!(sent(&effects), [PeerMessage::Ack(Ack { answer: 1, number: 0, until })]);
 }
 
-/// A8: nothing of a newer schema is merged, no cursor moves over it, and after the upgrade it is asked for at once.
+/// `known-failures.md` A8: nothing of a newer schema is merged, no cursor moves over it, and after the upgrade it is asked for at once.
 #[test]
 fn an_upgrade_asks_again_over_the_same_connection() {
     let mut session = session(true);
@@ -310,7 +311,7 @@ fn what_is_being_merged_is_no_part_of_the_next_answer() {
     assert_eq!(merge(&mut session, changes(&[(REMOTE, 1)], 2, Some(progress))), cursor(&[(OTHER, 9)]));
 }
 
-/// One message is sent, one waits, one page is read: that is all that a slow remote can hold.
+/// One message is sent, one waits, one page is read: that is all that a slow remote can hold (`known-failures.md` C4, D9).
 #[test]
 fn a_slow_remote_holds_two_pages() {
     let mut session = session(true);
@@ -345,7 +346,7 @@ fn no_more_is_sent_than_the_remote_has_room_for() {
     assert!(matches!(flush(&mut session).as_slice(), [PeerMessage::Ack(_)]));
 }
 
-/// A message or its acknowledgement that is lost for good must not leave both sides waiting for each other.
+/// A message or its acknowledgement that is lost for good must not leave both sides waiting for each other (`known-failures.md` B7).
 #[test]
 fn a_remote_that_acknowledges_nothing_is_given_up() {
     let mut session = session(true);
@@ -358,6 +359,7 @@ fn a_remote_that_acknowledges_nothing_is_given_up() {
     assert!(matches!(effects.as_slice(), [Effect::EndAfter(..)]), "{effects:?}");
 }
 
+/// `known-failures.md` A7, D12: what was sent is not held before the remote says so, and a cursor, which names every site, goes out once.
 #[test]
 fn the_cursor_goes_with_the_end_of_the_answer_and_once() {
     let mut session = session(true);
@@ -425,6 +427,7 @@ fn an_answer_begins_at_the_staged_place() {
     assert_eq!(begin(5), LocalPlace::after(DbVersion::new(5)));
 }
 
+/// `known-failures.md` A10: live changes go out between the pages of an older answer.
 #[test]
 fn a_page_read_for_an_older_request_is_dropped() {
     let mut session = session(true);

@@ -10,7 +10,7 @@ fn eose() -> Input {
     Input::Received(Unverified::new(PeerMessage::Eose { progress: None }))
 }
 
-/// The newest version of a v1 sender is incomplete until something newer, or the end, proves otherwise (A3).
+/// The newest version of a v1 sender is incomplete until something newer, or the end, proves otherwise (`known-failures.md` A3).
 #[test]
 fn v1_cursor_stays_behind_the_newest_version() {
     let mut session = session(false);
@@ -33,8 +33,8 @@ fn the_end_of_an_answer_covers_what_the_remote_holds_of_us_and_of_nobody_else() 
     assert_eq!(merge(&mut session, eose()), cursor(&[(US, 9), (OTHER, 3)]));
 }
 
-/// Once something was refused, nothing on this connection moves a cursor (A4), and no end is announced; a new connection is
-/// to bring it.
+/// `known-failures.md` A4, B19: once something was refused, nothing on this connection moves a cursor, and no end is announced; a new
+/// connection is to bring it, once.
 #[test]
 fn cursor_stands_still_after_a_refusal() {
     let mut session = session(false);
@@ -60,7 +60,7 @@ fn cursor_stands_still_after_a_refusal() {
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::EndAfter(..))), "{effects:?}");
 }
 
-/// A8: nothing of a newer schema is merged, and no cursor moves over it. After the upgrade, what is still under way of the
+/// `known-failures.md` A8: nothing of a newer schema is merged, and no cursor moves over it. After the upgrade, what is still under way of the
 /// old answer must not move it either.
 #[test]
 fn newer_schema_is_told_once_and_the_upgrade_makes_a_new_connection() {
