@@ -157,6 +157,7 @@ fn count_instructions(
     gate: bool,
 ) -> Result<(), Error> {
     let mut slower = Vec::new();
+    let mut counted = Vec::new();
     for Bar { name, work, wanted, ceiling } in instructions::BARS {
         if only.is_some_and(|only| only != work) {
             continue;
@@ -167,16 +168,23 @@ fn count_instructions(
             let is_known = match subject {
                 Subject::Floor => floor::is_known(work),
                 Subject::BulkFloor(notices) => bulk_floor::is_known(work, *notices),
-                _ => true,
+                Subject::Litemesh => true,
+                _ => work.is_of_database(),
             };
             if !is_known {
                 continue;
             }
             let folder = tempfile::tempdir()?;
-            let operations = task.prepare(subject, folder.path())?.operations();
+            let mut prepared = task.prepare(subject, folder.path())?;
+            let operations = prepared.operations();
+            if !work.is_of_database() {
+                prepared.run()?;
+                line["bytes_a_change"] = json!((prepared.bytes_a_change() * 100.0).round() / 100.0);
+            }
             let instructions = instructions::count(subject, &task, operations)?.round();
             line[subject.name()] = json!(instructions);
             if matches!(subject, Subject::Litemesh) {
+                counted.push((work, instructions));
                 line["bar"] = json!(wanted);
                 if instructions > ceiling {
                     slower.push(format!("{name}: {instructions} instructions, at most {ceiling} so far"));
@@ -184,6 +192,14 @@ fn count_instructions(
             }
         }
         println!("{line}");
+    }
+    let of = |work| counted.iter().find(|(counted, _)| *counted == work).map(|(_, instructions)| *instructions);
+    for (work, other) in instructions::NO_SLOWER {
+        if let (Some(ours), Some(most)) = (of(work), of(other))
+            && ours > most
+        {
+            slower.push(format!("{}: {ours} instructions, {}: {most}", work::name(&work), work::name(&other)));
+        }
     }
     if gate && !slower.is_empty() {
         return Err(slower.join("; ").into());

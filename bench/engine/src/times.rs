@@ -64,7 +64,8 @@ pub fn run(
         }
         let shape = Shape { columns: shape_columns, keys };
         for work in Work::value_variants() {
-            if only.is_some_and(|only| only != *work) {
+            // What the database has no part in has no ratio to plain SQLite.
+            if only.is_some_and(|only| only != *work) || !work.is_of_database() {
                 continue;
             }
             let by_row = matches!(work, Work::Insert | Work::Update | Work::Delete);

@@ -4,8 +4,9 @@
 use std::path::Path;
 
 use clap::ValueEnum;
-use litemesh_engine::proto::{Change, Column, DbVersion, Value};
 use litemesh_engine::{Engine, LocalFilter, LocalPlace, MergeProgress, PageLimits};
+use litemesh_proto::codec::v2;
+use litemesh_proto::{Change, Column, DbVersion, PeerMessage, Position, Progress, Value};
 use rusqlite::types::Value as SqlValue;
 use rusqlite::{Connection, Statement, params, params_from_iter};
 
@@ -49,6 +50,17 @@ pub enum Work {
     ReadColumn,
     /// Read every change of rows that were each inserted in a transaction of its own. Plain: select the rows.
     ReadSmall,
+    /// Pack what [`Read`](Self::Read) reads into frames, page by page, compressed.
+    Pack,
+    /// Pack what [`ReadSmall`](Self::ReadSmall) reads.
+    PackSmall,
+}
+
+impl Work {
+    /// Whether the database is asked for anything: what is packed was read before.
+    pub fn is_of_database(self) -> bool {
+        !matches!(self, Self::Pack | Self::PackSmall)
+    }
 }
 
 /// As it is written on the command line.
@@ -143,6 +155,10 @@ pub struct Prepared {
     /// Made beforehand, so that the driver costs as little as it can.
     rows: Vec<Vec<SqlValue>>,
     changes: Vec<Change>,
+    /// To be packed, as a session would send them.
+    messages: Vec<PeerMessage>,
+    /// Bytes of all frames that were packed.
+    packed: usize,
 }
 
 impl Task {
@@ -154,7 +170,7 @@ impl Task {
             if let Subject::BulkFloor(notices) = subject {
                 bulk_floor::prepare(self, &connection, &rows, *notices)?;
             }
-            return Ok(Prepared { store: Store::Bare { connection, is_bulk }, task: self, rows, changes: Vec::new() });
+            return Ok(Prepared::new(Store::Bare { connection, is_bulk }, self, rows, Vec::new()));
         }
         let store = subject.open(&folder.join("measured.db"), self.memory_temp_store)?;
         store.connection().execute_batch(&self.shape.schema())?;
@@ -173,6 +189,14 @@ impl Task {
                 self.fill(store.connection(), &rows)?;
             }
             Work::ReadSmall => Self { batch: 1, ..self }.fill(store.connection(), &rows)?,
+            Work::Pack | Work::PackSmall => {
+                let batch = if self.work == Work::PackSmall { 1 } else { self.batch };
+                Self { batch, ..self }.fill(store.connection(), &rows)?;
+                let Store::Native(engine) = &store else { return Err("only what the engine reads is packed".into()) };
+                let mut messages = Vec::new();
+                each_page(engine, LocalPlace::default(), |page| messages.push(message(page)))?;
+                return Ok(Prepared { messages, ..Prepared::new(store, self, rows, Vec::new()) });
+            }
             Work::ReadCells | Work::ReadCellsSql => {
                 self.fill(store.connection(), &rows)?;
                 for row in &rows {
@@ -191,7 +215,7 @@ impl Task {
                 self.fill(author.connection(), &rows)?;
                 changes = read_all(&author)?;
                 if matches!(self.work, Work::MergeKnown | Work::MergeNewer | Work::MergeDelete) {
-                    let mut known = Prepared { store, task: self, rows, changes };
+                    let mut known = Prepared::new(store, self, rows, changes);
                     known.merge()?;
                     let since = author.db_version()?.get();
                     match self.work {
@@ -210,7 +234,7 @@ impl Task {
             }
         }
         store.connection().execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?;
-        Ok(Prepared { store, task: self, rows, changes })
+        Ok(Prepared::new(store, self, rows, changes))
     }
 
     pub fn fill(self, connection: &Connection, rows: &[Vec<SqlValue>]) -> Result<(), Error> {
@@ -243,12 +267,28 @@ impl Task {
     }
 }
 
+/// A page of changes as a message of an answer.
+fn message(changes: Vec<Change>) -> PeerMessage {
+    let position = changes.last().map(|last| Position { version: last.db_version, ..Position::default() });
+    let progress = Progress { answer: 1, number: 1, position, ..Progress::default() };
+    PeerMessage::Changes { changes, schema_version: 1, progress: Some(progress) }
+}
+
 impl Prepared {
+    fn new(store: Store, task: Task, rows: Vec<Vec<SqlValue>>, changes: Vec<Change>) -> Self {
+        Self { store, task, rows, changes, messages: Vec::new(), packed: 0 }
+    }
+
+    /// Bytes of the frames that were packed, for each change; zero where none were.
+    pub fn bytes_a_change(&self) -> f64 {
+        self.packed as f64 / self.operations() as f64
+    }
+
     /// How many operations [`run`](Self::run) does: rows, or changes.
     pub fn operations(&self) -> usize {
         let is_of_changes = !self.changes.is_empty() && !matches!(self.store, Store::Sql(_));
         match self.task.work {
-            Work::Read | Work::ReadSql | Work::ReadSmall if !matches!(self.store, Store::Sql(_)) => {
+            Work::Read | Work::ReadSql | Work::ReadSmall | Work::Pack | Work::PackSmall if !matches!(self.store, Store::Sql(_)) => {
                 self.task.rows * (self.task.shape.columns - 1)
             }
             Work::DeleteHalf => self.task.rows / 2,
@@ -285,6 +325,10 @@ impl Prepared {
                 self.read()
             }
             Work::MergeNew | Work::MergeKnown | Work::MergeNewer | Work::MergeDelete | Work::MergeSql => self.merge(),
+            Work::Pack | Work::PackSmall => {
+                self.packed = self.messages.iter().map(|message| std::hint::black_box(v2::message(message)).len()).sum();
+                Ok(())
+            }
         }
     }
 
@@ -415,15 +459,20 @@ pub fn read_all(engine: &Engine) -> Result<Vec<Change>, Error> {
     read_after(engine, LocalPlace::default())
 }
 
-fn read_after(engine: &Engine, mut place: LocalPlace) -> Result<Vec<Change>, Error> {
-    const LIMITS: PageLimits = PageLimits { changes_max: 4096, bytes_max: 1 << 20, stretch: 1 };
+fn read_after(engine: &Engine, place: LocalPlace) -> Result<Vec<Change>, Error> {
     let mut changes = Vec::new();
+    each_page(engine, place, |page| changes.extend(page))?;
+    Ok(changes)
+}
+
+fn each_page(engine: &Engine, mut place: LocalPlace, mut take: impl FnMut(Vec<Change>)) -> Result<(), Error> {
+    const LIMITS: PageLimits = PageLimits { changes_max: 4096, bytes_max: 1 << 20, stretch: 1 };
     loop {
         let page = engine.read_local(&place, &LocalFilter::default(), LIMITS)?;
-        changes.extend(page.changes);
+        take(page.changes);
         place = page.place;
         if page.complete.is_some() {
-            return Ok(changes);
+            return Ok(());
         }
     }
 }

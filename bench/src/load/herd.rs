@@ -16,7 +16,7 @@ pub struct Herd {
     writes: Vec<watch::Sender<Option<Schedule>>>,
     /// How long a peer keeps a connection open over which it posts nothing.
     pub socket_idle_timeout: Duration,
-    /// Peers wait for up to a quarter longer, at random, before they dial again.
+    /// Peers wait for anything from a half to one and a half of their delay, at random, before they dial again.
     pub has_jitter: bool,
     /// Streams and POSTs in place of WebSockets.
     pub streams: bool,
@@ -31,7 +31,7 @@ impl Herd {
             seen: Arc::default(),
             writes: Vec::new(),
             socket_idle_timeout: Duration::from_secs(15),
-            has_jitter: false,
+            has_jitter: true,
             streams: false,
         }
     }

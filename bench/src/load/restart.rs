@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use litemesh::Database;
+use litemesh::proto::limits::HERD_SHARE_MAX;
 use serde_json::{Value, json};
 
 use super::herd::Herd;
@@ -27,9 +28,9 @@ pub struct Arguments {
     /// How often it is killed.
     #[arg(long, default_value_t = 1)]
     rounds: usize,
-    /// Peers wait for up to a quarter longer, at random, before they dial again.
+    /// Peers dial again after the original's delays, all of them after the same.
     #[arg(long)]
-    jitter: bool,
+    no_jitter: bool,
     /// Over streams and POSTs in place of WebSockets.
     #[arg(long)]
     streams: bool,
@@ -45,7 +46,7 @@ pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
     let listen = hub.address().to_owned();
     let mut herd = Herd::new();
     herd.streams = arguments.streams;
-    herd.has_jitter = arguments.jitter;
+    herd.has_jitter = !arguments.no_jitter;
     herd.join(&hub.url, 1).await?;
     herd.join(&hub.url, arguments.peers.saturating_sub(1)).await?;
     let mut rounds = Vec::new();
@@ -66,7 +67,11 @@ pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
             "in_sync_after_ms": in_sync.as_millis(),
             "since_kill_ms": killed.elapsed().as_millis(),
             "connects": herd.seen.connects.load(Relaxed) - connects_before,
+            // No thundering herd: so many at most.
             "connects_in_100_ms_max": herd.seen.connects_at_once(back),
+            "connects_in_100_ms_bar": (HERD_SHARE_MAX * herd.peers.len() as f64).floor(),
+            // If all of them came evenly within the time in which they did.
+            "connects_in_100_ms_even": herd.seen.connects_evenly(back),
             "missed_rows_each": missed as f64 / herd.peers.len() as f64,
             "hub_cpu_seconds": hub.cpu_seconds()?,
             "hub_mib_before": memory_before / 1024,
@@ -77,7 +82,7 @@ pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
     let result = json!({
         "scenario": "load restart", "streams": arguments.streams,
         "peers": herd.peers.len(),
-        "jitter": arguments.jitter,
+        "jitter": !arguments.no_jitter,
         "missed": arguments.missed,
         "faults": herd.seen.faults.load(Relaxed),
         "rounds": rounds,

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
+use litemesh::proto::limits::HERD_WINDOW;
 use serde_json::{Value, json};
 
 /// One bucket for each half millisecond; the last holds all that took longer.
@@ -113,13 +114,26 @@ impl Seen {
         json!({ "p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "p999": at(0.999), "max": at(1.0) })
     }
 
-    /// Most connections that began within a tenth of a second, of those after `since`.
-    pub fn connects_at_once(&self, since: Instant) -> usize {
+    /// When connections began, in order, of those after `since`.
+    fn connects_since(&self, since: Instant) -> Vec<Instant> {
         let connected = self.connected_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut counts = std::collections::HashMap::new();
-        for at in connected.iter().filter(|at| **at >= since) {
-            *counts.entry(at.duration_since(since).as_millis() / 100).or_insert(0) += 1;
-        }
-        counts.into_values().max().unwrap_or(0)
+        let mut connects: Vec<Instant> = connected.iter().copied().filter(|at| *at >= since).collect();
+        connects.sort_unstable();
+        connects
+    }
+
+    /// Most connections that began within a [`HERD_WINDOW`], wherever it lies, of those after `since`.
+    pub fn connects_at_once(&self, since: Instant) -> usize {
+        let connects = self.connects_since(since);
+        let until = |from: Instant| connects.partition_point(|at| *at < from + HERD_WINDOW);
+        connects.iter().enumerate().map(|(before, from)| until(*from) - before).max().unwrap_or(0)
+    }
+
+    /// How many of them began within a [`HERD_WINDOW`] on average, between the first and the last.
+    pub fn connects_evenly(&self, since: Instant) -> f64 {
+        let connects = self.connects_since(since);
+        let (Some(first), Some(last)) = (connects.first(), connects.last()) else { return 0.0 };
+        let windows = last.duration_since(*first).as_secs_f64() / HERD_WINDOW.as_secs_f64();
+        (connects.len() as f64 / windows.max(1.0)).round()
     }
 }

@@ -125,13 +125,15 @@ unsafe impl VTab<'_> for ChangesTable {
     }
 
     fn open(&mut self) -> Result<Self::Cursor> {
+        // May record what waits.
+        let db = guard(|| Ok(self.shared.lock()?.db))?;
         Ok(ChangesCursor {
             base: sqlite3_vtab_cursor::default(),
             shared: self.shared.clone(),
             scans: Vec::new(),
             current: None,
             site: RefCell::new(None),
-            db: self.shared.lock()?.db,
+            db,
         })
     }
 }

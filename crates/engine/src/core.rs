@@ -9,7 +9,7 @@ use std::hash::BuildHasherDefault;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
-use litemesh_proto::limits::VERSION_MAX;
+use litemesh_proto::limits::{VERSION_JUMP_MAX, VERSION_MAX, VERSION_STEP_MAX};
 use litemesh_proto::{DbVersion, Incarnation, SiteId};
 use rusqlite::types::ValueRef;
 use smallvec::SmallVec;
@@ -89,7 +89,7 @@ impl Shared {
                     // But clocks of which a part was written are not: nothing of the transaction may be committed.
                     self.flags.set_failed();
                 }
-                core.forget_everything();
+                core.forget_after_panic();
                 self.core.clear_poison();
                 Ok(core)
             }
@@ -139,6 +139,8 @@ pub(crate) struct Core {
     is_incarnation_recorded: bool,
     /// The number of the newest incarnation when this connection was opened: no restored backup took the file's place since.
     pub(crate) opened_at: i64,
+    /// The version of the database when this connection first looked. What a remote makes of it is bounded from there.
+    opened_version: Option<i64>,
     /// Whether that includes the first version that the application wrote.
     is_writing_recorded: bool,
     /// What `crsql_next_db_version()` promised: the transaction's next version is at least that (FN-3).
@@ -215,6 +217,7 @@ impl Core {
             incarnation: Incarnation::default(),
             is_incarnation_recorded: false,
             opened_at: 0,
+            opened_version: None,
             is_writing_recorded: false,
             notes: Notes::default(),
             is_recording: false,
@@ -286,6 +289,18 @@ impl Core {
         self.flags.set_pending(None);
         self.data_version = -1;
         self.forget_sites();
+    }
+
+    /// The same after a panic, which may have come in the middle of a transaction. What this one goes by stays: the version below it
+    /// can be read at its beginning only, and it must not give its own versions out again.
+    fn forget_after_panic(&mut self) {
+        let (committed, pending) = (self.committed, self.flags.pending());
+        self.forget_everything();
+        if self.flags.is_enlisted() {
+            self.committed = committed;
+            self.flags.set_pending(pending);
+            self.is_pending_doubtful = true;
+        }
     }
 
     fn forget_sites(&mut self) {
@@ -456,7 +471,8 @@ impl Core {
     /// The second half of [`enlist`](Self::enlist), for who has refreshed already.
     pub(crate) fn join_transaction(&mut self) -> rusqlite::Result<()> {
         if self.flags.is_enlisted() {
-            return Ok(());
+            // Unknown only where a panic came before it was read below, so before anything was written.
+            return if self.committed.is_none() { self.refresh_committed() } else { Ok(()) };
         }
         debug_assert!(ENLIST.contains(TRANSACTION_TABLE));
         self.statement(ENLIST)?.run(&[])?;
@@ -482,10 +498,13 @@ impl Core {
 
     /// Reads the version again if another connection may have moved it (TX-9).
     fn refresh_committed(&mut self) -> rusqlite::Result<()> {
+        // Until it is known to hold.
+        let committed = self.committed.take();
         let data_version = self.statement("PRAGMA data_version")?.query_integer(&[])?.unwrap_or_default();
-        if data_version != self.data_version {
+        if data_version == self.data_version {
+            self.committed = committed;
+        } else {
             self.data_version = data_version;
-            self.committed = None;
             self.forget_sites();
             if self.has_crsql_tables {
                 // Somebody may have forked the file (VER-16).
@@ -493,7 +512,9 @@ impl Core {
             }
         }
         if self.committed.is_none() {
-            self.committed = Some(self.stored_version()?);
+            let stored = self.stored_version()?;
+            self.opened_version.get_or_insert(stored);
+            self.committed = Some(stored);
         }
         Ok(())
     }
@@ -613,6 +634,16 @@ impl Core {
     /// The highest version known here, used or about to be.
     pub(crate) fn newest_version(&self) -> i64 {
         self.committed.unwrap_or_default().max(self.flags.pending().unwrap_or_default())
+    }
+
+    /// Largest version of this database that a remote may claim to have seen: what the file lost, it lost before it was opened.
+    pub(crate) fn claim_max(&self) -> i64 {
+        self.opened_version.unwrap_or_default().saturating_add(VERSION_JUMP_MAX).min(VERSION_MAX)
+    }
+
+    /// Largest version that may be merged (BUG-29: no remote may push our clock to its end).
+    pub(crate) fn merge_max(&self) -> i64 {
+        self.claim_max().max(self.newest_version().saturating_add(VERSION_STEP_MAX)).min(VERSION_MAX)
     }
 
     /// Winning operations of the running transaction (FN-5).

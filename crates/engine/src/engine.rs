@@ -4,7 +4,6 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::{Arc, MutexGuard};
 
-use litemesh_proto::limits::{VERSION_JUMP_MAX, VERSION_MAX};
 use litemesh_proto::{Change, Changeset, Cursor, DbVersion, Position, SiteId};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
@@ -222,8 +221,7 @@ impl Engine {
     pub fn raise_version(&mut self, witness: Witness) -> Result<bool, StorageError> {
         let (version, is_answered) = (witness.seen, self.answered.contains(&witness.remote));
         let known = self.db_version()?;
-        let most = known.get().saturating_add(VERSION_JUMP_MAX).min(VERSION_MAX);
-        if version <= known || version.get() > most {
+        if version <= known || version.get() > self.core()?.claim_max() {
             return Ok(false);
         }
         let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;

@@ -46,6 +46,8 @@ mod merge_rows;
 mod merge_step;
 mod merged_clocks;
 mod notes;
+#[cfg(test)]
+mod panics;
 mod read;
 mod record;
 mod record_alike;

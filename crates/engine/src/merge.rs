@@ -9,7 +9,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use litemesh_proto::limits::{VERSION_JUMP_MAX, VERSION_MAX};
 use litemesh_proto::{Change, Cursor, DbVersion, Position, SiteId};
 
 use crate::core::{Core, Shared};
@@ -146,9 +145,8 @@ impl<'a> Author<'a> {
         self.is_fresh.then_some(self.version)
     }
 
-    /// BUG-29: no remote may push our clock to its end.
     pub(crate) fn check(&self, core: &Core, index: usize) -> Result<(), MergeError> {
-        let max = core.newest_version().saturating_add(VERSION_JUMP_MAX).min(VERSION_MAX);
+        let max = core.merge_max();
         if self.version > max {
             return Err(MergeError::AbsurdVersion { index, version: self.version, max });
         }

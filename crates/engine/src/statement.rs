@@ -398,6 +398,8 @@ impl Drop for Rows<'_> {
 impl Rows<'_> {
     /// Steps to the next row; `false` at the end.
     pub(crate) fn next(&self) -> rusqlite::Result<bool> {
+        #[cfg(test)]
+        crate::panics::step();
         // SAFETY: the statement is valid.
         match unsafe { ffi::sqlite3_step(self.statement.raw) } {
             ffi::SQLITE_ROW => Ok(true),

@@ -2,8 +2,9 @@
 
 mod support;
 
+use litemesh_engine::proto::limits::{VERSION_JUMP_MAX, VERSION_STEP_MAX};
 use litemesh_engine::proto::{CausalLength, Change, ColVersion, Column, DbVersion, PackedKey, Seq, SiteId, Value};
-use litemesh_engine::{Engine, MergeError, MergeProgress};
+use litemesh_engine::{Engine, MergeError, MergeProgress, Witness};
 use support::{ask, refusal};
 
 const AUTHOR: SiteId = SiteId::from_bytes([0xaa; 16]);
@@ -393,14 +394,59 @@ fn claims_of_more_sites_than_a_cursor_may_name_are_left_out() {
     assert!(!held.contains(&SiteId::from_bytes([2; 16])));
 }
 
-/// One forged change takes a small part of all versions, and not the last of them (`known-failures.md` C3).
+/// All that a remote forges takes a small part of the versions, and never the last of them; who is honest goes on meanwhile
+/// (`known-failures.md` C3).
 #[test]
 fn a_version_jumps_so_far_and_no_further() {
-    use litemesh_engine::proto::limits::VERSION_JUMP_MAX;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.db");
+    let open = || Engine::open(&file).unwrap();
+    let mut written = 0;
+    let mut merge = |engine: &mut Engine, version: i64| {
+        written += 1;
+        let result = engine.merge(&[change(("b", Some(1), written, version, 1, 0))], &MergeProgress::default());
+        match result {
+            Ok(_) => {
+                assert_eq!(engine.db_version().unwrap().get(), version);
+                true
+            }
+            Err(MergeError::AbsurdVersion { .. }) => false,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let mut engine = open();
+    engine.connection().execute_batch("CREATE TABLE foo (a INTEGER PRIMARY KEY NOT NULL, b)").unwrap();
+    engine.replicate("foo").unwrap();
+    engine.connection().execute_batch("INSERT INTO foo VALUES (2, 2)").unwrap();
+    engine = open();
+    for opening in 1..4 {
+        let opened = engine.db_version().unwrap().get();
+        assert!(!merge(&mut engine, opened + VERSION_JUMP_MAX + 1));
+        assert!(merge(&mut engine, opened + VERSION_JUMP_MAX), "opening {opening}");
+        // Not once more, but as far as an honest writer comes while away.
+        for _ in 0..3 {
+            let known = engine.db_version().unwrap().get();
+            assert!(!merge(&mut engine, known + VERSION_JUMP_MAX) && !merge(&mut engine, known + VERSION_STEP_MAX + 1));
+            assert!(merge(&mut engine, known + VERSION_STEP_MAX));
+            engine.connection().execute_batch("UPDATE foo SET b = b + 1 WHERE a = 2").unwrap();
+        }
+        engine = open();
+    }
+}
+
+/// What remotes claim to have seen of us raises our version once, and not with each claim again.
+#[test]
+fn claims_of_our_own_versions_use_up_one_jump_however_many_there_are() {
     let mut engine = foo();
-    let known = engine.db_version().unwrap().get();
-    let mut merge =
-        |version: i64| engine.merge(&[change(("b", Some(1), 1, version, 1, 0))], &MergeProgress::default()).map(drop);
-    assert!(matches!(merge(known + VERSION_JUMP_MAX + 1), Err(MergeError::AbsurdVersion { .. })));
-    merge(known + VERSION_JUMP_MAX).unwrap();
+    let opened = engine.db_version().unwrap().get();
+    let mut claim = |seen: i64| {
+        let seen = DbVersion::new(seen);
+        engine.raise_version(Witness { remote: AUTHOR, seen, written: seen }).unwrap()
+    };
+    assert!(!claim(opened + VERSION_JUMP_MAX + 1));
+    // One after the other, as remotes come that have seen more.
+    assert!(claim(opened + 5) && claim(opened + VERSION_JUMP_MAX - 1) && claim(opened + VERSION_JUMP_MAX));
+    assert!(!claim(opened + VERSION_JUMP_MAX + 1) && !claim(opened + 2 * VERSION_JUMP_MAX));
+    assert_eq!(engine.db_version().unwrap().get(), opened + VERSION_JUMP_MAX);
+    engine.connection().execute_batch("INSERT INTO foo VALUES (2, 2)").unwrap();
 }

@@ -24,7 +24,7 @@ const FIRST_DELAY: Duration = Duration::from_millis(10);
 fn client(server: &RawServer) -> HttpClient {
     // The machine's proxy has no business on the loopback.
     let http = support::http_client().no_proxy().build().unwrap();
-    HttpClient::builder(server.url() + "/").http(http).reconnect_delay_min(FIRST_DELAY).build()
+    HttpClient::builder(server.url() + "/").http(http).reconnect_delay_min(FIRST_DELAY).jitter(false).build()
 }
 
 /// A started client, its peer, and the stream that the server holds.

@@ -41,7 +41,6 @@ impl Kind for Http {
             .frames(!matches!(self, Self::Events))
             .announce(!matches!(self, Self::SocketJson))
             .reconnect_delay_min(Duration::from_millis(100))
-            .jitter(true)
             .idle_timeout(Duration::from_secs(2));
         Arc::new(client.build())
     }

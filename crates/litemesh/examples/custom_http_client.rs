@@ -58,7 +58,7 @@ pub(crate) async fn main() -> Result<(), Box<dyn Error>> {
         .default_headers(HeaderMap::from_iter([(AUTHORIZATION, token)]))
         .connect_timeout(Duration::from_secs(5)) // but no timeout for whole requests: it would end every stream
         .build()?;
-    let transport = HttpClient::builder(&url).http(http).jitter(true).build();
+    let transport = HttpClient::builder(&url).http(http).build();
     let builder = Peer::builder(todo_list()?).transport(transport.clone());
     let mut events = builder.events();
     let peer = builder.start().await?;

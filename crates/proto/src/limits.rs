@@ -11,13 +11,28 @@ use std::time::Duration;
 /// before its end, so that no remote can push it there (`crsqlite-compat.md` BUG-29, `known-failures.md` C3).
 pub const VERSION_MAX: i64 = (1 << 53) - 1;
 
-/// How far an accepted version may lie above everything that the receiver knows: 2^40.
+/// How far an accepted version may lie above the one that the receiver's database had when it was opened: 2^40.
 ///
-/// A database that commits a thousand transactions a second needs 34 years for so many. One forged message can therefore
-/// use up only a small part of the range below [`VERSION_MAX`].
+/// A database that commits a thousand transactions a second needs 34 years for so many, so no honest network comes there. From one opening
+/// of the file to the next, forged messages can therefore use up only a small part of the range below [`VERSION_MAX`], however many there
+/// are; further they come by [`VERSION_STEP_MAX`].
 pub const VERSION_JUMP_MAX: i64 = 1 << 40;
 
-/// Longest name of a table or a column, in bytes (`crsqlite-compat.md` MRG-2).
+/// How far a merged version may lie above everything that the receiver knows, wherever that is: 2^20.
+///
+/// Once somebody has used up [`VERSION_JUMP_MAX`], honest writers must be able to go on: one who overwrote the same cell a million times
+/// while away still comes through at once, and others after the database was opened anew. To the end of the range there are 2^33 such steps:
+/// at 400,000 changes a second six hours of merging and nothing else.
+pub const VERSION_STEP_MAX: i64 = 1 << 20;
+
+/// Deepest JSON that is read: brackets within brackets.
+///
+/// Ours has six of them, from the envelope to the bytes of a BLOB. Nothing here recurses on JSON that a remote nests, and what does elsewhere
+/// (`serde_json` stops at 128) has a stack for more; what is deeper is refused before anything of it is read.
+pub const JSON_DEPTH_MAX: usize = 32;
+
+/// Longest name of a table or a column, in bytes (`crsqlite-compat.md` MRG-2): a hundred times what people write, and few enough that the
+/// names in errors, places and shapes stay small.
 pub const NAME_BYTES_MAX: usize = 2048;
 
 /// Most sites that a cursor may name, a remote's and our own. Bounds the work that one sync request can cause, and what claims
@@ -115,9 +130,21 @@ pub const CATCH_UP_MESSAGES_MAX: u64 = 4096;
 /// First delay before a client dials again (`wire-protocol.md` 5.6).
 pub const RECONNECT_DELAY_MIN: Duration = Duration::from_secs(1);
 
-/// Longest delay before a client dials again.
+/// Longest delay before a client dials again: whoever was away for long is back within half a minute, and a thousand clients of a hub that is
+/// gone make some 30 dials a second.
 pub const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(30);
 
+/// The time in which the peers that come back to a hub are counted, to tell whether they come as a herd.
+pub const HERD_WINDOW: Duration = Duration::from_millis(100);
+
+/// Largest share of a hub's peers that may come back within one [`HERD_WINDOW`] after it was away: a fifth.
+///
+/// [`backoff_from`](crate::backoff_from) spreads them evenly over a second, a tenth of them in each window; as much again is for chance.
+/// Of 500 peers it is 100, which cost a hub some 50 ms to take in (docs/benchmarks.md): half of one core, so that no queue grows.
+pub const HERD_SHARE_MAX: f64 = 0.2;
+
+// Who may jump need not step, and neither comes near the end.
+const _: () = assert!(VERSION_STEP_MAX < VERSION_JUMP_MAX && VERSION_JUMP_MAX <= VERSION_MAX >> 12);
 // A batch must always fit a wire v1 body with room for its envelope.
 const _: () = assert!(BATCH_BYTES_MAX + 64 * 1024 < V1_BODY_BYTES_MAX);
 // And a frame, with room for its longest value.

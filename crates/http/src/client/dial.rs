@@ -54,8 +54,7 @@ pub(super) async fn run(shared: Arc<Shared>, clients: Clients, peer: Arc<dyn Pee
             return;
         }
         let attempts = shared.attempts.load(Relaxed);
-        let jitter = if shared.options.has_jitter { fastrand::f64() } else { 0.0 };
-        let delay = backoff_from(shared.options.reconnect_delay_min, attempts, jitter);
+        let delay = shared.options.delay(attempts, fastrand::f64());
         debug!(endpoint = shared.endpoint, reason, attempts, ?delay, "not connected, dialling again later");
         // Nothing is lost with a dropped branch.
         tokio::select! {
@@ -103,6 +102,12 @@ impl Options {
     /// Whether a WebSocket is taken where there is one.
     fn may_use_websocket(&self) -> bool {
         self.websocket != WebSocket::Never && self.is_announced && self.takes_frames
+    }
+
+    /// How long to wait before the next dial; `random` is from 0 to 1.
+    pub(super) fn delay(&self, attempts: u32, random: f64) -> Duration {
+        let jitter = if self.has_jitter { random } else { 0.5 };
+        backoff_from(self.reconnect_delay_min, attempts, jitter)
     }
 }
 

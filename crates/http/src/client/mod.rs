@@ -41,7 +41,7 @@ const IDLE_TIMEOUT: Duration = PING_INTERVAL.saturating_mul(3);
 /// which it is closed.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long setting up a TCP and TLS connection may take.
+/// How long setting up a TCP and TLS connection may take: TCP tries four times meanwhile. The next dial may find another address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// About how many bytes one message to a Litemesh server may take.
@@ -50,7 +50,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// less with the batches that a v1 server takes.
 const LITEMESH_BATCH_BYTES_MAX: usize = 4 << 20;
 
-/// Bytes of the length before a frame in a body.
+/// Bytes of the length before a frame in a body: four, and one to spare.
 const LENGTH_BYTES_MAX: usize = 5;
 
 /// Largest body that is posted to a v1 server: its limit, less a little for whatever stands between us.
@@ -59,7 +59,7 @@ pub(crate) const V1_BODY_BYTES_SAFE: usize = V1_BODY_BYTES_MAX - 4 * 1024;
 /// The client side of the HTTP transport: the seed's `TransportClientHttp`.
 ///
 /// A cheap handle: clones are the same client. It dials `{endpoint}/stream`, and again whenever the connection is lost,
-/// after 1, 2, 4, 8, 16, 30, 30 … seconds. Messages go out one at a time, each after the server took the one before. Where a
+/// after 1, 2, 4, 8, 16, 30, 30 … seconds, on average. Messages go out one at a time, each after the server took the one before. Where a
 /// Litemesh hub has a WebSocket, both directions go over that.
 ///
 /// The proxies of the environment (`HTTPS_PROXY` and the like) are used, except for endpoints on the loopback;
@@ -173,8 +173,8 @@ impl HttpClientBuilder {
         self
     }
 
-    /// Lengthens each delay by up to a quarter, at random, so that the clients of a hub that restarts do not all come back
-    /// at once. Off where nothing else is said.
+    /// Makes of each delay anything from a half to one and a half of it, at random, so that the clients of a hub that restarts do
+    /// not all come back at once. On where nothing else is said; without it delays are the original's.
     pub fn jitter(mut self, is_on: bool) -> Self {
         self.options.has_jitter = is_on;
         self
@@ -292,7 +292,7 @@ impl HttpClient {
         let options = Options {
             reconnect_delay_min: RECONNECT_DELAY_MIN,
             idle_timeout: IDLE_TIMEOUT,
-            has_jitter: false,
+            has_jitter: true,
             is_announced: true,
             takes_frames: true,
             websocket: WebSocket::Preferred,
@@ -571,6 +571,14 @@ mod tests {
         }
         let refused = HttpClient::builder("http://localhost").token("a\nb").build().shared.prepare().unwrap_err();
         assert!(refused.to_string().contains("no header can carry"), "{refused}");
+    }
+
+    #[test]
+    fn clients_spread_their_dials_unless_they_are_told_not_to() {
+        let delays =
+            |client: HttpClient| [0.0, 0.5, 1.0].map(|random| client.shared.options.delay(1, random).as_millis());
+        assert_eq!(delays(HttpClient::new("http://h")), [1000, 2000, 3000]);
+        assert_eq!(delays(HttpClient::builder("http://h").jitter(false).build()), [2000; 3]);
     }
 
     #[test]

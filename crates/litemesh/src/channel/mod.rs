@@ -194,7 +194,7 @@ impl Channel {
     }
 
     /// How long a channel that dials waits from now on before it dials again, at first; 1 s where nothing else is said. The delay doubles
-    /// with every dial in vain, to half a minute, and is lengthened by up to a quarter at random.
+    /// with every dial in vain, to half a minute, and is then between a half and one and a half of that, at random.
     pub fn reconnect_delay_min(self, delay: Duration) -> Self {
         *self.shared.reconnect_delay_min.lock().unwrap_or_else(PoisonError::into_inner) = delay;
         self

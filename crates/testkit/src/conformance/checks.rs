@@ -156,8 +156,8 @@ pub(super) async fn backs_off(kind: &dyn Kind) {
     const DIALLERS: u8 = 8;
     // Pauses that double are three times as long after two, and later on a machine that stretches the first.
     const PAUSES_MAX: usize = 12;
-    // Between the longest and the shortest pause of eight diallers, as a share of it. Where a pause is lengthened by up to a quarter, one
-    // of a million times all are closer together. A slow machine only draws them apart.
+    // Between the longest and the shortest pause of eight diallers, as a share of it. Where a pause is spread over a quarter of itself
+    // and more, one of a million times all are closer together. A slow machine only draws them apart.
     const SPREAD_SHARE: u32 = 40;
     let (far, _) = kind.listen().await;
     let mut diallers = Vec::new();

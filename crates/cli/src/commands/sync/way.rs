@@ -162,8 +162,7 @@ const TOKEN_BYTES_MAX: u64 = 4096;
 
 /// The client that the options ask for. The token never stands on the command line, which others on the machine can read.
 fn client(args: &SyncArgs) -> Result<HttpClient, Failure> {
-    // So that not all of a hub's clients come back at once when it restarts.
-    let mut builder = HttpClient::builder(args.far.as_str()).jitter(true);
+    let mut builder = HttpClient::builder(args.far.as_str());
     let token = match &args.token_file {
         Some(path) => Some(read_token(path)?),
         None => std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.trim().is_empty()),
