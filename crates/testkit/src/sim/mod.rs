@@ -117,6 +117,8 @@ pub struct Simulation {
     later: Rng,
     /// How messages become bytes, and where these are cut. Apart, so that nothing else of a seed depends on it.
     line_rng: Rng,
+    /// Keys, ids and sizes of what goes over relays, and what these do not deliver.
+    relay_rng: Rng,
     agenda: Agenda<Event>,
     /// All tables, that of the upgrade last.
     tables: Vec<Schema>,
@@ -156,6 +158,7 @@ impl Simulation {
             rng,
             later,
             line_rng: Rng::with_seed(seed ^ 0x11e5),
+            relay_rng: Rng::with_seed(seed ^ 0x3e1a),
             agenda: Agenda::new(),
             tables,
             pages: PageLimits { changes_max, bytes_max: BATCH_BYTES_MAX, stretch: BATCH_STRETCH },
