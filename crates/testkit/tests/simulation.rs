@@ -125,6 +125,13 @@ fn cycles_with_the_original_in_them_become_quiet() {
     check(&Options { faults, original_cycles: true, ..Options::default() }, 9_000_001, 60);
 }
 
+/// The same where relays join some of them, beside links or in their place, also to the same peer.
+#[test]
+fn cycles_with_the_original_over_relays_and_links_become_quiet() {
+    let faults = Faults { originals: true, relays: true, double_wires: true, slow: true, ..Faults::NONE };
+    check(&Options { faults, original_cycles: true, ..Options::default() }, 12_000_001, 60);
+}
+
 #[test]
 fn seeds_that_failed_once_do_not_fail_again() {
     for seed in REGRESSIONS {

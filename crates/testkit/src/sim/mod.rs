@@ -235,8 +235,23 @@ impl Simulation {
             self.nodes[node].running.as_mut().expect("started above").app = None;
         }
         for [dialler, listener] in shape.original_wires {
-            self.add_wire(dialler, listener, false);
+            let (is_paired, is_wired) = self.ways_to_original();
+            if is_paired {
+                self.pair(dialler, listener);
+            }
+            if is_wired {
+                self.add_wire(dialler, listener, false);
+            }
         }
+    }
+
+    /// Whether a relay joins an original to one of ours, and whether a wire does. Both only where it may be a part of a cycle.
+    fn ways_to_original(&mut self) -> (bool, bool) {
+        if !self.faults.relays {
+            return (false, true);
+        }
+        let is_paired = self.relay_rng.bool();
+        (is_paired, !is_paired || self.options.original_cycles && self.relay_rng.bool())
     }
 
     fn random_site(&mut self) -> SiteId {

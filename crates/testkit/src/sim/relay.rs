@@ -15,11 +15,13 @@ use litemesh::simulation::Session;
 use litemesh_engine::proto::{DbVersion, Limits, PeerMessage, Remote, Served, SiteId};
 use litemesh_nostr::nostr::{Event as NostrEvent, EventId, Timestamp};
 use litemesh_nostr::simulation::{
-    self as rules, Assembler, Chain, Inbound, Outbound, PART_BYTES_MAX, Told, UnderWay, WINDOW_MAX, Window, Writer,
+    self as rules, Assembler, Chain, Inbound, Outbound, PART_BYTES_MAX, Told, UnderWay, WINDOW_MAX, WINDOW_MAX_V1,
+    Window, Writer,
 };
 use litemesh_nostr::{CHANGES_LIFETIME, Envelope, StreamId};
 
 use super::node::{RunningSession, Side};
+use super::original::Talk;
 use super::{Event, Simulation};
 
 /// Until an end makes another connection.
@@ -27,6 +29,9 @@ const REOPEN_MICROS_MAX: u64 = 2_000_000;
 
 /// How far ahead of the time relays take something that look at dates.
 const AHEAD_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// How soon something is tried again of a relay that is away.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// Most time until somebody looks who was not told.
 const LOOK_MAX: Duration = Duration::from_secs(60);
@@ -47,6 +52,8 @@ pub(super) struct Pairing {
     pub(super) is_removed: bool,
     /// The relay takes nothing that is far in the future, or has expired.
     pub(super) judges_dates: bool,
+    /// Neither is an original.
+    is_litemesh: bool,
     /// Changes that its relay was given.
     pub(super) changes: usize,
     /// The connection of each end.
@@ -106,6 +113,8 @@ pub(super) struct Relayed {
     /// Since when an event is missing.
     gap: Option<Duration>,
     holds_back: bool,
+    /// When everything stored by an original counts as read.
+    quiet_at: Option<Duration>,
     /// Messages that are not acknowledged, and the event that each ended with.
     unacknowledged: VecDeque<(u64, EventId)>,
     acknowledged: Option<EventId>,
@@ -142,6 +151,7 @@ impl Relayed {
             heard: BTreeSet::new(),
             gap: None,
             holds_back: false,
+            quiet_at: None,
             unacknowledged: VecDeque::new(),
             acknowledged: None,
             is_publishing: false,
@@ -203,9 +213,11 @@ pub(super) enum RelayEvent {
 
 impl Simulation {
     pub(super) fn pair(&mut self, one: usize, other: usize) {
+        let is_litemesh = [one, other].iter().all(|node| self.nodes[*node].original.is_none());
         let delay_max = Duration::from_micros(self.rng.u64(100..200_000));
-        // Messages are short here, and are to come in parts all the same.
-        let part_bytes_max = if self.relay_rng.u8(..3) == 0 { self.relay_rng.usize(16..200) } else { PART_BYTES_MAX };
+        // Messages are short here, and are to come in parts all the same; but what an original has in part it gives out as if it were all (A3).
+        let part_bytes_max =
+            if self.relay_rng.u8(..3) == 0 && is_litemesh { self.relay_rng.usize(16..200) } else { PART_BYTES_MAX };
         let envelopes = self.new_envelopes();
         self.pairings.push(Pairing {
             nodes: [one, other],
@@ -214,14 +226,15 @@ impl Simulation {
             delay_max,
             away_until: Duration::ZERO,
             is_removed: false,
-            judges_dates: self.faults.clocks && self.later.u8(..4) > 0,
+            judges_dates: self.faults.clocks && self.later.u8(..4) > 0 && is_litemesh,
+            is_litemesh,
             changes: 0,
             current: [None; 2],
             envelopes,
             part_bytes_max,
             is_broken: [false; 2],
             asked: [None, None],
-            windows: [new_window(), new_window()],
+            windows: [new_window(is_litemesh), new_window(is_litemesh)],
             ways: Default::default(),
         });
         self.note(format_args!("{one} and {other} are paired, and send {part_bytes_max} bytes in an event"));
@@ -268,7 +281,9 @@ impl Simulation {
         let away_until = self.pairings[pairing].away_until;
         let needs_none = matches!(what, RelayEvent::Open | RelayEvent::Keep(_) | RelayEvent::Ready(_));
         if away_until > self.agenda.now() && !needs_none {
-            return self.agenda.at(away_until, Event::Relay { pairing, end, what });
+            // It may be back sooner, when all is healed.
+            let again = away_until.min(self.agenda.now() + TRY_AGAIN);
+            return self.agenda.at(again, Event::Relay { pairing, end, what });
         }
         match what {
             RelayEvent::Open => self.open_relayed(pairing, end),
@@ -292,7 +307,7 @@ impl Simulation {
             for end in [0, 1] {
                 if self.pairings[pairing].nodes[end] == node {
                     self.pairings[pairing].asked[end] = None;
-                    self.pairings[pairing].windows[end] = new_window();
+                    self.pairings[pairing].windows[end] = new_window(self.pairings[pairing].is_litemesh);
                     let delay = self.random_delay(REOPEN_MICROS_MAX);
                     self.relay_after(delay, pairing, end, RelayEvent::Open);
                 }
@@ -353,20 +368,34 @@ impl Simulation {
         if pair.is_removed || pair.current[end].is_some() || site == self.nodes[node].site {
             return;
         }
+        let is_original = self.nodes[node].original.is_some();
         let Some(running) = &mut self.nodes[node].running else { return };
         self.connections_made += 1;
         let connection = self.connections_made;
-        let remote = Remote { site, connection, is_litemesh: true };
-        let (session, opening) = Session::new(remote, true, &running.process, &Limits::default(), self.pages);
+        let is_litemesh = self.pairings[pairing].is_litemesh;
+        let remote = Remote { site, connection, is_litemesh };
+        let (side, opening) = if is_original {
+            (Side::Original(Box::new(Talk::new(remote))), None)
+        } else {
+            let (session, opening) = Session::new(remote, true, &running.process, &Limits::default(), self.pages);
+            (Side::Ours(Box::new(session)), Some(opening))
+        };
         let pair = &self.pairings[pairing];
         let relayed = Relayed::new(pairing, pair.ways[end].outbound.clone().map(Told::by), pair.windows[end].clone());
-        let mut session = RunningSession::new(Side::Ours(Box::new(session)), end, transport);
+        let mut session = RunningSession::new(side, end, transport);
         session.relayed = Some(Box::new(relayed));
         running.sessions.insert(connection, session);
         self.pairings[pairing].current[end] = Some(connection);
         self.note(format_args!("{node} reads what the relay has of {other}: connection {connection}"));
-        self.order(node, connection, opening);
-        if self.pairings[pairing].asked[end].is_some() {
+        let has_asked = self.pairings[pairing].asked[end].is_some();
+        match opening {
+            Some(opening) => self.order(node, connection, opening),
+            None => {
+                let request = self.request_of_original(node);
+                self.ask_relayed(node, connection, request);
+            }
+        }
+        if has_asked {
             self.go_on_sending(pairing, end, connection);
         }
     }
@@ -399,7 +428,7 @@ impl Simulation {
         }
     }
 
-    fn relayed(&mut self, node: usize, connection: u64) -> Option<&mut RunningSession> {
+    pub(super) fn relayed(&mut self, node: usize, connection: u64) -> Option<&mut RunningSession> {
         self.nodes[node].running.as_mut()?.sessions.get_mut(&connection).filter(|session| session.relayed.is_some())
     }
 
@@ -455,6 +484,10 @@ impl Simulation {
     pub(super) fn relay_forgets(&mut self) {
         let Some(pairing) = self.random_pairing() else { return };
         let is_all = self.rng.u8(..3) == 0;
+        if !self.pairings[pairing].is_litemesh {
+            // An original waits for ever for what is missing (B7).
+            return;
+        }
         for end in [0, 1] {
             let kept = &mut self.pairings[pairing].ways[end].kept;
             if is_all {
@@ -477,8 +510,8 @@ impl Simulation {
     }
 }
 
-fn new_window() -> Window {
-    Window::new(WINDOW_MAX)
+fn new_window(is_litemesh: bool) -> Window {
+    Window::new(if is_litemesh { WINDOW_MAX } else { WINDOW_MAX_V1 })
 }
 
 /// Names an event in the trace.

@@ -7,7 +7,7 @@ use litemesh_engine::proto::codec::v2::{self, Frame as WireFrame};
 use litemesh_engine::proto::{Limits, PeerMessage, Progress, Refusal, SyncRequest, Unverified};
 use litemesh_nostr::nostr::{Event as NostrEvent, EventId, Timestamp};
 use litemesh_nostr::simulation::{self as rules, Assembler, Chain, Forked, Inbound, Read, Stand, Taking, Whole};
-use litemesh_nostr::{CHANGES_LIFETIME, StreamId};
+use litemesh_nostr::{CHANGES_LIFETIME, CursorContent, StreamId};
 
 use super::super::network::Frame;
 use super::{AHEAD_MAX, PUBLISH_AGAIN, RelayEvent, Simulation, short};
@@ -35,7 +35,7 @@ impl Simulation {
         let is_old =
             |Stand { head_at, asked_at, .. }: &Stand| rules::is_old(*head_at, *asked_at, CHANGES_LIFETIME, now);
         let known = stored.filter(|inbound| may_go_on && !is_old(&inbound.stand));
-        let asked_as = request.terms.as_ref().map_or(0, |terms| terms.answer);
+        let asked_as = request.terms.as_ref().map_or(1, |terms| terms.answer);
         let inbound = known.and_then(|inbound| inbound.resumed(&request)).unwrap_or_else(|| {
             let asked_at = stored.map_or(Timestamp::from_secs(0), |inbound| inbound.stand.asked_at);
             Inbound { stand: Stand::begun(new_stream, request, asked_at), taking: None }
@@ -51,7 +51,11 @@ impl Simulation {
         relayed.unacknowledged.clear();
         let after = head.map_or_else(|| "its beginning".to_owned(), short);
         self.note(format_args!("{node} asks for stream {stream} after {after}"));
-        if head.is_some() {
+        let is_original = self.nodes[node].original.is_some();
+        if !self.pairings[pairing].is_litemesh && !is_original {
+            self.ways_of(node, connection).expect("looked at above").quiet_at = Some(self.agenda.now() + QUIET);
+            self.relay_after(QUIET, pairing, end, RelayEvent::Quiet(connection));
+        } else if head.is_some() && !is_original {
             self.relay_after(QUIET, pairing, end, RelayEvent::Quiet(connection));
         }
         self.subscribe(pairing, end, connection, &stream, rules::since(head_at, now));
@@ -74,17 +78,23 @@ impl Simulation {
         }
     }
 
-    /// Who went on with a stream is not told again that it was up to date.
+    /// Who went on with a stream is not told again that it was up to date, and an original never says so.
     pub(super) fn end_stored(&mut self, pairing: usize, end: usize, connection: u64) {
-        let node = self.pairings[pairing].nodes[end];
+        let (node, now) = (self.pairings[pairing].nodes[end], self.agenda.now());
         let Some(session) = self.relayed(node, connection) else { return };
+        let is_receiving = session.receiving.is_some();
         let relayed = session.relayed.as_mut().expect("filtered above");
-        if session.receiving.is_some() {
+        if is_receiving || relayed.quiet_at.is_some_and(|at| at > now) {
             return self.relay_after(QUIET, pairing, end, RelayEvent::Quiet(connection));
         }
-        relayed.number += 1;
         let progress = Some(Progress { more: true, ..Progress::default() });
-        let message = Unverified::new(PeerMessage::Eose { progress }).numbered(relayed.asked_as, relayed.number);
+        let mut message = Unverified::new(PeerMessage::Eose { progress });
+        if relayed.quiet_at.take().is_none() {
+            relayed.number += 1;
+            message = message.numbered(relayed.asked_as, relayed.number);
+        }
+        // One message at a time.
+        session.receiving = Some(Frame::Data(Vec::new()));
         self.feed(node, connection, simulation::Event::Received(message));
     }
 
@@ -100,7 +110,14 @@ impl Simulation {
         let way = &self.pairings[pairing].ways[1 - end];
         let Some(inbound) = &way.inbound else { return };
         let asked_at = rules::of_request(inbound.stand.asked_at, now);
-        let event = self.writer(pairing, end).request(inbound, acknowledged, usize::MAX, asked_at);
+        let event = if self.nodes[node].original.is_some() {
+            let Stand { stream, request, .. } = &inbound.stand;
+            let (peer_id, stream_id, cursor) = (self.nodes[node].site, stream.clone(), request.cursor.clone());
+            let content = CursorContent { peer_id, stream_id, cursor, litemesh: None };
+            self.pairings[pairing].envelopes[end].cursor(&content, asked_at)
+        } else {
+            self.writer(pairing, end).request(inbound, acknowledged, usize::MAX, asked_at)
+        };
         let event = event.expect("a request that is short");
         let newest = way.asked.as_ref().map_or(Timestamp::from_secs(0), |asked| asked.created_at);
         let is_refused = self.pairings[pairing].judges_dates && asked_at > time + AHEAD_MAX;
@@ -162,6 +179,8 @@ impl Simulation {
         let Some(relayed) = self.ways_of(node, connection).filter(|relayed| !relayed.is_first) else { return };
         let id = event.id;
         relayed.heard.insert(id);
+        self.note(format_args!("{node} is brought {}", short(id)));
+        let relayed = self.ways_of(node, connection).expect("looked at above");
         if relayed.chain.offer(previous, event, now) == Err(Forked) {
             // Its sender stores what it publishes before it does.
             self.fail(
@@ -174,7 +193,7 @@ impl Simulation {
     /// Takes the next events of the stream, up to one that ends a message.
     fn take_events(&mut self, pairing: usize, end: usize, connection: u64) {
         let node = self.pairings[pairing].nodes[end];
-        let now = self.wall_clock(node);
+        let (now, this_moment) = (self.wall_clock(node), self.agenda.now());
         loop {
             let Some(session) = self.relayed(node, connection).filter(|session| session.receiving.is_none()) else {
                 return;
@@ -183,6 +202,7 @@ impl Simulation {
             let Some(event) = relayed.chain.next(now) else { return self.notice_gap(pairing, end, connection) };
             relayed.heard.remove(&event.id);
             relayed.gap = None;
+            relayed.quiet_at = relayed.quiet_at.map(|_| this_moment + QUIET);
             if let Some(message) = self.read_event(pairing, end, connection, &event) {
                 self.deliver(pairing, end, connection, message, &event);
             }
@@ -237,14 +257,21 @@ impl Simulation {
     fn notice_gap(&mut self, pairing: usize, end: usize, connection: u64) {
         let (node, now) = (self.pairings[pairing].nodes[end], self.agenda.now());
         let Some(relayed) = self.ways_of(node, connection) else { return };
-        if !relayed.chain.has_gap() || relayed.gap.is_some() {
+        if !relayed.chain.has_gap() {
+            relayed.gap = None;
+            return;
+        }
+        if relayed.gap.is_some() {
             return;
         }
         relayed.gap = Some(now);
         self.counts.carried.relay_gaps += 1;
         let delay = self.relay_delay(pairing);
         self.relay_after(delay, pairing, end, RelayEvent::Look(connection));
-        self.relay_after(GAP_PATIENCE, pairing, end, RelayEvent::Broken(connection));
+        if self.nodes[node].original.is_none() {
+            // An original waits.
+            self.relay_after(GAP_PATIENCE, pairing, end, RelayEvent::Broken(connection));
+        }
     }
 
     pub(super) fn end_gap(&mut self, pairing: usize, end: usize, connection: u64) {

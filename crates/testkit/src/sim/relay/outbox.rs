@@ -118,10 +118,11 @@ impl Simulation {
         relayed.is_pausing = false;
         relayed.unheeded.clear();
         relayed.recent.clear();
-        if relayed.answers_as > 0 {
+        if relayed.answers_as > 0 && self.nodes[node].original.is_none() {
             // What it asks for may be what it sent us over this connection.
             return self.end_session(node, connection, "the remote asks for another stream");
         }
+        self.drop_outbox(node, connection);
         self.answer_relayed(node, connection, onwards, None);
     }
 
@@ -171,35 +172,41 @@ impl Simulation {
             }
             return self.relay_after(Duration::ZERO, pairing, end, RelayEvent::Ready(connection));
         }
-        let progress = message.progress().expect("between Litemesh peers");
+        let progress = message.progress();
+        let number = progress.map_or(relayed.published + 1, |progress| progress.number);
         let (answers_as, has_given_up) = (relayed.answers_as, std::mem::take(&mut relayed.has_given_up));
         self.counts.messages += 1;
         self.counts.changes += message.change_count();
         self.pairings[pairing].changes += message.change_count();
         let now = self.wall_clock(node);
         let outbound = self.pairings[pairing].ways[end].outbound.as_ref();
-        let Some(mut outbound) = outbound.filter(|_| progress.answer == answers_as).cloned() else {
+        let Some(mut outbound) =
+            outbound.filter(|_| progress.is_none_or(|progress| progress.answer == answers_as)).cloned()
+        else {
             // What still comes for the last request.
             return self.relay_after(Duration::ZERO, pairing, end, RelayEvent::Ready(connection));
         };
         if has_given_up {
             outbound.stand.head_at = rules::of_again(outbound.stand.head_at, outbound.taken_at, now);
         }
-        let asked = self.pairings[pairing].asked[end].as_ref();
-        let written = self.writer(pairing, end).message(&mut outbound.stand, message, Wire::Frames(asked), now);
+        let pair = &self.pairings[pairing];
+        let wire = if pair.is_litemesh { Wire::Frames(pair.asked[end].as_ref()) } else { Wire::Json };
+        let written = self.writer(pairing, end).message(&mut outbound.stand, message, wire, now);
         let Written { events, .. } = written.expect("a message that is short");
-        let is_told = progress.since.is_some();
+        let is_told = progress.is_some_and(|progress| progress.since.is_some());
         // The stream itself leads there now.
         outbound.elsewhere = outbound.elsewhere.filter(|_| !is_told);
         let relayed = self.ways_of(node, connection).expect("looked at above");
         // Stored before it is published, and published again after a crash.
-        outbound.last = relayed.under_way.events().chain(&events).cloned().collect();
+        if !events.is_empty() {
+            outbound.last = relayed.under_way.events().chain(&events).cloned().collect();
+        }
         relayed.elsewhere = relayed.elsewhere.take().filter(|_| !is_told);
         relayed.recent.extend(events.iter().cloned());
         while relayed.recent.len() > RECENT_MAX {
             relayed.recent.pop_front();
         }
-        let (stream, head) = (outbound.stand.stream.clone(), outbound.stand.head.expect("events were made"));
+        let (stream, head) = (outbound.stand.stream.clone(), outbound.stand.head);
         self.counts.carried.relay_parts += usize::from(events.len() > 1);
         let (count, newest) = (events.len(), newest_of(self.nodes[node].site, message));
         let way = &mut self.pairings[pairing].ways[end];
@@ -208,10 +215,10 @@ impl Simulation {
         self.note(format_args!(
             "{node} sends {} changes as {count} events of stream {stream}, up to {}",
             message.change_count(),
-            short(head)
+            head.map_or_else(|| "its beginning".to_owned(), short)
         ));
         let relayed = self.ways_of(node, connection).expect("looked at above");
-        relayed.under_way.add(events, Some((progress.number, head)));
+        relayed.under_way.add(events, head.map(|head| (number, head)));
         relayed.is_full = !relayed.under_way.has_room();
         if !relayed.is_full {
             self.relay_after(Duration::ZERO, pairing, end, RelayEvent::Ready(connection));
@@ -261,6 +268,7 @@ impl Simulation {
         let is_taken = self.is_taken(pairing, &event);
         if is_taken {
             self.counts.carried.relay_events += 1;
+            self.note(format_args!("the relay has {}", short(id)));
             self.keep(pairing, end, event);
         } else {
             self.counts.carried.relay_refusals += 1;
@@ -328,15 +336,18 @@ impl Simulation {
     /// The relay has taken messages.
     fn settle(&mut self, pairing: usize, end: usize, connection: u64) {
         let node = self.pairings[pairing].nodes[end];
+        let is_litemesh = self.pairings[pairing].is_litemesh;
         let Some(relayed) = self.ways_of(node, connection) else { return };
         let (before, mut last) = (relayed.published, None);
         while let Some((message, events)) = relayed.under_way.finished() {
             let Some((number, event)) = message else { continue };
             relayed.published = number;
-            relayed.unheeded.push_back((number, event));
+            if is_litemesh {
+                relayed.unheeded.push_back((number, event));
+            }
             last = Some(events).filter(|events| !events.is_empty() && relayed.under_way.is_empty());
         }
-        let has_news = relayed.published > before;
+        let has_news = is_litemesh && relayed.published > before;
         let is_ready = relayed.is_full && relayed.under_way.has_room();
         relayed.is_full &= !is_ready;
         if let (Some(last), Some(outbound)) = (last, &mut self.pairings[pairing].ways[end].outbound) {
