@@ -3,7 +3,7 @@
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod hostile;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use nostr::{Event, EventId, Tag, Timestamp};
 
@@ -20,11 +20,11 @@ const PASSED_MAX: usize = 1024;
 pub(crate) const WAITING_BYTES_MAX: usize = 8 << 20;
 
 /// The events of one stream behind its head, in the order of the chain.
-pub(crate) struct Chain {
+pub struct Chain {
     head: Option<EventId>,
     head_at: Timestamp,
     /// By the event before each; `None` for the first of a stream.
-    waiting: HashMap<Option<EventId>, Event>,
+    waiting: BTreeMap<Option<EventId>, Event>,
     bytes: usize,
     /// Events up to the head, and the event before each.
     passed: VecDeque<(Option<EventId>, EventId)>,
@@ -33,33 +33,33 @@ pub(crate) struct Chain {
 /// Two events follow the same one: their author has forgotten the first, which its receiver may have, and what follows the second does
 /// not follow the first.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Forked;
+pub struct Forked;
 
 impl Chain {
     /// A chain that goes on after this event, which is of this time.
-    pub(crate) fn after(head: Option<EventId>, head_at: Timestamp) -> Self {
-        Self { head, head_at, waiting: HashMap::new(), bytes: 0, passed: VecDeque::new() }
+    pub fn after(head: Option<EventId>, head_at: Timestamp) -> Self {
+        Self { head, head_at, waiting: BTreeMap::new(), bytes: 0, passed: VecDeque::new() }
     }
 
     /// The last event that was taken.
-    pub(crate) fn head(&self) -> Option<EventId> {
+    pub fn head(&self) -> Option<EventId> {
         self.head
     }
 
     /// Whether the event after the head is there.
-    pub(crate) fn has_next(&self) -> bool {
+    pub fn has_next(&self) -> bool {
         self.waiting.contains_key(&self.head)
     }
 
     /// Whether events wait for one that did not come.
-    pub(crate) fn has_gap(&self) -> bool {
+    pub fn has_gap(&self) -> bool {
         !self.waiting.is_empty() && !self.has_next()
     }
 
     /// An event of the stream came, signed by its author, and follows `previous`. One for which there is no room is left out.
     ///
     /// What follows a head that is of the future may be dated before it, but not before `now`.
-    pub(crate) fn offer(&mut self, previous: Option<EventId>, event: Event, now: Timestamp) -> Result<(), Forked> {
+    pub fn offer(&mut self, previous: Option<EventId>, event: Event, now: Timestamp) -> Result<(), Forked> {
         if self.is_known(event.id) {
             self.pass(previous, event.id);
             return Ok(());
@@ -84,7 +84,7 @@ impl Chain {
     }
 
     /// Takes the event after the head, which it becomes.
-    pub(crate) fn next(&mut self, now: Timestamp) -> Option<Event> {
+    pub fn next(&mut self, now: Timestamp) -> Option<Event> {
         let event = self.waiting.remove(&self.head)?;
         self.bytes -= held_bytes(&event);
         self.remember(self.head, event.id);

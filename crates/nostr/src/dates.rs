@@ -11,7 +11,7 @@ use nostr::Timestamp;
 pub(crate) const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(60);
 
 /// Whether a clock was wrong when this date was made, or ours is now.
-pub fn is_ahead(date: Timestamp, now: Timestamp) -> bool {
+pub(crate) fn is_ahead(date: Timestamp, now: Timestamp) -> bool {
     date > now + CLOCK_AHEAD_MAX
 }
 
@@ -27,17 +27,18 @@ pub fn of_refused(last: Timestamp, now: Timestamp) -> Timestamp {
 }
 
 /// Of an event of a stream: never before that of the one before it.
-pub fn of_next(previous: Option<Timestamp>, now: Timestamp) -> Timestamp {
+pub(crate) fn of_next(previous: Option<Timestamp>, now: Timestamp) -> Timestamp {
     previous.map_or(now, |previous| previous.max(now))
 }
 
-/// The same for what is said again, since relays did not take what the chain ends with. Its date may be the reason.
-pub fn of_again(previous: Timestamp, now: Timestamp) -> Timestamp {
-    of_refused(previous, now).max(now)
+/// The same for what is said again, or next, since relays did not take what the chain ends with: its date may be the reason. What they
+/// took last is of `taken`. They take that date again, and before it no receiver looks, whatever our clock says.
+pub fn of_again(previous: Timestamp, taken: Timestamp, now: Timestamp) -> Timestamp {
+    of_refused(previous, now).max(taken).max(now)
 }
 
 /// From when on relays are asked for what follows the last event: a stream whose head is of the future may go on before that.
-pub(crate) fn since(head_at: Timestamp, now: Timestamp) -> Timestamp {
+pub fn since(head_at: Timestamp, now: Timestamp) -> Timestamp {
     head_at.min(now)
 }
 
@@ -80,13 +81,19 @@ mod tests {
         assert_eq!(of_request(THEN + YEAR, THEN), THEN + YEAR + Duration::from_secs(1));
         assert_eq!(of_request(of_refused(THEN + YEAR, THEN), THEN), THEN + Duration::from_secs(1));
         assert_eq!(of_next(Some(THEN + YEAR), THEN), THEN + YEAR);
-        assert_eq!(of_again(THEN + YEAR, THEN), THEN);
+        assert_eq!(of_again(THEN + YEAR, THEN - YEAR, THEN), THEN);
+    }
+
+    /// It was ahead, and is behind now.
+    #[test]
+    fn what_follows_is_never_before_what_relays_have_taken() {
+        assert_eq!(of_again(THEN + YEAR, THEN, THEN - YEAR), THEN);
     }
 
     #[test]
     fn clocks_that_hardly_differ_keep_the_order() {
         let soon = THEN + CLOCK_AHEAD_MAX;
-        assert_eq!((of_refused(soon, THEN), of_again(soon, THEN)), (soon, soon));
+        assert_eq!((of_refused(soon, THEN), of_again(soon, THEN, THEN)), (soon, soon));
         assert!(is_overtaken(THEN, soon, THEN) && !is_overtaken(THEN, THEN + YEAR, THEN));
     }
 }

@@ -9,6 +9,7 @@ use nostr::{Event, Keys, Kind, PublicKey, Tag, TagKind, Timestamp, UnsignedEvent
 use crate::content::malformed;
 use crate::dates;
 use crate::nip44v3::into_text;
+use crate::nonces::Nonces;
 use crate::signer::{Identity, SignerError};
 use crate::{
     BuildError, ChainHead, ChangesTags, ConnectReply, ConnectRequest, ConversationKey, CursorContent, Incoming,
@@ -50,6 +51,7 @@ pub struct Envelope {
     local: Identity,
     remote: PublicKey,
     key: ConversationKey,
+    nonces: Nonces,
 }
 
 impl Envelope {
@@ -62,13 +64,19 @@ impl Envelope {
     /// The remote's key is no point of the curve.
     pub fn new(keys: Keys, remote: PublicKey) -> Result<Self, KeyError> {
         let key = ConversationKey::derive(keys.secret_key(), &remote)?;
-        Ok(Self { local: keys.into(), remote, key })
+        Ok(Self { local: keys.into(), remote, key, nonces: Nonces::System })
     }
 
     /// The same with a key that a [`Signer`](crate::Signer) has.
     pub(crate) fn with(local: Identity, remote: PublicKey) -> Result<Self, SignerError> {
         let key = local.signer.conversation_key(local.key, remote)?;
-        Ok(Self { local, remote, key })
+        Ok(Self { local, remote, key, nonces: Nonces::System })
+    }
+
+    /// The same with nonces of a seed.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn seeded(self, rng: fastrand::Rng) -> Self {
+        Self { nonces: Nonces::Seed(std::sync::Arc::new(std::sync::Mutex::new(rng))), ..self }
     }
 
     /// Our public key: the author of what we make.
@@ -180,7 +188,6 @@ impl Envelope {
         let stream_id = ChangesTags::of(event)?.stream_id;
         // The key is the same in both directions.
         let plaintext = vec![self.key.decrypt(&event.content)?.into()];
-        let previous = ChainHead { created_at: dates::of_again(previous.created_at, now), ..previous };
         let event = self.finish(Draft::changes(plaintext, &stream_id, Some(previous), lifetime, now));
         event.map_err(|error| malformed("CHANGES", error.to_string()))
     }
@@ -201,7 +208,7 @@ impl Envelope {
     }
 
     fn finish(&self, draft: Draft<'_>) -> Result<Event, BuildError> {
-        let content = self.key.encrypt_parts(&draft.parts())?;
+        let content = self.key.encrypt_with_nonce(&draft.parts(), &self.nonces.next()?)?;
         let event = draft.unsigned(self.local(), content);
         self.local.signer.sign(event).map_err(|SignerError { reason }| BuildError::Sign { reason })
     }

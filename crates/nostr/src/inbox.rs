@@ -21,14 +21,12 @@ use crate::chain::{Chain, Forked};
 use crate::dates;
 use crate::link::{CHANGES, Ending, Ends, Handle, UNACKNOWLEDGED_MAX};
 use crate::looks::{LOOK_MAX, Looks, at, pending};
+use crate::messages::{self, Read};
 use crate::parts::{Assembler, Whole};
 use crate::relays::{Fate, Unpublished};
 use crate::search::{self, Found, Pace};
 use crate::store::{Inbound, Stand, Taking, Told};
-use crate::{
-    BuildError, CHANGES_KIND, CHANGES_LIFETIME, ChangesTags, CursorContent, CursorTerms, EncryptError, Incoming, Store,
-    StreamId, filter,
-};
+use crate::{BuildError, CHANGES_KIND, CHANGES_LIFETIME, ChangesTags, EncryptError, Store, StreamId, filter};
 
 /// Least time between two acknowledgements: each is an event.
 const ACK_EVERY: Duration = Duration::from_secs(2);
@@ -301,38 +299,28 @@ impl<'a> Inbox<'a> {
         if self.quiet_due.is_some() {
             self.quiet_due = Some(Instant::now() + QUIET);
         }
-        let read = self.ends.envelope.read_changes(&event, self.ends.pairing.peer);
-        let message = match read.map(|changes| changes.content) {
-            Err(error) => return Err(self.broken(&format!("an event cannot be read: {error}"))),
-            Ok(Incoming::Message(message)) => message,
-            Ok(Incoming::Frames(part)) => {
-                let limits = self.ends.peer.limits();
-                match self.assembler.add(&part, limits.message_bytes_max) {
-                    Err(error) => return Err(self.broken(&error.to_string())),
-                    Ok(None) => return Ok(()),
-                    Ok(Some(Whole { frame, asked })) => match decode(frame, limits).await {
-                        // A device that was restored from a backup since has lost it, and asks for it.
-                        Ok(Frame::Message(message)) if self.is_early(asked.as_ref()) => message.early(),
-                        Ok(Frame::Message(message)) => message,
-                        // Of a later version.
-                        Ok(_) => return Ok(()),
-                        Err(reason) => {
-                            self.ends.break_stream();
-                            self.holds_back = true;
-                            let _turn = self.ends.turn.lock().await;
-                            self.ends.peer.garbled(self.handle.remote, reason).await;
-                            return Ok(());
-                        }
-                    },
+        let (ends, limits) = (self.ends, self.ends.peer.limits());
+        let message = match messages::read(&ends.envelope, &event, ends.pairing.peer, &mut self.assembler, limits) {
+            Err(reason) => return Err(self.broken(&reason)),
+            Ok(Read::Part) => return Ok(()),
+            Ok(Read::Message(message)) => message,
+            Ok(Read::Frame(Whole { frame, asked })) => match decode(frame, limits).await {
+                Ok(Frame::Message(message)) => {
+                    let is_early = messages::is_early(asked.as_ref(), ends.asked().by_remote.as_ref());
+                    if is_early { message.early() } else { message }
                 }
-            }
+                // Of a later version.
+                Ok(_) => return Ok(()),
+                Err(reason) => {
+                    ends.break_stream();
+                    self.holds_back = true;
+                    let _turn = ends.turn.lock().await;
+                    ends.peer.garbled(self.handle.remote, reason).await;
+                    return Ok(());
+                }
+            },
         };
         self.deliver(message, &event).await
-    }
-
-    /// Whether what came was sent before the remote asked for what it is being sent, as far as it says.
-    fn is_early(&self, asked: Option<&StreamId>) -> bool {
-        asked.is_none() || asked != self.ends.asked().by_remote.as_ref()
     }
 
     async fn deliver(&mut self, message: Unverified, event: &Event) -> Result<(), Ending> {
@@ -391,23 +379,10 @@ impl<'a> Inbox<'a> {
         let Some(state) = &mut self.state else { return Ok(()) };
         let asked_at = dates::of_request(state.stand.asked_at, Timestamp::now());
         let event = loop {
-            let request = naming(&state.stand.request, self.sites_max);
-            let litemesh = CursorTerms {
-                version: litemesh_proto::codec::v1::LITEMESH_VERSION,
-                sync: Some(v2::sync(&request)).filter(|_| request.terms.is_some()),
-                ack: self.acknowledged,
-            };
-            let content = CursorContent {
-                peer_id: self.ends.peer.site(),
-                stream_id: state.stand.stream.clone(),
-                cursor: request.cursor,
-                litemesh: Some(litemesh),
-            };
-            match self.ends.envelope.cursor(&content, asked_at) {
+            let sites = state.stand.request.cursor.len().min(self.sites_max);
+            match self.ends.writer().request(state, self.acknowledged, self.sites_max, asked_at) {
                 Ok(event) => break event,
-                Err(BuildError::Encrypt(EncryptError::PlaintextSize { .. })) if content.cursor.len() > 1 => {
-                    self.sites_max = content.cursor.len() / 2;
-                }
+                Err(BuildError::Encrypt(EncryptError::PlaintextSize { .. })) if sites > 1 => self.sites_max = sites / 2,
                 Err(error) => return Err(Ending::Broken(error.to_string())),
             }
         };
@@ -539,12 +514,6 @@ impl<'a> Inbox<'a> {
         let Some(state) = self.state.clone() else { return Ok(()) };
         self.ends.stored(move |store, pairing| store.set_inbound(pairing, &state)).await
     }
-}
-
-/// The same request that names so many sites at most. What we hold of others comes once more, unless it stands before our position.
-fn naming(request: &SyncRequest, sites_max: usize) -> SyncRequest {
-    let named = request.cursor.iter().take(sites_max).map(|(site, version)| (*site, version));
-    SyncRequest { cursor: named.collect(), terms: request.terms.clone() }
 }
 
 fn new_stream() -> Result<StreamId, Ending> {

@@ -29,6 +29,8 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+// The simulation sees it.
+#[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
 mod chain;
 mod changes;
 mod connection_string;
@@ -45,8 +47,14 @@ pub mod hostile;
 mod inbox;
 mod link;
 mod looks;
+// The simulation sees it.
+#[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
+mod messages;
 mod nip44v3;
+mod nonces;
 mod outbox;
+// The simulation sees it.
+#[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
 mod parts;
 mod pauses;
 // The simulation sees it.
@@ -55,9 +63,14 @@ mod reach;
 mod relays;
 mod search;
 mod signer;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation;
 mod store;
 mod stream_id;
 mod transport;
+// The simulation sees it.
+#[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
 mod under_way;
 
 pub use batch::{BATCH_SIZE_MAX, Batch};
@@ -76,11 +89,3 @@ pub use signer::{Signer, SignerError};
 pub use store::{Pairing, Store, StoreError};
 pub use stream_id::{ParseStreamIdError, StreamId};
 pub use transport::{NostrTransport, NostrTransportBuilder};
-
-/// What the testkit's simulation plays relays with.
-#[cfg(feature = "simulation")]
-#[doc(hidden)]
-pub mod simulation {
-    pub use crate::dates::{is_ahead, is_old, is_overtaken, of_again, of_next, of_refused, of_request};
-    pub use crate::reach::Reach;
-}

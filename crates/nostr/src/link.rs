@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::inbox::Inbox;
+use crate::messages::Writer;
 use crate::outbox::Outbox;
+use crate::parts::PART_BYTES_MAX;
 use crate::pauses::Pauses;
 use crate::relays::{Heard, Relays};
 use crate::store::{Pairing, Told};
@@ -331,6 +333,16 @@ impl Ends {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => Err(Ending::Broken(error.to_string())),
             Err(error) => Err(Ending::Broken(format!("internal error: {error}"))),
+        }
+    }
+
+    /// Makes the events of this pairing.
+    pub(crate) fn writer(&self) -> Writer<'_> {
+        Writer {
+            envelope: &self.envelope,
+            site: self.peer.site(),
+            lifetime: self.shared.lifetime,
+            part_bytes_max: PART_BYTES_MAX,
         }
     }
 

@@ -25,6 +25,8 @@ use hmac::{Hmac, Mac};
 use nostr::{PublicKey, SecretKey};
 use sha2::Sha256;
 
+use crate::nonces::Nonces;
+
 /// Longest plaintext, in bytes. What is longer has to be cut before it is encrypted.
 pub const PLAINTEXT_BYTES_MAX: usize = 1_048_575;
 
@@ -34,7 +36,7 @@ pub const PAYLOAD_CHARS_MAX: usize = 1_398_196;
 /// What every payload begins with.
 const VERSION: u8 = 3;
 const SALT: &[u8] = b"nip44-v3";
-const NONCE_BYTES: usize = 32;
+pub(crate) const NONCE_BYTES: usize = 32;
 const PREFIX_BYTES: usize = 4;
 const MAC_BYTES: usize = 32;
 /// Where the ciphertext begins.
@@ -93,17 +95,10 @@ impl ConversationKey {
     ///
     /// The plaintext is empty or too long, or the system gave no random bytes.
     pub fn encrypt(&self, plaintext: &[u8]) -> Result<String, EncryptError> {
-        self.encrypt_parts(&[plaintext])
+        self.encrypt_with_nonce(&[plaintext], &Nonces::System.next()?)
     }
 
-    /// Encrypts what the parts are together, without joining them first.
-    pub(crate) fn encrypt_parts(&self, parts: &[&[u8]]) -> Result<String, EncryptError> {
-        let mut nonce = [0; NONCE_BYTES];
-        getrandom::fill(&mut nonce).map_err(|error| EncryptError::Random { reason: error.to_string() })?;
-        self.encrypt_with_nonce(parts, &nonce)
-    }
-
-    /// Two plaintexts under the same nonce betray each other: only for a fresh one, or to reproduce a vector.
+    /// Encrypts what the parts are together, without joining them first. Two plaintexts under the same nonce betray each other: only for a fresh one, or to reproduce a vector.
     pub(crate) fn encrypt_with_nonce(
         &self,
         parts: &[&[u8]],

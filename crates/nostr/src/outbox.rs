@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use litemesh_proto::codec::v2::{self, Frame};
 use litemesh_proto::limits::CREDIT_MAX;
 use litemesh_proto::{Ack, BoxFuture, Change, PeerMessage, Refusal, Served, SyncRequest, Unverified, backoff_from};
 use nostr::{Event, EventId, Filter, Timestamp};
@@ -26,15 +25,12 @@ use tracing::debug;
 use crate::dates;
 use crate::link::{Ending, Ends, Handle, UNACKNOWLEDGED_MAX};
 use crate::looks::{LOOK_MAX, Looks, at, pending};
-use crate::parts;
+use crate::messages::{self, Wire, Written};
 use crate::reach::Reach;
 use crate::relays::{EVENT_BYTES_MAX, Unpublished};
 use crate::store::{Outbound, Stand};
 use crate::under_way::UnderWay;
-use crate::{
-    Batch, BuildError, ChainHead, CursorContent, CursorTerms, EncryptError, Outgoing, PLAINTEXT_BYTES_MAX, Store,
-    filter,
-};
+use crate::{CursorContent, CursorTerms, PLAINTEXT_BYTES_MAX, Store, filter};
 
 /// How soon an event is published again that no relay took, at first.
 const PUBLISH_AGAIN: Duration = Duration::from_millis(250);
@@ -276,20 +272,14 @@ impl<'a> Outbox<'a> {
         debug!(count = missing.len(), "no relay has the last events");
         let Some(state) = &mut self.state else { return Ok(()) };
         let now = Timestamp::now();
-        if state.last.iter().any(|event| event.is_expired_at(&now) || dates::is_ahead(event.created_at, now)) {
-            // It is of no use any more, or relays refuse it since our clock was ahead. What it said is said again by the next ones. Who has it takes a repeat; who has not sees
-            // that something is missing.
-            let mut last = ChainHead { id: head, created_at: state.stand.head_at };
-            for event in &mut state.last {
-                let again = self.ends.envelope.again(event, last, self.ends.shared.lifetime, now);
-                *event = again.map_err(|error| Ending::Broken(error.to_string()))?;
-                last = ChainHead::of(event);
-            }
-            (state.stand.head, state.stand.head_at) = (Some(last.id), last.created_at);
+        if messages::is_useless(&state.last, self.has_given_up, now) {
+            self.has_given_up = false;
+            self.ends.writer().again(state, now).map_err(|error| Ending::Broken(error.to_string()))?;
             if let Some((_, event)) = self.unacknowledged.back_mut()
                 && *event == head
+                && let Some(last) = state.stand.head
             {
-                *event = last.id;
+                *event = last;
             }
             missing.clone_from(&state.last);
             self.recent.clear();
@@ -351,7 +341,7 @@ impl<'a> Outbox<'a> {
         self.recent.clear();
         let mut stand = Stand::begun(content.stream_id.clone(), request, asked_at);
         stand.reach = Reach::answering(&stand.request);
-        let state = Outbound { stand, last: Vec::new(), elsewhere: None };
+        let state = Outbound { stand, taken_at: Timestamp::from_secs(0), last: Vec::new(), elsewhere: None };
         let (reach, request) = (state.stand.reach.clone(), state.stand.request.clone());
         self.ends.asked().by_remote = Some(state.stand.stream.clone());
         self.state = Some(state);
@@ -365,17 +355,10 @@ impl<'a> Outbox<'a> {
     }
 
     fn read_request(&self, content: &CursorContent) -> Option<SyncRequest> {
-        let Some(frame) = content.litemesh.as_ref().and_then(|terms| terms.sync.as_ref()) else {
-            return Some(SyncRequest { cursor: content.cursor.clone(), terms: None });
-        };
-        match v2::decode(frame, self.ends.peer.limits()) {
-            Ok(Frame::Sync(request)) if request.terms.is_some() => Some(request),
-            Ok(_) => None,
-            Err(error) => {
-                debug!(%error, "a request cannot be read");
-                None
-            }
-        }
+        messages::read_request(content, self.ends.peer.limits()).unwrap_or_else(|error| {
+            debug!(error, "a request cannot be read");
+            None
+        })
     }
 
     /// Lets our peer answer. `elsewhere`: how far another connection has brought the remote since it asked.
@@ -414,54 +397,26 @@ impl<'a> Outbox<'a> {
         let Some(state) = &mut self.state else { return Ok(()) };
         let number = message.progress().map_or(self.published + 1, |progress| progress.number);
         if std::mem::take(&mut self.has_given_up) {
-            state.stand.head_at = dates::of_again(state.stand.head_at, Timestamp::now());
+            state.stand.head_at = dates::of_again(state.stand.head_at, state.taken_at, Timestamp::now());
         }
-        let mut head = state.stand.head.map(|id| ChainHead { id, created_at: state.stand.head_at });
-        let mut events = Vec::new();
-        let mut add = |content: Outgoing<'_>| {
-            let site = self.ends.peer.site();
-            let (envelope, lifetime) = (&self.ends.envelope, self.ends.shared.lifetime);
-            let event = envelope.changes(site, content, &state.stand.stream, head, lifetime, Timestamp::now())?;
-            head = Some(ChainHead::of(&event));
-            events.push(event);
-            Ok::<(), BuildError>(())
-        };
-        let mut left_out = Vec::new();
-        if self.ends.pairing.is_litemesh {
-            let asked = self.ends.asked().by_us.clone();
-            for part in parts::split(&v2::message(&message), asked.as_ref()) {
-                add(Outgoing::Frames(&part)).map_err(|error| Ending::Broken(error.to_string()))?;
-            }
-        } else if let PeerMessage::Changes { changes, schema_version, .. } = &message {
-            for batch in Batch::cut_within(changes.clone(), *schema_version, parts::PART_BYTES_MAX) {
-                match add(Outgoing::Batch(&batch)) {
-                    Ok(()) => {}
-                    // Such a change is alone in its batch.
-                    Err(BuildError::Encrypt(EncryptError::PlaintextSize { .. })) => {
-                        left_out.extend(batch.changes().iter().map(describe_left_out));
-                    }
-                    Err(error) => return Err(Ending::Broken(error.to_string())),
-                }
-            }
-        }
-        state.stand.reach.add(message.progress(), message.versions());
+        let asked = self.ends.asked().by_us.clone();
+        let wire = if self.ends.pairing.is_litemesh { Wire::Frames(asked.as_ref()) } else { Wire::Json };
+        let written = self.ends.writer().message(&mut state.stand, &message, wire, Timestamp::now());
+        let Written { events, left_out } = written.map_err(|error| Ending::Broken(error.to_string()))?;
         if message.progress().is_some_and(|progress| progress.since.is_some()) {
             // The stream itself leads there now.
             state.elsewhere = None;
             self.elsewhere_due = None;
             self.elsewhere.mark_unchanged();
         }
-        if let Some(head) = head {
-            (state.stand.head, state.stand.head_at) = (Some(head.id), head.created_at);
-        }
         let last = state.stand.head;
         if !events.is_empty() {
             state.last = self.under_way.events().chain(&events).cloned().collect();
         }
         self.save().await?;
-        for reason in left_out {
+        for change in &left_out {
             let _turn = self.ends.turn.lock().await;
-            self.ends.peer.trouble(self.handle.remote, reason).await;
+            self.ends.peer.trouble(self.handle.remote, describe_left_out(change)).await;
         }
         self.head_looks.begin();
         self.remember(&events);
@@ -484,7 +439,7 @@ impl<'a> Outbox<'a> {
             self.head_looks.begin();
         }
         while self.publish_due.is_none()
-            && let Some(event) = self.under_way.next()
+            && let Some(event) = self.under_way.next_out()
         {
             let ends = self.ends;
             self.flights.push(Box::pin(async move { (event.id, ends.relays.publish(&event).await) }));
@@ -494,6 +449,11 @@ impl<'a> Outbox<'a> {
     /// A relay has taken an event, or none.
     fn landed(&mut self, id: EventId, result: Result<(), Unpublished>) {
         let Err(Unpublished { reason, .. }) = result else {
+            let taken = self.under_way.events().find(|event| event.id == id);
+            if let (Some(event), Some(state)) = (taken, &mut self.state) {
+                // Stored with the next message.
+                state.taken_at = state.taken_at.max(event.created_at);
+            }
             self.under_way.taken(id);
             self.ends.window().clone_from(self.under_way.window());
             return;
@@ -528,22 +488,29 @@ impl<'a> Outbox<'a> {
             }
             self.unacknowledged.push_back((number, last));
         }
-        if self.published > before && self.ends.pairing.is_litemesh { self.tell().await } else { Ok(()) }
+        if self.published == before || !self.ends.pairing.is_litemesh {
+            return Ok(());
+        }
+        if let Some(confirmed) = self.confirmed {
+            // The remote may have it, and have said so, before we hear that a relay has it.
+            self.count_up_to(confirmed);
+        }
+        self.tell().await
     }
 
     /// The remote has everything up to this event.
     async fn heed(&mut self, acknowledged: EventId) -> Result<(), Ending> {
+        if self.count_up_to(acknowledged) { self.tell().await } else { Ok(()) }
+    }
+
+    /// Counts as acknowledged what was published up to this event. Says whether that is any.
+    fn count_up_to(&mut self, acknowledged: EventId) -> bool {
         // One of an earlier life of ours says nothing to our peer, which has forgotten these messages.
-        if !self.unacknowledged.iter().any(|(_, event)| *event == acknowledged) {
-            return Ok(());
-        }
-        while let Some((number, event)) = self.unacknowledged.pop_front() {
+        let Some(last) = self.unacknowledged.iter().position(|(_, event)| *event == acknowledged) else { return false };
+        for (number, _) in self.unacknowledged.drain(..=last) {
             self.acknowledged = number;
-            if event == acknowledged {
-                break;
-            }
         }
-        self.tell().await
+        true
     }
 
     /// Tells our peer what the remote has, and that there is room for more: relays keep what it has not read yet.

@@ -7,17 +7,17 @@ use crate::StreamId;
 
 /// Bytes of a frame in one event, or of the changes in a message to an original peer: with what stands around them the padded length is
 /// 40,960, and the event about 55,000 bytes of JSON.
-pub(crate) const PART_BYTES_MAX: usize = 40_000;
+pub const PART_BYTES_MAX: usize = 40_000;
 
 const FIRST: u8 = 1;
 const LAST: u8 = 2;
 /// With the first: a byte with the length of a stream's id follows, and the id.
 const ASKED: u8 = 4;
 
-/// Cuts a frame. Each part begins with a byte that says whether it is the first and whether it is the last. `asked`: the stream that
-/// the sender has asked for.
-pub(crate) fn split(frame: &[u8], asked: Option<&StreamId>) -> Vec<Vec<u8>> {
-    let mut cuts: Vec<&[u8]> = frame.chunks(PART_BYTES_MAX).collect();
+/// Cuts a frame into parts of so many of its bytes. Each part begins with a byte that says whether it is the first and whether it is the
+/// last. `asked`: the stream that the sender has asked for.
+pub(crate) fn split(frame: &[u8], asked: Option<&StreamId>, bytes_max: usize) -> Vec<Vec<u8>> {
+    let mut cuts: Vec<&[u8]> = frame.chunks(bytes_max.max(1)).collect();
     if cuts.is_empty() {
         cuts.push(&[]);
     }
@@ -35,7 +35,8 @@ pub(crate) fn split(frame: &[u8], asked: Option<&StreamId>) -> Vec<Vec<u8>> {
 
 /// Why parts do not make a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum PartError {
+#[allow(missing_docs)] // the messages say it
+pub enum PartError {
     #[error("a part of a message is empty")]
     Empty,
     #[error("a part of a message comes without the parts before it")]
@@ -48,15 +49,16 @@ pub(crate) enum PartError {
 
 /// A frame that came in parts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Whole {
-    pub(crate) frame: Vec<u8>,
+pub struct Whole {
+    /// All parts, one after the other.
+    pub frame: Vec<u8>,
     /// The stream that its sender had asked for last when it made this.
-    pub(crate) asked: Option<StreamId>,
+    pub asked: Option<StreamId>,
 }
 
 /// Puts parts together again.
 #[derive(Default)]
-pub(crate) struct Assembler {
+pub struct Assembler {
     whole: Option<Whole>,
 }
 
@@ -64,7 +66,7 @@ impl Assembler {
     /// Takes the next part; gives the frame that it completes.
     ///
     /// A first part begins anew: who sent the others has forgotten them.
-    pub(crate) fn add(&mut self, part: &[u8], bytes_max: usize) -> Result<Option<Whole>, PartError> {
+    pub fn add(&mut self, part: &[u8], bytes_max: usize) -> Result<Option<Whole>, PartError> {
         let (flags, mut bytes) = part.split_first().ok_or(PartError::Empty)?;
         if flags & FIRST != 0 {
             let mut whole = Whole::default();
@@ -101,7 +103,7 @@ mod tests {
             let frame: Vec<u8> = (0..length).map(|index| index as u8).collect();
             let mut assembler = Assembler::default();
             let asked = (length % 2 == 1).then(|| StreamId::from_bytes([7; 16]));
-            let parts = split(&frame, asked.as_ref());
+            let parts = split(&frame, asked.as_ref(), PART_BYTES_MAX);
             assert_eq!(parts.len(), length.div_ceil(PART_BYTES_MAX).max(1));
             let (last, others) = parts.split_last().unwrap();
             for part in others {
@@ -113,7 +115,7 @@ mod tests {
 
     #[test]
     fn what_makes_no_frame_is_refused() {
-        let parts = split(&[0; 3 * PART_BYTES_MAX], None);
+        let parts = split(&[0; 3 * PART_BYTES_MAX], None, PART_BYTES_MAX);
         let mut assembler = Assembler::default();
         assert_eq!(assembler.add(&[], 9), Err(PartError::Empty));
         assert_eq!(assembler.add(&parts[1], usize::MAX), Err(PartError::NoBeginning));
@@ -124,7 +126,7 @@ mod tests {
         // Begun anew, with another frame.
         assert_eq!(assembler.add(&parts[0], bytes_max), Ok(None));
         let other = Whole { frame: b"other".to_vec(), asked: None };
-        assert_eq!(assembler.add(&split(b"other", None)[0], bytes_max), Ok(Some(other)));
+        assert_eq!(assembler.add(&split(b"other", None, PART_BYTES_MAX)[0], bytes_max), Ok(Some(other)));
         for asked in [&[][..], &[0], &[5, b'a'], &[1, 0xff]] {
             assert_eq!(assembler.add(&[&[FIRST | ASKED], asked].concat(), bytes_max), Err(PartError::NoStream));
         }

@@ -4,6 +4,8 @@
 //! Not in the database itself, where the original has it: that file is copied and sent around, and a table in it can be made to
 //! replicate (`known-failures.md` C2).
 
+// The simulation sees it.
+#[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
 mod streams;
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -13,10 +15,11 @@ use std::time::Duration;
 
 use litemesh_proto::SiteId;
 use nostr::{Keys, PublicKey, RelayUrl, SecretKey, Timestamp};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use tokio::sync::watch;
 
-pub(crate) use streams::{Inbound, Outbound, Stand, Taking, Told};
+#[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
+pub use streams::{Inbound, Outbound, Stand, Taking, Told};
 
 /// What the file of a database is called: its own name and this.
 const SUFFIX: &str = "-nostr";
@@ -40,6 +43,7 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS outbound (
         local_key TEXT NOT NULL, peer_key TEXT NOT NULL, stream TEXT NOT NULL, request BLOB NOT NULL,
         asked_at INTEGER NOT NULL, last TEXT NOT NULL, head TEXT, head_at INTEGER NOT NULL, reach BLOB NOT NULL,
+        taken_at INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (local_key, peer_key)) STRICT, WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS elsewhere (
         local_key TEXT NOT NULL, peer_key TEXT NOT NULL, stream TEXT NOT NULL,
@@ -152,7 +156,7 @@ impl Store {
         Self::new(Connection::open_in_memory()?, None)
     }
 
-    fn new(connection: Connection, path: Option<PathBuf>) -> Result<Self, StoreError> {
+    fn new(mut connection: Connection, path: Option<PathBuf>) -> Result<Self, StoreError> {
         connection.busy_timeout(BUSY_TIMEOUT)?;
         let version: i64 = connection.query_row("PRAGMA user_version", (), |row| row.get(0))?;
         if version > 1 {
@@ -161,6 +165,7 @@ impl Store {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.execute_batch(SCHEMA)?;
+        add_columns(&mut connection)?;
         Ok(Self { connection: Mutex::new(connection), changed: watch::Sender::default(), path })
     }
 
@@ -280,6 +285,21 @@ impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store").finish_non_exhaustive()
     }
+}
+
+/// Adds what files of before do not have.
+fn add_columns(connection: &mut Connection) -> Result<(), StoreError> {
+    const IS_MISSING: &str = "SELECT NOT EXISTS (SELECT 1 FROM pragma_table_info('outbound') WHERE name = 'taken_at')";
+    let is_missing = |connection: &Connection| connection.query_row(IS_MISSING, (), |row| row.get::<_, bool>(0));
+    if is_missing(connection)? {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // Nobody else has added it meanwhile.
+        if is_missing(&transaction)? {
+            transaction.execute_batch("ALTER TABLE outbound ADD COLUMN taken_at INTEGER NOT NULL DEFAULT 0")?;
+        }
+        transaction.commit()?;
+    }
+    Ok(())
 }
 
 /// Makes the file, and takes it away from all but its owner. SQLite gives the files beside it the same permissions.

@@ -10,10 +10,10 @@ use nostr::{Event, EventId, Timestamp};
 use crate::dates;
 
 /// Events that are under way at once: 160 in a second where each takes 100 ms.
-pub(crate) const WINDOW_MAX: usize = 16;
+pub const WINDOW_MAX: usize = 16;
 
 /// The same to an original. It puts in order what comes in another, and nobody knows for how much of it there is room.
-pub(crate) const WINDOW_MAX_V1: usize = 8;
+pub const WINDOW_MAX_V1: usize = 8;
 
 /// Bytes of content from which on no other message is begun: whenever one is, all that are under way are stored. As much as as many of
 /// the longest events as may be under way, so that it is these that bound what goes over a long line.
@@ -25,7 +25,7 @@ const CAUTION_MAX: u32 = 64;
 /// How many may be under way at once: one after something was refused, and then one more for each that is taken. Where that comes again
 /// before the window is as large as it was, the first events go alone for longer and longer.
 #[derive(Clone, Debug)]
-pub(crate) struct Window {
+pub struct Window {
     size: usize,
     size_max: usize,
     /// Times that something was refused since the window was as large as it may be.
@@ -35,7 +35,8 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    pub(crate) fn new(size_max: usize) -> Self {
+    /// As large as it may be.
+    pub fn new(size_max: usize) -> Self {
         Self { size: size_max, size_max, setbacks: 0, alone: 0 }
     }
 
@@ -68,7 +69,7 @@ impl Window {
 }
 
 /// What relays are to take, and have not taken yet: whole messages.
-pub(crate) struct UnderWay<M> {
+pub struct UnderWay<M> {
     messages: VecDeque<Message<M>>,
     window: Window,
     /// How often the first event was refused in a row.
@@ -96,38 +97,40 @@ enum Phase {
 
 impl<M> UnderWay<M> {
     /// `window`: how many events relays took at once last.
-    pub(crate) fn new(window: Window) -> Self {
+    pub fn new(window: Window) -> Self {
         Self { messages: VecDeque::new(), window, refusals: 0 }
     }
 
-    pub(crate) fn window(&self) -> &Window {
+    /// How many events relays take at once.
+    pub fn window(&self) -> &Window {
         &self.window
     }
 
     /// Behind all others.
-    pub(crate) fn add(&mut self, events: Vec<Event>, name: M) {
+    pub fn add(&mut self, events: Vec<Event>, name: M) {
         let slots = events.into_iter().map(|event| Slot { event, phase: Phase::Waiting }).collect();
         self.messages.push_back(Message { slots, name });
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether relays have taken everything.
+    pub fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
 
     /// Whether another message may be added.
-    pub(crate) fn has_room(&self) -> bool {
+    pub fn has_room(&self) -> bool {
         let bytes: usize = self.events().map(|event| event.content.len()).sum();
         self.slots().filter(|slot| slot.phase != Phase::Taken).count() < self.window.size_max && bytes < BYTES_MAX
     }
 
     /// The events of all messages that are not finished.
-    pub(crate) fn events(&self) -> impl Iterator<Item = &Event> {
+    pub fn events(&self) -> impl Iterator<Item = &Event> {
         self.slots().map(|slot| &slot.event)
     }
 
     /// Gives up what no relay will take: what has expired, and what a clock has dated that was ahead. The next look finds that it is not
     /// there. Says whether there is any.
-    pub(crate) fn give_up(&mut self, now: Timestamp) -> bool {
+    pub fn give_up(&mut self, now: Timestamp) -> bool {
         let mut has_given_up = false;
         for slot in self.slots_mut() {
             let is_refused = slot.phase == Phase::Refused && dates::is_ahead(slot.event.created_at, now);
@@ -140,7 +143,7 @@ impl<M> UnderWay<M> {
     }
 
     /// The next event that may go out, which it then is.
-    pub(crate) fn next(&mut self) -> Option<Event> {
+    pub fn next_out(&mut self) -> Option<Event> {
         let out = self.count(Phase::Out);
         let (phase, out_max) = match self.count(Phase::Refused) {
             0 => (Phase::Waiting, self.window.size()),
@@ -152,7 +155,7 @@ impl<M> UnderWay<M> {
     }
 
     /// A relay has taken an event.
-    pub(crate) fn taken(&mut self, id: EventId) {
+    pub fn taken(&mut self, id: EventId) {
         if self.is_first(id) {
             self.refusals = 0;
         }
@@ -163,7 +166,7 @@ impl<M> UnderWay<M> {
     }
 
     /// None has. Gives how often in a row that happened to the first event.
-    pub(crate) fn refused(&mut self, id: EventId) -> u32 {
+    pub fn refused(&mut self, id: EventId) -> u32 {
         if self.is_first(id) {
             self.refusals = self.refusals.saturating_add(1);
         }
@@ -173,14 +176,14 @@ impl<M> UnderWay<M> {
     }
 
     /// The first message, where all of it is taken: its name and its events.
-    pub(crate) fn finished(&mut self) -> Option<(M, Vec<Event>)> {
+    pub fn finished(&mut self) -> Option<(M, Vec<Event>)> {
         let is_finished = self.messages.front()?.slots.iter().all(|slot| slot.phase == Phase::Taken);
         let message = if is_finished { self.messages.pop_front()? } else { return None };
         Some((message.name, message.slots.into_iter().map(|slot| slot.event).collect()))
     }
 
     /// Forgets all of it, and not how many relays take at once.
-    pub(crate) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.messages.clear();
         self.refusals = 0;
     }
@@ -223,7 +226,7 @@ mod tests {
     }
 
     fn out<M>(under_way: &mut UnderWay<M>) -> Vec<EventId> {
-        std::iter::from_fn(|| under_way.next()).map(|event| event.id).collect()
+        std::iter::from_fn(|| under_way.next_out()).map(|event| event.id).collect()
     }
 
     fn ids(events: &[Event]) -> Vec<EventId> {

@@ -136,6 +136,13 @@ fn cycles_with_the_original_in_them_become_quiet() {
     check(&Options { faults, original_cycles: true, ..Options::default() }, 9_000_001, 60);
 }
 
+/// The same where relays join some of them, beside links or in their place, also to the same peer.
+#[test]
+fn cycles_with_the_original_over_relays_and_links_become_quiet() {
+    let faults = Faults { originals: true, relays: true, double_wires: true, slow: true, ..Faults::NONE };
+    check(&Options { faults, original_cycles: true, ..Options::default() }, 12_000_001, 60);
+}
+
 #[test]
 fn seeds_that_failed_once_do_not_fail_again() {
     for seed in REGRESSIONS {
@@ -187,12 +194,14 @@ fn litemesh_peers_converge_on_links_that_lose_and_reorder() {
 /// So that none ceases to be drawn unnoticed.
 #[test]
 fn every_transport_is_met_and_breaks_within_messages() {
-    let options = Options { faults: Faults { restores: false, ..Faults::ALL }, ..Options::default() };
+    let relayed = Faults { relays: true, clocks: true, crashes: true, ..Faults::NONE };
     let (mut carried, mut pairings) = (Carried::default(), 0);
-    for seed in 10_000_001..=10_000_040 {
-        let report = Simulation::new(seed, &options).run();
-        carried.add(report.carried);
-        pairings += report.pairings;
+    for faults in [Faults { restores: false, ..Faults::ALL }, relayed] {
+        for seed in 10_000_001..=10_000_040 {
+            let report = Simulation::new(seed, &Options { faults, ..Options::default() }).run();
+            carried.add(report.carried);
+            pairings += report.pairings;
+        }
     }
     println!("{carried:?}, and {pairings} pairs of peers over relays");
     assert_eq!(carried.missing(), [""; 0], "{carried:?}");
@@ -201,8 +210,11 @@ fn every_transport_is_met_and_breaks_within_messages() {
 
 #[test]
 fn the_same_seed_is_the_same_run() {
-    for_seed_numbers(1, 15, |seed| {
-        let run = || Simulation::new(seed, &Options { faults: USUAL, ..Options::default() }).run();
-        assert_eq!(run(), run(), "seed {seed}");
-    });
+    let over_relays = Faults { relays: true, clocks: true, ..USUAL };
+    for faults in [USUAL, over_relays] {
+        for_seed_numbers(1, 15, |seed| {
+            let run = || Simulation::new(seed, &Options { faults, ..Options::default() }).run();
+            assert_eq!(run(), run(), "seed {seed}");
+        });
+    }
 }

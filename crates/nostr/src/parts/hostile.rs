@@ -54,7 +54,7 @@ fn check_cut(mut assembler: Assembler, bytes: &[u8]) {
     let length = 2 * bytes.iter().rev().take(2).fold(0, |length, byte| 256 * length + usize::from(*byte));
     let frame: Vec<u8> = bytes.iter().copied().cycle().take(length).collect();
     let asked = (length % 4 == 0).then(|| StreamId::from_bytes([7; 16]));
-    let parts = split(&frame, asked.as_ref());
+    let parts = split(&frame, asked.as_ref(), PART_BYTES_MAX);
     let (last, others) = parts.split_last().expect("at least one");
     let head = asked.as_ref().map_or(0, |asked| 1 + asked.as_str().len());
     for (index, part) in others.iter().enumerate() {

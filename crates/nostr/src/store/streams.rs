@@ -12,66 +12,76 @@ use crate::reach::Reach;
 
 /// Where a stream stands: what both ends of it remember.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Stand {
+pub struct Stand {
     /// The stream's id.
-    pub(crate) stream: StreamId,
+    pub stream: StreamId,
     /// What the receiver asked for with it.
-    pub(crate) request: SyncRequest,
+    pub request: SyncRequest,
     /// When, as the last event says that asks for it: the next one must be later.
-    pub(crate) asked_at: Timestamp,
+    pub asked_at: Timestamp,
     /// The last event: whose message the receiver took, or that the sender made.
-    pub(crate) head: Option<EventId>,
-    pub(crate) head_at: Timestamp,
-    pub(crate) reach: Reach,
+    pub head: Option<EventId>,
+    /// When that was made; the beginning of time where there is none.
+    pub head_at: Timestamp,
+    /// How far it has brought the receiver.
+    pub reach: Reach,
 }
 
 /// The stream that comes from a remote.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Inbound {
-    pub(crate) stand: Stand,
+pub struct Inbound {
+    /// As of the last message that was taken.
+    pub stand: Stand,
     /// The message that is being taken: stored before, since the database commits by itself.
-    pub(crate) taking: Option<Taking>,
+    pub taking: Option<Taking>,
 }
 
 /// Where a stream stands once a message is taken.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Taking {
-    pub(crate) head: EventId,
-    pub(crate) head_at: Timestamp,
-    pub(crate) reach: Reach,
+pub struct Taking {
+    /// The event that ends it.
+    pub head: EventId,
+    /// When that was made.
+    pub head_at: Timestamp,
+    /// How far the receiver is then.
+    pub reach: Reach,
 }
 
 /// The stream that goes to a remote.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Outbound {
-    pub(crate) stand: Stand,
+pub struct Outbound {
+    /// As of the last message that was made.
+    pub stand: Stand,
+    /// The date of the newest event that a relay has taken.
+    pub taken_at: Timestamp,
     /// The events of the last message, and of those before it that were still under way. They are published again after a restart: nobody
     /// knows whether they were.
-    pub(crate) last: Vec<Event>,
+    pub last: Vec<Event>,
     /// How far another connection has brought the remote beyond where the stream stands.
-    pub(crate) elsewhere: Option<Served>,
+    pub elsewhere: Option<Served>,
 }
 
 /// What a remote had been told before a connection.
-pub(crate) struct Told {
+pub struct Told {
     reach: Reach,
     went_elsewhere: bool,
 }
 
 impl Told {
-    pub(crate) fn by(outbound: Outbound) -> Self {
+    /// What was said on this stream, or beside it.
+    pub fn by(outbound: Outbound) -> Self {
         Self { reach: outbound.stand.reach, went_elsewhere: outbound.elsewhere.is_some() }
     }
 
     /// Whether who asks so may have lost some of it. What was told over another connection, nothing here remembers.
-    pub(crate) fn may_be_lost_to(&self, request: &SyncRequest) -> bool {
+    pub fn may_be_lost_to(&self, request: &SyncRequest) -> bool {
         self.went_elsewhere || !self.reach.was_told_by(request)
     }
 }
 
 impl Stand {
     /// A stream that begins.
-    pub(crate) fn begun(stream: StreamId, request: SyncRequest, asked_at: Timestamp) -> Self {
+    pub fn begun(stream: StreamId, request: SyncRequest, asked_at: Timestamp) -> Self {
         Self { stream, reach: Reach::of(&request), request, asked_at, head: None, head_at: Timestamp::from_secs(0) }
     }
 
@@ -103,7 +113,7 @@ impl Stand {
 
 impl Inbound {
     /// The message that was being taken is.
-    pub(crate) fn taken(&mut self) {
+    pub fn taken(&mut self) {
         if let Some(Taking { head, head_at, reach }) = self.taking.take() {
             (self.stand.head, self.stand.head_at, self.stand.reach) = (Some(head), head_at, reach);
         }
@@ -111,7 +121,7 @@ impl Inbound {
 
     /// The same stream from where who asks so stands, where that is on it. A process may have ended before it heard that a message was
     /// taken; where both places would do, the earlier one is the safe one, which repeats a message.
-    pub(crate) fn resumed(&self, request: &SyncRequest) -> Option<Self> {
+    pub fn resumed(&self, request: &SyncRequest) -> Option<Self> {
         let mut here = Self { taking: None, ..self.clone() };
         if here.stand.reach.is_where(request) {
             return Some(here);
@@ -147,10 +157,11 @@ impl Store {
     }
 
     pub(crate) fn outbound(&self, pairing: &Pairing) -> Result<Option<Outbound>, StoreError> {
-        let outbound = self.stream(pairing, "outbound", "last", |stand, row| {
+        let outbound = self.stream(pairing, "outbound", "last, taken_at", |stand, row| {
             let last: String = row.get(6)?;
             let last = last.lines().map(|event| Event::from_json(event).map_err(|error| content("an event", &error)));
-            Ok(Outbound { stand, last: last.collect::<Result<_, _>>()?, elsewhere: None })
+            let taken_at = timestamp(row.get(7)?);
+            Ok(Outbound { stand, taken_at, last: last.collect::<Result<_, _>>()?, elsewhere: None })
         })?;
         let Some(outbound) = outbound else { return Ok(None) };
         let elsewhere = self.elsewhere(pairing, &outbound.stand.stream)?;
@@ -162,7 +173,8 @@ impl Store {
         let last: Vec<String> = outbound.last.iter().map(JsonUtil::as_json).collect();
         let mut connection = self.connection();
         let transaction = connection.transaction()?;
-        set_stream(&transaction, pairing, "outbound", "last", &outbound.stand, [last.join("\n").into()])?;
+        let own = [last.join("\n").into(), seconds(outbound.taken_at).into()];
+        set_stream(&transaction, pairing, "outbound", "last, taken_at", &outbound.stand, own)?;
         set_elsewhere(&transaction, pairing, &outbound.stand.stream, outbound.elsewhere)?;
         Ok(transaction.commit()?)
     }

@@ -49,7 +49,8 @@ fn streams(is_litemesh: bool) -> (Inbound, Outbound) {
     let taking =
         Taking { head: events[1].id, head_at: events[1].created_at, reach: Reach::of(&request(9, is_litemesh)) };
     let inbound = Inbound { stand: stand(5, &events[0]), taking: Some(taking) };
-    let outbound = Outbound { stand: stand(6, &events[2]), last: events, elsewhere: None };
+    let outbound =
+        Outbound { stand: stand(6, &events[2]), taken_at: Timestamp::from_secs(5), last: events, elsewhere: None };
     (inbound, outbound)
 }
 

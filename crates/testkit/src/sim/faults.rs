@@ -67,7 +67,8 @@ impl Simulation {
             (faults.upgrades, 1, Fault::Upgrade),
             (true, 2, Fault::Prune),
             (faults.relays, 1, Fault::RelayAway),
-            (faults.relays, 1, Fault::RelayForgets),
+            // Where nothing is to fail that originals do not survive.
+            (faults.relays && !self.options.original_cycles, 1, Fault::RelayForgets),
         ];
         let total: usize = kinds.iter().filter(|(may, ..)| *may).map(|(_, weight, _)| weight).sum();
         let mut at = self.rng.usize(..total);
@@ -429,6 +430,10 @@ impl Simulation {
         let seconds_max = [1, 3_600, 24 * 3_600, 10 * 24 * 3_600][self.later.usize(..4)];
         let seconds = self.later.i64(0..seconds_max);
         let seconds = if self.later.bool() { seconds } else { -seconds };
+        if self.nodes[node].original.is_some() {
+            // It publishes what is of the future until that has come.
+            return;
+        }
         self.nodes[node].clock = seconds;
         self.note(format_args!("the wall clock of {node} is {seconds} s ahead"));
     }

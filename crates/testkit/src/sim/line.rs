@@ -83,6 +83,16 @@ pub struct Carried {
     pub signs_of_life: usize,
     pub pongs: usize,
     pub farewells: usize,
+    /// Events that relays took, messages that went in several, events that were refused for their date, were forgotten and published
+    /// again, and were said again.
+    pub relay_events: usize,
+    pub relay_parts: usize,
+    pub relay_refusals: usize,
+    pub relay_losses: usize,
+    pub relay_repeats: usize,
+    /// Events that came before one that they follow, and streams that were given up for one that did not come.
+    pub relay_gaps: usize,
+    pub relay_breaks: usize,
 }
 
 impl Carried {
@@ -113,7 +123,7 @@ impl Carried {
         self.each_mut().into_iter().filter(|(_, count)| **count == 0).map(|(name, _)| name).collect()
     }
 
-    fn each_mut(&mut self) -> [(&'static str, &mut usize); 16] {
+    fn each_mut(&mut self) -> [(&'static str, &mut usize); 23] {
         [
             ("channel", &mut self.channel),
             ("frames", &mut self.frames),
@@ -131,6 +141,13 @@ impl Carried {
             ("signs_of_life", &mut self.signs_of_life),
             ("pongs", &mut self.pongs),
             ("farewells", &mut self.farewells),
+            ("relay_events", &mut self.relay_events),
+            ("relay_parts", &mut self.relay_parts),
+            ("relay_refusals", &mut self.relay_refusals),
+            ("relay_losses", &mut self.relay_losses),
+            ("relay_repeats", &mut self.relay_repeats),
+            ("relay_gaps", &mut self.relay_gaps),
+            ("relay_breaks", &mut self.relay_breaks),
         ]
     }
 }

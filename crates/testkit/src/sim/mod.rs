@@ -117,6 +117,8 @@ pub struct Simulation {
     later: Rng,
     /// How messages become bytes, and where these are cut. Apart, so that nothing else of a seed depends on it.
     line_rng: Rng,
+    /// Keys, ids and sizes of what goes over relays, and what these do not deliver.
+    relay_rng: Rng,
     agenda: Agenda<Event>,
     /// All tables, that of the upgrade last.
     tables: Vec<Schema>,
@@ -156,6 +158,7 @@ impl Simulation {
             rng,
             later,
             line_rng: Rng::with_seed(seed ^ 0x11e5),
+            relay_rng: Rng::with_seed(seed ^ 0x3e1a),
             agenda: Agenda::new(),
             tables,
             pages: PageLimits { changes_max, bytes_max: BATCH_BYTES_MAX, stretch: BATCH_STRETCH },
@@ -232,8 +235,23 @@ impl Simulation {
             self.nodes[node].running.as_mut().expect("started above").app = None;
         }
         for [dialler, listener] in shape.original_wires {
-            self.add_wire(dialler, listener, false);
+            let (is_paired, is_wired) = self.ways_to_original();
+            if is_paired {
+                self.pair(dialler, listener);
+            }
+            if is_wired {
+                self.add_wire(dialler, listener, false);
+            }
         }
+    }
+
+    /// Whether a relay joins an original to one of ours, and whether a wire does. Both only where it may be a part of a cycle.
+    fn ways_to_original(&mut self) -> (bool, bool) {
+        if !self.faults.relays {
+            return (false, true);
+        }
+        let is_paired = self.relay_rng.bool();
+        (is_paired, !is_paired || self.options.original_cycles && self.relay_rng.bool())
     }
 
     fn random_site(&mut self) -> SiteId {

@@ -42,6 +42,10 @@ pub(super) struct Talk {
 }
 
 impl Talk {
+    pub(super) fn new(remote: Remote) -> Self {
+        Self { remote, cursor: Cursor::new(), is_active: false, pending: Vec::new(), outbox: VecDeque::new() }
+    }
+
     pub(super) fn is_caught_up(&self) -> bool {
         self.is_active && self.outbox.is_empty() && self.pending.is_empty()
     }
@@ -101,13 +105,22 @@ impl Simulation {
 
     /// A remote connected: it is asked with what is held.
     pub(super) fn open_talk(&mut self, node: usize, connection: u64, end: usize, transport: usize, remote: Remote) {
-        let talk =
-            Talk { remote, cursor: Cursor::new(), is_active: false, pending: Vec::new(), outbox: VecDeque::new() };
-        let session = RunningSession::new(Side::Original(Box::new(talk)), end, transport);
+        let session = RunningSession::new(Side::Original(Box::new(Talk::new(remote))), end, transport);
         self.nodes[node].running.as_mut().expect("a peer that runs").sessions.insert(connection, session);
-        let request = SyncRequest { cursor: self.original(node).cursor.clone(), terms: None };
+        let request = self.request_of_original(node);
         let bytes = self.request(connection, end, &request);
         self.push(connection, end, Frame::Sync(bytes));
+    }
+
+    /// What was to go on the last stream goes nowhere.
+    pub(super) fn drop_outbox(&mut self, node: usize, connection: u64) {
+        if let Some(talk) = self.talk(node, connection) {
+            talk.outbox.clear();
+        }
+    }
+
+    pub(super) fn request_of_original(&mut self, node: usize) -> SyncRequest {
+        SyncRequest { cursor: self.original(node).cursor.clone(), terms: None }
     }
 
     /// Something happened to a remote.
@@ -116,7 +129,11 @@ impl Simulation {
             simulation::Event::Asked(request) => self.answer(node, connection, request.cursor),
             simulation::Event::Received(message) => {
                 let result = self.take(node, connection, message);
-                self.replied(node, connection, result);
+                if self.relayed(node, connection).is_some() {
+                    self.replied_relayed(node, connection, result);
+                } else {
+                    self.replied(node, connection, result);
+                }
             }
             // The rest concerns sessions of ours.
             _ => {}
@@ -132,8 +149,11 @@ impl Simulation {
         if session.is_sending {
             return;
         }
-        let end = session.end;
-        if let Some(message) = talk.outbox.pop_front() {
+        let (end, is_relayed) = (session.end, session.relayed.is_some());
+        let Some(message) = talk.outbox.pop_front() else { return };
+        if is_relayed {
+            self.send_relayed(node, connection, &message);
+        } else {
             self.send(node, connection, end, &message);
         }
     }

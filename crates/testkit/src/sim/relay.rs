@@ -1,22 +1,27 @@
 //! Pairs of peers that relays join, as over Nostr: they keep what one sends until the other reads it.
 //!
-//! Each end has one connection after another, whether or not the other is there. Which stream is asked for and where it goes on is
-//! decided as `litemesh-nostr` decides it (`inbox.rs`, `outbox.rs`, there as here), with its own [`Reach`]; its chain of events is a list here, of which a
-//! relay may forget some. What its file keeps outlives a process, and is not in the database that a backup restores.
+//! Each end has one connection after another, whether or not the other is there. All that is pure of what `litemesh-nostr` does is done
+//! by it, on events that are encrypted and signed: messages are cut, requests made, both read, put in order, and gone on with after a
+//! restart (`litemesh_nostr::simulation`). What is played here is the relay, the way to it, and when its `inbox.rs` and `outbox.rs`, there
+//! as here, call what. What its file keeps outlives a process, and is not in the database that a backup restores.
 
 mod inbox;
 mod outbox;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use litemesh::simulation::Session;
-use litemesh_engine::proto::codec::v2::{self, Frame as WireFrame};
-use litemesh_engine::proto::{DbVersion, Limits, Remote, Served, SyncRequest, Unverified};
-use litemesh_nostr::nostr::Timestamp;
-use litemesh_nostr::simulation::Reach;
+use litemesh_engine::proto::{DbVersion, Limits, PeerMessage, Remote, Served, SiteId};
+use litemesh_nostr::nostr::{Event as NostrEvent, EventId, Timestamp};
+use litemesh_nostr::simulation::{
+    self as rules, Assembler, Chain, Inbound, Outbound, PART_BYTES_MAX, Told, UnderWay, WINDOW_MAX, WINDOW_MAX_V1,
+    Window, Writer,
+};
+use litemesh_nostr::{CHANGES_LIFETIME, Envelope, StreamId};
 
 use super::node::{RunningSession, Side};
+use super::original::Talk;
 use super::{Event, Simulation};
 
 /// Until an end makes another connection.
@@ -24,6 +29,12 @@ const REOPEN_MICROS_MAX: u64 = 2_000_000;
 
 /// How far ahead of the time relays take something that look at dates.
 const AHEAD_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// How soon something is tried again of a relay that is away.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+
+/// Most time until somebody looks who was not told.
+const LOOK_MAX: Duration = Duration::from_secs(60);
 
 /// How soon something is published again that the relay did not take.
 const PUBLISH_AGAIN: Duration = Duration::from_secs(2);
@@ -41,15 +52,22 @@ pub(super) struct Pairing {
     pub(super) is_removed: bool,
     /// The relay takes nothing that is far in the future, or has expired.
     pub(super) judges_dates: bool,
+    /// Neither is an original.
+    is_litemesh: bool,
     /// Changes that its relay was given.
     pub(super) changes: usize,
     /// The connection of each end.
     pub(super) current: [Option<u64>; 2],
+    /// The keys of each end.
+    envelopes: [Envelope; 2],
+    /// Most bytes of a message in one event.
+    part_bytes_max: usize,
     /// The next request of an end begins another stream.
     is_broken: [bool; 2],
-    streams_made: u64,
     /// The stream that the process of an end has asked for last.
-    asked: [Option<u64>; 2],
+    asked: [Option<StreamId>; 2],
+    /// How many events the relay took at once from the process of an end.
+    windows: [Window; 2],
     /// From each end.
     ways: [Way; 2],
 }
@@ -57,113 +75,112 @@ pub(super) struct Pairing {
 /// One direction.
 #[derive(Default)]
 struct Way {
-    /// The newest request that the relay has.
-    asked: Option<Asked>,
-    /// Streams that the relay has: of each event the message, or nothing where it has forgotten that.
-    streams: BTreeMap<u64, Vec<Option<Published>>>,
+    /// The newest request that the relay has, by the receiver.
+    asked: Option<NostrEvent>,
+    /// On their way to the relay.
+    flying: Vec<NostrEvent>,
+    /// What the relay has.
+    kept: Vec<Kept>,
+    /// The newest version of the sender in the message of an event.
+    versions: BTreeMap<EventId, DbVersion>,
     /// What the sender's file keeps.
     outbound: Option<Outbound>,
     /// What the receiver's file keeps.
     inbound: Option<Inbound>,
 }
 
-#[derive(Clone)]
-struct Published {
-    bytes: Vec<u8>,
-    /// What the process that made it had asked for.
-    asked: Option<u64>,
-    created_at: Timestamp,
-    expires_at: Timestamp,
-}
-
-/// An event that the relay has not taken yet, and over which connection it was sent as which message.
-struct Refused {
-    event: usize,
-    published: Published,
-    connection: u64,
-    number: u64,
-}
-
-#[derive(Clone)]
-struct Asked {
-    stream: u64,
-    request: SyncRequest,
-    /// Events that the receiver has acknowledged.
-    acknowledged: usize,
-    asked_at: Timestamp,
-}
-
-struct Outbound {
-    stream: u64,
-    request: SyncRequest,
-    reach: Reach,
-    asked_at: Timestamp,
-    head_at: Option<Timestamp>,
-    refused: Vec<Refused>,
-    /// How far another connection has brought the receiver beyond that.
-    elsewhere: Option<Served>,
-}
-
-#[derive(Clone)]
-struct Inbound {
-    stream: u64,
-    request: SyncRequest,
-    /// Events that were taken.
-    head: usize,
-    reach: Reach,
-    taking: Option<(usize, Reach)>,
-    asked_at: Timestamp,
-    /// When the last event that came was made.
-    head_at: Timestamp,
-}
-
-impl Inbound {
-    fn taken(&mut self) {
-        if let Some((head, reach)) = self.taking.take() {
-            (self.head, self.reach) = (head, reach);
-        }
-    }
-
-    /// From where who asks so stands, where that is on the stream.
-    fn resumed(&self, request: &SyncRequest) -> Option<Self> {
-        let mut here = Self { taking: None, ..self.clone() };
-        if here.reach.is_where(request) {
-            return Some(here);
-        }
-        here.taking.clone_from(&self.taking);
-        here.taken();
-        here.reach.is_where(request).then_some(here)
-    }
+/// An event, and what its tags say.
+struct Kept {
+    event: NostrEvent,
+    stream: StreamId,
+    previous: Option<EventId>,
 }
 
 /// What an end knows of its connection.
 pub(super) struct Relayed {
     pub(super) pairing: usize,
     /// What the other end had been told before it.
-    told: Option<Reach>,
-    /// Some of it over another connection.
-    was_told_elsewhere: bool,
+    told: Option<Told>,
     /// Nothing was asked for over it.
     is_first: bool,
-    /// The request under way, the number of the last message of its answer, and the event after that.
+    /// The request under way, and the number of the last message of its answer.
     asked_as: u32,
     number: u64,
-    next: usize,
+    chain: Chain,
+    assembler: Assembler,
+    /// Events in the chain.
+    heard: BTreeSet<EventId>,
+    /// Since when an event is missing.
+    gap: Option<Duration>,
     holds_back: bool,
-    /// Messages that are not acknowledged, and how many events each ended.
-    unacknowledged: VecDeque<(u64, usize)>,
-    acknowledged: usize,
+    /// When everything stored by an original counts as read.
+    quiet_at: Option<Duration>,
+    /// Messages that are not acknowledged, and the event that each ended with.
+    unacknowledged: VecDeque<(u64, EventId)>,
+    acknowledged: Option<EventId>,
     is_publishing: bool,
     /// The same of what is sent.
     answers_as: u32,
-    unheeded: VecDeque<(u64, usize)>,
+    under_way: UnderWay<Option<(u64, EventId)>>,
+    flights: BTreeSet<EventId>,
+    /// Something was refused just now.
+    is_pausing: bool,
+    has_given_up: bool,
+    /// The session has handed over a message, and there is no room for another.
+    is_full: bool,
+    /// The newest events that may not have arrived anywhere.
+    recent: VecDeque<NostrEvent>,
+    confirmed: Option<EventId>,
+    unheeded: VecDeque<(u64, EventId)>,
     heeded: u64,
     published: u64,
     /// How far another connection has brought the other end, which is not stored yet, and beside which stream that is to be.
-    elsewhere: Option<(u64, Served)>,
+    elsewhere: Option<(StreamId, Served)>,
 }
 
-/// What happens at an end.
+impl Relayed {
+    fn new(pairing: usize, told: Option<Told>, window: Window) -> Self {
+        Self {
+            pairing,
+            told,
+            is_first: true,
+            asked_as: 0,
+            number: 0,
+            chain: Chain::after(None, Timestamp::from_secs(0)),
+            assembler: Assembler::default(),
+            heard: BTreeSet::new(),
+            gap: None,
+            holds_back: false,
+            quiet_at: None,
+            unacknowledged: VecDeque::new(),
+            acknowledged: None,
+            is_publishing: false,
+            answers_as: 0,
+            under_way: UnderWay::new(window),
+            flights: BTreeSet::new(),
+            is_pausing: false,
+            has_given_up: false,
+            is_full: false,
+            recent: VecDeque::new(),
+            confirmed: None,
+            unheeded: VecDeque::new(),
+            heeded: 0,
+            published: 0,
+            elsewhere: None,
+        }
+    }
+
+    /// Counts as acknowledged what was published over this connection up to this event. Says whether that is any.
+    fn count_up_to(&mut self, acknowledged: EventId) -> bool {
+        let Some(last) = self.unheeded.iter().position(|(_, event)| *event == acknowledged) else { return false };
+        for (number, _) in self.unheeded.drain(..=last) {
+            self.heeded = number;
+        }
+        true
+    }
+}
+
+/// What happens at an end; most of it over this connection.
 #[derive(Clone, Copy)]
 pub(super) enum RelayEvent {
     /// It makes a connection.
@@ -172,23 +189,36 @@ pub(super) enum RelayEvent {
     ReadRequest,
     /// It says what it asks for, and what has come.
     Publish,
-    /// It looks for the next event.
-    Arrive,
-    /// It publishes again what the relay has not taken.
-    Again,
-    /// Over this connection a relay has taken a message, or an acknowledgement.
-    Taken(u64, Option<u64>),
-    /// Over this connection it stores how far another one has brought the other end.
+    /// An event that it has sent reaches the relay.
+    Give(u64, EventId),
+    /// The relay has taken that, or refused it.
+    Landed(u64, EventId, bool),
+    /// It publishes again what the relay has refused.
+    Again(u64),
+    /// It looks whether the relay has the last events of its stream.
+    Check(u64),
+    /// It takes the next message of its session.
+    Ready(u64),
+    /// The relay brings it an event.
+    Hear(u64, EventId),
+    /// It looks for the event after its head.
+    Look(u64),
+    /// It stores how far another connection has brought the other end.
     Keep(u64),
-    /// Over this connection an event was missing for long.
+    /// An event was missing for long.
     Broken(u64),
-    /// Over this connection a stream was gone on with, and nothing came since.
+    /// A stream was gone on with, and nothing came since.
     Quiet(u64),
 }
 
 impl Simulation {
     pub(super) fn pair(&mut self, one: usize, other: usize) {
+        let is_litemesh = [one, other].iter().all(|node| self.nodes[*node].original.is_none());
         let delay_max = Duration::from_micros(self.rng.u64(100..200_000));
+        // Messages are short here, and are to come in parts all the same; but what an original has in part it gives out as if it were all (A3).
+        let part_bytes_max =
+            if self.relay_rng.u8(..3) == 0 && is_litemesh { self.relay_rng.usize(16..200) } else { PART_BYTES_MAX };
+        let envelopes = self.new_envelopes();
         self.pairings.push(Pairing {
             nodes: [one, other],
             // Above those of wires.
@@ -196,18 +226,41 @@ impl Simulation {
             delay_max,
             away_until: Duration::ZERO,
             is_removed: false,
-            judges_dates: self.faults.clocks && self.later.u8(..4) > 0,
+            judges_dates: self.faults.clocks && self.later.u8(..4) > 0 && is_litemesh,
+            is_litemesh,
             changes: 0,
             current: [None; 2],
+            envelopes,
+            part_bytes_max,
             is_broken: [false; 2],
-            streams_made: 0,
-            asked: [None; 2],
+            asked: [None, None],
+            windows: [new_window(is_litemesh), new_window(is_litemesh)],
             ways: Default::default(),
         });
-        self.note(format_args!("{one} and {other} are paired"));
+        self.note(format_args!("{one} and {other} are paired, and send {part_bytes_max} bytes in an event"));
         for end in [0, 1] {
             self.relay_after(Duration::ZERO, self.pairings.len() - 1, end, RelayEvent::Open);
         }
+    }
+
+    fn new_envelopes(&mut self) -> [Envelope; 2] {
+        rules::envelopes(&mut self.relay_rng).expect("keys of the seed")
+    }
+
+    /// Makes the events of an end.
+    fn writer(&self, pairing: usize, end: usize) -> Writer<'_> {
+        let pair = &self.pairings[pairing];
+        Writer {
+            envelope: &pair.envelopes[end],
+            site: self.nodes[pair.nodes[end]].site,
+            lifetime: CHANGES_LIFETIME,
+            part_bytes_max: pair.part_bytes_max,
+        }
+    }
+
+    /// The site at the other end.
+    fn site_of_other(&self, pairing: usize, end: usize) -> SiteId {
+        self.nodes[self.pairings[pairing].nodes[1 - end]].site
     }
 
     fn relay_after(&mut self, delay: Duration, pairing: usize, end: usize, what: RelayEvent) {
@@ -218,27 +271,34 @@ impl Simulation {
         self.pairings[pairing].delay_max.mul_f64(self.rng.f64())
     }
 
+    /// How long it takes until somebody finds by himself what the relay has; nothing where it brings that, as it mostly does.
+    fn until_found(&mut self) -> Option<Duration> {
+        let is_found = !self.is_healed && self.relay_rng.u8(..8) == 0;
+        is_found.then(|| LOOK_MAX.mul_f64(self.relay_rng.f64()))
+    }
+
     pub(super) fn at_relay(&mut self, pairing: usize, end: usize, what: RelayEvent) {
         let away_until = self.pairings[pairing].away_until;
-        if away_until > self.agenda.now() && !matches!(what, RelayEvent::Open | RelayEvent::Keep(_)) {
-            return self.agenda.at(away_until, Event::Relay { pairing, end, what });
+        let needs_none = matches!(what, RelayEvent::Open | RelayEvent::Keep(_) | RelayEvent::Ready(_));
+        if away_until > self.agenda.now() && !needs_none {
+            // It may be back sooner, when all is healed.
+            let again = away_until.min(self.agenda.now() + TRY_AGAIN);
+            return self.agenda.at(again, Event::Relay { pairing, end, what });
         }
         match what {
             RelayEvent::Open => self.open_relayed(pairing, end),
             RelayEvent::ReadRequest => self.read_request(pairing, end),
             RelayEvent::Publish => self.publish_request(pairing, end),
-            RelayEvent::Arrive => self.take_event(pairing, end),
-            RelayEvent::Again => self.publish_again(pairing, end),
-            RelayEvent::Taken(connection, number) => self.relay_took(pairing, end, connection, number),
+            RelayEvent::Give(connection, id) => self.give_relay(pairing, end, connection, id),
+            RelayEvent::Landed(connection, id, is_taken) => self.landed(pairing, end, connection, id, is_taken),
+            RelayEvent::Again(connection) => self.publish_again(pairing, end, connection),
+            RelayEvent::Check(connection) => self.check_last(pairing, end, connection),
+            RelayEvent::Ready(connection) => self.relay_ready(pairing, end, connection),
+            RelayEvent::Hear(connection, id) => self.hear(pairing, end, connection, id),
+            RelayEvent::Look(connection) => self.look_for_next(pairing, end, connection),
             RelayEvent::Keep(connection) => self.keep_elsewhere(pairing, end, connection),
             RelayEvent::Quiet(connection) => self.end_stored(pairing, end, connection),
-            RelayEvent::Broken(connection) => {
-                let node = self.pairings[pairing].nodes[end];
-                if self.pairings[pairing].current[end] == Some(connection) {
-                    self.pairings[pairing].is_broken[end] = true;
-                    self.end_session(node, connection, "an event is missing that later ones refer to");
-                }
-            }
+            RelayEvent::Broken(connection) => self.end_gap(pairing, end, connection),
         }
     }
 
@@ -247,6 +307,7 @@ impl Simulation {
             for end in [0, 1] {
                 if self.pairings[pairing].nodes[end] == node {
                     self.pairings[pairing].asked[end] = None;
+                    self.pairings[pairing].windows[end] = new_window(self.pairings[pairing].is_litemesh);
                     let delay = self.random_delay(REOPEN_MICROS_MAX);
                     self.relay_after(delay, pairing, end, RelayEvent::Open);
                 }
@@ -294,8 +355,9 @@ impl Simulation {
                     self.end_session(self.pairings[pairing].nodes[end], connection, "unpaired");
                 }
             }
-            self.pairings[pairing].ways = Default::default();
-            self.pairings[pairing].asked = [None; 2];
+            let envelopes = self.new_envelopes();
+            let pair = &mut self.pairings[pairing];
+            (pair.envelopes, pair.ways, pair.asked) = (envelopes, Default::default(), [None, None]);
         }
     }
 
@@ -306,37 +368,34 @@ impl Simulation {
         if pair.is_removed || pair.current[end].is_some() || site == self.nodes[node].site {
             return;
         }
+        let is_original = self.nodes[node].original.is_some();
         let Some(running) = &mut self.nodes[node].running else { return };
         self.connections_made += 1;
         let connection = self.connections_made;
-        let remote = Remote { site, connection, is_litemesh: true };
-        let (session, opening) = Session::new(remote, (true, true), &running.process, &Limits::default(), self.pages);
-        let outbound = self.pairings[pairing].ways[end].outbound.as_ref();
-        let relayed = Relayed {
-            pairing,
-            told: outbound.map(|outbound| outbound.reach.clone()),
-            was_told_elsewhere: outbound.is_some_and(|outbound| outbound.elsewhere.is_some()),
-            is_first: true,
-            asked_as: 0,
-            number: 0,
-            next: 0,
-            holds_back: false,
-            unacknowledged: VecDeque::new(),
-            acknowledged: 0,
-            is_publishing: false,
-            answers_as: 0,
-            unheeded: VecDeque::new(),
-            heeded: 0,
-            published: 0,
-            elsewhere: None,
+        let is_litemesh = self.pairings[pairing].is_litemesh;
+        let remote = Remote { site, connection, is_litemesh };
+        let (side, opening) = if is_original {
+            (Side::Original(Box::new(Talk::new(remote))), None)
+        } else {
+            let (session, opening) = Session::new(remote, (true, true), &running.process, &Limits::default(), self.pages);
+            (Side::Ours(Box::new(session)), Some(opening))
         };
-        let mut session = RunningSession::new(Side::Ours(Box::new(session)), end, transport);
+        let pair = &self.pairings[pairing];
+        let relayed = Relayed::new(pairing, pair.ways[end].outbound.clone().map(Told::by), pair.windows[end].clone());
+        let mut session = RunningSession::new(side, end, transport);
         session.relayed = Some(Box::new(relayed));
         running.sessions.insert(connection, session);
         self.pairings[pairing].current[end] = Some(connection);
         self.note(format_args!("{node} reads what the relay has of {other}: connection {connection}"));
-        self.order(node, connection, opening);
-        if self.pairings[pairing].asked[end].is_some() {
+        let has_asked = self.pairings[pairing].asked[end].is_some();
+        match opening {
+            Some(opening) => self.order(node, connection, opening),
+            None => {
+                let request = self.request_of_original(node);
+                self.ask_relayed(node, connection, request);
+            }
+        }
+        if has_asked {
             self.go_on_sending(pairing, end, connection);
         }
     }
@@ -353,14 +412,14 @@ impl Simulation {
     }
 
     /// Whether the relay takes an event by its date.
-    fn is_taken(&self, pairing: usize, created_at: Timestamp, expires_at: Timestamp) -> bool {
+    fn is_taken(&self, pairing: usize, event: &NostrEvent) -> bool {
         let time = self.time();
-        !self.pairings[pairing].judges_dates || created_at <= time + AHEAD_MAX && expires_at > time
+        !self.pairings[pairing].judges_dates || event.created_at <= time + AHEAD_MAX && !event.is_expired_at(&time)
     }
 
     /// The connection of a pairing has ended; its end makes another one.
     pub(super) fn close_relayed(&mut self, connection: u64, relayed: &Relayed, end: usize) {
-        self.store_elsewhere(relayed.pairing, end, relayed.elsewhere);
+        self.store_elsewhere(relayed.pairing, end, relayed.elsewhere.clone());
         let pair = &mut self.pairings[relayed.pairing];
         if pair.current[end] == Some(connection) {
             pair.current[end] = None;
@@ -369,8 +428,18 @@ impl Simulation {
         }
     }
 
-    fn relayed(&mut self, node: usize, connection: u64) -> Option<&mut RunningSession> {
+    pub(super) fn relayed(&mut self, node: usize, connection: u64) -> Option<&mut RunningSession> {
         self.nodes[node].running.as_mut()?.sessions.get_mut(&connection).filter(|session| session.relayed.is_some())
+    }
+
+    fn ways_of(&mut self, node: usize, connection: u64) -> Option<&mut Relayed> {
+        self.relayed(node, connection)?.relayed.as_deref_mut()
+    }
+
+    /// The connection of an end, where its peer runs.
+    fn connection_of(&self, pairing: usize, end: usize) -> Option<u64> {
+        let pair = &self.pairings[pairing];
+        pair.current[end].filter(|_| self.nodes[pair.nodes[end]].running.is_some())
     }
 
     pub(super) fn relay_away(&mut self) {
@@ -381,51 +450,55 @@ impl Simulation {
         self.note(format_args!("the relay of {nodes:?} is away for {duration:?}"));
     }
 
-    /// Relays forget what a peer has published and nobody has read.
+    /// Relays forget what a peer has published that is gone for good.
     pub(super) fn silence_relays(&mut self, node: usize) {
         for pairing in &mut self.pairings {
             let ways = pairing.ways.iter_mut().zip(pairing.nodes).filter(|(_, author)| *author == node);
             for (way, _) in ways {
-                let (stream, read) = way.inbound.as_ref().map_or((0, 0), |inbound| {
-                    (inbound.stream, inbound.taking.as_ref().map_or(inbound.head, |(taking, _)| *taking))
-                });
-                for (of, events) in &mut way.streams {
-                    let read = if *of == stream { read.min(events.len()) } else { 0 };
-                    events[read..].iter_mut().for_each(|event| *event = None);
-                }
+                (way.flying, way.kept) = (Vec::new(), Vec::new());
             }
         }
     }
 
-    /// The newest version of a peer that relays keep.
+    /// The newest version of a peer that others may still read: on relays, on the way there, in the file of pairings, which no backup
+    /// restores, or in a chain in which an earlier event is missing.
     pub(super) fn newest_kept(&self, node: usize) -> DbVersion {
-        let site = self.nodes[node].site;
-        let ways = self.pairings.iter().flat_map(|pairing| pairing.ways.iter().zip(pairing.nodes));
-        let streams = ways.filter(|(_, author)| *author == node).flat_map(|(way, _)| way.streams.values());
-        // What a relay has not taken yet is in the file of pairings, which no backup restores.
-        let refused = self.pairings.iter().flat_map(|pairing| pairing.ways.iter().zip(pairing.nodes));
-        let refused = refused.filter(|(_, author)| *author == node).flat_map(|(way, _)| &way.outbound);
-        let refused = refused.flat_map(|outbound| &outbound.refused).map(|refused| &refused.published);
-        let messages = streams.flatten().flatten().chain(refused).map(|published| read(&published.bytes));
-        let newest = messages.map(|message| {
-            let position = message.progress().and_then(|progress| progress.position).unwrap_or_default().version;
-            let written = message.versions().filter(|(author, _)| *author == site).map(|(_, version)| version).max();
-            position.max(written.unwrap_or_default())
-        });
-        newest.max().unwrap_or_default()
+        let mut newest = DbVersion::ZERO;
+        for pair in &self.pairings {
+            for (end, way) in pair.ways.iter().enumerate().filter(|(end, _)| pair.nodes[*end] == node) {
+                let published =
+                    way.kept.iter().map(|kept| kept.event.id).chain(way.flying.iter().map(|event| event.id));
+                let last = way.outbound.iter().flat_map(|outbound| &outbound.last).map(|event| event.id);
+                let receiver = self.nodes[pair.nodes[1 - end]].running.as_ref();
+                let receiver = receiver.zip(pair.current[1 - end]).and_then(|(running, id)| running.sessions.get(&id));
+                let heard = receiver.and_then(|session| session.relayed.as_ref()).map(|relayed| &relayed.heard);
+                let heard = heard.into_iter().flatten().copied();
+                let versions = published.chain(last).chain(heard).filter_map(|id| way.versions.get(&id));
+                newest = versions.copied().chain([newest]).max().unwrap_or_default();
+            }
+        }
+        newest
     }
 
     /// A relay forgets an event of each direction, or all.
     pub(super) fn relay_forgets(&mut self) {
         let Some(pairing) = self.random_pairing() else { return };
         let is_all = self.rng.u8(..3) == 0;
-        for way in &mut self.pairings[pairing].ways {
-            for events in way.streams.values_mut() {
-                if is_all {
-                    events.iter_mut().for_each(|event| *event = None);
-                } else if let Some(event) = self.rng.choice(events) {
-                    *event = None;
-                }
+        if !self.pairings[pairing].is_litemesh {
+            // An original waits for ever for what is missing (B7).
+            return;
+        }
+        for end in [0, 1] {
+            let kept = &mut self.pairings[pairing].ways[end].kept;
+            if is_all {
+                kept.clear();
+            } else if !kept.is_empty() {
+                kept.remove(self.rng.usize(..kept.len()));
+            }
+            // What nobody refers to only its sender misses.
+            if let Some(connection) = self.connection_of(pairing, end) {
+                let delay = LOOK_MAX.mul_f64(self.relay_rng.f64());
+                self.relay_after(delay, pairing, end, RelayEvent::Check(connection));
             }
         }
         let nodes = self.pairings[pairing].nodes;
@@ -437,9 +510,18 @@ impl Simulation {
     }
 }
 
-fn read(bytes: &[u8]) -> Unverified {
-    match v2::decode(bytes, &Limits::default()) {
-        Ok(WireFrame::Message(message)) => message,
-        _ => unreachable!("a message of ours"),
-    }
+fn new_window(is_litemesh: bool) -> Window {
+    Window::new(if is_litemesh { WINDOW_MAX } else { WINDOW_MAX_V1 })
+}
+
+/// Names an event in the trace.
+fn short(id: EventId) -> String {
+    id.to_hex()[..8].to_owned()
+}
+
+/// The newest version of a site that a message brings, or says that it has brought.
+fn newest_of(site: SiteId, message: &PeerMessage) -> DbVersion {
+    let position = message.progress().and_then(|progress| progress.position).unwrap_or_default().version;
+    let written = message.versions().filter(|(author, _)| *author == site).map(|(_, version)| version).max();
+    position.max(written.unwrap_or_default())
 }
