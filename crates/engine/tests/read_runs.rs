@@ -532,7 +532,7 @@ fn a_page_costs_what_it_holds_wherever_it_lies() {
     }
 }
 
-/// `known-failures.md` D2: rows that are inserted meanwhile move pages of the original.
+/// `known-failures.md` D2: what is written meanwhile moves the pages of the original.
 #[test]
 fn writes_between_two_pages_repeat_nothing_and_hide_nothing() {
     let engine = engine();
@@ -545,7 +545,6 @@ fn writes_between_two_pages_repeat_nothing_and_hide_nothing() {
     };
     insert(1000, 1300);
     insert(2000, 2300);
-    let before = read_all(&engine);
     let (mut changes, mut place) = (Vec::new(), LocalPlace::default());
     for number in 0.. {
         let page = engine.read_local(&place, &LocalFilter::default(), few(50)).unwrap();
@@ -555,13 +554,15 @@ fn writes_between_two_pages_repeat_nothing_and_hide_nothing() {
         }
         place = page.place;
         if number < 5 {
-            // Below, between and above the keys that are read.
+            // Below, between and above the keys that are read; and what was read moves behind everything else.
             insert(10 * number, 10 * number + 3);
             insert(1400 + 10 * number, 1400 + 10 * number + 3);
             insert(3000 + 10 * number, 3000 + 10 * number + 3);
+            let update = format!("UPDATE by_number SET a = 'y' WHERE id = {}", 1000 + 7 * number);
+            engine.connection().execute_batch(&update).unwrap();
         }
     }
     assert_eq!(set(&changes).len(), changes.len(), "nothing twice");
-    assert!(set(&changes).is_superset(&set(&before)));
-    assert_eq!(set(&changes), set(&read_all(&engine)), "and what came meanwhile");
+    let missing: Vec<String> = set(&read_all(&engine)).difference(&set(&changes)).cloned().collect();
+    assert!(missing.is_empty() && changes.len() == 600 + 45 + 5, "{} changes, without {missing:?}", changes.len());
 }
