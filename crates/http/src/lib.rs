@@ -76,7 +76,7 @@ pub use tokens::{NewToken, TOKEN_FILE_BYTES_MAX, TOKEN_NAME_BYTES_MAX, TokenEntr
 const DRAINED_BYTES_MAX: usize = 8 << 20;
 
 /// How long it is still read, and how long the other end of a WebSocket may take to hear that the connection ends, and to say so in
-/// return.
+/// return: a turn over any line that works. The socket and its task stay that long.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Request header by which a Litemesh client says which wire version it speaks.

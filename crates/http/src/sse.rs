@@ -196,7 +196,8 @@ impl EventParser {
     }
 }
 
-/// Memory for a line that is kept from event to event.
+/// Memory for a line that is kept from event to event, in bytes: room for most, so that it is not asked for anew. What one long line took is
+/// given back.
 const KEPT_LINE_BYTES_MAX: usize = 64 * 1024;
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ async fn a_head_that_does_not_come_ends_its_socket_and_a_stream_does_not_end() {
     // Half a head, a byte at a time would be no better.
     let mut slow = Wire::connect(server.address).await;
     slow.write(b"POST /data HTTP/1.1\r\nHost: x\r\n").await;
-    assert!(soon(slow.is_closed()).await);
+    assert_eq!(said(&mut slow).await, (408, "the head of the request did not come in time".to_owned()));
     // A whole request, and then nothing.
     let mut idle = Wire::connect(server.address).await;
     idle.write(request_text("POST", "/data", &[JSON], Some(2)).as_bytes()).await;
@@ -36,6 +36,33 @@ async fn a_head_that_does_not_come_ends_its_socket_and_a_stream_does_not_end() {
     for _ in 0..8 {
         stream.expect("ping").await;
     }
+}
+
+/// What the server says before it closes a socket.
+async fn said(wire: &mut Wire) -> (u16, String) {
+    let (head, body) = soon(wire.answer()).await;
+    assert_eq!(head.header("connection"), Some("close"));
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(body["type"], "error");
+    assert!(soon(wire.is_closed()).await);
+    (head.status(), body["error"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn a_stranger_is_told_why_its_request_ends() {
+    let transport = HttpServer::builder().strangers(SHORT, 100).build();
+    let (server, _peer, _reports) = started(transport, Limits::default()).await;
+    let mut slow = Wire::connect(server.address).await;
+    slow.write(b"POST /data HTTP/1.1\r\n").await;
+    assert_eq!(said(&mut slow).await, (408, "no request that is let in came in time".to_owned()));
+    // The next one makes it give way, after two seconds.
+    let transport = HttpServer::builder().strangers(60 * SHORT, 1).build();
+    let (server, _peer, _reports) = started(transport, Limits::default()).await;
+    let mut oldest = Wire::connect(server.address).await;
+    oldest.write(b"GET /nowhere HTTP/1.1\r\n").await;
+    let _next = Wire::connect(server.address).await;
+    let (status, why) = said(&mut oldest).await;
+    assert!(status == 503 && why.starts_with("there are too many connections"), "{status} {why}");
 }
 
 #[tokio::test]
@@ -94,7 +121,7 @@ async fn sockets_have_a_limit() {
     let first = Wire::connect(server.address).await;
     let mut second = Wire::connect(server.address).await;
     let mut third = Wire::connect(server.address).await;
-    assert!(soon(third.is_closed()).await);
+    assert_eq!(said(&mut third).await, (503, "2 sockets are open, which is the limit".to_owned()));
     assert_eq!(server.transport.counters().refused_sockets, 1);
     // The others are served, and a place that is free is taken.
     second.write(request_text("GET", "/nowhere", &[], None).as_bytes()).await;
@@ -105,7 +132,7 @@ async fn sockets_have_a_limit() {
         tries += 1;
         let mut again = Wire::connect(server.address).await;
         again.write_if_open(request_text("GET", "/nowhere", &[], None).as_bytes()).await;
-        if !soon(again.is_closed()).await {
+        if !soon(again.is_closed()).await && again.answer().await.0.status() == 404 {
             break;
         }
     }

@@ -15,7 +15,7 @@ use crate::engine_thread::Announced;
 /// How long nobody is woken after a beat, for each session that the one before made read: about twice what that cost.
 const PAUSE_A_SESSION: Duration = Duration::from_micros(250);
 
-/// No longer pause, however many sessions there are.
+/// No longer pause, however many sessions there are: what is written live arrives within a second.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// Shorter pauses are none: the timer's step is a millisecond. A few sessions hear of every commit.

@@ -420,16 +420,12 @@ impl Inner {
     fn connect(self: Arc<Self>, remote: Remote, access: Access, index: usize) -> Result<(), Refusal> {
         if remote.site == self.site {
             // Changes of two databases under one id would hide each other (VER-16). Both sides come here.
-            let message = format!(
-                "peer id {} is our own site id: one of the two databases is a copy of the other. Make the copy a site of its \
-                 own with `litemesh fork`, then connect again",
-                remote.site
-            );
+            let refusal = Refusal::SameSite { site: remote.site };
             let transport = Some(self.transports[index].name().into());
             // An error means that nobody listens.
-            let _ =
-                self.common.events.send(Event::Error { peer: Some(remote.site), transport, message: message.clone() });
-            return Err(Refusal::Invalid(message));
+            let message = refusal.to_string();
+            let _ = self.common.events.send(Event::Error { peer: Some(remote.site), transport, message });
+            return Err(refusal);
         }
         check_remote(remote, &access)?;
         if self.stop.is_cancelled() {

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::beat::Beat;
 
-/// Pages that are kept.
+/// Pages that are kept: the one that sessions read now, and the one before it for those that are late.
 const PAGES_MAX: usize = 2;
 
 /// Ends of pages at which sessions are taken to stand that did not read yet. A page begins at the earliest of them, so that it
@@ -21,7 +21,7 @@ const ENDS_MAX: usize = 4;
 /// that leaves out nothing would cost a reader that holds most of it more than one of its own.
 const VERSIONS_MAX: i64 = 4096;
 
-/// How much further back a page may begin than who needs it.
+/// How much further back a page may begin than who needs it: what lies before is passed over for each reader.
 const VERSIONS_BACK_MAX: i64 = 1024;
 
 /// Fewer sessions read for themselves: what comes from the one remote of a client is not to be read for it again.

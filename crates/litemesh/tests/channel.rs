@@ -178,7 +178,13 @@ async fn strangers_are_refused() {
         ours.shutdown().await.unwrap();
         let (read, write) = split(theirs);
         match soon(channel.accept(read, write, Access::FULL)).await {
-            ChannelError::NoPeer { reason: given } => assert!(given.contains(reason), "{bytes:?}: {given}"),
+            ChannelError::NoPeer { reason: given } => {
+                assert!(given.contains(reason), "{bytes:?}: {given}");
+                // Our hello, and then the same.
+                let mut all = Vec::new();
+                soon(ours.read_to_end(&mut all)).await.unwrap();
+                assert!(all.ends_with(&v2::framed(&v2::error(&given))), "{bytes:?}: {all:?}");
+            }
             other => panic!("{bytes:?}: {other:?}"),
         }
     }

@@ -132,6 +132,23 @@ async fn a_slow_frame_is_waited_for_and_silence_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_does_not_introduce_themselves_in_time_is_told_so() {
+    let channel = Channel::new();
+    channel.start(Arc::new(Recorder::default())).await.unwrap();
+    let (mut theirs, ours) = duplex(1 << 16);
+    let (read, write) = split(ours);
+    let (began, ended) = (tokio::time::Instant::now(), channel.accept(read, write, Access::FULL).await);
+    assert_eq!(ended, ChannelError::NoPeer { reason: "nothing came for 120 s".to_owned() });
+    assert_eq!(began.elapsed(), Duration::from_secs(120));
+    let mut all = Vec::new();
+    theirs.read_to_end(&mut all).await.unwrap();
+    match &frames(&all)[..] {
+        [Frame::Hello(_), Frame::Error(reason)] => assert_eq!(reason, "nothing came for 120 s"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_remote_that_reads_nothing_holds_up_its_own_sender_until_it_is_closed() {
     let (channel, peer, theirs, accepting) = accepted(Recorder::default(), 64).await;
     let remote = peer.remote();

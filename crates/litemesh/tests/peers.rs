@@ -247,7 +247,8 @@ async fn own_site_id_in_other_hands_is_refused() {
     let (mut a, mut b) = (a, b);
     for [one, other] in [[&a, &b], [&b, &a]] {
         let error = connect(&one.transport, &other.transport, Link::Litemesh).await.unwrap_err();
-        assert!(error.to_string().contains("our own site id"), "{error}");
+        let refused = litemesh::proto::Refusal::SameSite { site: one.peer.id() };
+        assert!(error.to_string().contains(&refused.to_string()), "{error}");
     }
     // Whoever is told of the other says so, and what to do.
     let is_told = |event: &Event| match event {

@@ -12,7 +12,7 @@ pub const BATCH_SIZE_MAX: usize = 200_000;
 /// Room in a plaintext for what stands around the changes: `{"peer_id":…,"msg":{"type":"changes",…}}`, with the longest number.
 const ENVELOPE_BYTES_MAX: usize = 128;
 
-/// Longest array of changes, as JSON.
+/// Longest array of changes, as JSON, in bytes: with its envelope it still fits a plaintext.
 pub(crate) const JSON_BYTES_MAX: usize = PLAINTEXT_BYTES_MAX - ENVELOPE_BYTES_MAX;
 
 /// Changes that go out as one message, and the JSON of them.

@@ -16,7 +16,7 @@ const WAITING_MAX: usize = 256;
 /// ([`CHANGES_PAGE`](crate::filter::CHANGES_PAGE)).
 const PASSED_MAX: usize = 1024;
 
-/// Bytes of events that wait for one before them.
+/// Bytes of events that wait for one before them: five of the longest. More of them would be memory for what relays keep anyway.
 pub(crate) const WAITING_BYTES_MAX: usize = 8 << 20;
 
 /// The events of one stream behind its head, in the order of the chain.

@@ -17,7 +17,7 @@ use crate::{Batch, PLAINTEXT_BYTES_MAX, ReadError, StreamId};
 /// How long relays are asked to keep a CHANGES event: what the original says unless it is told otherwise.
 pub const CHANGES_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// Most bytes of frames in one CHANGES event.
+/// Most bytes of frames in one CHANGES event: what a plaintext has room for behind what stands before them.
 pub const FRAMES_BYTES_MAX: usize = PLAINTEXT_BYTES_MAX - FRAMES_START;
 
 /// First byte of a plaintext that holds frames: the wire version, and no byte that JSON could begin with.

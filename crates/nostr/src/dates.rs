@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use nostr::Timestamp;
 
-/// How far ahead of our clock something may be dated, until it is taken for the work of a clock that was wrong.
+/// How far ahead of our clock something may be dated, until it is taken for the work of a clock that was wrong: clocks that somebody sets are
+/// closer.
 pub(crate) const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(60);
 
 /// Whether a clock was wrong when this date was made, or ours is now.

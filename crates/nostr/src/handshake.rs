@@ -18,7 +18,7 @@ use crate::{
     Signer, SignerError, Store, StoreError, filter,
 };
 
-/// How long a device that joins waits for the other one.
+/// How long a device that joins waits for the other one: it asks a dozen times meanwhile. A person sits before it.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How soon it asks again, at first, and how often later: relays keep nothing of this kind for who is not listening yet.

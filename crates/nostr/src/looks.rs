@@ -15,7 +15,8 @@ const LOOK_MIN: Duration = Duration::from_secs(2);
 /// found nothing: a relay that floods us would keep us looking, and so would a page that is longer than what is kept of it.
 const MISSING_LOOK: Duration = Duration::from_millis(500);
 
-/// Most time between two looks for what a relay should have delivered.
+/// Most time between two looks for what a relay should have delivered: each costs relays a question. So long is late what one has kept
+/// from us.
 pub(crate) const LOOK_MAX: Duration = Duration::from_secs(60);
 
 /// When the next look is due.

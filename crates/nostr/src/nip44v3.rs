@@ -45,6 +45,7 @@ const CIPHERTEXT_START: usize = 1 + NONCE_BYTES;
 const PADDED_BYTES_MIN: usize = 32;
 const PAYLOAD_CHARS_MIN: usize = 136;
 const RAW_BYTES_MIN: usize = CIPHERTEXT_START + PREFIX_BYTES + PADDED_BYTES_MIN + MAC_BYTES;
+/// Longest payload as bytes: that of the longest plaintext. What decodes to more is no payload.
 const RAW_BYTES_MAX: usize = CIPHERTEXT_START + PREFIX_BYTES + padded_bytes(PLAINTEXT_BYTES_MAX) + MAC_BYTES;
 
 // The limits of 7.6, all of which follow from the longest plaintext.

@@ -38,17 +38,20 @@ const PUBLISH_AGAIN: Duration = Duration::from_millis(250);
 /// Attempts after which it is said that no relay takes an event: some seconds.
 const REFUSED_OFTEN: u32 = 6;
 
-/// How long relays may take for the last messages when a connection ends.
+/// How long relays may take for the last messages when a connection ends: a program that ends waits for it. What is not taken is sent again
+/// the next time.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Least time between two times that it is stored how far another connection has brought the remote.
 const ELSEWHERE_EVERY: Duration = Duration::from_secs(1);
 
-/// Events that are kept until it is known that the remote or a relay has them, and their bytes.
+/// Events that are kept until it is known that the remote or a relay has them: four times as many as are under way.
 const RECENT_MAX: usize = 64;
+/// Bytes of them: one of the longest. The last one is kept in any case.
 const RECENT_BYTES_MAX: usize = EVENT_BYTES_MAX;
 
-/// Most time between two looks for the last event, which is downloaded each time.
+/// Most time between two looks for the last event, which is downloaded each time: up to a megabyte and a half, for something that a relay loses
+/// once in a long time.
 const HEAD_LOOK_MAX: Duration = Duration::from_secs(60 * 60);
 
 pub(crate) struct Outbox<'a> {

@@ -38,10 +38,10 @@ use crate::under_way::{WINDOW_MAX, Window};
 /// at a time is not behind. One that is further behind is left out.
 const JOBS_MAX: usize = WINDOW_MAX;
 
-/// Events that came and wait to be looked at.
+/// Events that came and wait to be looked at: a relay that brings more waits. They have 1.5 MiB each at most.
 const HEARD_MAX: usize = 64;
 
-/// What is under way from one relay inside of the client.
+/// What is under way from one relay inside of the client: as much as may wait behind it. The gate lets in half (`relays/gate.rs`).
 const NOTIFICATIONS_MAX: usize = 64;
 
 /// Longest event that is read, in bytes of JSON: one with the longest payload, which only originals send, and some room for its tags.
@@ -49,16 +49,18 @@ pub(crate) const EVENT_BYTES_MAX: usize = 3 << 19;
 
 const _: () = assert!(PAYLOAD_CHARS_MAX + 64 * 1024 < EVENT_BYTES_MAX);
 
-/// How long a relay may take to answer what is fetched.
+/// How long a relay may take to answer what is fetched: a page of 8 MiB over a line of 1 MB/s. Others are asked meanwhile, so a slow one only
+/// counts as having nothing.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bytes of content of what is fetched from one relay. Of more the newest are given up, which relays send first.
 const FETCHED_BYTES_MAX: usize = 16 << 20;
 
-/// How long a relay may take to say whether it takes an event, and to let us in.
+/// How long a relay may take to say whether it takes an event, and to let us in: much longer than any takes that works. Events behind it wait
+/// so long.
 const VERDICT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often an event is given to a relay whose answer was missed.
+/// How often an event is given to a relay whose answer was missed: once more for a line that broke, and once for bad luck.
 const TRIES_MAX: usize = 3;
 
 /// How long an event waits for a relay that is being dialled.

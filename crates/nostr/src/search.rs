@@ -20,8 +20,8 @@ const PAGE_BYTES: usize = WAITING_BYTES_MAX;
 /// Events that are followed backwards to the first one: more than relays take of one author in a second.
 const BACKWARDS_MAX: usize = 2_000;
 
-/// The longest time that a page is asked for, in seconds.
-const WINDOW_MAX: u64 = 24 * 60 * 60;
+/// The longest time that a page is asked for, in seconds: a day. Relays cut off longer answers, each at a length of its own.
+const WINDOW_SECONDS_MAX: u64 = 24 * 60 * 60;
 
 /// How much is asked for at once.
 #[derive(Clone, Copy)]
@@ -55,7 +55,7 @@ impl Pace {
         let crowded = (count >= page && self.window == 0).then_some(since);
         let window = match count {
             count if count >= page => self.window / 2,
-            count if count < page / 2 => (self.window * 2).clamp(1, WINDOW_MAX),
+            count if count < page / 2 => (self.window * 2).clamp(1, WINDOW_SECONDS_MAX),
             _ => self.window,
         };
         Self { is_behind: true, window, crowded }
@@ -169,8 +169,8 @@ mod tests {
         for _ in 0..40 {
             pace = pace.after(THEN, 1, PAGE);
         }
-        assert_eq!(pace.window, WINDOW_MAX);
-        assert_eq!(pace.after(THEN, PAGE / 2, PAGE).window, WINDOW_MAX);
+        assert_eq!(pace.window, WINDOW_SECONDS_MAX);
+        assert_eq!(pace.after(THEN, PAGE / 2, PAGE).window, WINDOW_SECONDS_MAX);
     }
 
     /// Else each event of it would be found along with the same page, of which nothing can be taken.

@@ -27,7 +27,7 @@ const SUFFIX: &str = "-nostr";
 /// What the file is called by which one transport keeps others away: the file's name and this.
 const LOCK_SUFFIX: &str = "-lock";
 
-/// How long a call waits for another process that writes.
+/// How long a call waits for another process that writes: those of ours take milliseconds. It is what the engine waits, too.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 const SCHEMA: &str = "

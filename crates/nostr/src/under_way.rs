@@ -19,7 +19,7 @@ pub const WINDOW_MAX_V1: usize = 8;
 /// the longest events as may be under way, so that it is these that bound what goes over a long line.
 const BYTES_MAX: usize = 1 << 20;
 
-/// Events that have to be taken one by one, at most, before several are under way again.
+/// Events that have to be taken one by one, at most, before several are under way again: some seconds at the pace of a relay that refuses.
 const CAUTION_MAX: u32 = 64;
 
 /// How many may be under way at once: one after something was refused, and then one more for each that is taken. Where that comes again

@@ -7,6 +7,8 @@
 pub enum DecodeError {
     #[error("not valid JSON: {reason}")]
     Json { reason: String },
+    #[error("JSON may be nested {max} deep, this is deeper")]
+    TooDeep { max: usize },
     #[error("the key __proto__ is refused")]
     ForbiddenKey,
     #[error("{what} must be {expected}")]
@@ -61,6 +63,15 @@ pub enum Refusal {
     /// The content is wrong; sending it again will fail again.
     #[error("{0}")]
     Invalid(String),
+    /// It has the receiver's own site id: their changes would hide each other.
+    #[error(
+        "peer id {site} is our own site id: one of the two databases is a copy of the other. Make the copy a site of its own with \
+         `litemesh fork`, then connect again"
+    )]
+    SameSite {
+        /// Of both.
+        site: crate::SiteId,
+    },
     /// We could not store it now; the same message may succeed later.
     #[error("{0}")]
     Unavailable(String),

@@ -7,7 +7,7 @@ use litemesh_proto::SiteId;
 use reqwest::StatusCode;
 use serde::Deserialize;
 
-/// Characters of an answer's body that are repeated in an error.
+/// Characters of an answer's body that are repeated in an error: a sentence or two. The rest may be a page of HTML.
 const SAID_MAX: usize = 200;
 
 /// Why the last dial of an [`HttpClient`](crate::HttpClient) came to nothing. The client dials on, whatever it was.

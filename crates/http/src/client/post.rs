@@ -23,7 +23,7 @@ use crate::form::FRAMES_TYPE;
 /// request that was swallowed somewhere would hold up everything behind it for as long as the stream lives.
 pub(super) const POST_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Bytes of an answer that are looked at.
+/// Bytes of an answer that are looked at: ours have under a hundred, and a proxy may send a page of HTML of any length.
 const ANSWER_BYTES_MAX: usize = 4 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

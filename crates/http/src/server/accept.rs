@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
-use axum::http::{Method, Request};
+use axum::http::{Method, Request, StatusCode};
 use bytes::Bytes;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::{Service, service_fn};
@@ -23,24 +23,33 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, trace, warn};
 
+use super::last_word::{Lent, say_at_once};
 use super::post::{BodyForm, check_head};
 use super::sockets::{Socket, Sockets, UnderWay};
 use super::{Shared, TCP_USER_TIMEOUT};
 use crate::counters::add;
 
 /// How long a client may take for the head of a request, and how long a socket without one stays open.
+///
+/// A head of ours fits one packet, which TCP sends again after 1, 2, 4 and 8 s where it is lost: 15 s on the worst line that still works, and
+/// as much again. What waits meanwhile is a stranger's, of which there are [`STRANGERS_MAX`](super::sockets::STRANGERS_MAX).
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a TLS handshake may take, where heads have no less.
+///
+/// Two turns over the line, with 3 s and more for each: it costs us a signature, and memory of some tens of KiB, before anybody has said who
+/// they are, so it gets less time than a head.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Largest head of a request, in bytes. Ours have under 1 KiB, those of browsers with many cookies some more.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// Requests of one HTTP/2 connection at once: a stream, and POSTs one after another.
+/// Requests of one HTTP/2 connection at once: ours has a stream, and POSTs one after another. A proxy that brings the requests of many clients
+/// over one connection opens another one beyond that; each that waits holds a few KiB.
 const HTTP2_REQUESTS_MAX: u32 = 64;
 
-/// Wait after a failed accept, where the cause is ours: no more file descriptors, as a rule.
+/// Wait after a failed accept, where the cause is ours: no more file descriptors, as a rule. At once again, the loop would take a whole core
+/// until one is closed.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Serves `router` on what comes in at `listener`, until `closing`. Then what is open ends by and by, and `tasks` with it.
@@ -77,6 +86,10 @@ pub(super) async fn serve(
             Err(refusal) => {
                 debug!(%refusal, "socket closed");
                 add(&shared.counters.refused_sockets, 1);
+                // A handshake for one word would cost more than the request.
+                if server.tls.is_none() {
+                    say_at_once(stream, StatusCode::SERVICE_UNAVAILABLE, &refusal.to_string());
+                }
             }
         }
     }
@@ -108,6 +121,13 @@ fn builder(head_timeout: Duration) -> Builder<TokioExecutor> {
     builder
 }
 
+/// What is said to who is closed before it was answered.
+type LastWord = (StatusCode, &'static str);
+const HEAD_TOO_LATE: LastWord = (StatusCode::REQUEST_TIMEOUT, "the head of the request did not come in time");
+const NOT_LET_IN: LastWord = (StatusCode::REQUEST_TIMEOUT, "no request that is let in came in time");
+const GIVES_WAY: LastWord =
+    (StatusCode::SERVICE_UNAVAILABLE, "there are too many connections, and this one has not been let in yet");
+
 struct Server {
     shared: Arc<Shared>,
     builder: Builder<TokioExecutor>,
@@ -122,25 +142,24 @@ impl Server {
     async fn own(self: Arc<Self>, stream: TcpStream, socket: Socket, closing: CancellationToken) {
         tune(&stream);
         let socket = Arc::new(socket);
-        // Nothing is lost with a dropped branch but the socket, which is what the first one means.
-        tokio::select! {
-            biased;
-            () = socket.closing() => {
-                debug!(is_known = socket.known.is_cancelled(), "a socket without a request that is let in is closed");
-                add(&self.shared.counters.refused_sockets, 1);
-            }
-            () = self.secure(stream, &socket, &closing) => {}
-        }
-    }
-
-    async fn secure(&self, stream: TcpStream, socket: &Arc<Socket>, closing: &CancellationToken) {
-        let Some(tls) = &self.tls else { return self.answer(stream, socket, closing).await };
+        let Some(tls) = &self.tls else { return self.answer(stream, &socket, &closing).await };
         let patience = self.shared.options.head_timeout.min(HANDSHAKE_TIMEOUT);
-        match tokio::time::timeout(patience, tls.accept(stream)).await {
-            Ok(Ok(stream)) => self.answer(stream, socket, closing).await,
+        // Nothing is lost with a dropped branch but the socket, which is what the first one means.
+        let secured = tokio::select! {
+            biased;
+            () = socket.closing() => return self.note_closed(&socket),
+            secured = tokio::time::timeout(patience, tls.accept(stream)) => secured,
+        };
+        match secured {
+            Ok(Ok(stream)) => self.answer(stream, &socket, &closing).await,
             Ok(Err(error)) => debug!(%error, "no TLS connection"),
             Err(_) => debug!("a TLS handshake took too long"),
         }
+    }
+
+    fn note_closed(&self, socket: &Socket) {
+        debug!(is_known = socket.known.is_cancelled(), "a socket without a request that is let in is closed");
+        add(&self.shared.counters.refused_sockets, 1);
     }
 
     async fn answer(
@@ -167,20 +186,37 @@ impl Server {
                 answer.map(|answer| answer.map(|body| AnswerBody { body, _under_way: under_way }))
             }
         });
-        let mut connection = Box::pin(self.builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+        let lent = Lent::new(stream);
+        let taken_back = lent.handle();
+        let mut connection = Box::pin(self.builder.serve_connection_with_upgrades(TokioIo::new(lent), service));
         // The connection is pinned outside and loses nothing.
         let unwanted = async {
             tokio::select! { () = closing.cancelled() => {} () = socket.spare.cancelled() => {} }
         };
-        let result = tokio::select! {
-            result = connection.as_mut() => result,
-            () = unwanted => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let serving = async {
+            tokio::select! {
+                result = connection.as_mut() => result,
+                () = unwanted => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.as_mut().await
+                }
             }
         };
-        if let Err(error) = result {
-            trace!(%error, "a connection ended");
+        // Nothing is lost with a dropped branch but the requests, which is what the first one means.
+        let why = tokio::select! {
+            biased;
+            () = socket.closing() => {
+                self.note_closed(socket);
+                if socket.end.is_cancelled() { Some(GIVES_WAY) } else { Some(NOT_LET_IN) }
+            }
+            result = serving => result.err().and_then(|error| {
+                trace!(%error, "a connection ended");
+                error.downcast_ref::<hyper::Error>().filter(|error| error.is_timeout()).map(|_| HEAD_TOO_LATE)
+            }),
+        };
+        drop(connection);
+        if let Some((status, text)) = why {
+            taken_back.say(status, text).await;
         }
     }
 }

@@ -16,12 +16,15 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=ut
 /// Seconds after which a client may try again what we could not do just now.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
-fn json(status: StatusCode, value: &impl Serialize) -> Response {
-    let body = match serde_json::to_vec(value) {
+fn body(value: &impl Serialize) -> Vec<u8> {
+    match serde_json::to_vec(value) {
         Ok(body) => body,
         Err(error) => unreachable!("structs of strings and numbers have a JSON form: {error}"),
-    };
-    let mut response = Response::new(Body::from(body));
+    }
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    let mut response = Response::new(Body::from(body(value)));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     response
@@ -36,15 +39,21 @@ pub(super) fn success() -> Response {
     json(StatusCode::OK, &Success { success: true })
 }
 
+#[derive(Serialize)]
+struct Failure<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    error: &'a str,
+}
+
 /// An error of the transport or of the peer above it.
 pub(super) fn error(status: StatusCode, text: &str) -> Response {
-    #[derive(Serialize)]
-    struct Failure<'a> {
-        #[serde(rename = "type")]
-        kind: &'static str,
-        error: &'a str,
-    }
     json(status, &Failure { kind: "error", error: text })
+}
+
+/// The body of [`error`].
+pub(super) fn error_body(text: &str) -> Vec<u8> {
+    body(&Failure { kind: "error", error: text })
 }
 
 /// A ticket, and for how many seconds it is good.

@@ -14,7 +14,8 @@ use crate::counters::{CounterCells, add, sub};
 use crate::gzip::{BodyBuffer, BodyError, DECODE_STEP_BYTES};
 use crate::{DRAINED_BYTES_MAX, FAREWELL_TIMEOUT};
 
-/// How long a client may pause within a body, or within a message of a WebSocket.
+/// How long a client may pause within a body, or within a message of a WebSocket: as long as TCP tries on a line that loses most of what it
+/// is given. What has come holds memory that all clients share, so it may not lie there for longer.
 pub(super) const BODY_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Bodies up to this size, in bytes, may use all of the memory for bodies, larger ones three quarters: who fills it with large ones

@@ -12,7 +12,7 @@ use crate::counters::add;
 /// From this size on JSON is parsed outside of the runtime's threads: a megabyte takes some milliseconds.
 const INLINE_JSON_BYTES_MAX: usize = 256 * 1024;
 
-/// As much of a frame, which may be compressed.
+/// As much of a frame, in bytes: one that shrank to an eighth is as long as that afterwards.
 const INLINE_FRAME_BYTES_MAX: usize = INLINE_JSON_BYTES_MAX / 8;
 
 #[derive(Debug)]

@@ -9,6 +9,7 @@ mod door;
 mod health;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod hostile;
+mod last_word;
 mod post;
 mod queue;
 mod sender;
@@ -55,19 +56,21 @@ use crate::counters::{CounterCells, Counters, add};
 use crate::form::StreamForm;
 use crate::tokens::{TokenFile, TokenFileError, TokenSet};
 
-/// How long a client may take nothing before it is dropped.
+/// How long a client may take nothing before it is dropped: as long as TCP waits for an acknowledgement of it ([`TCP_USER_TIMEOUT`]). Frames
+/// for it, and its place among the connections, are held meanwhile.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Frames that wait for one client. With batches of `BATCH_BYTES_MAX` that bounds a slow client to 3 MiB.
 const FRAME_QUEUE_LEN: usize = 4;
 
-/// Most streams that wait for [`Transport::start`].
+/// Most streams that wait for [`Transport::start`]: programs start their peer within moments, and each holds a socket that nobody answers.
 const WAITING_STREAMS_MAX: usize = 64;
 
 /// Bytes of the bodies of all clients at once: sixteen of the largest.
 const BODIES_BYTES_MAX: usize = 512 << 20;
 
-/// How long [`HttpServer::serve`] waits for the answers under way once it was told to shut down.
+/// How long [`HttpServer::serve`] waits for the answers under way once it was told to shut down: a merge takes about a second, and whoever
+/// supervises programs kills them after ten.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often the files of tokens and of the certificate are read: how long a revoked token may still be used.

@@ -26,7 +26,8 @@ use crate::PEER_HEADER;
 use crate::counters::add;
 use crate::form::FRAMES_TYPE;
 
-/// Bytes of a body that are held before it is known which client sent it.
+/// Bytes of a body that are held before it is known which client sent it: a request with the longest cursors that are usual. One who sends
+/// more waits for the one larger body of strangers that is read at a time.
 const UNCLAIMED_BYTES_MAX: usize = 64 * 1024;
 
 const CONNECT_FIRST: &str = "Connect to /stream first";

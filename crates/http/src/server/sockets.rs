@@ -21,16 +21,16 @@ pub(super) const SOCKETS_MAX: usize = 4096;
 /// Sockets of one network: an office behind one address, with two for each client.
 pub(super) const SOCKETS_PER_NETWORK_MAX: usize = 512;
 
-/// Sockets of strangers. Each costs a few KiB, with TLS some tens.
+/// Sockets of strangers. Each costs a few KiB, with TLS some tens: together a few tens of MiB.
 pub(super) const STRANGERS_MAX: usize = 1024;
 
-/// Sockets of strangers from one network; beyond them its own oldest gives way.
+/// Sockets of strangers from one network: an eighth of them, so that one network alone keeps nobody out. Beyond them its own oldest gives way.
 const STRANGERS_PER_NETWORK_MAX: usize = 128;
 
 /// What a stranger has in any case before it gives way to the next: time for TLS and a request over a slow line.
 const STRANGER_GRACE: Duration = Duration::from_secs(2);
 
-/// After this a stranger is closed.
+/// After this a stranger is closed: the time that a head may take (`HEAD_TIMEOUT`), since who uses all of it has not asked anything.
 pub(super) const STRANGER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Sockets of Litemesh clients that wait for the next message. Clients that post all the time are fewer.

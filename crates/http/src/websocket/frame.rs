@@ -26,7 +26,7 @@ impl OpCode {
     }
 }
 
-/// Bytes of a control frame's payload.
+/// Bytes of a control frame's payload: RFC 6455, 5.5. More is no WebSocket.
 pub(crate) const CONTROL_BYTES_MAX: u64 = 125;
 
 /// The longest head: two bytes, a length of eight, a mask.

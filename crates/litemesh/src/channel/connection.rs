@@ -14,10 +14,11 @@ use super::{ChannelError, FRAMES_MAX, Link, Shared};
 /// How long the other end may take to introduce itself: `ssh` may ask for a password first.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Pings that may be missing before a connection counts as dead.
+/// Pings that may be missing before a connection counts as dead: one may be late on a busy machine, and three are not.
 const SILENT_PINGS_MAX: u32 = 3;
 
-/// How long the other end may take to hear why it is not wanted, and we to hear why it closed the stream.
+/// How long the other end may take to hear why it is not wanted, and we to hear why it closed the stream: a frame or two over any line that
+/// works. Whoever takes none would keep us from ending.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why a connection ends whose acceptor was dropped.
@@ -65,16 +66,22 @@ pub(super) async fn run(
         () = abandoned.cancelled() => return ChannelError::Ended { reason: ABANDONED.to_owned() },
         greeted = tokio::time::timeout(HELLO_TIMEOUT, greeting) => greeted,
     };
-    let no_peer = |reason: String| ChannelError::NoPeer { reason };
-    let hello = match greeted {
-        Err(_) => return no_peer(format!("it said nothing for {} s", HELLO_TIMEOUT.as_secs())),
-        Ok(Err(reason)) => return no_peer(reason),
+    let greeted = match greeted {
+        Err(_) => Err(format!("it said nothing for {} s", HELLO_TIMEOUT.as_secs())),
+        Ok(Err(reason)) => Err(reason),
         Ok(Ok(frame)) => match v2::decode(&frame, peer.limits()) {
-            Ok(Frame::Hello(hello)) if hello.version >= v2::VERSION => hello,
+            Ok(Frame::Hello(hello)) if hello.version >= v2::VERSION => Ok(hello),
             Ok(Frame::Error(reason)) => return ChannelError::Refused { reason },
-            Ok(_) => return no_peer("the stream did not begin with a hello".to_owned()),
-            Err(error) => return no_peer(error.to_string()),
+            Ok(_) => Err("the stream did not begin with a hello".to_owned()),
+            Err(error) => Err(error.to_string()),
         },
+    };
+    let hello = match greeted {
+        Ok(hello) => hello,
+        Err(reason) => {
+            say_why(&mut write, &reason).await;
+            return ChannelError::NoPeer { reason };
+        }
     };
     let remote = Remote { site: hello.site, connection: Remote::next_connection(), is_litemesh: true };
     let access = match side {
@@ -132,9 +139,7 @@ async fn exchange(
     };
     match ending {
         Ending::Refused(reason) => {
-            // The other end learns why, if it reads.
-            let error = v2::error(&reason);
-            let _ = tokio::time::timeout(FAREWELL_TIMEOUT, write_frame(&mut write, &error)).await;
+            say_why(&mut write, &reason).await;
             ChannelError::Refused { reason }
         }
         Ending::Closed => ChannelError::Ended { reason: "closed by this side".to_owned() },
@@ -149,6 +154,11 @@ async fn exchange(
             ChannelError::Ended { reason }
         }
     }
+}
+
+/// The other end learns why the connection ends, if it reads.
+async fn say_why(write: &mut (impl AsyncWrite + Send + Unpin), reason: &str) {
+    let _ = tokio::time::timeout(FAREWELL_TIMEOUT, write_frame(write, &v2::error(reason))).await;
 }
 
 /// How a connection ends.

@@ -26,7 +26,7 @@ use super::NOTIFICATIONS_MAX;
 /// Notifications that are made of one message at most: an event that the client has not seen before is told twice.
 const NOTIFICATIONS_EACH: usize = 2;
 
-/// So many of them may wait. The rest is for what is counted late, and for what the client says by itself.
+/// Notifications that may wait: half of all. The rest is for what is counted late, and for what the client says by itself.
 const WAITING_MAX: usize = NOTIFICATIONS_MAX / 2;
 
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::limits::CURSOR_SITES_MAX;
+use crate::limits::{CURSOR_SITES_MAX, JSON_DEPTH_MAX};
 use crate::verify::Reason;
 use crate::{
     Access, CausalLength, Change, ColVersion, Column, Cursor, DbVersion, DecodeError, PackedKey, PeerMessage, Rights,
@@ -35,7 +35,7 @@ impl<'a> Envelope<'a> {
     ///
     /// Not JSON; the key `__proto__` anywhere (an original server refuses it, too); `null`.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        refuse_proto_key(bytes)?;
+        refuse_at_sight(bytes)?;
         let mut envelope = Self::default();
         let object: Object<'a> = from_json(bytes)?;
         for (key, value) in object.0 {
@@ -148,7 +148,7 @@ impl<'a> Envelope<'a> {
 /// # Ok::<(), litemesh_proto::DecodeError>(())
 /// ```
 pub fn deserialize_cursor(bytes: &[u8]) -> Result<Cursor, DecodeError> {
-    refuse_proto_key(bytes)?;
+    refuse_at_sight(bytes)?;
     read_cursor(from_json(bytes)?)
 }
 
@@ -176,7 +176,7 @@ pub fn deserialize_cursor(bytes: &[u8]) -> Result<Cursor, DecodeError> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn deserialize_changes(bytes: &[u8]) -> Result<Unverified, DecodeError> {
-    refuse_proto_key(bytes)?;
+    refuse_at_sight(bytes)?;
     let ChangeList { changes, invalid } = from_json(bytes)?;
     let message = PeerMessage::Changes { changes, schema_version: 0, progress: None };
     Ok(Unverified { invalid: invalid.map(Box::new), ..Unverified::new(message) })
@@ -201,7 +201,7 @@ pub fn deserialize_changes(bytes: &[u8]) -> Result<Unverified, DecodeError> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn deserialize_message(bytes: &[u8]) -> Result<Unverified, DecodeError> {
-    refuse_proto_key(bytes)?;
+    refuse_at_sight(bytes)?;
     read_message(from_json(bytes)?)
 }
 
@@ -256,6 +256,31 @@ fn without_content(error: &serde_json::Error) -> String {
         Some((_, expected)) => format!("expected {expected}"),
         None => text,
     }
+}
+
+/// What no honest JSON has, before anything of it is read.
+fn refuse_at_sight(bytes: &[u8]) -> Result<(), DecodeError> {
+    refuse_depth(bytes)?;
+    refuse_proto_key(bytes)
+}
+
+fn refuse_depth(bytes: &[u8]) -> Result<(), DecodeError> {
+    let (mut depth, mut at) = (0_usize, 0);
+    while let Some(byte) = bytes.get(at) {
+        at += 1;
+        match byte {
+            b'"' => match string_end(&bytes[at..]) {
+                Some(end) => at += end + 1,
+                // A string without end is no JSON, which others will say.
+                None => return Ok(()),
+            },
+            b'[' | b'{' if depth == JSON_DEPTH_MAX => return Err(DecodeError::TooDeep { max: JSON_DEPTH_MAX }),
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// An object that sets `__proto__` can change what JavaScript code sees; an original server answers 400 to it, also where
