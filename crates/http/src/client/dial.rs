@@ -319,25 +319,26 @@ impl Dialer {
         let Some(response) = response else { return Ok(None) };
         let no_stream = |reason: String| DialError::no_stream(&reason);
         let broken = |reason: String| NoStream::Broken(no_stream(reason));
-        let mut stream =
-            MessageStream::new(response, self.peer.limits(), idle_timeout, takes_frames).map_err(broken)?;
-        let is_frames = stream.is_frames;
+        let is_frames = is_of_type(&response, FRAMES_TYPE);
+        if takes_frames && !is_frames && !is_of_type(&response, EVENTS_TYPE) {
+            return Err(broken("a stream of another type than it was asked for".to_owned()));
+        }
         let introducing = async {
+            let stream = MessageStream::new(response, self.peer.limits(), idle_timeout, is_frames);
+            let mut stream = stream.map_err(broken)?;
             let patience = if is_frames { patience } else { idle_timeout };
             let first = tokio::time::timeout(patience, stream.next()).await.map_err(timed_out)?;
             let first = first.map_err(|reason| NoStream::Failed(no_stream(reason)))?.map_err(broken)?;
-            self.introduced(&first).map_err(|error| match error {
+            let (remote, access) = self.introduced(&first).map_err(|error| match error {
                 DialError::NoStream { .. } => NoStream::Broken(error),
                 error => NoStream::Refused(error),
-            })
+            })?;
+            Ok(Some(Opened { source: Source::Stream(Box::new(stream)), outbox: None, remote, access }))
         };
-        let (remote, access) = match introducing.await {
-            Ok(introduced) => introduced,
-            Err(no_stream) if is_frames => return Err(no_stream),
-            // Nor would it be better with the events that these are.
-            Err(no_stream) => return Err(NoStream::Refused(no_stream.into_dial_error())),
-        };
-        Ok(Some(Opened { source: Source::Stream(Box::new(stream)), outbox: None, remote, access }))
+        // Where these are events already, it would not be better with events.
+        introducing
+            .await
+            .map_err(|error: NoStream| if is_frames { error } else { NoStream::Refused(error.into_dial_error()) })
     }
 
     /// Adds who we are: the token, and that we are a Litemesh peer.
@@ -440,6 +441,11 @@ impl Dialer {
         self.peer.garbled(remote, error.to_string()).await;
         ControlFlow::Continue(())
     }
+}
+
+fn is_of_type(response: &Response, media_type: &str) -> bool {
+    let said = response.headers().get(CONTENT_TYPE).map(|value| value.as_bytes().to_ascii_lowercase());
+    said.is_some_and(|said| said.starts_with(media_type.as_bytes()))
 }
 
 /// Whether a server of ours answers so. Whatever else may be of something between that knows no streams of frames.
@@ -666,19 +672,13 @@ impl StreamIntake {
 }
 
 impl MessageStream {
-    /// `wants_frames`: then an answer that is neither frames nor events is none.
-    fn new(response: Response, limits: &Limits, idle_timeout: Duration, wants_frames: bool) -> Result<Self, String> {
-        let head = |name| response.headers().get(name).map(|value| value.as_bytes().to_ascii_lowercase());
-        let is_gzip = match head(CONTENT_ENCODING).as_deref() {
+    fn new(response: Response, limits: &Limits, idle_timeout: Duration, is_frames: bool) -> Result<Self, String> {
+        let encoding = response.headers().get(CONTENT_ENCODING).map(|value| value.as_bytes().to_ascii_lowercase());
+        let is_gzip = match encoding.as_deref() {
             None | Some(b"" | b"identity") => false,
             Some(b"gzip") => true,
             Some(other) => return Err(format!("unknown encoding {}", String::from_utf8_lossy(other))),
         };
-        let media_type = head(CONTENT_TYPE).unwrap_or_default();
-        let is_frames = media_type.starts_with(FRAMES_TYPE.as_bytes());
-        if wants_frames && !is_frames && !media_type.starts_with(EVENTS_TYPE.as_bytes()) {
-            return Err(format!("a stream of type {:?}", String::from_utf8_lossy(&media_type)));
-        }
         let intake = StreamIntake::new(is_frames, is_gzip, limits);
         Ok(Self { response, intake, idle_timeout, is_frames, has_said_more: false, is_garbled: false })
     }
