@@ -161,8 +161,11 @@ impl ToRemote {
             (Some((carrier, Rank::Split)), Some((best, Rank::Line))) if !self.has_lost_line => {
                 (Some(carrier), Some(best))
             }
-            (Some((carrier, rank)), _) if rank != Rank::Kept => (Some(carrier), None),
-            _ => (best.map(|(best, _)| best), None),
+            (Some((_, Rank::Kept)), Some((best, Rank::Line | Rank::Split))) | (None, Some((best, _))) => {
+                (Some(best), None)
+            }
+            (Some((carrier, _)), _) => (Some(carrier), None),
+            (None, None) => (None, None),
         };
     }
 
@@ -372,6 +375,20 @@ mod tests {
         assert_eq!(line.standing().served, served(4));
         split.report(served(9), true);
         assert_eq!((stands_by(), line.standing().served), ([true, false, true], served(4)));
+    }
+
+    #[test]
+    fn any_direct_way_takes_over_from_a_carrier_that_keeps_messages_and_an_equal_one_does_not() {
+        let ways = Ways::default();
+        let [first, second, direct] = [Rank::Kept, Rank::Kept, Rank::Split].map(|rank| ways.add(REMOTE, rank));
+        let stands_by = || [&first, &second, &direct].map(|way| way.standing().stands_by);
+        second.report(served(1), false);
+        first.report(served(1), false);
+        assert_eq!(stands_by(), [true, false, true]);
+        direct.report(served(1), false);
+        assert_eq!(stands_by(), [true, true, false], "at once, whatever is under way");
+        drop(direct);
+        assert!(!first.standing().stands_by, "of equal ones the older");
     }
 
     #[test]

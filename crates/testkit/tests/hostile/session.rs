@@ -76,7 +76,7 @@ impl Scene {
         let remote = Remote { site: REMOTE, connection: 1, is_litemesh };
         let limits = Limits { staged_bytes_max: 2000, catch_up_changes_max: 100, ..Limits::default() };
         let process = Process::new(look, true);
-        let (session, opening) = Session::new(remote, false, &process, &limits, PAGES);
+        let (session, opening) = Session::new(remote, (false, true), &process, &limits, PAGES);
         Self {
             engine,
             process,
