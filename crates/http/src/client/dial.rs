@@ -33,6 +33,9 @@ const FRAME_ENVELOPE_BYTES: usize = 64 * 1024;
 /// What a stream may be, the best first.
 const ACCEPT_FRAMES: &str = "application/vnd.litemesh.frames, text/event-stream";
 
+/// Media type of server-sent events.
+const EVENTS_TYPE: &str = "text/event-stream";
+
 /// Dials until the transport is stopped.
 pub(super) async fn run(shared: Arc<Shared>, clients: Clients, peer: Arc<dyn PeerCallbacks>) {
     let dialer = Dialer { shared: shared.clone(), clients, peer };
@@ -67,6 +70,24 @@ pub(super) struct Dialer {
     pub(super) shared: Arc<Shared>,
     pub(super) clients: Clients,
     pub(super) peer: Arc<dyn PeerCallbacks>,
+}
+
+/// Why there is no stream.
+enum NoStream {
+    /// The server says so itself, or cannot be reached: it would be no better with a stream of another form.
+    Refused(DialError),
+    /// The answer is not what a server gives that was asked for frames.
+    Broken(DialError),
+    /// Nothing of it came, or not enough.
+    Failed(DialError),
+}
+
+impl NoStream {
+    fn into_dial_error(self) -> DialError {
+        match self {
+            Self::Refused(error) | Self::Broken(error) | Self::Failed(error) => error,
+        }
+    }
 }
 
 /// A connection whose server has introduced itself.
@@ -116,8 +137,9 @@ impl Dialer {
         self.read(&link, &mut source).await;
         let reason = self.report_end(&link).await;
         source.part(writer).await;
-        if let Source::Socket(reader) = &source {
-            self.judge_socket(&link, reader);
+        match &source {
+            Source::Socket(reader) => self.judge_socket(&link, reader),
+            Source::Stream(stream) => self.judge_stream(&link, stream),
         }
         Ok(reason)
     }
@@ -153,6 +175,19 @@ impl Dialer {
         }
     }
 
+    /// What the end of a stream of frames says of what lies between. Who was heard asked for something at once, or said more later.
+    fn judge_stream(&self, link: &Link, stream: &MessageStream) {
+        let is_lost = link.is_lost() && !self.shared.stop.is_cancelled();
+        if !stream.is_frames {
+            return;
+        }
+        if stream.has_said_more && !stream.is_garbled {
+            self.shared.way_of_frames().works();
+        } else if is_lost && self.shared.way_of_frames().failed(Instant::now()) {
+            self.note_no_frames("what comes over it cannot be read, or nothing does");
+        }
+    }
+
     /// Opens a WebSocket or a stream, and reads its first message, in which the server introduces itself.
     async fn open(&self) -> Result<Opened, DialError> {
         let options = &self.shared.options;
@@ -164,7 +199,7 @@ impl Dialer {
             let way = self.shared.way();
             (options.may_use_websocket() && way.is_open(now), options.may_use_websocket() && way.is_known(now))
         };
-        if !is_known && let Some(opened) = self.open_stream(is_open).await? {
+        if !is_known && let Some(opened) = self.open_any_stream(is_open).await? {
             return Ok(opened);
         }
         // The server has a WebSocket.
@@ -174,7 +209,7 @@ impl Dialer {
             Err(no_socket) => no_socket,
         };
         debug!(endpoint = self.shared.endpoint, ?no_socket, "no WebSocket");
-        let stream = self.open_stream(false).await?;
+        let stream = self.open_any_stream(false).await?;
         let stream = stream.ok_or_else(|| DialError::no_stream(&"426 where no WebSocket was offered"))?;
         // So it is not the server, nor we.
         match no_socket {
@@ -198,6 +233,40 @@ impl Dialer {
         );
     }
 
+    fn note_no_frames(&self, reason: &str) {
+        let endpoint = &self.shared.endpoint;
+        info!(endpoint, reason, "no stream of frames from this server: using server-sent events for a while");
+    }
+
+    /// Opens a stream: of frames, or of events where these do not get through. `None` where the server would rather have the WebSocket
+    /// that we offer.
+    async fn open_any_stream(&self, offers_websocket: bool) -> Result<Option<Opened>, DialError> {
+        let options = &self.shared.options;
+        let now = Instant::now();
+        let takes_frames = options.is_announced && options.takes_frames && self.shared.way_of_frames().is_open(now);
+        let no_frames = match self.open_stream(takes_frames, offers_websocket).await {
+            Ok(opened) => return Ok(opened),
+            Err(NoStream::Refused(error)) => return Err(error),
+            Err(no_stream) if !takes_frames => return Err(no_stream.into_dial_error()),
+            Err(no_frames) => no_frames,
+        };
+        let Ok(events) = self.open_stream(false, offers_websocket).await else {
+            // So it is the server.
+            return Err(no_frames.into_dial_error());
+        };
+        let is_shut = match &no_frames {
+            NoStream::Broken(_) => {
+                self.shared.way_of_frames().broke(now);
+                true
+            }
+            NoStream::Failed(_) | NoStream::Refused(_) => self.shared.way_of_frames().failed(now),
+        };
+        if is_shut {
+            self.note_no_frames(&no_frames.into_dial_error().to_string());
+        }
+        Ok(events)
+    }
+
     async fn open_socket(&self) -> Result<Opened, NoSocket> {
         let failed = |reason: String| NoSocket::Failed(DialError::no_stream(&reason));
         let opening = async {
@@ -213,11 +282,10 @@ impl Dialer {
         Ok(Opened { source: Source::Socket(Box::new(reader)), outbox: Some(outbox), remote, access })
     }
 
-    /// Opens a stream; `None` where the server would rather have the WebSocket that we offer.
-    async fn open_stream(&self, offers_websocket: bool) -> Result<Option<Opened>, DialError> {
+    /// Opens a stream of frames, or of events; `None` where the server would rather have the WebSocket that we offer.
+    async fn open_stream(&self, takes_frames: bool, offers_websocket: bool) -> Result<Option<Opened>, NoStream> {
         let url = format!("{}/stream?peerId={}", self.shared.base, self.peer.site());
-        let takes_frames = self.shared.options.is_announced && self.shared.options.takes_frames;
-        let accept = if takes_frames { ACCEPT_FRAMES } else { "text/event-stream" };
+        let accept = if takes_frames { ACCEPT_FRAMES } else { EVENTS_TYPE };
         let mut request = self
             .announce(self.clients.http.get(url))
             .header(ACCEPT, accept)
@@ -227,22 +295,45 @@ impl Dialer {
             request = request.header(OFFER_HEADER, "1");
         }
         let idle_timeout = self.shared.options.idle_timeout;
+        // What collects a stream would otherwise cost each dial the patience that a silent one gets.
+        let patience = if takes_frames { idle_timeout.min(OPENING_TIMEOUT) } else { idle_timeout };
         let opening = async {
-            let response = request.send().await.map_err(|error| DialError::of_request(&error))?;
+            let response = request.send().await.map_err(|error| NoStream::Refused(DialError::of_request(&error)))?;
             match response.status() {
                 StatusCode::OK => Ok(Some(response)),
                 StatusCode::UPGRADE_REQUIRED if offers_websocket => Ok(None),
-                // What was said before it broke off, or nothing: the status counts.
-                status => Err(DialError::of_answer(status, &read_answer(response).await.unwrap_or_default())),
+                status => {
+                    // What was said before it broke off, or nothing: the status counts.
+                    let error = DialError::of_answer(status, &read_answer(response).await.unwrap_or_default());
+                    Err(if is_of_server(status) { NoStream::Refused(error) } else { NoStream::Broken(error) })
+                }
             }
         };
-        let response = tokio::time::timeout(idle_timeout, opening).await.map_err(|_| DialError::TimedOut)??;
+        let timed_out = |_| NoStream::Failed(DialError::TimedOut);
+        let response = tokio::time::timeout(patience, opening).await.map_err(timed_out)??;
         let Some(response) = response else { return Ok(None) };
-        let mut stream = MessageStream::new(response, self.peer.limits(), idle_timeout)
-            .map_err(|reason| DialError::no_stream(&reason))?;
-        let first = stream.next().await.map_err(|reason| DialError::no_stream(&reason))?;
-        let (remote, access) = self.introduced(&first.map_err(|reason| DialError::no_stream(&reason))?)?;
-        Ok(Some(Opened { source: Source::Stream(Box::new(stream)), outbox: None, remote, access }))
+        let no_stream = |reason: String| DialError::no_stream(&reason);
+        let broken = |reason: String| NoStream::Broken(no_stream(reason));
+        let is_frames = is_of_type(&response, FRAMES_TYPE);
+        if takes_frames && !is_frames && !is_of_type(&response, EVENTS_TYPE) {
+            return Err(broken("a stream of another type than it was asked for".to_owned()));
+        }
+        let introducing = async {
+            let stream = MessageStream::new(response, self.peer.limits(), idle_timeout, is_frames);
+            let mut stream = stream.map_err(broken)?;
+            let patience = if is_frames { patience } else { idle_timeout };
+            let first = tokio::time::timeout(patience, stream.next()).await.map_err(timed_out)?;
+            let first = first.map_err(|reason| NoStream::Failed(no_stream(reason)))?.map_err(broken)?;
+            let (remote, access) = self.introduced(&first).map_err(|error| match error {
+                DialError::NoStream { .. } => NoStream::Broken(error),
+                error => NoStream::Refused(error),
+            })?;
+            Ok(Some(Opened { source: Source::Stream(Box::new(stream)), outbox: None, remote, access }))
+        };
+        // Where these are events already, it would not be better with events.
+        introducing
+            .await
+            .map_err(|error: NoStream| if is_frames { error } else { NoStream::Refused(error.into_dial_error()) })
     }
 
     /// Adds who we are: the token, and that we are a Litemesh peer.
@@ -271,7 +362,13 @@ impl Dialer {
             };
             let handled = match next {
                 Ok(Ok(Received::Json(data))) => self.handle_json(link, &data).await,
-                Ok(Ok(Received::Frame(frame))) => self.handle_frame(link, &frame).await,
+                Ok(Ok(Received::Frame(frame))) => match v2::decode(&frame, self.peer.limits()) {
+                    Ok(frame) => self.handle_frame(link, frame).await,
+                    Err(error) => {
+                        source.note_garbled();
+                        self.handle_unreadable(link.remote, &frame, &error).await
+                    }
+                },
                 Ok(Err(reason)) => {
                     self.peer.garbled(link.remote, reason).await;
                     ControlFlow::Continue(())
@@ -305,18 +402,23 @@ impl Dialer {
         handled(remote, result)
     }
 
-    async fn handle_frame(&self, link: &Link, frame: &[u8]) -> ControlFlow<String> {
+    async fn handle_frame(&self, link: &Link, frame: Frame) -> ControlFlow<String> {
         let remote = link.remote;
-        let result = match v2::decode(frame, self.peer.limits()) {
-            Ok(Frame::Message(message)) => self.peer.receive(remote, message).await,
-            Ok(Frame::Sync(request)) => self.peer.sync(remote, request).await,
-            Ok(Frame::Error(code)) => return self.hear_error(link, &code).await,
-            Ok(_) => Ok(()),
-            // Nothing is lost with a request.
-            Err(error) if v2::is_sync(frame) => Err(Refusal::Invalid(error.to_string())),
-            Err(error) => return self.garbled(remote, &error).await,
+        let result = match frame {
+            Frame::Message(message) => self.peer.receive(remote, message).await,
+            Frame::Sync(request) => self.peer.sync(remote, request).await,
+            Frame::Error(code) => return self.hear_error(link, &code).await,
+            _ => Ok(()),
         };
         handled(remote, result)
+    }
+
+    async fn handle_unreadable(&self, remote: Remote, frame: &[u8], error: &DecodeError) -> ControlFlow<String> {
+        // Nothing is lost with a request.
+        if v2::is_sync(frame) {
+            return handled(remote, Err(Refusal::Invalid(error.to_string())));
+        }
+        self.garbled(remote, error).await
     }
 
     /// Over a socket an error is what the answer to a POST is otherwise: a message was refused. As there, it ends the connection.
@@ -334,6 +436,25 @@ impl Dialer {
         self.peer.garbled(remote, error.to_string()).await;
         ControlFlow::Continue(())
     }
+}
+
+fn is_of_type(response: &Response, media_type: &str) -> bool {
+    let said = response.headers().get(CONTENT_TYPE).map(|value| value.as_bytes().to_ascii_lowercase());
+    said.is_some_and(|said| said.starts_with(media_type.as_bytes()))
+}
+
+/// Whether a server of ours answers so. Whatever else may be of something between that knows no streams of frames.
+fn is_of_server(status: StatusCode) -> bool {
+    use StatusCode as S;
+    matches!(
+        status,
+        S::BAD_REQUEST
+            | S::UNAUTHORIZED
+            | S::NOT_FOUND
+            | S::UPGRADE_REQUIRED
+            | S::TOO_MANY_REQUESTS
+            | S::SERVICE_UNAVAILABLE
+    )
 }
 
 fn handled(remote: Remote, result: Result<(), Refusal>) -> ControlFlow<String> {
@@ -408,8 +529,19 @@ enum Source {
 impl Source {
     async fn next(&mut self) -> Result<Result<Received, String>, String> {
         match self {
-            Self::Stream(stream) => stream.next().await,
+            Self::Stream(stream) => {
+                let next = stream.next().await?;
+                stream.has_said_more = true;
+                Ok(next)
+            }
             Self::Socket(reader) => reader.next().await.map(Ok),
+        }
+    }
+
+    /// A message of it cannot be read.
+    fn note_garbled(&mut self) {
+        if let Self::Stream(stream) = self {
+            stream.is_garbled = true;
         }
     }
 
@@ -431,6 +563,11 @@ struct MessageStream {
     response: Response,
     intake: StreamIntake,
     idle_timeout: Duration,
+    is_frames: bool,
+    /// Something came after the introduction.
+    has_said_more: bool,
+    /// Something came that cannot be read.
+    is_garbled: bool,
 }
 
 /// The messages of a stream, out of bytes that somebody else reads.
@@ -530,22 +667,27 @@ impl StreamIntake {
 }
 
 impl MessageStream {
-    fn new(response: Response, limits: &Limits, idle_timeout: Duration) -> Result<Self, String> {
-        let head = |name| response.headers().get(name).map(|value| value.as_bytes().to_ascii_lowercase());
-        let is_gzip = match head(CONTENT_ENCODING).as_deref() {
+    fn new(response: Response, limits: &Limits, idle_timeout: Duration, is_frames: bool) -> Result<Self, String> {
+        let encoding = response.headers().get(CONTENT_ENCODING).map(|value| value.as_bytes().to_ascii_lowercase());
+        let is_gzip = match encoding.as_deref() {
             None | Some(b"" | b"identity") => false,
             Some(b"gzip") => true,
             Some(other) => return Err(format!("unknown encoding {}", String::from_utf8_lossy(other))),
         };
-        let is_frames = head(CONTENT_TYPE).is_some_and(|media_type| media_type.starts_with(FRAMES_TYPE.as_bytes()));
-        Ok(Self { response, intake: StreamIntake::new(is_frames, is_gzip, limits), idle_timeout })
+        let intake = StreamIntake::new(is_frames, is_gzip, limits);
+        Ok(Self { response, intake, idle_timeout, is_frames, has_said_more: false, is_garbled: false })
     }
 
     /// The next message, or why it cannot be read; an outer error where the stream has ended.
     async fn next(&mut self) -> Result<Result<Received, String>, String> {
         loop {
-            if let Some(message) = self.intake.next()? {
-                return Ok(message);
+            match self.intake.next() {
+                Ok(Some(message)) => return Ok(message),
+                Ok(None) => {}
+                Err(reason) => {
+                    self.is_garbled = true;
+                    return Err(reason);
+                }
             }
             let chunk = tokio::time::timeout(self.idle_timeout, self.response.chunk()).await;
             let chunk = chunk.map_err(|_| format!("no sign of life for {} s", self.idle_timeout.as_secs()))?;

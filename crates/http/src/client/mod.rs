@@ -190,7 +190,8 @@ impl HttpClientBuilder {
     }
 
     /// Whether to ask a Litemesh hub for a stream of wire v2 frames as they are. Without it they come as server-sent events, a
-    /// third larger: for proxies that pass on nothing else. On where nothing else is said.
+    /// third larger, which the client turns to by itself where something between breaks streams of frames. On where nothing else is
+    /// said.
     ///
     /// Without it no WebSocket is taken either, except where the endpoint asks for one, whose messages are frames all the same.
     pub fn frames(mut self, is_on: bool) -> Self {
@@ -199,9 +200,9 @@ impl HttpClientBuilder {
     }
 
     /// Whether to take a WebSocket where a Litemesh hub has one, instead of an event stream and POSTs. Where it comes to nothing the
-    /// client falls back to these; and where that is not an accident, it tries no other for ten minutes. On where nothing else is
-    /// said, unless [`announce`](Self::announce) or [`frames`](Self::frames) is off; an endpoint that begins with `ws://` or `wss://`
-    /// asks for a WebSocket and nothing else.
+    /// client falls back to these, with server-sent events where nothing else gets through; and where that is not an accident, it tries
+    /// no other for ten minutes. On where nothing else is said, unless [`announce`](Self::announce) or [`frames`](Self::frames) is off; an
+    /// endpoint that begins with `ws://` or `wss://` asks for a WebSocket and nothing else.
     pub fn websocket(mut self, is_on: bool) -> Self {
         self.options.websocket = if is_on { WebSocket::Preferred } else { WebSocket::Never };
         self
@@ -231,6 +232,7 @@ impl HttpClientBuilder {
                 attempts: AtomicU32::new(0),
                 litemesh_body_bytes_max: AtomicUsize::new(usize::MAX),
                 way: Mutex::default(),
+                way_of_frames: Mutex::default(),
                 stop: CancellationToken::new(),
                 state: Mutex::default(),
             }),
@@ -261,7 +263,10 @@ struct Shared {
     attempts: AtomicU32,
     /// What a Litemesh server turned out to take at most, if it takes less than we would send.
     litemesh_body_bytes_max: AtomicUsize,
+    /// Of WebSockets.
     way: Mutex<Way>,
+    /// Of streams of frames.
+    way_of_frames: Mutex<Way>,
     stop: CancellationToken,
     state: Mutex<State>,
 }
@@ -427,6 +432,10 @@ impl Shared {
 
     fn way(&self) -> MutexGuard<'_, Way> {
         self.way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn way_of_frames(&self) -> MutexGuard<'_, Way> {
+        self.way_of_frames.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Largest body or message that this server takes.

@@ -1,17 +1,17 @@
-//! [`Way`]: whether a dial tries a WebSocket, by what came of the last ones. Pure.
+//! [`Way`]: whether a dial tries a WebSocket, or a stream of frames, by what came of the last ones. Pure.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// WebSockets in a row that failed without a word while streams work, until something between us counts as breaking them. One may
+/// Those in a row that failed without a word while what is simpler works, until something between us counts as breaking them. One may
 /// be an accident.
 const FAILURES_MAX: u32 = 3;
 
-/// How long no WebSocket is tried where something breaks them. Each try costs a connection, and a laptop changes networks.
+/// How long none is tried where something breaks them. Each try costs a connection, and a laptop changes networks.
 const SHUT_FOR: Duration = Duration::from_secs(600);
 
-/// What is known of the way of WebSockets to one server.
+/// What is known of the way of WebSockets, or of streams of frames, to one server.
 #[derive(Debug, Default)]
 pub(super) struct Way {
     /// The server had one, so that it need not be asked.
@@ -22,7 +22,7 @@ pub(super) struct Way {
 }
 
 impl Way {
-    /// Whether to try a WebSocket where the server has one.
+    /// Whether to try one where the server has it.
     pub(super) fn is_open(&self, now: Instant) -> bool {
         self.shut_until.is_none_or(|until| until <= now)
     }
@@ -53,7 +53,7 @@ impl Way {
         is_enough
     }
 
-    /// The handshake was answered with something else, while a stream works.
+    /// The answer was something else, while what is simpler works.
     pub(super) fn broke(&mut self, now: Instant) {
         *self = Self { is_known: false, failures: 0, shut_until: Some(now + SHUT_FOR) };
     }

@@ -73,7 +73,7 @@ pub(super) async fn route(State(shared): State<Arc<Shared>>, uri: OriginalUri, r
     let form = wish.form;
     let phase = shared.phase.borrow().clone();
     // A socket does not wait for the start.
-    let is_offered = form == StreamForm::Frames && request.headers().contains_key(OFFER_HEADER);
+    let is_offered = form.is_litemesh() && request.headers().contains_key(OFFER_HEADER);
     if is_offered && matches!(phase, Phase::Running(_)) {
         return websocket::instead(request.version());
     }
