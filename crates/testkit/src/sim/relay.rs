@@ -377,7 +377,8 @@ impl Simulation {
         let (side, opening) = if is_original {
             (Side::Original(Box::new(Talk::new(remote))), None)
         } else {
-            let (session, opening) = Session::new(remote, (true, true), &running.process, &Limits::default(), self.pages);
+            let (session, opening) =
+                Session::new(remote, (true, true), &running.process, &Limits::default(), self.pages);
             (Side::Ours(Box::new(session)), Some(opening))
         };
         let pair = &self.pairings[pairing];
