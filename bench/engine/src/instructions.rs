@@ -89,6 +89,6 @@ pub const BARS: [Bar; 17] = [
     bar("read one cell of a row through crsql_changes", Work::ReadCellsSql, None, 19_000.0),
     bar("read one column of all rows", Work::ReadColumn, None, 8_800.0),
     bar("read a change through crsql_changes", Work::ReadSql, None, 12_700.0),
-    bar("pack a change into a frame", Work::Pack, None, 900.0),
-    bar("pack a change of small transactions into a frame", Work::PackSmall, None, 890.0),
+    bar("pack a change into a frame", Work::Pack, None, 930.0),
+    bar("pack a change of small transactions into a frame", Work::PackSmall, None, 900.0),
 ];

@@ -288,7 +288,9 @@ impl Prepared {
     pub fn operations(&self) -> usize {
         let is_of_changes = !self.changes.is_empty() && !matches!(self.store, Store::Sql(_));
         match self.task.work {
-            Work::Read | Work::ReadSql | Work::ReadSmall | Work::Pack | Work::PackSmall if !matches!(self.store, Store::Sql(_)) => {
+            Work::Read | Work::ReadSql | Work::ReadSmall | Work::Pack | Work::PackSmall
+                if !matches!(self.store, Store::Sql(_)) =>
+            {
                 self.task.rows * (self.task.shape.columns - 1)
             }
             Work::DeleteHalf => self.task.rows / 2,
@@ -326,7 +328,8 @@ impl Prepared {
             }
             Work::MergeNew | Work::MergeKnown | Work::MergeNewer | Work::MergeDelete | Work::MergeSql => self.merge(),
             Work::Pack | Work::PackSmall => {
-                self.packed = self.messages.iter().map(|message| std::hint::black_box(v2::message(message)).len()).sum();
+                self.packed =
+                    self.messages.iter().map(|message| std::hint::black_box(v2::message(message)).len()).sum();
                 Ok(())
             }
         }
