@@ -307,16 +307,19 @@ impl TwoLines {
 
     /// A line breaks, and both ends know.
     async fn cut(&mut self, transport: &str) {
-        let line = if transport == "http" { &self.stream } else { &self.channel };
-        line.set_line(Line::Down);
-        line.end_all(Ending::Reset);
+        self.line(transport).set_line(Line::Down);
+        self.line(transport).end_all(Ending::Reset);
         let is_lost = |event: &Event| matches!(event, Event::Disconnect { transport: of, .. } if &**of == transport);
         self.hub.wait_for_event("the end of a line", is_lost).await;
         self.phone.wait_for_event("the end of a line", is_lost).await;
     }
 
     fn clear(&self, transport: &str) {
-        if transport == "http" { &self.stream } else { &self.channel }.set_line(Line::Clear);
+        self.line(transport).set_line(Line::Clear);
+    }
+
+    fn line(&self, transport: &str) -> &Proxy {
+        if transport == "http" { &self.stream } else { &self.channel }
     }
 
     async fn stop(self) {
@@ -389,8 +392,11 @@ async fn breaks_of_either_line_under_load_leave_nothing_out() {
         for row in 0..50 {
             lines.hub.insert(&format!("hub {round} {row}"));
             lines.phone.insert(&format!("phone {round} {row}"));
-            if row == 25 {
-                lines.cut(broken).await;
+            match row {
+                // What is sent from here on is swallowed.
+                20 => lines.line(broken).silence_those_that_stand(),
+                25 => lines.cut(broken).await,
+                _ => {}
             }
         }
         for row in 0..50 {
