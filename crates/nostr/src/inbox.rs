@@ -19,10 +19,11 @@ use tracing::debug;
 
 use crate::chain::{Chain, Forked};
 use crate::dates;
-use crate::link::{CHANGES, Ending, Ends, Handle, UNACKNOWLEDGED_MAX};
+use crate::link::{CHANGES, Ending, Ends, Handle};
 use crate::looks::{LOOK_MAX, Looks, at, pending};
 use crate::messages::{self, Read};
 use crate::parts::{Assembler, Whole};
+use crate::receipts::UNACKNOWLEDGED_MAX;
 use crate::relays::{Fate, Unpublished};
 use crate::search::{self, Found, Pace};
 use crate::store::{Inbound, Stand, Taking, Told};

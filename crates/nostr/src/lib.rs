@@ -60,6 +60,9 @@ mod pauses;
 // The simulation sees it.
 #[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
 mod reach;
+// The simulation sees it.
+#[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
+mod receipts;
 mod relays;
 mod search;
 mod signer;

@@ -31,9 +31,6 @@ const WAITING_MAX: usize = 2;
 /// Events of a stream that wait to be looked at. Others are fetched later.
 const EVENTS_MAX: usize = 64;
 
-/// Messages of which it is known which event they ended with, until they are acknowledged: one that is away may not do so for days.
-pub(crate) const UNACKNOWLEDGED_MAX: usize = 4096;
-
 /// Names of subscriptions.
 pub(crate) const CHANGES: &str = "changes";
 pub(crate) const CURSORS: &str = "cursors";

@@ -183,3 +183,57 @@ pub fn is_useless(events: &[Event], were_refused: bool, now: Timestamp) -> bool 
     let is_ahead = |event: &Event| were_refused && dates::is_ahead(event.created_at, now);
     events.iter().any(|event| event.is_expired_at(&now) || is_ahead(event))
 }
+
+#[cfg(test)]
+mod tests {
+    use nostr::{EventBuilder, Keys, Kind, Tag};
+
+    use super::*;
+    use crate::reach::Reach;
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+    fn event(created_at: Timestamp, expires_at: Timestamp) -> Event {
+        let event = EventBuilder::new(Kind::Custom(4680), "").tag(Tag::expiration(expires_at));
+        event.custom_created_at(created_at).sign_with_keys(&Keys::generate()).unwrap()
+    }
+
+    /// A clock that is behind takes all that it said before for the work of one that was ahead.
+    #[test]
+    fn what_was_not_refused_is_of_use_whatever_its_date() {
+        let ahead = [event(NOW + DAY, NOW + 8 * DAY)];
+        assert!(!is_useless(&ahead, false, NOW) && is_useless(&ahead, true, NOW));
+        let expired = [event(NOW - DAY, NOW - Duration::from_secs(1))];
+        assert!(is_useless(&expired, false, NOW));
+        assert!(!is_useless(&[event(NOW, NOW + DAY)], true, NOW));
+    }
+
+    /// The other end looks at nothing before the head of the stream that it has.
+    #[test]
+    fn what_is_said_again_is_not_before_what_relays_have_taken() {
+        let (ours, theirs) = (Keys::generate(), Keys::generate());
+        let remote = theirs.public_key();
+        let envelope = Envelope::new(ours, remote).unwrap();
+        let writer =
+            Writer { envelope: &envelope, site: SiteId::from_bytes([1; 16]), lifetime: DAY, part_bytes_max: 40_000 };
+        let request = SyncRequest { cursor: Cursor::new(), terms: None };
+        let stand = Stand::begun(StreamId::from_bytes([7; 16]), request.clone(), NOW);
+        assert_eq!(stand.reach, Reach::of(&request));
+        let mut outbound = Outbound { stand, taken_at: Timestamp::from_secs(0), last: Vec::new(), elsewhere: None };
+        let message = PeerMessage::Eose { progress: None };
+        let say = |outbound: &mut Outbound, now| {
+            let written = writer.message(&mut outbound.stand, &message, Wire::Frames(None), now).unwrap();
+            outbound.last = written.events;
+        };
+        say(&mut outbound, NOW);
+        outbound.taken_at = NOW;
+        // The clock is ahead, and relays refuse this one; then it is behind.
+        say(&mut outbound, NOW + DAY);
+        let refused = outbound.last[0].id;
+        writer.again(&mut outbound, NOW - DAY).unwrap();
+        let again = &outbound.last[0];
+        assert_eq!((again.created_at, outbound.stand.head), (NOW, Some(again.id)));
+        assert_eq!(crate::ChangesTags::of(again).unwrap().previous, Some(refused));
+    }
+}

@@ -15,18 +15,18 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use litemesh_proto::limits::CREDIT_MAX;
-use litemesh_proto::{Ack, BoxFuture, Change, PeerMessage, Refusal, Served, SyncRequest, Unverified, backoff_from};
+use litemesh_proto::{BoxFuture, Change, PeerMessage, Refusal, Served, SyncRequest, Unverified, backoff_from};
 use nostr::{Event, EventId, Filter, Timestamp};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tracing::debug;
 
 use crate::dates;
-use crate::link::{Ending, Ends, Handle, UNACKNOWLEDGED_MAX};
+use crate::link::{Ending, Ends, Handle};
 use crate::looks::{LOOK_MAX, Looks, at, pending};
 use crate::messages::{self, Wire, Written};
 use crate::reach::Reach;
+use crate::receipts::Receipts;
 use crate::relays::{EVENT_BYTES_MAX, Unpublished};
 use crate::store::{Outbound, Stand};
 use crate::under_way::UnderWay;
@@ -67,11 +67,7 @@ pub(crate) struct Outbox<'a> {
     state: Option<Outbound>,
     /// The number of the request that our peer is answering.
     answer: u32,
-    /// The number of the last message that a relay has taken, and of the last that the remote has.
-    published: u64,
-    acknowledged: u64,
-    /// Messages that the remote has not acknowledged, and the event that each ended with.
-    unacknowledged: VecDeque<(u64, EventId)>,
+    receipts: Receipts,
     /// What is being published. Each message: its number and its last event; none for what was published before.
     under_way: UnderWay<Option<(u64, EventId)>>,
     /// Events of that which relays have been given.
@@ -80,8 +76,6 @@ pub(crate) struct Outbox<'a> {
     has_given_up: bool,
     /// When others may follow, where some were refused.
     publish_due: Option<Instant>,
-    /// The remote has said that it has everything up to this event.
-    confirmed: Option<EventId>,
     cursor_looks: Looks,
     looking: Option<BoxFuture<'a, Option<Event>>>,
     head_looks: Looks,
@@ -117,14 +111,11 @@ impl<'a> Outbox<'a> {
             wake,
             state: None,
             answer: 0,
-            published: 0,
-            acknowledged: 0,
-            unacknowledged: VecDeque::new(),
+            receipts: Receipts::default(),
             under_way: UnderWay::new(ends.window().clone()),
             flights: FuturesUnordered::new(),
             has_given_up: false,
             publish_due: None,
-            confirmed: None,
             cursor_looks: Looks::new(LOOK_MAX, ends.shared.pauses),
             looking: None,
             head_looks: Looks::new(HEAD_LOOK_MAX, ends.shared.pauses),
@@ -245,7 +236,7 @@ impl<'a> Outbox<'a> {
     fn check(&mut self) {
         let patience = self.head_looks.looked();
         let Some(state) = &self.state else { return };
-        let Some(head) = state.stand.head.filter(|head| self.confirmed != Some(*head)) else { return };
+        let Some(head) = state.stand.head.filter(|head| self.receipts.confirmed() != Some(*head)) else { return };
         let events: Vec<Event> = if self.recent.is_empty() { state.last.clone() } else { self.recent.clone().into() };
         let ends = self.ends;
         self.checking = Some(Box::pin(async move {
@@ -269,7 +260,7 @@ impl<'a> Outbox<'a> {
         let Checked { head, present, mut missing } = checked;
         self.recent.retain(|event| !present.contains(&event.id));
         let is_head = self.state.as_ref().is_some_and(|state| state.stand.head == Some(head));
-        if missing.is_empty() || !is_head || self.confirmed == Some(head) || !self.under_way.is_empty() {
+        if missing.is_empty() || !is_head || self.receipts.confirmed() == Some(head) || !self.under_way.is_empty() {
             return Ok(());
         }
         debug!(count = missing.len(), "no relay has the last events");
@@ -278,11 +269,8 @@ impl<'a> Outbox<'a> {
         if messages::is_useless(&state.last, self.has_given_up, now) {
             self.has_given_up = false;
             self.ends.writer().again(state, now).map_err(|error| Ending::Broken(error.to_string()))?;
-            if let Some((_, event)) = self.unacknowledged.back_mut()
-                && *event == head
-                && let Some(last) = state.stand.head
-            {
-                *event = last;
+            if let Some(last) = state.stand.head {
+                self.receipts.said_again(head, last);
             }
             missing.clone_from(&state.last);
             self.recent.clear();
@@ -319,7 +307,6 @@ impl<'a> Outbox<'a> {
                 state.stand.asked_at = event.created_at;
                 match content.litemesh.and_then(|terms| terms.ack) {
                     Some(acknowledged) => {
-                        self.confirmed = Some(acknowledged);
                         if let Some(index) = self.recent.iter().position(|event| event.id == acknowledged) {
                             self.recent.drain(..=index);
                         }
@@ -340,7 +327,7 @@ impl<'a> Outbox<'a> {
         self.under_way.clear();
         self.flights.clear();
         (self.publish_due, self.checking) = (None, None);
-        self.unacknowledged.clear();
+        self.receipts.begin();
         self.recent.clear();
         let mut stand = Stand::begun(content.stream_id.clone(), request, asked_at);
         stand.reach = Reach::answering(&stand.request);
@@ -371,7 +358,7 @@ impl<'a> Outbox<'a> {
         elsewhere: Option<Served>,
     ) -> Result<(), Ending> {
         self.answer += 1;
-        (self.published, self.acknowledged) = (0, 0);
+        self.receipts.begin();
         let (peer, remote, request) = (&self.ends.peer, self.handle.remote, request(self.answer));
         let _turn = self.ends.turn.lock().await;
         let answered = match elsewhere {
@@ -398,7 +385,7 @@ impl<'a> Outbox<'a> {
             return Ok(());
         }
         let Some(state) = &mut self.state else { return Ok(()) };
-        let number = message.progress().map_or(self.published + 1, |progress| progress.number);
+        let number = message.progress().map_or(self.receipts.published() + 1, |progress| progress.number);
         if std::mem::take(&mut self.has_given_up) {
             state.stand.head_at = dates::of_again(state.stand.head_at, state.taken_at, Timestamp::now());
         }
@@ -475,51 +462,26 @@ impl<'a> Outbox<'a> {
 
     /// Relays have taken messages.
     async fn settle(&mut self) -> Result<(), Ending> {
-        let before = self.published;
+        let is_litemesh = self.ends.pairing.is_litemesh;
+        let before = self.receipts.published();
         while let Some((message, events)) = self.under_way.finished() {
             let Some((number, last)) = message else { continue };
-            self.published = number;
+            self.receipts.taken(number, is_litemesh.then_some(last));
             if let Some(state) = self.state.as_mut().filter(|_| !events.is_empty() && self.under_way.is_empty()) {
                 state.last = events;
             }
-            if !self.ends.pairing.is_litemesh {
-                continue;
-            }
-            if self.unacknowledged.len() == UNACKNOWLEDGED_MAX {
-                // It is acknowledged along with a later one.
-                self.unacknowledged.pop_front();
-            }
-            self.unacknowledged.push_back((number, last));
         }
-        if self.published == before || !self.ends.pairing.is_litemesh {
-            return Ok(());
-        }
-        if let Some(confirmed) = self.confirmed {
-            // The remote may have it, and have said so, before we hear that a relay has it.
-            self.count_up_to(confirmed);
-        }
-        self.tell().await
+        if self.receipts.published() > before && is_litemesh { self.tell().await } else { Ok(()) }
     }
 
     /// The remote has everything up to this event.
     async fn heed(&mut self, acknowledged: EventId) -> Result<(), Ending> {
-        if self.count_up_to(acknowledged) { self.tell().await } else { Ok(()) }
-    }
-
-    /// Counts as acknowledged what was published up to this event. Says whether that is any.
-    fn count_up_to(&mut self, acknowledged: EventId) -> bool {
-        // One of an earlier life of ours says nothing to our peer, which has forgotten these messages.
-        let Some(last) = self.unacknowledged.iter().position(|(_, event)| *event == acknowledged) else { return false };
-        for (number, _) in self.unacknowledged.drain(..=last) {
-            self.acknowledged = number;
-        }
-        true
+        if self.receipts.confirm(acknowledged) { self.tell().await } else { Ok(()) }
     }
 
     /// Tells our peer what the remote has, and that there is room for more: relays keep what it has not read yet.
     async fn tell(&mut self) -> Result<(), Ending> {
-        let until = self.published + u64::from(CREDIT_MAX);
-        let ack = Ack { answer: self.answer, number: self.acknowledged, until };
+        let ack = self.receipts.to_ack(self.answer);
         let _turn = self.ends.turn.lock().await;
         match self.ends.peer.receive(self.handle.remote, Unverified::new(PeerMessage::Ack(ack))).await {
             Err(Refusal::UnknownRemote) => Err(Ending::Closed),

@@ -14,6 +14,7 @@ pub use crate::dates::{is_old, is_overtaken, of_again, of_refused, of_request, s
 pub use crate::messages::{Read, Wire, Writer, Written, is_early, is_useless, read, read_request};
 pub use crate::parts::{Assembler, PART_BYTES_MAX, Whole};
 pub use crate::reach::Reach;
+pub use crate::receipts::Receipts;
 use crate::signer::Identity;
 pub use crate::store::{Inbound, Outbound, Stand, Taking, Told};
 pub use crate::under_way::{UnderWay, WINDOW_MAX, WINDOW_MAX_V1, Window};

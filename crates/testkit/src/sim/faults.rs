@@ -487,7 +487,9 @@ impl Simulation {
                 self.fork(node, site, common);
             }
         }
-        if self.nodes.iter().any(|node| node.is_upgraded) {
+        // Relays may have what was sent after an upgrade that was lost with a restored file.
+        let is_sent = self.has_upgraded && !self.pairings.is_empty();
+        if is_sent || self.nodes.iter().any(|node| node.is_upgraded) {
             for node in 0..self.nodes.len() {
                 self.upgrade(node);
             }

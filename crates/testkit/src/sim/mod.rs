@@ -132,6 +132,8 @@ pub struct Simulation {
     is_healed: bool,
     /// Nothing is under way any more.
     is_quiet: bool,
+    /// Somebody has upgraded its schema; it may have been restored since.
+    has_upgraded: bool,
     /// Two peers had one site id since all was quiet last.
     is_contested: bool,
     log: Log,
@@ -169,6 +171,7 @@ impl Simulation {
             connections_made: 0,
             is_healed: false,
             is_quiet: false,
+            has_upgraded: false,
             is_contested: false,
             log: Log::default(),
             trace: Trace::new(),

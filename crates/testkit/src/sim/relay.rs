@@ -15,8 +15,8 @@ use litemesh::simulation::Session;
 use litemesh_engine::proto::{DbVersion, Limits, PeerMessage, Remote, Served, SiteId};
 use litemesh_nostr::nostr::{Event as NostrEvent, EventId, Timestamp};
 use litemesh_nostr::simulation::{
-    self as rules, Assembler, Chain, Inbound, Outbound, PART_BYTES_MAX, Told, UnderWay, WINDOW_MAX, WINDOW_MAX_V1,
-    Window, Writer,
+    self as rules, Assembler, Chain, Inbound, Outbound, PART_BYTES_MAX, Receipts, Told, UnderWay, WINDOW_MAX,
+    WINDOW_MAX_V1, Window, Writer,
 };
 use litemesh_nostr::{CHANGES_LIFETIME, Envelope, StreamId};
 
@@ -130,10 +130,7 @@ pub(super) struct Relayed {
     is_full: bool,
     /// The newest events that may not have arrived anywhere.
     recent: VecDeque<NostrEvent>,
-    confirmed: Option<EventId>,
-    unheeded: VecDeque<(u64, EventId)>,
-    heeded: u64,
-    published: u64,
+    receipts: Receipts,
     /// How far another connection has brought the other end, which is not stored yet, and beside which stream that is to be.
     elsewhere: Option<(StreamId, Served)>,
 }
@@ -162,21 +159,9 @@ impl Relayed {
             has_given_up: false,
             is_full: false,
             recent: VecDeque::new(),
-            confirmed: None,
-            unheeded: VecDeque::new(),
-            heeded: 0,
-            published: 0,
+            receipts: Receipts::default(),
             elsewhere: None,
         }
-    }
-
-    /// Counts as acknowledged what was published over this connection up to this event. Says whether that is any.
-    fn count_up_to(&mut self, acknowledged: EventId) -> bool {
-        let Some(last) = self.unheeded.iter().position(|(_, event)| *event == acknowledged) else { return false };
-        for (number, _) in self.unheeded.drain(..=last) {
-            self.heeded = number;
-        }
-        true
     }
 }
 

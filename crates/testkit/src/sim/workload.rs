@@ -196,7 +196,7 @@ impl Simulation {
         let sql = format!("BEGIN; {create}; SELECT crsql_as_crr('{ADDED}'); PRAGMA user_version = {version}; COMMIT");
         match app.connection().execute_batch(&sql) {
             Ok(()) => {
-                self.nodes[node].is_upgraded = true;
+                (self.nodes[node].is_upgraded, self.has_upgraded) = (true, true);
                 self.note(format_args!("{node} upgrades its schema"));
                 if self.nodes[node].original.is_some() {
                     // It reads its schema version when it starts.

@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use litemesh::simulation;
-use litemesh_engine::proto::limits::CREDIT_MAX;
-use litemesh_engine::proto::{Ack, Limits, PeerMessage, Served, SyncRequest, Unverified};
+use litemesh_engine::proto::{Limits, PeerMessage, Served, SyncRequest, Unverified};
 use litemesh_nostr::nostr::{Event as NostrEvent, EventId, Timestamp};
 use litemesh_nostr::simulation::{self as rules, Outbound, Stand, Wire, Written};
 use litemesh_nostr::{ChangesTags, CursorContent, StreamId};
@@ -49,8 +48,7 @@ impl Simulation {
     ) {
         let Some(relayed) = self.ways_of(node, connection) else { return };
         relayed.answers_as += 1;
-        (relayed.published, relayed.heeded) = (0, 0);
-        relayed.unheeded.clear();
+        relayed.receipts.begin();
         let terms = request.terms.map(|terms| litemesh_engine::proto::Terms { answer: relayed.answers_as, ..terms });
         let request = SyncRequest { terms, ..request };
         let event = match elsewhere {
@@ -116,7 +114,7 @@ impl Simulation {
         relayed.under_way.clear();
         relayed.flights.clear();
         relayed.is_pausing = false;
-        relayed.unheeded.clear();
+        relayed.receipts.begin();
         relayed.recent.clear();
         if relayed.answers_as > 0 && self.nodes[node].original.is_none() {
             // What it asks for may be what it sent us over this connection.
@@ -129,11 +127,10 @@ impl Simulation {
     /// The other end has everything up to this event.
     fn heed_relayed(&mut self, node: usize, connection: u64, acknowledged: EventId) {
         let Some(relayed) = self.ways_of(node, connection) else { return };
-        relayed.confirmed = Some(acknowledged);
         if let Some(index) = relayed.recent.iter().position(|event| event.id == acknowledged) {
             relayed.recent.drain(..=index);
         }
-        if relayed.count_up_to(acknowledged) {
+        if relayed.receipts.confirm(acknowledged) {
             self.tell_relayed(node, connection);
         }
     }
@@ -142,8 +139,7 @@ impl Simulation {
     pub(super) fn tell_relayed(&mut self, node: usize, connection: u64) {
         let Some(session) = self.relayed(node, connection) else { return };
         let relayed = session.relayed.as_ref().expect("filtered above");
-        let until = relayed.published + u64::from(CREDIT_MAX);
-        let ack = Ack { answer: relayed.answers_as, number: relayed.heeded, until };
+        let ack = relayed.receipts.to_ack(relayed.answers_as);
         // It waits for its turn, and is answered at once.
         let receiving = session.receiving.take();
         self.feed(node, connection, simulation::Event::Received(Unverified::new(PeerMessage::Ack(ack))));
@@ -173,7 +169,7 @@ impl Simulation {
             return self.relay_after(Duration::ZERO, pairing, end, RelayEvent::Ready(connection));
         }
         let progress = message.progress();
-        let number = progress.map_or(relayed.published + 1, |progress| progress.number);
+        let number = progress.map_or(relayed.receipts.published() + 1, |progress| progress.number);
         let (answers_as, has_given_up) = (relayed.answers_as, std::mem::take(&mut relayed.has_given_up));
         self.counts.messages += 1;
         self.counts.changes += message.change_count();
@@ -338,16 +334,13 @@ impl Simulation {
         let node = self.pairings[pairing].nodes[end];
         let is_litemesh = self.pairings[pairing].is_litemesh;
         let Some(relayed) = self.ways_of(node, connection) else { return };
-        let (before, mut last) = (relayed.published, None);
+        let (before, mut last) = (relayed.receipts.published(), None);
         while let Some((message, events)) = relayed.under_way.finished() {
             let Some((number, event)) = message else { continue };
-            relayed.published = number;
-            if is_litemesh {
-                relayed.unheeded.push_back((number, event));
-            }
+            relayed.receipts.taken(number, is_litemesh.then_some(event));
             last = Some(events).filter(|events| !events.is_empty() && relayed.under_way.is_empty());
         }
-        let has_news = is_litemesh && relayed.published > before;
+        let has_news = is_litemesh && relayed.receipts.published() > before;
         let is_ready = relayed.is_full && relayed.under_way.has_room();
         relayed.is_full &= !is_ready;
         if let (Some(last), Some(outbound)) = (last, &mut self.pairings[pairing].ways[end].outbound) {
@@ -357,11 +350,6 @@ impl Simulation {
             self.relay_after(Duration::ZERO, pairing, end, RelayEvent::Ready(connection));
         }
         if has_news {
-            // The other end may have said that it has it before the relay said so.
-            let relayed = self.ways_of(node, connection).expect("looked at above");
-            if let Some(confirmed) = relayed.confirmed {
-                relayed.count_up_to(confirmed);
-            }
             self.tell_relayed(node, connection);
         }
     }
@@ -382,7 +370,7 @@ impl Simulation {
         let events = if relayed.recent.is_empty() { outbound.last.clone() } else { relayed.recent.clone().into() };
         let mut missing: Vec<NostrEvent> = events.into_iter().filter(|event| !kept.contains(&event.id)).collect();
         relayed.recent.retain(|event| !kept.contains(&event.id));
-        let (confirmed, has_given_up) = (relayed.confirmed, relayed.has_given_up);
+        let (confirmed, has_given_up) = (relayed.receipts.confirmed(), relayed.has_given_up);
         let Some(head) = outbound.stand.head.filter(|head| confirmed != Some(*head)) else { return };
         if outbound.last.iter().any(|event| !kept.contains(&event.id)) {
             // It looks again, for what it has not looked for now.
@@ -404,9 +392,7 @@ impl Simulation {
             let relayed = self.ways_of(node, connection).expect("looked at above");
             relayed.has_given_up = false;
             relayed.recent.clear();
-            if let Some((_, event)) = relayed.unheeded.back_mut().filter(|(_, event)| *event == head) {
-                *event = last;
-            }
+            relayed.receipts.said_again(head, last);
         } else {
             self.counts.carried.relay_losses += missing.len();
             self.note(format_args!("{node} publishes again what the relay of connection {connection} has not"));
