@@ -71,7 +71,7 @@ fn find_constants(file: &str, text: &str, found: &mut Vec<Constant>) {
         let mut expression = expression.to_owned();
         while !expression.ends_with(';') {
             let Some(more) = lines.next() else { break };
-            expression = expression + more.trim();
+            expression += more.trim();
         }
         let expression = expression.trim_end_matches(';').to_owned();
         found.push(Constant { file: file.to_owned(), name: name.to_owned(), expression, comment });
