@@ -286,10 +286,14 @@ impl Simulation {
         }
         self.crash(node);
         self.silence(node);
-        let Some(version) = self.nodes[node].lose_power() else { return };
-        let peer = &self.nodes[node];
-        let common = peer.restored.map(|_| peer.common);
-        self.forget_after(node, version, common);
+        let Some((version, untold)) = self.nodes[node].lose_power().map(|disk| (disk.version, disk.untold)) else {
+            return;
+        };
+        self.forget_after(node, version, untold.map(|(_, common)| common));
+        if let Some((restored_to, _)) = untold {
+            // What came since by merges is none of what it had forgotten.
+            self.nodes[node].restored_to = restored_to.min(version);
+        }
         self.log.excuse(node, self.nodes[node].site, version);
         self.note(format_args!("{node} has no power, and {version} on its disk"));
         self.start(node);
@@ -406,6 +410,10 @@ impl Simulation {
         self.note(format_args!("{node} is forked at {common}, and is {forked} now"));
         self.pair_again(node);
         self.start(node);
+        if self.faults.power {
+            // Whoever closes a file last moves all of its log there, and flushes that.
+            self.nodes[node].flush();
+        }
     }
 
     fn limit_disk(&mut self, node: usize, is_full: bool) {

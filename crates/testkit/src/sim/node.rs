@@ -78,7 +78,9 @@ pub(super) struct OnDisk {
     file: Vec<u8>,
     log: Vec<u8>,
     pub(super) version: DbVersion,
-    pub(super) is_upgraded: bool,
+    /// [`Node::restored_to`] and [`Node::common`], where it had not been told yet of what it had forgotten.
+    pub(super) untold: Option<(DbVersion, DbVersion)>,
+    is_upgraded: bool,
 }
 
 pub(super) struct Running {
@@ -253,16 +255,17 @@ impl Node {
         let version = engine.db_version().expect("a database that can be read");
         let file = std::fs::read(&self.path).expect("the file of a peer");
         let log = std::fs::read(self.path_of_log()).unwrap_or_default();
-        self.on_disk = Some(OnDisk { file, log, version, is_upgraded: self.is_upgraded });
+        let untold = self.restored.map(|_| (self.restored_to, self.common));
+        self.on_disk = Some(OnDisk { file, log, version, untold, is_upgraded: self.is_upgraded });
     }
 
-    /// Puts back what is on the disk. Gives the version of that.
-    pub(super) fn lose_power(&mut self) -> Option<DbVersion> {
+    /// Puts back what is on the disk.
+    pub(super) fn lose_power(&mut self) -> Option<&OnDisk> {
         let on_disk = self.on_disk.as_ref()?;
         self.replace_file(&on_disk.file);
         std::fs::write(self.path_of_log(), &on_disk.log).expect("a folder that can be written to");
         self.is_upgraded = on_disk.is_upgraded;
-        Some(on_disk.version)
+        Some(on_disk)
     }
 
     fn path_of_log(&self) -> PathBuf {
