@@ -461,7 +461,7 @@ impl Simulation {
             return;
         };
         let (acknowledged, remote) = (session.acknowledged(), session.remote().site);
-        let keeper = self.nodes.iter().position(|node| node.site == remote);
+        let keeper = self.nodes.iter().position(|node| node.site == remote && !node.is_gone);
         if let (Some(version), Some(keeper)) = (acknowledged, keeper) {
             self.log.acknowledge(node, self.nodes[node].site, version, keeper);
         }
