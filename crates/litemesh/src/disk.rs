@@ -9,8 +9,15 @@ use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until};
+
+/// Least time between the beginnings of two flushes. Each costs the system as much however little is new, and the engine's writes wait for
+/// the disk along with it; a hub of hundreds of peers owes one of them an acknowledgement at any time. An acknowledgement may be 100 ms
+/// late anyway (`litemesh_proto::limits::ACK_DELAY`).
+const FLUSH_EVERY: Duration = Duration::from_millis(20);
 
 /// Makes what is committed durable.
 pub(crate) struct Disk {
@@ -18,8 +25,15 @@ pub(crate) struct Disk {
     wal: Option<PathBuf>,
     /// Calls so far.
     asked: AtomicU64,
+    flushed: Mutex<Flushed>,
+}
+
+#[derive(Default)]
+struct Flushed {
     /// Calls that a flush came after.
-    flushed: Mutex<u64>,
+    calls: u64,
+    /// When the last one began.
+    at: Option<Instant>,
 }
 
 impl Disk {
@@ -31,10 +45,11 @@ impl Disk {
             wal.push("-wal");
             PathBuf::from(wal)
         });
-        Self { wal, asked: AtomicU64::new(0), flushed: Mutex::new(0) }
+        Self { wal, asked: AtomicU64::new(0), flushed: Mutex::default() }
     }
 
-    /// Waits until everything is durable that was committed before the call. Calls that come while a flush is under way share the next one.
+    /// Waits until everything is durable that was committed before the call. Calls that come while a flush is under way, or soon after one
+    /// began, share the next one.
     ///
     /// # Errors
     ///
@@ -47,14 +62,18 @@ impl Disk {
         let Some(wal) = &self.wal else { return Ok(()) };
         let mine = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
         let mut flushed = self.flushed.lock().await;
-        if *flushed >= mine {
+        if flushed.calls >= mine {
             return Ok(());
         }
+        if let Some(at) = flushed.at {
+            sleep_until(at + FLUSH_EVERY).await;
+        }
+        flushed.at = Some(Instant::now());
         // All of these have committed what they want to be durable.
         let until = self.asked.load(Ordering::Acquire);
         let wal = wal.clone();
         tokio::task::spawn_blocking(move || flush(&wal)).await.map_err(io::Error::other)??;
-        *flushed = until;
+        flushed.calls = until;
         Ok(())
     }
 }
@@ -103,7 +122,23 @@ mod tests {
         for waiting in waiting {
             waiting.await.unwrap().unwrap();
         }
-        assert_eq!(*disk.flushed.lock().await, 5);
+        assert_eq!(disk.flushed.lock().await.calls, 5);
+    }
+
+    /// The first waits for nobody, and those that follow it come together.
+    #[tokio::test(start_paused = true)]
+    async fn flushes_that_follow_each_other_are_one_after_a_while() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::of(Some(&folder.path().join("a.db")));
+        let began = Instant::now();
+        disk.flush().await.unwrap();
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        let (one, two) = tokio::join!(disk.flush(), disk.flush());
+        assert!(one.is_ok() && two.is_ok());
+        assert_eq!(began.elapsed(), FLUSH_EVERY);
+        tokio::time::advance(FLUSH_EVERY).await;
+        disk.flush().await.unwrap();
+        assert_eq!(began.elapsed(), 2 * FLUSH_EVERY);
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use crate::engine_thread::{Announced, look};
 use crate::session::access::Gate;
 use crate::session::{self, Effect, Input, Notice, ReadDone, ReadOrder};
 use crate::shared_pages::SharedPages;
-use crate::ways::{Rank, Way, Ways};
+use crate::ways::{self, Way, Ways};
 use crate::work::{self, Frontier, Recent, Stuck};
 
 /// What the sessions of one running peer share. Gone when it ends.
@@ -97,6 +97,19 @@ pub enum Event {
 /// What a session wants to be woken for.
 #[derive(Clone, Copy, Debug)]
 pub struct Timer(session::Timer);
+
+/// What kind of way to a remote a transport is.
+#[derive(Clone, Copy, Debug)]
+pub struct Rank(ways::Rank);
+
+impl Rank {
+    /// One line that goes both ways.
+    pub const LINE: Self = Self(ways::Rank::Line);
+    /// What comes and what goes are apart.
+    pub const SPLIT: Self = Self(ways::Rank::Split);
+    /// The carrier keeps messages for who is away.
+    pub const KEPT: Self = Self(ways::Rank::Kept);
+}
 
 /// What a session wants.
 #[derive(Debug)]
@@ -251,21 +264,15 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session with a remote that connected just now, and the first work for it. `keeps_messages` and `is_duplex`: as its
-    /// transport says.
+    /// A session with a remote that connected just now, and the first work for it. `rank`: of its transport.
     pub fn new(
         remote: Remote,
-        (keeps_messages, is_duplex): (bool, bool),
+        Rank(rank): Rank,
         process: &Process,
         limits: &Limits,
         pages: PageLimits,
     ) -> (Self, Work) {
         let last = *process.beats.borrow();
-        let rank = match (keeps_messages, is_duplex) {
-            (true, _) => Rank::Kept,
-            (false, true) => Rank::Line,
-            (false, false) => Rank::Split,
-        };
         let session = Self {
             remote,
             session: session::Session::new(
@@ -278,7 +285,7 @@ impl Session {
             process: process.clone(),
             recent: Arc::default(),
             way: process.ways.add(remote.site, rank),
-            keeps_messages,
+            keeps_messages: rank == ways::Rank::Kept,
             limits: pages,
             staged_bytes_max: limits.staged_bytes_max,
             last,

@@ -99,8 +99,8 @@ impl Simulation {
             return self.open_talk(node, connection, end, transport, remote);
         }
         let running = self.nodes[node].running.as_mut().expect("a peer that runs");
-        let way = (false, self.wires[wire].carrier.is_duplex());
-        let (session, opening) = Session::new(remote, way, &running.process, &Limits::default(), self.pages);
+        let rank = self.wires[wire].carrier.rank();
+        let (session, opening) = Session::new(remote, rank, &running.process, &Limits::default(), self.pages);
         let session = RunningSession::new(Side::Ours(Box::new(session)), end, transport);
         running.sessions.insert(connection, session);
         self.order(node, connection, opening);

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 
 use fastrand::Rng;
+use litemesh::simulation::Rank;
 use litemesh_engine::proto::codec::v1;
 use litemesh_engine::proto::codec::v2::{self, Deframer, Hello};
 use litemesh_engine::proto::{Access, Limits, PeerMessage, SiteId, SyncRequest};
@@ -53,9 +54,12 @@ impl Carrier {
         }
     }
 
-    /// Whether one line goes both ways.
-    pub(super) fn is_duplex(self) -> bool {
-        matches!(self, Self::Channel | Self::Http(Form::SocketFrames | Form::SocketJson))
+    /// What kind of way it is to a session.
+    pub(super) fn rank(self) -> Rank {
+        match self {
+            Self::Channel | Self::Http(Form::SocketFrames | Form::SocketJson) => Rank::LINE,
+            Self::Http(_) => Rank::SPLIT,
+        }
     }
 }
 

@@ -11,7 +11,7 @@ mod outbox;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use litemesh::simulation::Session;
+use litemesh::simulation::{Rank, Session};
 use litemesh_engine::proto::{DbVersion, Limits, PeerMessage, Remote, Served, SiteId};
 use litemesh_nostr::nostr::{Event as NostrEvent, EventId, Timestamp};
 use litemesh_nostr::simulation::{
@@ -362,8 +362,7 @@ impl Simulation {
         let (side, opening) = if is_original {
             (Side::Original(Box::new(Talk::new(remote))), None)
         } else {
-            let (session, opening) =
-                Session::new(remote, (true, true), &running.process, &Limits::default(), self.pages);
+            let (session, opening) = Session::new(remote, Rank::KEPT, &running.process, &Limits::default(), self.pages);
             (Side::Ours(Box::new(session)), Some(opening))
         };
         let pair = &self.pairings[pairing];

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 use litemesh::PeerError;
-use litemesh::simulation::{Action, Event, Look, Process, Session, Timer, Work};
+use litemesh::simulation::{Action, Event, Look, Process, Rank, Session, Timer, Work};
 use litemesh_engine::proto::codec::v1::Envelope;
 use litemesh_engine::proto::codec::v2::{self, Frame};
 use litemesh_engine::proto::limits::VERSION_MAX;
@@ -76,7 +76,7 @@ impl Scene {
         let remote = Remote { site: REMOTE, connection: 1, is_litemesh };
         let limits = Limits { staged_bytes_max: 2000, catch_up_changes_max: 100, ..Limits::default() };
         let process = Process::new(look, true);
-        let (session, opening) = Session::new(remote, (false, true), &process, &limits, PAGES);
+        let (session, opening) = Session::new(remote, Rank::LINE, &process, &limits, PAGES);
         Self {
             engine,
             process,
