@@ -2,7 +2,7 @@
 //!
 //! Each session that is woken costs a read, a message and an acknowledgement, whether one transaction is new or a hundred. Woken by
 //! every commit, the sessions of a busy hub leave the engine no time to merge. All are woken at once, so that those which are up to
-//! date stand at the same place, and what is read for one of them serves all.
+//! date stand at the same place, and what is read for one of them serves all. A session that waits for its remote is not woken.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -34,17 +34,24 @@ pub(crate) struct Beat {
     pub(crate) announced: Announced,
 }
 
-/// Passes on what is announced until the engine has ended. `readers` counts sessions that a beat made read: those that wait for
-/// their remotes cost nothing, and are not to slow down the others.
+/// Passes on what is announced until the engine has ended. `schemas` wakes every session when the schema is another, also those
+/// that wait for their remotes. `readers` counts sessions that a beat made read: the others are not to slow these down.
 pub(crate) async fn run(
     mut announced: watch::Receiver<Announced>,
     beats: watch::Sender<Beat>,
+    schemas: watch::Sender<()>,
     readers: Arc<AtomicUsize>,
 ) {
+    let mut last = beats.borrow().announced;
     while announced.changed().await.is_ok() {
         let now = *announced.borrow_and_update();
         let sessions = beats.receiver_count().saturating_sub(OTHER_RECEIVERS);
         beats.send_modify(|beat| *beat = Beat { number: beat.number + 1, sessions, announced: now });
+        // Behind the beat, which says what it is.
+        if now.is_other_schema(&last) {
+            schemas.send_replace(());
+        }
+        last = now;
         let pause = pause(readers.swap(0, Relaxed));
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;

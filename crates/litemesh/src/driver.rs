@@ -57,6 +57,8 @@ pub(crate) struct Common {
     pub(crate) limits: litemesh_proto::Limits,
     pub(crate) room: Room,
     pub(crate) beats: watch::Receiver<Beat>,
+    /// Says that a beat brought another schema.
+    pub(crate) schemas: watch::Receiver<()>,
     pub(crate) pages: Arc<SharedPages>,
     /// Sessions that the last beat made read.
     pub(crate) readers: Arc<AtomicUsize>,
@@ -117,9 +119,9 @@ impl Driver {
     }
 
     async fn serve(&self, mut inbox: mpsc::Receiver<Box<Inbound>>) -> String {
-        let mut beats = self.common.beats.clone();
-        let mut beat = beats.borrow_and_update().number;
-        let mut last = *self.common.engine.announced().borrow();
+        let (mut beats, mut schemas) = (self.common.beats.clone(), self.common.schemas.clone());
+        schemas.mark_unchanged();
+        let mut last = beats.borrow_and_update().announced;
         let (limits, room) = (self.common.limits.clone(), self.common.room.clone());
         let mut session = Session::new(self.remote, self.access.clone(), last.schema_version, limits, room);
         let mut tasks: JoinSet<Done> = JoinSet::new();
@@ -131,47 +133,48 @@ impl Driver {
                 inbound = inbox.recv() => match inbound.map(|inbound| *inbound) {
                     None => return "the peer was stopped".to_owned(),
                     Some(Inbound::Closed(reason)) => return reason,
-                    Some(Inbound::Garbled(reason)) => Input::Garbled(reason),
+                    Some(Inbound::Garbled(reason)) => Some(Input::Garbled(reason)),
                     Some(Inbound::Asked(request, served, answer)) => {
                         // The answer has started; that is all that a transport may know.
                         let _ = answer.send(Ok(()));
-                        match served {
+                        Some(match served {
                             Some(served) => Input::Resumed(request, served),
                             None => Input::Asked(request),
-                        }
+                        })
                     }
                     Some(Inbound::Received(message, answer)) => {
                         reply = Some(answer);
-                        Input::Received(message)
+                        Some(Input::Received(message))
                     }
                 },
                 Some(done) = tasks.join_next() => match done {
-                    Ok(Done::Input(input)) => input,
+                    Ok(Done::Input(input)) => Some(input),
                     Ok(Done::Failed(reason)) => return reason,
                     Err(error) => return format!("internal error: {error}"),
                 },
-                changed = beats.changed() => {
-                    if changed.is_err() {
-                        return "the engine ended".to_owned();
-                    }
-                    let Beat { number, announced: now, .. } = *beats.borrow_and_update();
-                    beat = number;
-                    let schema_changed = now.is_other_schema(&last);
-                    last = now;
-                    if schema_changed {
-                        let effects = session.handle(Input::SchemaChanged(now.schema_version));
-                        self.carry_out(effects, &mut tasks, &mut reply, beat);
-                    }
-                    Input::Committed
-                }
-                () = self.way.changed() => Input::OtherWays(self.way.standing()),
+                changed = beats.changed(), if session.waits_for_commits() => match changed {
+                    Ok(()) => Some(Input::Committed),
+                    Err(_) => return "the engine ended".to_owned(),
+                },
+                changed = schemas.changed() => match changed {
+                    Ok(()) => None,
+                    Err(_) => return "the engine ended".to_owned(),
+                },
+                () = self.way.changed() => Some(Input::OtherWays(self.way.standing())),
             };
+            let now = beats.borrow().announced;
+            if now.is_other_schema(&last) {
+                let effects = session.handle(Input::SchemaChanged(now.schema_version));
+                self.carry_out(effects, &mut tasks, &mut reply, &mut beats);
+            }
+            last = now;
+            let Some(input) = input else { continue };
             let is_beat = matches!(input, Input::Committed);
             let effects = session.handle(input);
             if is_beat && effects.iter().any(|effect| matches!(effect, Effect::Read(_))) {
                 self.common.readers.fetch_add(1, Ordering::Relaxed);
             }
-            self.carry_out(effects, &mut tasks, &mut reply, beat);
+            self.carry_out(effects, &mut tasks, &mut reply, &mut beats);
             self.stats.is_caught_up.store(session.is_caught_up(), Ordering::Relaxed);
             let acknowledged = session.acknowledged();
             let version = acknowledged.map_or(NOTHING, |position| position.version.get());
@@ -182,7 +185,13 @@ impl Driver {
         }
     }
 
-    fn carry_out(&self, effects: Vec<Effect>, tasks: &mut JoinSet<Done>, reply: &mut Option<Reply>, beat: u64) {
+    fn carry_out(
+        &self,
+        effects: Vec<Effect>,
+        tasks: &mut JoinSet<Done>,
+        reply: &mut Option<Reply>,
+        beats: &mut watch::Receiver<Beat>,
+    ) {
         for effect in effects {
             match effect {
                 Effect::Open { key } => self.spawn_opening(tasks, key, None),
@@ -207,7 +216,11 @@ impl Driver {
                         Done::Input(Input::Woken(timer))
                     });
                 }
-                Effect::Read(order) => self.spawn_read(tasks, order, beat),
+                Effect::Read(order) => {
+                    // What is read from now on has everything of this beat: it need not wake us.
+                    let beat = beats.borrow_and_update().number;
+                    self.spawn_read(tasks, order, beat);
+                }
                 Effect::Send(message) => self.spawn_send(tasks, message),
                 Effect::Reply(result) => {
                     // Nothing went wrong, and there is nothing that the remote could do. Only who keeps the message has to know.

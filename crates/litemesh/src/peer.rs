@@ -179,8 +179,9 @@ impl PeerBuilder {
         let announced = engine.announced();
         let beating = beat::first(*announced.borrow());
         let beats = beating.subscribe();
+        let (changing, schemas) = watch::channel(());
         let readers = Arc::new(AtomicUsize::new(0));
-        let beating = tokio::spawn(beat::run(announced, beating, readers.clone()));
+        let beating = tokio::spawn(beat::run(announced, beating, changing, readers.clone()));
         let common = Arc::new(Common {
             site,
             engine,
@@ -193,6 +194,7 @@ impl PeerBuilder {
             room: Room::default(),
             pages: Arc::new(SharedPages::new(beats.clone())),
             beats,
+            schemas,
             readers,
         });
         let stop = CancellationToken::new();

@@ -260,7 +260,9 @@ pub struct Session {
     keeps_messages: bool,
     limits: PageLimits,
     staged_bytes_max: u64,
-    last: Beat,
+    announced: Announced,
+    /// The number of the last beat that made it read, or need not.
+    heard: u64,
 }
 
 impl Session {
@@ -272,13 +274,13 @@ impl Session {
         limits: &Limits,
         pages: PageLimits,
     ) -> (Self, Work) {
-        let last = *process.beats.borrow();
+        let Beat { number, announced, .. } = *process.beats.borrow();
         let session = Self {
             remote,
             session: session::Session::new(
                 remote,
                 Access::FULL,
-                last.announced.schema_version,
+                announced.schema_version,
                 limits.clone(),
                 session::Room::default(),
             ),
@@ -288,7 +290,8 @@ impl Session {
             keeps_messages: rank == ways::Rank::Kept,
             limits: pages,
             staged_bytes_max: limits.staged_bytes_max,
-            last,
+            announced,
+            heard: number,
         };
         let opening = session.work(Kind::Open { remote: remote.site, is_first: true });
         (session, opening)
@@ -322,26 +325,33 @@ impl Session {
 
     /// Takes what happened. What it wants is to be carried out in this order.
     pub fn handle(&mut self, event: Event) -> Vec<Action> {
-        let effects = match event {
-            Event::Asked(request) => self.session.handle(Input::Asked(request)),
-            Event::Resumed(request, served) => self.session.handle(Input::Resumed(request, served)),
-            Event::Received(message) => self.session.handle(Input::Received(message)),
-            Event::Garbled(reason) => self.session.handle(Input::Garbled(reason)),
-            Event::Sent => self.session.handle(Input::Sent),
-            Event::Done(Done(input)) => self.session.handle(input),
-            Event::OtherWays => self.session.handle(Input::OtherWays(self.way.standing())),
-            Event::Woken(Timer(timer)) => self.session.handle(Input::Woken(timer)),
-            Event::Announced => {
-                let mut effects = Vec::new();
-                let beat = *self.process.beats.borrow();
-                if beat.announced.is_other_schema(&self.last.announced) {
-                    effects.extend(self.session.handle(Input::SchemaChanged(beat.announced.schema_version)));
-                }
-                self.last = beat;
-                effects.extend(self.session.handle(Input::Committed));
-                effects
+        let beat = *self.process.beats.borrow();
+        let mut effects = Vec::new();
+        if beat.announced.is_other_schema(&self.announced) {
+            effects = self.session.handle(Input::SchemaChanged(beat.announced.schema_version));
+        }
+        self.announced = beat.announced;
+        let input = match event {
+            Event::Asked(request) => Some(Input::Asked(request)),
+            Event::Resumed(request, served) => Some(Input::Resumed(request, served)),
+            Event::Received(message) => Some(Input::Received(message)),
+            Event::Garbled(reason) => Some(Input::Garbled(reason)),
+            Event::Sent => Some(Input::Sent),
+            Event::Done(Done(input)) => Some(input),
+            Event::OtherWays => Some(Input::OtherWays(self.way.standing())),
+            Event::Woken(Timer(timer)) => Some(Input::Woken(timer)),
+            Event::Announced if self.heard != beat.number && self.session.waits_for_commits() => {
+                self.heard = beat.number;
+                Some(Input::Committed)
             }
+            Event::Announced => None,
         };
+        if let Some(input) = input {
+            effects.extend(self.session.handle(input));
+        }
+        if effects.iter().any(|effect| matches!(effect, Effect::Read(_))) {
+            self.heard = beat.number;
+        }
         if let Some(served) = self.session.served() {
             self.way.report(served, self.session.rests());
         }
@@ -393,7 +403,7 @@ impl Session {
             recent: self.recent.clone(),
             way: self.way.clone(),
             limits: self.limits,
-            beat: self.last.number,
+            beat: self.heard,
         }
     }
 }

@@ -373,6 +373,49 @@ async fn b17_a_remote_that_takes_nothing_holds_up_nobody_else() {
     a.peer.stop().await;
 }
 
+/// A commit does not wake a session that waits for its remote. Another schema does: what was held back for it is asked for.
+#[tokio::test]
+async fn who_waits_for_its_remote_hears_of_another_schema() {
+    let (puppet, memory) = (Puppet::default(), MemoryTransport::new());
+    let db = database();
+    let builder = Peer::builder(db.clone()).transport(puppet.clone()).transport(memory.clone());
+    let events = builder.events();
+    let peer = builder.start().await.unwrap();
+    let mut a = Node { db, peer, events, transport: memory };
+    let callbacks = puppet.peer.get().unwrap();
+    let remotes: Vec<Remote> = (100..108)
+        .map(|number| Remote {
+            site: SiteId::from_bytes([number; 16]),
+            connection: Remote::next_connection(),
+            is_litemesh: false,
+        })
+        .collect();
+    for remote in &remotes {
+        callbacks.connect(*remote, Access::FULL).await.unwrap();
+    }
+    // None of them ever asks: from the first commit on there is something that each could be sent.
+    let mut b = Node::start().await;
+    connect(&a.transport, &b.transport, Link::Litemesh).await.unwrap();
+    a.wait("served", |event| matches!(event, Event::Served { .. })).await;
+    a.execute("INSERT INTO todo VALUES ('1', 'x', 0)");
+    // All sessions were woken when it came to one of them.
+    b.wait_for_rows(&a.rows()).await;
+    for remote in &remotes {
+        let changes = vec![change(PackedKey::pack(&[Value::text("2")]).unwrap(), remote.site)];
+        let message = PeerMessage::Changes { changes, schema_version: 2, progress: None };
+        callbacks.receive(*remote, Unverified::new(message)).await.unwrap();
+        a.wait("outdated", |event| matches!(event, Event::Outdated { schema_version: 2, .. })).await;
+    }
+    a.execute("PRAGMA user_version = 2");
+    a.peer.check_local_changes().await.unwrap();
+    let is_told =
+        |event: &Event| matches!(event, Event::Disconnect { reason, .. } if reason.contains("schema was changed"));
+    for _ in &remotes {
+        a.wait("disconnect", is_told).await;
+    }
+    a.peer.stop().await;
+}
+
 /// Merges a row of each of so many sites.
 fn write_by_many(db: &Database, sites: u32) {
     let change = |number: u32| {

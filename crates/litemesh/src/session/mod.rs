@@ -350,6 +350,11 @@ impl Session {
         self.outgoing.is_at_rest()
     }
 
+    /// Whether a commit would make it read. Otherwise it will read when what it waits for has come.
+    pub(crate) fn waits_for_commits(&self) -> bool {
+        self.outgoing.waits_for_commits()
+    }
+
     /// Whether both directions are caught up: the remote's answer is complete, and so is ours. A direction in which nothing
     /// may go is.
     pub(crate) fn is_caught_up(&self) -> bool {

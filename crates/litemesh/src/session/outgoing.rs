@@ -181,6 +181,10 @@ impl Outgoing {
         self.pump(effects);
     }
 
+    pub(crate) fn waits_for_commits(&self) -> bool {
+        !self.is_behind
+    }
+
     pub(crate) fn committed(&mut self, effects: &mut Vec<Effect>) {
         self.is_behind = true;
         self.pump(effects);
