@@ -4,7 +4,6 @@
 use std::borrow::Cow;
 use std::cell::{OnceCell, RefCell};
 use std::ffi::{CStr, c_int};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use litemesh_proto::{CausalLength, Column, PackedKey, Value};
@@ -22,6 +21,9 @@ use crate::merge_step::merge_step;
 use crate::record::find_key;
 use crate::schema::{Borrowed, ClockOf, Table};
 use crate::statement::{Bind, Binds, Handle, running};
+use crate::virtual_table::guard;
+
+const NAME: &CStr = c"crsql_changes";
 
 const SCHEMA: &CStr = c"CREATE TABLE crsql_changes (
     \"table\" TEXT NOT NULL, pk BLOB NOT NULL, cid TEXT NOT NULL, val ANY, col_version INTEGER NOT NULL,
@@ -43,13 +45,7 @@ const ROWID_SLAB: i64 = 10_000_000_000_000;
 
 pub(crate) fn register(connection: &Connection, shared: &Arc<Shared>) -> Result<()> {
     const MODULE: Module<'static, ChangesTable> = Module::update_module();
-    connection.create_module(c"crsql_changes", &MODULE, Some(shared.clone()))
-}
-
-/// Keeps panics from unwinding into SQLite.
-fn guard<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(body))
-        .unwrap_or_else(|_| Err(module_error("litemesh: internal error in crsql_changes, please report it")))
+    connection.create_module(NAME, &MODULE, Some(shared.clone()))
 }
 
 #[repr(C)]
@@ -126,7 +122,7 @@ unsafe impl VTab<'_> for ChangesTable {
 
     fn open(&mut self) -> Result<Self::Cursor> {
         // May record what waits.
-        let db = guard(|| Ok(self.shared.lock()?.db))?;
+        let db = guard(NAME, || Ok(self.shared.lock()?.db))?;
         Ok(ChangesCursor {
             base: sqlite3_vtab_cursor::default(),
             shared: self.shared.clone(),
@@ -154,7 +150,7 @@ impl UpdateVTab<'_> for ChangesTable {
         for (slot, value) in values.iter_mut().zip(arguments.iter().skip(2)) {
             *slot = value;
         }
-        let merged = guard(|| merge_step(&self.shared, &values))?;
+        let merged = guard(NAME, || merge_step(&self.shared, &values))?;
         Ok(merged.map_or(0, |row| rowid(row.table, row.key)))
     }
 
@@ -326,7 +322,7 @@ struct ChangesCursor {
 // SAFETY: `repr(C)`, and the base comes first.
 unsafe impl VTabCursor for ChangesCursor {
     fn filter(&mut self, _: c_int, plan: Option<&str>, arguments: &Filters<'_>) -> Result<()> {
-        guard(|| {
+        guard(NAME, || {
             self.start(plan.unwrap_or_default(), arguments)?;
             self.choose();
             Ok(())
@@ -334,7 +330,7 @@ unsafe impl VTabCursor for ChangesCursor {
     }
 
     fn next(&mut self) -> Result<()> {
-        guard(|| self.step())
+        guard(NAME, || self.step())
     }
 
     fn eof(&self) -> bool {
@@ -342,7 +338,7 @@ unsafe impl VTabCursor for ChangesCursor {
     }
 
     fn column(&self, context: &mut Context, column: c_int) -> Result<()> {
-        guard(|| self.result(context, column))
+        guard(NAME, || self.result(context, column))
     }
 
     fn rowid(&self) -> Result<i64> {

@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 use std::ffi::{CStr, c_char, c_int};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use rusqlite::vtab::{
@@ -17,8 +16,11 @@ use crate::error::to_sql;
 use crate::replicate;
 use crate::sql::quote;
 use crate::statement::Handle;
+use crate::virtual_table::guard;
 
 /// UV-4: nothing to be selected, and nothing to be written. The columns are reserved.
+const NAME: &CStr = c"clset";
+
 const SCHEMA: &CStr = c"CREATE TABLE clset (alteration TEXT HIDDEN, schema TEXT HIDDEN)";
 
 const NAME_SUFFIX: &str = "_schema";
@@ -26,7 +28,7 @@ const NAME_SUFFIX: &str = "_schema";
 /// Without the state of an engine the tables are ordinary ones: a scratch database.
 pub(crate) fn register(connection: &Connection, shared: Option<&Arc<Shared>>) -> Result<()> {
     const MODULE: Module<'static, ClsetTable> = module();
-    connection.create_module(c"clset", &MODULE, shared.cloned())
+    connection.create_module(NAME, &MODULE, shared.cloned())
 }
 
 /// Renamed, the definition would stand for a table that it did not make, and dropping it would drop that. SQLite renames
@@ -54,12 +56,6 @@ unsafe extern "C" fn refuse_rename(table: *mut sqlite3_vtab, _: *const c_char) -
         }
     }
     ffi::SQLITE_ERROR
-}
-
-/// Keeps panics from unwinding into SQLite.
-fn guard<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(body))
-        .unwrap_or_else(|_| Err(module_error("litemesh: internal error in clset, please report it")))
 }
 
 #[repr(C)]
@@ -117,7 +113,7 @@ unsafe impl VTab<'_> for ClsetTable {
         table: &[u8],
         _arguments: &[&[u8]],
     ) -> Result<(Cow<'static, CStr>, Self)> {
-        guard(|| Ok((Cow::Borrowed(SCHEMA), Self::new(db, aux, table)?)))
+        guard(NAME, || Ok((Cow::Borrowed(SCHEMA), Self::new(db, aux, table)?)))
     }
 
     fn best_index(&self, _: &mut IndexInfo) -> Result<bool> {
@@ -141,7 +137,7 @@ impl CreateVTab<'_> for ClsetTable {
         table: &[u8],
         arguments: &[&[u8]],
     ) -> Result<(Cow<'static, CStr>, Self)> {
-        guard(|| {
+        guard(NAME, || {
             let made = Self::new(db, aux, table)?;
             if !database.eq_ignore_ascii_case(b"main") {
                 return Err(module_error("clset: only tables of the main database can replicate"));
@@ -153,7 +149,7 @@ impl CreateVTab<'_> for ClsetTable {
 
     /// UV-5.
     fn destroy(&self) -> Result<()> {
-        guard(|| self.unmake())
+        guard(NAME, || self.unmake())
     }
 }
 

@@ -68,6 +68,7 @@ mod trigger_functions;
 mod triggers_off;
 mod unpack_table;
 mod unpassed;
+mod virtual_table;
 
 pub use check::{Finding, FindingKind, Repair, Repaired, Severity};
 pub use cursor::Witness;

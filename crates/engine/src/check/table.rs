@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::ffi::{CStr, c_int};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use litemesh_proto::PackedKey;
@@ -15,6 +14,9 @@ use rusqlite::{Connection, Result};
 
 use super::{Checker, Finding};
 use crate::core::{Shared, module_error};
+use crate::virtual_table::guard;
+
+const NAME: &CStr = c"crsql_check";
 
 const SCHEMA: &CStr = c"CREATE TABLE crsql_check (severity TEXT NOT NULL, \"table\" TEXT, kind TEXT NOT NULL,
     rule TEXT NOT NULL, pk BLOB, name TEXT, detail TEXT NOT NULL, repair TEXT NOT NULL)";
@@ -24,13 +26,7 @@ const TABLE: c_int = 1;
 
 pub(crate) fn register(connection: &Connection, shared: &Arc<Shared>) -> Result<()> {
     const MODULE: Module<'static, CheckTable> = Module::eponymous_only_module();
-    connection.create_module(c"crsql_check", &MODULE, Some(shared.clone()))
-}
-
-/// Keeps panics from unwinding into SQLite.
-fn guard<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(body))
-        .unwrap_or_else(|_| Err(module_error("litemesh: internal error in crsql_check, please report it")))
+    connection.create_module(NAME, &MODULE, Some(shared.clone()))
 }
 
 #[repr(C)]
@@ -102,7 +98,7 @@ impl CheckCursor {
 // SAFETY: `repr(C)`, and the base comes first.
 unsafe impl VTabCursor for CheckCursor {
     fn filter(&mut self, has_table: c_int, _: Option<&str>, arguments: &Filters<'_>) -> Result<()> {
-        guard(|| {
+        guard(NAME, || {
             let only = arguments.iter().next().filter(|_| has_table != 0);
             let only = only.map(|value| match value {
                 ValueRef::Text(bytes) => String::from_utf8_lossy(bytes).into_owned(),
@@ -116,7 +112,7 @@ unsafe impl VTabCursor for CheckCursor {
     }
 
     fn next(&mut self) -> Result<()> {
-        guard(|| self.step())
+        guard(NAME, || self.step())
     }
 
     fn eof(&self) -> bool {
