@@ -52,11 +52,19 @@ const LAYOUTS: [Layout; 4] = [
     },
 ];
 
+/// In one transaction, and in transactions of a hundred rows.
 pub fn run(rows: usize) -> Result<(), Error> {
+    for batch in [rows, 100] {
+        compare(rows, batch)?;
+    }
+    Ok(())
+}
+
+fn compare(rows: usize, batch: usize) -> Result<(), Error> {
     let mut samples = vec![Vec::new(); LAYOUTS.len()];
     for _ in 0..RUNS {
         for (layout, samples) in LAYOUTS.iter().zip(&mut samples) {
-            samples.push(measure(layout, rows)?);
+            samples.push(measure(layout, rows, batch)?);
         }
     }
     for (layout, measured) in LAYOUTS.iter().zip(&samples).skip(1) {
@@ -68,15 +76,15 @@ pub fn run(rows: usize) -> Result<(), Error> {
         println!(
             "{}",
             json!({
-                "layout": layout.name, "rows": rows, "insert_cpu": ratio(|s| s.0), "file": ratio(|s| s.1),
+                "layout": layout.name, "rows": rows, "transactions_of": batch, "insert_cpu": ratio(|s| s.0), "file": ratio(|s| s.1),
             })
         );
     }
     Ok(())
 }
 
-/// CPU seconds of the inserts in one transaction, and bytes of the file.
-fn measure(layout: &Layout, rows: usize) -> Result<(f64, f64), Error> {
+/// CPU seconds of the inserts, and bytes of the file.
+fn measure(layout: &Layout, rows: usize, batch: usize) -> Result<(f64, f64), Error> {
     let shape = Shape { columns: 4, keys: Keys::Ascending };
     let folder = tempfile::tempdir()?;
     let db = Connection::open(folder.path().join("layout.db"))?;
@@ -85,11 +93,13 @@ fn measure(layout: &Layout, rows: usize) -> Result<(f64, f64), Error> {
     db.execute_batch(layout.schema)?;
     let values: Vec<_> = (0..rows).map(|row| shape.row(row)).collect();
     let before = cpu();
-    let transaction = db.unchecked_transaction()?;
-    {
-        let mut insert = transaction.prepare(&shape.insert())?;
-        let mut beside = layout.statements.iter().map(|sql| transaction.prepare(sql)).collect::<Result<Vec<_>, _>>()?;
-        for (row, values) in (1_i64..).zip(&values) {
+    let mut insert = db.prepare(&shape.insert())?;
+    let mut beside = layout.statements.iter().map(|sql| db.prepare(sql)).collect::<Result<Vec<_>, _>>()?;
+    let mut row = 0_i64;
+    for values in values.chunks(batch) {
+        let transaction = db.unchecked_transaction()?;
+        for values in values {
+            row += 1;
             insert.execute(rusqlite::params_from_iter(values))?;
             for statement in &mut beside {
                 match statement.parameter_count() {
@@ -98,8 +108,8 @@ fn measure(layout: &Layout, rows: usize) -> Result<(f64, f64), Error> {
                 };
             }
         }
+        transaction.commit()?;
     }
-    transaction.commit()?;
     let seconds = (cpu() - before).as_secs_f64();
     let pragma = |name: &str| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     Ok((seconds, (pragma("page_count")? * pragma("page_size")?) as f64))
