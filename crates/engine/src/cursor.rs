@@ -66,14 +66,13 @@ fn own_held(core: &mut Core) -> rusqlite::Result<Option<DbVersion>> {
     Ok(core.statement(HELD)?.query_integer(&[])?.map(DbVersion::new))
 }
 
-/// Up to where somebody holds what the file has forgotten of us, until all of it came back. The highest version of all where nobody
-/// says up to where.
+/// Up to where somebody holds, or may hold, what the file has forgotten of us, until all of it came back.
 pub(crate) fn forgotten_until(core: &mut Core) -> rusqlite::Result<Option<DbVersion>> {
     if own_held(core)?.is_none() {
         return Ok(None);
     }
-    const SEEN: &str = "SELECT value FROM litemesh_meta WHERE key = 'own_seen_until'
-         AND NOT EXISTS (SELECT 1 FROM litemesh_meta WHERE key BETWEEN 'own_doubted_by:' AND 'own_doubted_by:g')";
+    const SEEN: &str = "SELECT max(value) FROM litemesh_meta
+         WHERE key = 'own_seen_until' OR key BETWEEN 'own_doubted_by:' AND 'own_doubted_by:g'";
     let seen = core.statement(SEEN)?.query_integer(&[])?;
     Ok(Some(DbVersion::new(seen.unwrap_or(VERSION_MAX))))
 }
@@ -87,11 +86,13 @@ pub struct Witness {
     pub seen: DbVersion,
     /// Up to where its cursor says that it holds what we wrote. Who may see some tables only has none.
     pub written: DbVersion,
+    /// Above this it holds nothing of what we wrote, whatever its cursor says.
+    pub newest: DbVersion,
 }
 
 /// Notes that others know another life of this file. Until what they hold of us came back, we claim no more of ourselves than what is
 /// `held`, or it would be taken for held: until somebody's answer reaches what the witness says was written, or where it does not say,
-/// until its own answer ends. Where that has ended already, `is_answered`, everything is here.
+/// all that it may hold, or until its own answer ends. Where that has ended already, `is_answered`, everything is here.
 pub(crate) fn record_forgotten(
     core: &mut Core,
     held: DbVersion,
@@ -102,21 +103,25 @@ pub(crate) fn record_forgotten(
          ON CONFLICT (key) DO UPDATE SET value = min(value, excluded.value)";
     const SEEN: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('own_seen_until', ?1)
          ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";
-    const DOUBT: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('own_doubted_by:' || lower(hex(?1)), 1)
-         ON CONFLICT (key) DO NOTHING";
+    const DOUBT: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('own_doubted_by:' || lower(hex(?1)), ?2)
+         ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";
     const PARTED: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('parted_at', ?1)
          ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";
+    const CAME_BACK: &str = "SELECT value FROM litemesh_meta WHERE key = 'own_back_until'";
     let version = core.db_version()?;
     core.statement(PARTED)?.run(&[version.into()])?;
-    if is_answered {
+    let held = held.get().min(version);
+    let came_back = core.statement(CAME_BACK)?.query_integer(&[])?.unwrap_or_default();
+    let (written, newest) = (witness.written.get(), witness.newest.get());
+    let is_said = written > held;
+    if is_answered || (if is_said { written } else { newest }) <= held.max(came_back) {
         return Ok(());
     }
-    let held = held.get().min(version);
     core.statement(HELD)?.run(&[held.into()])?;
-    if witness.written.get() > held {
-        core.statement(SEEN)?.run(&[witness.written.get().into()])
+    if is_said {
+        core.statement(SEEN)?.run(&[written.into()])
     } else {
-        core.statement(DOUBT)?.run(&[Bind::Blob(witness.remote.as_bytes())])
+        core.statement(DOUBT)?.run(&[Bind::Blob(witness.remote.as_bytes()), newest.into()])
     }
 }
 
@@ -139,8 +144,13 @@ fn forget_forgotten(core: &mut Core) -> rusqlite::Result<()> {
 fn store_own(core: &mut Core, version: DbVersion) -> rusqlite::Result<()> {
     const MOVE: &str = "UPDATE litemesh_meta SET value = max(value, ?1) WHERE key = 'own_held_until'";
     const FORGET: &str = "DELETE FROM litemesh_meta WHERE key = 'own_seen_until' AND value <= ?1";
-    core.statement(MOVE)?.run(&[version.get().into()])?;
-    core.statement(FORGET)?.run(&[version.get().into()])?;
+    const SETTLED: &str = "DELETE FROM litemesh_meta
+         WHERE key BETWEEN 'own_doubted_by:' AND 'own_doubted_by:g' AND value <= ?1";
+    const BACK: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('own_back_until', ?1)
+         ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";
+    for statement in [MOVE, FORGET, SETTLED, BACK] {
+        core.statement(statement)?.run(&[version.get().into()])?;
+    }
     forget_forgotten(core)
 }
 

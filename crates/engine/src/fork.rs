@@ -44,6 +44,8 @@ pub(crate) fn fork(core: &mut Core, copied_at: Option<DbVersion>) -> rusqlite::R
             write_again(db, &clock, version)?;
         }
     }
+    // The versions of what came back to the former id go with it. What stays ours was written under the new one, as far as anybody knows.
+    db.execute("DELETE FROM litemesh_origin WHERE site = 0")?;
     if copied_at.is_some() {
         // Whoever knew the original as well took us for it, and left out of what we were sent all that the original had: what it wrote
         // since, and what it passed on. So nothing counts that we were told to hold; it is asked for once more.
@@ -55,7 +57,7 @@ pub(crate) fn fork(core: &mut Core, copied_at: Option<DbVersion>) -> rusqlite::R
     // What the file has forgotten was the former id's: of the new one there is nothing else anywhere.
     db.execute(
         "DELETE FROM litemesh_meta
-         WHERE key IN ('own_held_until', 'own_seen_until', 'parted_at', 'merged_after', 'merged_until')
+         WHERE key IN ('own_held_until', 'own_seen_until', 'own_back_until', 'parted_at', 'merged_after', 'merged_until')
          OR key BETWEEN 'own_doubted_by:' AND 'own_doubted_by:g'",
     )?;
     // We hold all that the original had, in its own order of versions, too: an exchange with it begins after that.
@@ -82,15 +84,17 @@ fn clock_tables(db: Handle) -> rusqlite::Result<Vec<String>> {
 }
 
 /// Own clocks become clocks of `ordinal`, with the versions that they have: for an own change the local version is the
-/// author's.
+/// author's, unless it is one that came back.
 fn hand_over(db: Handle, clock: &str, ordinal: i64, version: i64) -> rusqlite::Result<()> {
+    const VERSION: &str =
+        "coalesce((SELECT version FROM litemesh_origin WHERE local_version = db_version AND site = 0), db_version)";
     let origins = format!(
         "INSERT INTO litemesh_origin (local_version, site, version)
-         SELECT DISTINCT db_version, ?1, db_version FROM {clock} WHERE site_id = 0 AND db_version <= ?2
+         SELECT DISTINCT db_version, ?1, {VERSION} FROM {clock} WHERE site_id = 0 AND {VERSION} <= ?2
          ON CONFLICT DO NOTHING"
     );
     db.prepare(&origins)?.run(&[ordinal.into(), version.into()])?;
-    let clocks = format!("UPDATE {clock} SET site_id = ?1 WHERE site_id = 0 AND db_version <= ?2");
+    let clocks = format!("UPDATE {clock} SET site_id = ?1 WHERE site_id = 0 AND {VERSION} <= ?2");
     db.prepare(&clocks)?.run(&[ordinal.into(), version.into()])
 }
 

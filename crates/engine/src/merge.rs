@@ -164,7 +164,11 @@ impl<'a> Author<'a> {
         }
         let ordinal = self.site.map_or(Ok(0), |site| core.ordinal_of(site))?;
         let local = if self.is_fresh { core.fresh_version(self.version)? } else { core.next_version(self.version)? };
-        record_origin(core, local, ordinal, self.version)?;
+        if ordinal != 0 {
+            record_origin(core, local, ordinal, self.version)?;
+        } else if self.is_fresh {
+            record_own_origin(core, local, self.version)?;
+        }
         let stamp = Stamp { local, ordinal };
         self.stamp = Some(stamp);
         Ok(stamp)
@@ -180,10 +184,31 @@ pub(crate) struct Stamp {
     pub(crate) ordinal: i64,
 }
 
+/// Remembers which of our own versions a local one is: what this file has forgotten and others gave back keeps its number, or whoever
+/// holds it under that would take it for something new.
+pub(crate) fn record_own_origin(core: &mut Core, local: i64, version: i64) -> rusqlite::Result<()> {
+    // Unless it is said otherwise, what we wrote has the local version.
+    if version == local || !core.has_litemesh_tables {
+        return Ok(());
+    }
+    const RECORD: &str = "INSERT INTO litemesh_origin (local_version, site, version) VALUES (?1, 0, ?2)
+         ON CONFLICT (local_version, site) DO UPDATE SET version = max(version, excluded.version)";
+    core.statement(RECORD)?.run(&[local.into(), version.into()])
+}
+
+/// What lies under a local version counts as written under it, too, where it was given another of our own before.
+pub(crate) fn forget_own_origin(core: &mut Core, local: i64) -> rusqlite::Result<()> {
+    if !core.has_litemesh_tables {
+        return Ok(());
+    }
+    const FORGET: &str = "DELETE FROM litemesh_origin WHERE local_version = ?1 AND site = 0";
+    core.statement(FORGET)?.run(&[local.into()])
+}
+
 /// Remembers whose version a local one is. Where several author versions share a stamp the highest is kept: a label that is
 /// too low could be taken as covered by a cursor that does not hold the change, one that is too high only sends it again.
 pub(crate) fn record_origin(core: &mut Core, local: i64, ordinal: i64, version: i64) -> rusqlite::Result<()> {
-    if ordinal == 0 || !core.has_litemesh_tables {
+    if !core.has_litemesh_tables {
         return Ok(());
     }
     if let Some((last_local, last_ordinal, last_version)) = core.last_origin

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use crate::core::{Core, Shared};
 use crate::cursor::provisional_until;
 use crate::error::MergeError;
-use crate::merge::{Author, Stamp, record_origin};
+use crate::merge::{Author, Stamp, forget_own_origin, record_origin};
 use crate::notes::MergedClock;
 use crate::read::origin;
 use crate::record::add_or_find_key;
@@ -494,10 +494,15 @@ impl<'a> RowMerge<'a> {
         let rows = clocks.query(&binds)?;
         while rows.next()? {
             let (ordinal, local) = (rows.integer(2), rows.integer(3));
-            if ordinal != 0 && rows.bytes(0) != Column::ROW_NAME.as_bytes() {
-                let version = origin(core, local, ordinal)?;
-                record_origin(core, stamp.local, ordinal, version)?;
+            if rows.bytes(0) == Column::ROW_NAME.as_bytes() {
+                continue;
             }
+            if ordinal == 0 {
+                forget_own_origin(core, stamp.local)?;
+                continue;
+            }
+            let version = origin(core, local, ordinal)?;
+            record_origin(core, stamp.local, ordinal, version)?;
         }
         drop(rows);
         let zero = table.statement(core.db, |s| &s.zero_cells, Table::sql_zero_cells)?;

@@ -485,12 +485,14 @@ type SiteLabel = (SiteId, Label);
 #[derive(Default)]
 struct Labels {
     last: Option<(i64, i64, Option<SiteLabel>)>,
+    /// Up to here own changes may have another version than the local one.
+    own_until: Option<i64>,
 }
 
 impl Labels {
     /// `None` where the ordinal is no site that we could name.
     fn of(&mut self, core: &mut Core, local: i64, ordinal: i64) -> rusqlite::Result<Option<(SiteId, Label)>> {
-        if ordinal == 0 {
+        if ordinal == 0 && local > self.own_until(core)? {
             return Ok(Some((core.site, Label { version: DbVersion::new(local), is_unknown: false })));
         }
         if let Some((last_local, last_ordinal, label)) = self.last
@@ -501,8 +503,8 @@ impl Labels {
         let label = match core.site_of(ordinal)? {
             None => None,
             Some(site) => {
-                let version = origin(core, local, ordinal)?;
-                let label = match version {
+                let label = match origin(core, local, ordinal)? {
+                    0 if ordinal == 0 => Label { version: DbVersion::new(local), is_unknown: false },
                     // A receiver that goes by this cannot take it for covered, either.
                     0 => Label { version: DbVersion::ZERO, is_unknown: true },
                     version => Label { version: DbVersion::new(version), is_unknown: false },
@@ -512,6 +514,15 @@ impl Labels {
         };
         self.last = Some((local, ordinal, label));
         Ok(label)
+    }
+
+    fn own_until(&mut self, core: &mut Core) -> rusqlite::Result<i64> {
+        if let Some(until) = self.own_until {
+            return Ok(until);
+        }
+        const UNTIL: &str = "SELECT max(local_version) FROM litemesh_origin WHERE site = 0";
+        let until = if core.has_litemesh_tables { core.statement(UNTIL)?.query_integer(&[])? } else { None };
+        Ok(*self.own_until.insert(until.unwrap_or_default()))
     }
 }
 

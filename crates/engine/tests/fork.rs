@@ -205,7 +205,8 @@ fn a_fork_has_forgotten_nothing() {
             .raise_version(Witness {
                 remote: SiteId::from_bytes([7; 16]),
                 seen: DbVersion::new(9),
-                written: DbVersion::new(9)
+                written: DbVersion::new(9),
+                newest: DbVersion::new(9)
             })
             .unwrap()
     );
@@ -213,6 +214,47 @@ fn a_fork_has_forgotten_nothing() {
     let forked = engine.fork(Some(DbVersion::ZERO)).unwrap();
     assert_eq!(engine.forgotten_until().unwrap(), None);
     assert_eq!(engine.cursor().unwrap().get(&forked.after), engine.db_version().unwrap());
+}
+
+/// A file that was restored is given back what it has forgotten. Under other versions whoever holds that would take it for something new.
+#[test]
+fn what_comes_back_to_its_author_keeps_its_version() {
+    let folder = Folder::new();
+    let original = folder.create("a.db");
+    write(&original, "INSERT INTO tag VALUES (1)");
+    let mut restored = folder.copy(&original, "restored.db");
+    for id in 2..=4 {
+        write(&original, &format!("INSERT INTO tag VALUES ({id})"));
+    }
+    let mut other = folder.create("b.db");
+    send(&original, &mut other);
+    let (remote, four) = (other.site().unwrap(), DbVersion::new(4));
+    assert!(restored.raise_version(Witness { remote, seen: four, written: four, newest: four }).unwrap());
+    send(&other, &mut restored);
+    write(&restored, "INSERT INTO tag VALUES (5)");
+    let site = original.site().unwrap();
+    assert_eq!(restored.db_version().unwrap().get(), 8);
+    assert_eq!(versions_of(&restored, site), [("1", 1), ("2", 2), ("3", 3), ("4", 4), ("5", 8)].map(named));
+    assert_eq!(send(&restored, &mut other).len(), 1, "it holds the others");
+    // They go with the former id, as far as they were written when it was copied.
+    let forked = restored.fork(Some(DbVersion::new(3))).unwrap();
+    assert_eq!(versions_of(&restored, site), [("1", 1), ("2", 2), ("3", 3)].map(named));
+    assert_eq!(versions_of(&restored, forked.after), [("4", 7), ("5", 8)].map(named));
+    assert_eq!(ask::<i64>(restored.connection(), "SELECT count(*) FROM litemesh_origin WHERE site = 0"), 0);
+    no_findings(&restored);
+}
+
+fn named((key, version): (&str, i64)) -> (String, i64) {
+    (key.to_owned(), version)
+}
+
+/// The keys of what a site wrote, and under which versions that is sent.
+fn versions_of(engine: &Engine, site: SiteId) -> Vec<(String, i64)> {
+    let limits = PageLimits { changes_max: usize::MAX, bytes_max: usize::MAX, stretch: 1 };
+    let page = engine.read_local(&LocalPlace::default(), &LocalFilter::default(), limits).unwrap();
+    let key = |change: &Change| litemesh_testkit::literal(&change.key.unpack().unwrap()[0]);
+    let written = page.changes.iter().filter(|change| change.site == site);
+    written.map(|change| (key(change), change.db_version.get())).collect()
 }
 
 /// A copy of a copy; and a site that knew both under one id before does not exist.

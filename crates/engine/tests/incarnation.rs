@@ -20,7 +20,7 @@ fn open(file: &Path) -> Engine {
 
 /// A remote that holds everything up to this version, written or merged.
 fn witness(version: DbVersion) -> Witness {
-    Witness { remote: SiteId::from_bytes([7; 16]), seen: version, written: version }
+    Witness { remote: SiteId::from_bytes([7; 16]), seen: version, written: version, newest: version }
 }
 
 /// Writes so many transactions.
@@ -186,6 +186,25 @@ fn who_parted_claims_of_itself_what_both_lives_have() {
     assert_eq!((own(&engine), engine.forgotten_until().unwrap()), (DbVersion::new(12), None));
 }
 
+/// The simulation found it. Of several remotes that know another life one brings everything back; the others have nothing more of it then,
+/// and the file would wait for ever for what they say that they hold.
+#[test]
+fn what_came_back_is_not_waited_for_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut engine = open(&folder.path().join("a.db"));
+    write(&engine, 9);
+    let site = engine.site().unwrap();
+    let own = |engine: &Engine| engine.cursor().unwrap().get(&site).get();
+    engine.part(DbVersion::new(4), witness(DbVersion::new(7))).unwrap();
+    let cursor = [(site, DbVersion::new(7))].into_iter().collect();
+    engine.merge(&[], &MergeProgress { cursor, ..MergeProgress::default() }).unwrap();
+    assert_eq!(own(&engine), 9);
+    engine.part(DbVersion::new(4), witness(DbVersion::new(6))).unwrap();
+    assert_eq!((own(&engine), engine.forgotten_until().unwrap()), (9, None));
+    engine.part(DbVersion::new(4), witness(DbVersion::new(8))).unwrap();
+    assert_eq!((own(&engine), engine.forgotten_until().unwrap()), (4, Some(DbVersion::new(8))));
+}
+
 /// Who may see some tables only, or was caught up in part, holds what was written here and has no cursor that says so.
 #[test]
 fn where_a_remote_does_not_say_what_was_written_its_answer_is_waited_for() {
@@ -194,7 +213,7 @@ fn where_a_remote_does_not_say_what_was_written_its_answer_is_waited_for() {
     write(&engine, 6);
     let own = |engine: &Engine| engine.cursor().unwrap().get(&engine.site().unwrap()).get();
     let remote = SiteId::from_bytes([7; 16]);
-    let witness = Witness { remote, seen: DbVersion::new(10), written: DbVersion::ZERO };
+    let witness = Witness { remote, seen: DbVersion::new(10), written: DbVersion::ZERO, newest: DbVersion::new(10) };
     assert!(engine.raise_version(witness).unwrap());
     write(&engine, 1);
     assert_eq!((own(&engine), engine.db_version().unwrap().get()), (6, 11));
@@ -211,6 +230,34 @@ fn where_a_remote_does_not_say_what_was_written_its_answer_is_waited_for() {
     // What it shows from now on is here already.
     engine.part(DbVersion::new(4), witness).unwrap();
     assert_eq!(own(&engine), 11);
+}
+
+/// The simulation found it: who was waited for had been forked, and never came back as who he was.
+#[test]
+fn who_may_hold_no_more_than_what_came_back_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut engine = open(&folder.path().join("a.db"));
+    write(&engine, 6);
+    let site = engine.site().unwrap();
+    let own = |engine: &Engine| engine.cursor().unwrap().get(&site).get();
+    let witness = |remote: u8, newest: i64| {
+        let (remote, seen) = (SiteId::from_bytes([remote; 16]), DbVersion::new(20));
+        Witness { remote, seen, written: DbVersion::ZERO, newest: DbVersion::new(newest) }
+    };
+    let come_back = |engine: &mut Engine, version: i64| {
+        let cursor = [(site, DbVersion::new(version))].into_iter().collect();
+        engine.merge(&[], &MergeProgress { cursor, ..MergeProgress::default() }).unwrap();
+    };
+    // It has read later versions, and nothing in these was written here.
+    assert!(engine.raise_version(witness(7, 6)).unwrap());
+    write(&engine, 1);
+    assert_eq!((own(&engine), engine.forgotten_until().unwrap()), (21, None));
+    engine.part(DbVersion::new(6), witness(8, 10)).unwrap();
+    engine.part(DbVersion::new(6), witness(9, 12)).unwrap();
+    come_back(&mut engine, 11);
+    assert_eq!(own(&engine), 11);
+    come_back(&mut engine, 12);
+    assert_eq!((own(&engine), engine.forgotten_until().unwrap()), (21, None));
 }
 
 /// A hub, which writes nothing of its own: what it took after it was restored is told again, and no more is needed.

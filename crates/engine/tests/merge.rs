@@ -441,7 +441,7 @@ fn claims_of_our_own_versions_use_up_one_jump_however_many_there_are() {
     let opened = engine.db_version().unwrap().get();
     let mut claim = |seen: i64| {
         let seen = DbVersion::new(seen);
-        engine.raise_version(Witness { remote: AUTHOR, seen, written: seen }).unwrap()
+        engine.raise_version(Witness { remote: AUTHOR, seen, written: seen, newest: seen }).unwrap()
     };
     assert!(!claim(opened + VERSION_JUMP_MAX + 1));
     // One after the other, as remotes come that have seen more.

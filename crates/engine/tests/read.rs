@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use fastrand::Rng;
 use litemesh_engine::proto::{Change, Column, Cursor, DbVersion, SiteId};
 use litemesh_engine::rusqlite::params_from_iter;
-use litemesh_engine::{Engine, LocalFilter, LocalPlace, MergeProgress, PageLimits, SiteBounds};
+use litemesh_engine::{Engine, LocalFilter, LocalPlace, MergeProgress, PageLimits, SiteBounds, Witness};
 use litemesh_testkit::{Schema, Statement, quote, schemas};
 use support::{
     ask, assert_origins_complete, assert_same, dump, engine, execute, for_seeds, identity, merge, merge_by_sql,
@@ -462,6 +462,48 @@ fn what_is_not_held_completely_goes_under_no_earlier_version_than_the_receiver_c
     assert_eq!(versions(0), [1, 1, 1]);
     assert_eq!(versions(2), [1, 2, 2]);
     assert_eq!(versions(3), [1, 2, 3]);
+}
+
+/// The same of what the file itself writes while it lacks something of what it wrote before: else whoever never comes back with that would keep
+/// it from everybody.
+#[test]
+fn what_is_written_while_something_is_forgotten_goes_under_the_last_version_that_is_held() {
+    let schemas = schemas();
+    let mut engine = engine(&schemas);
+    let site = engine.site().unwrap();
+    let write = |engine: &Engine, id: i64| {
+        engine.connection().execute_batch(&format!("INSERT INTO items VALUES ({id}, 'x', 'y')")).unwrap();
+    };
+    write(&engine, 1);
+    write(&engine, 2);
+    let seen = DbVersion::new(9);
+    let witness = Witness { remote: SiteId::from_bytes([7; 16]), seen, written: seen, newest: seen };
+    assert!(engine.raise_version(witness).unwrap());
+    write(&engine, 3);
+    write(&engine, 4);
+    let versions = |engine: &Engine, sent: i64, since_local: i64| -> Vec<i64> {
+        let (version, mut until) = (engine.db_version().unwrap(), engine.cursor().unwrap());
+        if engine.forgotten_until().unwrap().is_none() {
+            until.advance(site, version);
+        }
+        let (sent, since_local) = ([(site, DbVersion::new(sent))].into_iter().collect(), DbVersion::new(since_local));
+        let bounds = SiteBounds { sent, since_local, until, version, ..SiteBounds::default() };
+        let mut plan = engine.plan_sites(&bounds).unwrap();
+        let (changes, more) = engine.read_sites(&mut plan, ALL).unwrap();
+        assert!(!more);
+        let rows: std::collections::BTreeMap<_, _> =
+            changes.iter().map(|change| (change.key.clone(), change.db_version.get())).collect();
+        rows.into_values().collect()
+    };
+    assert_eq!(versions(&engine, 0, 0), [1, 2, 2, 2]);
+    assert_eq!(versions(&engine, 2, 0), [2, 2]);
+    assert_eq!(versions(&engine, 2, 10), [2], "once");
+    assert_eq!(versions(&engine, 2, 11), [0; 0]);
+    assert_eq!(versions(&engine, 10, 0), [10], "an original drops what is of an earlier one than it claims");
+    // It is back, and they go under their own numbers.
+    let cursor = [(site, seen)].into_iter().collect();
+    engine.merge(&[], &MergeProgress { cursor, ..MergeProgress::default() }).unwrap();
+    assert_eq!(versions(&engine, 2, 11), [10, 11]);
 }
 
 /// CRSqlite keeps no origins. What it merged into a shared file is of unknown version, and nobody's cursor covers it.

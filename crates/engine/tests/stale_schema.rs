@@ -165,6 +165,7 @@ fn writing_survives_a_table_that_leaves_or_comes() {
             remote: SiteId::from_bytes([7; 16]),
             seen: DbVersion::new(version),
             written: DbVersion::new(version),
+            newest: DbVersion::new(version),
         }))
     });
     interleave_all("prune_origins", |engine| done(engine.prune_origins(DbVersion::ZERO, 100)));

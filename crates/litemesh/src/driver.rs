@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering}
 use litemesh_engine::{Engine, PageLimits, Reach};
 use litemesh_proto::limits::{BATCH_BYTES_MAX, BATCH_CHANGES_MAX, BATCH_STRETCH};
 use litemesh_proto::{
-    Access, Change, Cursor, DbVersion, PeerMessage, Refusal, Remote, Served, SiteId, SyncRequest, Transport,
+    Access, Change, Cursor, DbVersion, PeerMessage, Refusal, Remote, Resumed, SiteId, SyncRequest, Transport,
     TransportError, Unverified,
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -37,7 +37,7 @@ const BULK_CHANGES_MIN: usize = 1000;
 /// What a transport brings to a session. Boxed where it waits: a channel has room for 32 from the start.
 pub(crate) enum Inbound {
     /// With how far another connection has brought the remote since it asked, where the carrier kept that.
-    Asked(SyncRequest, Option<Served>, Reply),
+    Asked(SyncRequest, Option<Resumed>, Reply),
     Received(Unverified, Reply),
     Garbled(String),
     Closed(String),
@@ -134,11 +134,11 @@ impl Driver {
                     None => return "the peer was stopped".to_owned(),
                     Some(Inbound::Closed(reason)) => return reason,
                     Some(Inbound::Garbled(reason)) => Some(Input::Garbled(reason)),
-                    Some(Inbound::Asked(request, served, answer)) => {
+                    Some(Inbound::Asked(request, resumed, answer)) => {
                         // The answer has started; that is all that a transport may know.
                         let _ = answer.send(Ok(()));
-                        Some(match served {
-                            Some(served) => Input::Resumed(request, served),
+                        Some(match resumed {
+                            Some(resumed) => Input::Resumed(request, resumed),
                             None => Input::Asked(request),
                         })
                     }
@@ -202,8 +202,8 @@ impl Driver {
                         Done::Failed(reason)
                     });
                 }
-                Effect::Merge { changes, progress, reached, echoes } => {
-                    self.spawn_merge(tasks, changes, progress, reached, echoes);
+                Effect::Merge { changes, progress, reached, echoes, is_resumed } => {
+                    self.spawn_merge(tasks, changes, progress, reached, (echoes, is_resumed));
                 }
                 Effect::Stage { key, changes, after, until } => self.spawn_stage(tasks, key, changes, after, until),
                 Effect::MergeStaged { key } => self.spawn_merge_staged(tasks, key),
@@ -280,7 +280,7 @@ impl Driver {
         changes: Vec<Change>,
         progress: litemesh_engine::MergeProgress,
         reached: Cursor,
-        echoes: bool,
+        (echoes, is_resumed): (bool, bool),
     ) {
         self.stats.changes_received.fetch_add(changes.len() as u64, Ordering::Relaxed);
         let (engine, frontier, recent) =
@@ -294,7 +294,7 @@ impl Driver {
             // The work is done on the engine's thread, where no span would be known.
             let _entered = span.entered();
             if keeps_messages {
-                work::heed_message(engine, &progress, remote, &gate)?;
+                work::heed_message(engine, &progress, is_resumed, remote, &gate)?;
             }
             work::merge(engine, &changes, &progress, &reached, &way, echoes, (&frontier, &recent))
         };

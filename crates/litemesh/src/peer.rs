@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use litemesh_proto::{
-    Access, BoxFuture, Cursor, DbVersion, Limits, PeerCallbacks, Refusal, Remote, Served, SiteId, SyncRequest,
+    Access, BoxFuture, Cursor, DbVersion, Limits, PeerCallbacks, Refusal, Remote, Resumed, SiteId, SyncRequest,
     Transport, Unverified,
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -536,8 +536,8 @@ impl PeerCallbacks for Callbacks {
         Box::pin(self.deliver(remote, move |reply| Inbound::Asked(request, None, reply)))
     }
 
-    fn resume(&self, remote: Remote, request: SyncRequest, served: Served) -> BoxFuture<'_, Result<(), Refusal>> {
-        Box::pin(self.deliver(remote, move |reply| Inbound::Asked(request, Some(served), reply)))
+    fn resume(&self, remote: Remote, request: SyncRequest, resumed: Resumed) -> BoxFuture<'_, Result<(), Refusal>> {
+        Box::pin(self.deliver(remote, move |reply| Inbound::Asked(request, Some(resumed), reply)))
     }
 
     fn receive(&self, remote: Remote, message: Unverified) -> BoxFuture<'_, Result<(), Refusal>> {

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use litemesh_engine::{Engine, MergeProgress, PageLimits, Reach, StorageError};
 use litemesh_proto::{
-    Access, Change, Cursor, DbVersion, Limits, PeerMessage, Refusal, Remote, Served, SiteId, SyncRequest, Unverified,
+    Access, Change, Cursor, DbVersion, Limits, PeerMessage, Refusal, Remote, Resumed, Served, SiteId, SyncRequest,
+    Unverified,
 };
 use tokio::sync::watch;
 
@@ -76,8 +77,8 @@ impl Look {
 pub enum Event {
     /// The remote asks.
     Asked(SyncRequest),
-    /// The same, of one who asked long ago, and whom another connection has brought this far since.
-    Resumed(SyncRequest, Served),
+    /// The same, of one who asked long ago, and has got this much since.
+    Resumed(SyncRequest, Resumed),
     /// The remote sent a message.
     Received(Unverified),
     /// The remote sent something that could not be read.
@@ -148,13 +149,13 @@ enum Kind {
         remote: SiteId,
         is_first: bool,
     },
-    /// `keeper`: the remote, where the carrier keeps messages.
+    /// `keeper`: the remote, where the carrier keeps messages, and whether this was asked for in an earlier process.
     Merge {
         changes: Vec<Change>,
         progress: MergeProgress,
         reached: Cursor,
         echoes: bool,
-        keeper: Option<SiteId>,
+        keeper: Option<(SiteId, bool)>,
     },
     Stage {
         sender: SiteId,
@@ -185,7 +186,8 @@ impl Work {
             Kind::Merge { changes, progress, reached, echoes, keeper } => {
                 let shared = (&*process.frontier, &*recent);
                 let gate = Gate::new(Access::FULL);
-                let heeded = keeper.map_or(Ok(()), |remote| work::heed_message(engine, &progress, remote, &gate));
+                let heed = |(remote, is_resumed)| work::heed_message(engine, &progress, is_resumed, remote, &gate);
+                let heeded = keeper.map_or(Ok(()), heed);
                 let merge = |()| work::merge(engine, &changes, &progress, &reached, &way, echoes, shared);
                 Input::Merged(heeded.and_then(merge))
             }
@@ -333,7 +335,7 @@ impl Session {
         self.announced = beat.announced;
         let input = match event {
             Event::Asked(request) => Some(Input::Asked(request)),
-            Event::Resumed(request, served) => Some(Input::Resumed(request, served)),
+            Event::Resumed(request, resumed) => Some(Input::Resumed(request, resumed)),
             Event::Received(message) => Some(Input::Received(message)),
             Event::Garbled(reason) => Some(Input::Garbled(reason)),
             Event::Sent => Some(Input::Sent),
@@ -381,8 +383,8 @@ impl Session {
             // Nothing went wrong, and only who keeps the message has to know.
             Effect::Reply(Err(Refusal::Outdated(_))) if !self.keeps_messages => Action::Reply(Ok(())),
             Effect::Reply(result) => Action::Reply(result),
-            Effect::Merge { changes, progress, reached, echoes } => {
-                let keeper = self.keeps_messages.then_some(self.remote.site);
+            Effect::Merge { changes, progress, reached, echoes, is_resumed } => {
+                let keeper = self.keeps_messages.then_some((self.remote.site, is_resumed));
                 Action::Work(self.work(Kind::Merge { changes, progress, reached, echoes, keeper }))
             }
             Effect::Read(order) => Action::Work(self.work(Kind::Read(self.remote.site, order))),

@@ -77,23 +77,40 @@ fn is_stuck(stuck: &Stuck, remote: SiteId, staged: &Staged) -> bool {
 /// Heeds what a message says that its sender holds of us, where the carrier keeps messages: requests, which say so elsewhere, are not made
 /// again there when a file that was restored starts again.
 ///
+/// `is_resumed`: it was asked for before this process was there. What the file held of itself then it was not sent, and may have lost; and so
+/// what it told the remote over another connection, which the remote goes on behind.
+///
 /// # Errors
 ///
 /// The file has forgotten something of it, and asks anew.
 pub(crate) fn heed_message(
     engine: &mut Engine,
     progress: &MergeProgress,
+    is_resumed: bool,
     remote: SiteId,
     gate: &Gate,
 ) -> Result<(), MergeFailure> {
     let failure = |message: String, fault| MergeFailure { message, fault };
     let database = |error: StorageError| failure(error.to_string(), Fault::Database);
-    let written = progress.cursor.get(&engine.site().map_err(database)?);
-    if written <= engine.db_version().map_err(database)? {
-        return Ok(());
+    let own = engine.site().map_err(database)?;
+    let (written, version) = (progress.cursor.get(&own), engine.db_version().map_err(database)?);
+    let held = if is_resumed { engine.cursor().map_err(database)?.get(&own) } else { version };
+    if written <= held {
+        let is_behind = progress.since.is_some_and(|(_, since)| since != Position::default());
+        return match is_resumed && is_behind {
+            true => Err(failure("the file may have lost what it told the remote elsewhere".to_owned(), Fault::Gap)),
+            false => Ok(()),
+        };
     }
-    match heed(engine, remote, Position::default(), written, gate) {
-        Ok(_) => Err(failure("the file has forgotten what the remote holds of it".to_owned(), Fault::Gap)),
+    let heeded = if written > version {
+        heed(engine, remote, Position::default(), (written, None), gate).map(drop)
+    } else {
+        // As many versions were taken by merges, or left out, since.
+        let witness = Witness { remote: gate.position_key(remote), seen: written, written, newest: written };
+        engine.part(held, witness).map_err(PeerError::from)
+    };
+    match heeded {
+        Ok(()) => Err(failure("the file has forgotten what the remote holds of it".to_owned(), Fault::Gap)),
         Err(error @ PeerError::Rewritten { .. }) => Err(failure(error.to_string(), Fault::Content)),
         Err(error) => Err(failure(error.to_string(), Fault::Database)),
     }
@@ -214,7 +231,7 @@ pub(crate) fn read(
             let acknowledged = claimed.elsewhere.map(|served| served.acknowledged);
             let further = acknowledged.filter(|position| position.version > claimed.position.version);
             let position = further.unwrap_or(claimed.position);
-            let parted = heed(engine, remote, position, covered.get(&own), gate)?;
+            let parted = heed(engine, remote, position, (covered.get(&own), claimed.written), gate)?;
             // What came from the remote itself, or was known to it, as far as this file went on from there.
             let is_reached = match claimed.elsewhere {
                 Some(Served { reached, .. }) => engine.judge(reached, reached.version)? == Claim::Held,
@@ -242,7 +259,7 @@ pub(crate) fn read(
                     (engine.read_local(&place, &filter, limits)?, read_at)
                 }
             };
-            Ok(Page::Local { page, begin, own, read_at })
+            Ok(Page::Local { page, begin, read_at })
         }
         ReadWhat::PlanSites(mut bounds) => {
             bounds.echoes.extend(recent);
@@ -250,7 +267,7 @@ pub(crate) fn read(
             let site = engine.site()?;
             let seen = bounds.sent.get(&site);
             if gate.is_writer() {
-                heed(engine, remote, Position::default(), seen, gate)?;
+                heed(engine, remote, Position::default(), (seen, None), gate)?;
             }
             bounds.until = engine.cursor()?;
             // Nothing that we wrote lies above our version; what this file has forgotten of it need not be sent to who holds it.
@@ -267,6 +284,7 @@ pub(crate) fn read(
                 bounds.until.join(&frontier);
             }
             let version = engine.db_version()?;
+            bounds.version = version;
             let mut plan = engine.plan_sites(&bounds)?;
             let (changes, more) = engine.read_sites(&mut plan, limits)?;
             Ok(Page::Sites { plan, changes, more, planned: Some(Planned { until: bounds.until, follows, version }) })
@@ -287,8 +305,8 @@ fn lost(engine: &Engine, as_of: Option<Position>) -> Result<bool, StorageError> 
     Ok(engine.judge(as_of, as_of.version)? != Claim::Held)
 }
 
-/// Heeds what a remote says that it has seen of us: how far it has read us, and up to where it holds what we have written. Gives the version after which it is to be read to, where that is not where
-/// it says.
+/// Heeds what a remote says that it has seen of us: how far it has read us, and up to where it holds what we have written; and above what
+/// it holds nothing of that, where we know. Gives the version after which it is to be read to, where that is not where it says.
 ///
 /// # Errors
 ///
@@ -297,9 +315,14 @@ fn heed(
     engine: &mut Engine,
     remote: SiteId,
     position: Position,
-    written: DbVersion,
+    (written, newest): (DbVersion, Option<DbVersion>),
     gate: &Gate,
 ) -> Result<Option<DbVersion>, PeerError> {
+    let witness = |seen: DbVersion| {
+        // Of what it has read of us it may hold anything, also where it cannot say so.
+        let newest = newest.map_or(seen, |newest| newest.max(written).min(seen));
+        Witness { remote: gate.position_key(remote), seen, written, newest }
+    };
     let seen = match engine.judge(position, written)? {
         Claim::Held => return Ok(None),
         // Who may not write must not move our clock, either: it is read to from where we are.
@@ -308,13 +331,13 @@ fn heed(
         Claim::Parted { common, .. } if !gate.is_writer() => return Ok(Some(common)),
         Claim::Parted { common, seen } => {
             tracing::warn!(%seen, "a remote holds versions of this database that the file has forgotten");
-            engine.part(common, Witness { remote: gate.position_key(remote), seen, written })?;
+            engine.part(common, witness(seen))?;
             return Ok(Some(common));
         }
         Claim::Rewritten { common } => return Err(PeerError::Rewritten { common }),
     };
     // What is stored from now on must not hide below it.
-    if engine.raise_version(Witness { remote: gate.position_key(remote), seen, written })? {
+    if engine.raise_version(witness(seen))? {
         tracing::warn!(%seen, "a remote holds later versions of this database than the file does");
     }
     Ok(None)
@@ -375,7 +398,7 @@ mod tests {
         engine.connection().execute("VACUUM INTO ?1", [backup.to_str().unwrap()]).unwrap();
         engine.connection().execute_batch(second).unwrap();
         let (read, _) = page(&mut engine, Claimed::default());
-        let claimed = Claimed { position: read.position(), as_of: read.as_of(), elsewhere: None };
+        let claimed = Claimed { position: read.position(), as_of: read.as_of(), ..Claimed::default() };
         assert_eq!((read.changes.len(), claimed.position.version), (1, DbVersion::new(1)));
         assert_eq!(claimed.as_of.map(|as_of| as_of.version), Some(DbVersion::new(2)));
         assert_eq!(page(&mut engine, claimed).1, Begin::There);
@@ -385,6 +408,40 @@ mod tests {
         // Also where as many versions are there again.
         engine.connection().execute_batch("UPDATE t SET v = 3 WHERE id = 1").unwrap();
         assert_eq!(page(&mut engine, claimed).1, Begin::Anew);
+    }
+
+    /// The simulation found it, with a power cut. What a remote was told over a line it does not send back over a relay, and the file that
+    /// goes on with the stream may have lost it; by then merges have taken as many versions.
+    #[test]
+    fn who_goes_on_with_a_stream_does_not_believe_that_it_holds_more_of_itself_than_it_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut engine = Engine::open(folder.path().join("peer.db")).unwrap();
+        let (own, remote) = (engine.site().unwrap(), SiteId::from_bytes([7; 16]));
+        let version = DbVersion::new(9);
+        let witness = Witness { remote: SiteId::from_bytes([8; 16]), seen: version, written: version, newest: version };
+        engine.raise_version(witness).unwrap();
+        let claiming = |version: i64| {
+            let cursor = [(own, DbVersion::new(version))].into_iter().collect();
+            MergeProgress { cursor, ..MergeProgress::default() }
+        };
+        let gate = Gate::new(Access::FULL);
+        let mut heed = |progress: &MergeProgress, is_resumed| {
+            heed_message(&mut engine, progress, is_resumed, remote, &gate).map_err(|failure| failure.fault)
+        };
+        assert_eq!(heed(&claiming(0), true), Ok(()));
+        assert_eq!(heed(&claiming(7), false), Ok(()), "it was asked with what is here");
+        let behind = |version: i64| {
+            let since = Position { version: DbVersion::new(version), ..Position::default() };
+            MergeProgress { since: Some((remote, since)), ..MergeProgress::default() }
+        };
+        assert_eq!((heed(&behind(3), true), heed(&behind(3), false)), (Err(Fault::Gap), Ok(())));
+        assert_eq!(heed(&behind(0), true), Ok(()), "it begins at the very start");
+        assert_eq!(heed(&claiming(7), true), Err(Fault::Gap));
+        assert_eq!(heed(&claiming(10), false), Err(Fault::Gap), "nobody has told it of that");
+        // What is to come back it is told to have.
+        engine.merge(&[], &claiming(10)).unwrap();
+        assert_eq!(engine.cursor().unwrap().get(&own), DbVersion::new(10));
+        assert!(heed_message(&mut engine, &claiming(10), true, remote, &gate).is_ok());
     }
 
     /// A file that was restored since may have come to other versions than those that a remote was known to have no need of.

@@ -68,6 +68,8 @@ pub(crate) struct Inbox<'a> {
     /// The number of the peer's request, and of the last message that it was given.
     answer: u32,
     number: u64,
+    /// The stream was asked for before this process was there.
+    is_resumed: bool,
     /// A message was not taken: what is stored stands still.
     holds_back: bool,
     /// Messages that are not acknowledged, and the event that each ended with.
@@ -124,6 +126,7 @@ impl<'a> Inbox<'a> {
             assembler: Assembler::default(),
             answer: 0,
             number: 0,
+            is_resumed: false,
             holds_back: false,
             unacknowledged: VecDeque::new(),
             acknowledged: None,
@@ -229,7 +232,9 @@ impl<'a> Inbox<'a> {
             Some(state) => state,
             None => {
                 let asked_at = self.state.as_ref().map_or(Timestamp::from_secs(0), |state| state.stand.asked_at);
-                Inbound { stand: Stand::begun(new_stream()?, request.clone(), asked_at), taking: None }
+                let stream = new_stream()?;
+                self.ends.asked().begun = Some(stream.clone());
+                Inbound { stand: Stand::begun(stream, request.clone(), asked_at), taking: None }
             }
         };
         debug!(stream = %state.stand.stream, goes_on = state.stand.head.is_some(), "asking for a stream");
@@ -245,7 +250,11 @@ impl<'a> Inbox<'a> {
         let since = since.map(|head_at| dates::since(head_at, Timestamp::now()));
         self.ends.relays.subscribe(CHANGES, filter::changes(self.ends.pairing.peer_key, &state.stand.stream, since));
         // From here on what we send is of the life that asks.
-        self.ends.asked().by_us = Some(state.stand.stream.clone());
+        self.is_resumed = {
+            let mut asked = self.ends.asked();
+            asked.by_us = Some(state.stand.stream.clone());
+            asked.begun != asked.by_us
+        };
         self.state = Some(state);
         self.save().await?;
         // Known already where it asks again.
@@ -327,6 +336,7 @@ impl<'a> Inbox<'a> {
     async fn deliver(&mut self, message: Unverified, event: &Event) -> Result<(), Ending> {
         self.number += 1;
         let message = message.numbered(self.answer, self.number);
+        let message = if self.is_resumed { message.resumed() } else { message };
         let Some(state) = &mut self.state else { return Ok(()) };
         if !self.holds_back {
             let mut reach = state.stand.reach.clone();

@@ -80,6 +80,8 @@ pub(crate) struct Ends {
 pub(crate) struct Asked {
     /// By us.
     pub(crate) by_us: Option<StreamId>,
+    /// The last one that this process began, rather than gone on with what an earlier one had asked for.
+    pub(crate) begun: Option<StreamId>,
     /// By the remote.
     pub(crate) by_remote: Option<StreamId>,
 }

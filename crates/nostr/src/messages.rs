@@ -77,6 +77,7 @@ impl Writer<'_> {
             (Wire::Json, _) => {}
         }
         stand.reach.add(message.progress(), message.versions());
+        stand.reach.sent(message.versions());
         Ok(written)
     }
 

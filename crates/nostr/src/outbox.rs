@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use litemesh_proto::{BoxFuture, Change, PeerMessage, Refusal, Served, SyncRequest, Unverified, backoff_from};
+use litemesh_proto::{BoxFuture, Change, PeerMessage, Refusal, Resumed, Served, SyncRequest, Unverified, backoff_from};
 use nostr::{Event, EventId, Filter, Timestamp};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
@@ -159,7 +159,10 @@ impl<'a> Outbox<'a> {
             // Nobody knows whether these were published.
             self.under_way.add(state.last, None);
             self.head_looks.begin();
-            self.answer(|answer| state.stand.reach.onwards(&state.stand.request, answer), state.elsewhere).await?;
+            let Stand { reach, request, .. } = &state.stand;
+            let written = reach.written(request, self.ends.peer.site());
+            let resumed = Resumed { served: state.elsewhere, written: written.filter(|_| state.elsewhere.is_none()) };
+            self.answer(|answer| reach.onwards(request, answer), Some(resumed)).await?;
         }
         self.cursor_looks.begin();
         loop {
@@ -351,18 +354,18 @@ impl<'a> Outbox<'a> {
         })
     }
 
-    /// Lets our peer answer. `elsewhere`: how far another connection has brought the remote since it asked.
+    /// Lets our peer answer. `resumed`: what the remote has got since it asked.
     async fn answer(
         &mut self,
         request: impl FnOnce(u32) -> SyncRequest,
-        elsewhere: Option<Served>,
+        resumed: Option<Resumed>,
     ) -> Result<(), Ending> {
         self.answer += 1;
         self.receipts.begin();
         let (peer, remote, request) = (&self.ends.peer, self.handle.remote, request(self.answer));
         let _turn = self.ends.turn.lock().await;
-        let answered = match elsewhere {
-            Some(served) => peer.resume(remote, request, served).await,
+        let answered = match resumed {
+            Some(resumed) => peer.resume(remote, request, resumed).await,
             None => peer.sync(remote, request).await,
         };
         match answered {

@@ -20,7 +20,7 @@ pub enum Reach {
         place: Option<Place>,
         /// The sender's newest position when it read this, where it held more than it has sent.
         as_of: Option<Position>,
-        /// What its sender has said that it holds, or the receiver when it asked: who holds less now was restored from a backup.
+        /// What its sender has sent, and said that it holds, or the receiver when it asked: who holds less now was restored from a backup.
         held: Cursor,
     },
     /// With an original peer: of each site everything up to a version. The newest that came counts as incomplete.
@@ -77,7 +77,23 @@ impl Reach {
         }
     }
 
-    /// Whether who asks so holds what it has said on this stream of its own that it holds. To an original peer nothing of that is said.
+    /// A message with these versions was sent: so its sender holds them, also where it could not say so, as in the middle of a catch-up,
+    /// or of what its file still lacks something of.
+    pub fn sent(&mut self, versions: impl Iterator<Item = (SiteId, DbVersion)>) {
+        if let Self::Local { held, .. } = self {
+            held.join_within(&versions.collect(), CURSOR_SITES_MAX);
+        }
+    }
+
+    /// Above what the receiver of an answer to this request holds nothing of what this site wrote, as far as that came over the stream or
+    /// before it, where its sender is that site.
+    pub fn written(&self, request: &SyncRequest, own: SiteId) -> Option<DbVersion> {
+        let (Self::Local { held, .. }, Some(terms)) = (self, &request.terms) else { return None };
+        Some(held.get(&own).max(terms.position.version))
+    }
+
+    /// Whether who asks so holds what it has sent on this stream of its own, and has said there that it holds. To an original peer nothing
+    /// of that is said.
     pub fn was_told_by(&self, request: &SyncRequest) -> bool {
         match self {
             Self::Local { held: told, .. } => covers(&request.cursor, told),
@@ -198,6 +214,10 @@ mod tests {
         assert!(reach.was_told_by(&asking(1)));
         reach.add(Some(&progress), std::iter::empty());
         assert!(reach.was_told_by(&asking(9)) && !reach.was_told_by(&asking(8)));
+        // Also what it could not say that it holds.
+        reach.sent([(SITE, DbVersion::new(11)), (SITE, DbVersion::new(10))].into_iter());
+        assert!(reach.was_told_by(&asking(11)) && !reach.was_told_by(&asking(10)));
+        assert_eq!(Reach::of(&reach.to_request()), reach);
     }
 
     #[test]

@@ -35,7 +35,8 @@ pub use error::{DecodeError, Refusal, TransportError, VerifyError};
 pub use key::{KeyError, KeyValue, PackedKey};
 pub use limits::Limits;
 pub use message::{
-    Ack, Incarnation, Part, PeerMessage, Place, Position, Progress, Remote, Served, SyncRequest, Terms, Unverified,
+    Ack, Incarnation, Part, PeerMessage, Place, Position, Progress, Remote, Resumed, Served, SyncRequest, Terms,
+    Unverified,
 };
 pub use site_id::{ParseSiteIdError, SiteId};
 pub use transport::{BoxFuture, PeerCallbacks, Transport};

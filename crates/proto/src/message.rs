@@ -46,6 +46,15 @@ pub struct Served {
     pub reached: Position,
 }
 
+/// What a transport whose carrier keeps messages remembers of the answer with which it goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resumed {
+    /// How far another connection has brought the remote since it asked.
+    pub served: Option<Served>,
+    /// Of what *we wrote* the remote holds nothing above this, as far as it came over this carrier. `None`: not known.
+    pub written: Option<DbVersion>,
+}
+
 /// A random number that a database gets whenever it is opened and written to.
 ///
 /// A database that was restored from a backup goes on under another incarnation than the one whose versions others have
@@ -206,12 +215,13 @@ pub struct Unverified {
     /// The first change that broke a rule, if any did. Rare, and so not to make all messages larger.
     pub(crate) invalid: Option<Box<VerifyError>>,
     pub(crate) is_early: bool,
+    pub(crate) is_resumed: bool,
 }
 
 impl Unverified {
     /// Wraps a message that was built rather than parsed: for transports that carry messages by value, and for tests.
     pub fn new(message: PeerMessage) -> Self {
-        Self { message, invalid: None, is_early: false }
+        Self { message, invalid: None, is_early: false, is_resumed: false }
     }
 
     /// The sender's schema version. Decided on before anything else is checked: a newer schema may have newer rules.
@@ -282,6 +292,18 @@ impl Unverified {
     /// Whether it is [`early`](Self::early).
     pub fn is_early(&self) -> bool {
         self.is_early
+    }
+
+    /// The same, of an answer that was asked for before the receiver was started: for a transport that keeps messages. What its sender then
+    /// took to be held the file may have lost since.
+    #[must_use]
+    pub fn resumed(self) -> Self {
+        Self { is_resumed: true, ..self }
+    }
+
+    /// Whether it is [`resumed`](Self::resumed).
+    pub fn is_resumed(&self) -> bool {
+        self.is_resumed
     }
 
     /// The message without the cursor that the sender claims; see [`Progress::cursor`].

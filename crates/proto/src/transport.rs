@@ -32,7 +32,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::{Access, PeerMessage, Refusal, Remote, Served, SiteId, SyncRequest, TransportError, Unverified};
+use crate::{Access, PeerMessage, Refusal, Remote, Resumed, Served, SiteId, SyncRequest, TransportError, Unverified};
 
 /// A boxed future that can move between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -120,13 +120,13 @@ pub trait PeerCallbacks: Send + Sync + 'static {
     /// The remote is unknown.
     fn sync(&self, remote: Remote, request: SyncRequest) -> BoxFuture<'_, Result<(), Refusal>>;
 
-    /// As [`sync`](Self::sync), where the remote asked for it long ago, and since then has got this much over another connection: what
-    /// [`Transport::served_elsewhere`] said last.
+    /// As [`sync`](Self::sync), where the remote asked for it long ago, and since then has got this much: over this carrier, and over
+    /// another connection what [`Transport::served_elsewhere`] said last.
     ///
     /// # Errors
     ///
     /// The remote is unknown.
-    fn resume(&self, remote: Remote, request: SyncRequest, _served: Served) -> BoxFuture<'_, Result<(), Refusal>> {
+    fn resume(&self, remote: Remote, request: SyncRequest, _resumed: Resumed) -> BoxFuture<'_, Result<(), Refusal>> {
         self.sync(remote, request)
     }
 

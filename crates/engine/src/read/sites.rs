@@ -48,8 +48,10 @@ pub struct SiteBounds {
     pub inclusive: bool,
     /// Whatever was merged after this local version is sent, also below `sent`.
     pub since_local: DbVersion,
-    /// Versions up to which we hold everything, or are about to: nothing above is sent.
+    /// Versions up to which we hold everything, or are about to: nothing above is sent under its own number.
     pub until: Cursor,
+    /// Our own version. What we wrote up to here is sent, whatever `until` says.
+    pub version: DbVersion,
     /// Local versions that came from the receiver itself, as ranges.
     pub echoes: Vec<(DbVersion, DbVersion)>,
 }
@@ -65,6 +67,9 @@ pub(crate) fn plan_sites(core: &mut Core, bounds: &SiteBounds) -> rusqlite::Resu
     core.current_site()?;
     let merged = merged_since(core, bounds)?;
     let mut until = bounds.until.clone();
+    if bounds.version > DbVersion::ZERO {
+        until.advance(core.site, DbVersion::ZERO);
+    }
     for ordinal in merged.keys() {
         if let Some(site) = core.site_of(*ordinal)? {
             until.advance(site, DbVersion::ZERO);
@@ -97,6 +102,11 @@ pub(crate) fn plan_sites(core: &mut Core, bounds: &SiteBounds) -> rusqlite::Resu
         }
         if merged.has_unknown {
             add(0, 0, Some(known));
+        }
+        // So goes what we wrote ourselves while we lack something of what we wrote before.
+        let newest = bounds.version.get();
+        if ordinal == 0 && newest > known.get() {
+            add(known.max(bounds.since_local).get().saturating_add(1), newest, Some(known));
         }
     }
     Ok(SitePlan { ranges, echoes: bounds.echoes.clone(), range: 0, inside: None })
@@ -141,8 +151,8 @@ fn merged_since(core: &mut Core, bounds: &SiteBounds) -> rusqlite::Result<HashMa
     if !core.has_litemesh_tables {
         return Ok(merged);
     }
-    let statement =
-        core.statement("SELECT local_version, site, version FROM litemesh_origin WHERE local_version > ?1")?;
+    let statement = core
+        .statement("SELECT local_version, site, version FROM litemesh_origin WHERE local_version > ?1 AND site <> 0")?;
     let rows = statement.query(&[bounds.since_local.get().into()])?;
     while rows.next()? {
         if is_within(&bounds.echoes, rows.integer(0)) {
@@ -204,7 +214,7 @@ fn read_own_range(
             return Ok(true);
         };
         let (version, key) = (scans[next].version(), scans[next].key());
-        let label = (range.site, DbVersion::new(version));
+        let label = (range.site, range.label.unwrap_or(DbVersion::new(version)));
         page.take_row(core, &mut scans[next], |_, clock| Ok((clock.ordinal == 0).then_some(label)))?;
         if page.is_full(1) {
             let place =

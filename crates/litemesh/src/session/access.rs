@@ -205,7 +205,6 @@ mod tests {
                     complete: Some(cursor()),
                 },
                 begin: Begin::There,
-                own: SITE,
                 read_at: 0,
             }
         };

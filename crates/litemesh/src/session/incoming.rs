@@ -201,7 +201,7 @@ impl Incoming {
                 return None;
             }
         }
-        let is_early = message.is_early();
+        let (is_early, is_resumed) = (message.is_early(), message.is_resumed());
         if self.is_deaf {
             self.taken(false, false, effects);
             effects.push(Effect::Reply(Ok(())));
@@ -238,7 +238,7 @@ impl Incoming {
                 self.refuse_content("a message of a Litemesh peer has no number".to_owned(), effects);
                 return None;
             };
-            let held = self.take_numbered(changes, progress, is_eose, is_early, effects);
+            let held = self.take_numbered(changes, progress, is_eose, (is_early, is_resumed), effects);
             return (!is_early).then_some(held);
         }
         // One that came again ends nothing: live changes follow the answer, and the last may be there in part.
@@ -258,7 +258,7 @@ impl Incoming {
         }
         let reached = open.clone();
         self.pending = Some(Pending { is_eose, open, reach: None });
-        effects.push(Effect::Merge { changes, progress, reached, echoes: true });
+        effects.push(Effect::Merge { changes, progress, reached, echoes: true, is_resumed: false });
         Some(held)
     }
 
@@ -269,7 +269,7 @@ impl Incoming {
         changes: Vec<Change>,
         progress: Progress,
         is_eose: bool,
-        is_early: bool,
+        (is_early, is_resumed): (bool, bool),
         effects: &mut Vec<Effect>,
     ) -> Cursor {
         let held = progress.cursor.clone().unwrap_or_default();
@@ -286,7 +286,7 @@ impl Incoming {
                 Part::Whole => {
                     self.pending = Some(Pending { is_eose, ..Pending::default() });
                     let (progress, reached) = (MergeProgress::default(), Cursor::new());
-                    effects.push(Effect::Merge { changes, progress, reached, echoes: !is_early });
+                    effects.push(Effect::Merge { changes, progress, reached, echoes: !is_early, is_resumed });
                 }
                 // Staged, it would say that everything before it is here; merged, it would show half of a transaction.
                 Part::Piece { .. } | Part::Last { .. } => {
@@ -322,7 +322,7 @@ impl Incoming {
             ends_answer: is_eose,
         };
         let echoes = !(is_early || is_staged && self.has_old_chain);
-        effects.push(Effect::Merge { changes, progress, reached: Cursor::new(), echoes });
+        effects.push(Effect::Merge { changes, progress, reached: Cursor::new(), echoes, is_resumed });
         held
     }
 

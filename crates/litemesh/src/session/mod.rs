@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use litemesh_engine::{LocalPage, LocalPlace, MergeProgress, Reach, SiteBounds, SitePlan, Staged};
 use litemesh_proto::{
-    Access, Change, Cursor, DbVersion, Limits, PeerMessage, Position, Refusal, Remote, Served, SiteId, SyncRequest,
-    Unverified,
+    Access, Change, Cursor, DbVersion, Limits, PeerMessage, Position, Refusal, Remote, Resumed, Served, SiteId,
+    SyncRequest, Unverified,
 };
 
 use crate::shared_pages::is_near;
@@ -38,8 +38,8 @@ pub(crate) enum Input {
     Busy,
     /// The remote asks.
     Asked(SyncRequest),
-    /// The same, of one who asked long ago, and whom another connection has brought this far since.
-    Resumed(SyncRequest, Served),
+    /// The same, of one who asked long ago, and has got this much since.
+    Resumed(SyncRequest, Resumed),
     /// The remote sent a message.
     Received(Unverified),
     /// The remote sent something that could not be read.
@@ -146,6 +146,8 @@ pub(crate) struct Claimed {
     pub(crate) as_of: Option<Position>,
     /// How far another connection has brought it: the page is to begin there.
     pub(crate) elsewhere: Option<Served>,
+    /// It holds nothing above this of what we wrote, where that is known.
+    pub(crate) written: Option<DbVersion>,
 }
 
 /// Where a page begins.
@@ -182,8 +184,6 @@ pub(crate) enum Page {
     Local {
         page: LocalPage,
         begin: Begin,
-        /// Our own site.
-        own: SiteId,
         /// When it was read, by [`SharedPages`](crate::shared_pages::SharedPages): no earlier page may follow.
         read_at: u64,
     },
@@ -209,8 +209,8 @@ pub(crate) enum Effect {
     /// Merge, then come back with [`Input::Merged`].
     ///
     /// `reached`: versions of a v1 remote that we then hold, the newest of each site perhaps in part. `echoes`: all of it came over
-    /// this connection, and so is not sent back over it.
-    Merge { changes: Vec<Change>, progress: MergeProgress, reached: Cursor, echoes: bool },
+    /// this connection, and so is not sent back over it. `is_resumed`: it was asked for before this process was there.
+    Merge { changes: Vec<Change>, progress: MergeProgress, reached: Cursor, echoes: bool, is_resumed: bool },
     /// Stage a message, then come back with [`Input::Merged`].
     Stage { key: SiteId, changes: Vec<Change>, after: Reach, until: Reach },
     /// Merge what is staged, then come back with [`Input::StagedMerged`].
@@ -275,8 +275,8 @@ impl Session {
                 }
             }
             Input::Busy => self.incoming.stand_by(&mut effects),
-            Input::Asked(request) => self.answer(request, None, &mut effects),
-            Input::Resumed(request, served) => self.answer(request, Some(served), &mut effects),
+            Input::Asked(request) => self.answer(request, Resumed::default(), &mut effects),
+            Input::Resumed(request, resumed) => self.answer(request, resumed, &mut effects),
             // What a reader holds it may say, too.
             Input::Received(message) if message.ack().is_some() => {
                 if let Some(ack) = message.ack() {
@@ -328,10 +328,10 @@ impl Session {
         effects
     }
 
-    fn answer(&mut self, request: SyncRequest, served: Option<Served>, effects: &mut Vec<Effect>) {
+    fn answer(&mut self, request: SyncRequest, resumed: Resumed, effects: &mut Vec<Effect>) {
         if let Some(request) = self.gate.heed(request) {
             self.incoming.remote_asked(&request.cursor);
-            self.outgoing.restart(request, served, effects);
+            self.outgoing.restart(request, resumed, effects);
         }
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use litemesh_engine::{LocalPage, LocalPlace, SiteBounds, SitePlan};
 use litemesh_proto::limits::SILENCE_LOOK;
 use litemesh_proto::{
-    Ack, Change, Cursor, DbVersion, Incarnation, Part, PeerMessage, Place, Position, Progress, Remote, Served, SiteId,
+    Ack, Change, Cursor, DbVersion, Incarnation, Part, PeerMessage, Place, Position, Progress, Remote, Resumed, Served,
     SyncRequest, Terms,
 };
 
@@ -153,8 +153,8 @@ impl Outgoing {
         self.schema_version = version;
     }
 
-    /// A sync request: begins again from what the remote says that it holds. `served`: how far another connection has brought it since.
-    pub(crate) fn restart(&mut self, request: SyncRequest, served: Option<Served>, effects: &mut Vec<Effect>) {
+    /// A sync request: begins again from what the remote says that it holds. `resumed`: what it has got since.
+    pub(crate) fn restart(&mut self, request: SyncRequest, resumed: Resumed, effects: &mut Vec<Effect>) {
         // A carrier may repeat a request. Begun anew under the same number, the answer would say other things in messages that
         // the remote takes for those that it has.
         if let (Some(terms), Some(Order::Local { window, .. })) = (&request.terms, &self.order)
@@ -171,10 +171,10 @@ impl Outgoing {
         self.noted = Served::default();
         let claimed = self.claims.begin(request.cursor);
         self.order = Some(match request.terms {
-            Some(terms) if self.remote.is_litemesh => local_order(claimed, &terms),
+            Some(terms) if self.remote.is_litemesh => local_order(claimed, &terms, resumed.written),
             _ => Order::Sites { sent: claimed, since_local: DbVersion::ZERO, plan: None, is_first: true },
         });
-        if let Some(served) = served {
+        if let Some(served) = resumed.served {
             self.go_on_behind(served);
         }
         effects.push(Effect::Tell(Notice::Sync));
@@ -212,7 +212,7 @@ impl Outgoing {
         *place = LocalPlace::after(served.reached.version);
         (*incarnation, *part) = (served.reached.incarnation, None);
         // Before the first page: this file may have been restored since.
-        claimed.elsewhere = Some(served);
+        (claimed.elsewhere, claimed.written) = (Some(served), None);
         (self.elsewhere, self.reached) = (served.acknowledged, served.reached);
         self.since = Some(self.elsewhere);
         true
@@ -360,13 +360,13 @@ impl Outgoing {
             return;
         }
         match done.page {
-            Page::Local { page, begin, own, read_at } => self.take_local(page, begin, own, read_at),
+            Page::Local { page, begin, read_at } => self.take_local(page, begin, read_at),
             Page::Sites { plan, changes, more, planned } => self.take_sites(plan, changes, more, planned),
         }
         self.pump(effects);
     }
 
-    fn take_local(&mut self, page: LocalPage, begin: Begin, own: SiteId, now: u64) {
+    fn take_local(&mut self, page: LocalPage, begin: Begin, now: u64) {
         let Some(Order::Local { place, incarnation, covered, claimed, window, part, owes_more, told, read_at }) =
             &mut self.order
         else {
@@ -390,11 +390,10 @@ impl Outgoing {
         // The remote takes over our cursor where it then holds everything that we hold, and learns each entry once.
         let news = page.complete.map(|cursor| cursor.beyond(covered)).unwrap_or_default();
         self.is_behind |= !is_complete;
-        let has_news = news.len() > usize::from(news.contains(&own));
         let is_owed = is_complete && *owes_more;
         let is_far = is_complete && position.version.get().saturating_sub(told.get()) >= POSITION_NEWS_EVERY;
         // Whoever does not hold what another connection carried has to hear of that, also where nothing follows.
-        let is_quiet = !has_news && !is_owed && !is_far && self.since.is_none();
+        let is_quiet = news.is_empty() && !is_owed && !is_far && self.since.is_none();
         if is_live && page.changes.is_empty() && part.is_none() && is_quiet {
             self.forget_echoes_until(position.version);
             return;
@@ -511,6 +510,7 @@ impl Outgoing {
                 inclusive: *is_first,
                 since_local: *since_local,
                 until: Cursor::new(),
+                version: DbVersion::ZERO,
                 echoes,
             }),
         };
@@ -534,13 +534,13 @@ impl Outgoing {
 
 /// Where the answer to a Litemesh peer begins: inside of a transaction, where it has staged parts of one that lies before
 /// us still.
-fn local_order(covered: Cursor, terms: &Terms) -> Order {
+fn local_order(covered: Cursor, terms: &Terms, written: Option<DbVersion>) -> Order {
     let position = terms.position.version;
     let inside = terms.staged.as_ref().and_then(LocalPlace::from_inside).filter(|place| place.position() >= position);
     let part = inside.as_ref().and_then(LocalPlace::to_inside);
     let place = inside.unwrap_or_else(|| LocalPlace::after(position));
     let covered = Arc::new(covered);
-    let claimed = Claimed { position: terms.position, as_of: terms.as_of, elsewhere: None };
+    let claimed = Claimed { position: terms.position, as_of: terms.as_of, elsewhere: None, written };
     let window = Window::new(terms);
     let incarnation = terms.position.incarnation;
     Order::Local { place, incarnation, covered, claimed, window, part, owes_more: false, told: position, read_at: 0 }

@@ -7,7 +7,7 @@ mod v1;
 use litemesh_engine::{LocalPage, LocalPlace, Reach, SitePlan, Staged};
 use litemesh_proto::{
     Access, Ack, CausalLength, Change, ColVersion, Column, Cursor, DbVersion, Incarnation, Limits, PackedKey, Part,
-    PeerMessage, Place, Position, Progress, Refusal, Remote, Rights, Seq, Served, SiteId, SyncRequest, Terms,
+    PeerMessage, Place, Position, Progress, Refusal, Remote, Resumed, Rights, Seq, Served, SiteId, SyncRequest, Terms,
     Unverified, Value,
 };
 
@@ -102,7 +102,7 @@ fn sent(effects: &[Effect]) -> Vec<PeerMessage> {
 fn local_page(changes: Vec<Change>, place: LocalPlace, complete: Option<Cursor>) -> Page {
     let newest = DbVersion::new(100);
     let page = LocalPage { changes, place, incarnation: Incarnation(7), newest, is_provisional: false, complete };
-    Page::Local { page, begin: Begin::There, own: OWN, read_at: 0 }
+    Page::Local { page, begin: Begin::There, read_at: 0 }
 }
 
 fn page(generation: u64, version: i64, position: i64, complete: Option<Cursor>) -> Input {

@@ -74,13 +74,34 @@ pub(super) fn state(engine: &Engine, schemas: &[Schema]) -> State {
     state
 }
 
-/// The newest version of a site that the database knows of: claimed, read up to, or merged in part.
-pub(super) fn newest_known(engine: &Engine, site: SiteId) -> DbVersion {
+/// What somebody may know of a site.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Known {
+    /// Up to which of its versions it was read.
+    pub(super) read: DbVersion,
+    /// The newest version in which something was written there.
+    pub(super) written: DbVersion,
+}
+
+impl Known {
+    pub(super) fn join(self, other: Self) -> Self {
+        Self { read: self.read.max(other.read), written: self.written.max(other.written) }
+    }
+
+    /// Under a later version nobody knows anything.
+    pub(super) fn newest(self) -> DbVersion {
+        self.read.max(self.written)
+    }
+}
+
+/// What the database knows of a site: what it claims and has merged, also in part.
+pub(super) fn known_of(engine: &Engine, site: SiteId) -> Known {
     const ORIGIN: &str = "SELECT coalesce(max(version), 0) FROM litemesh_origin o, crsql_site_id s
          WHERE s.ordinal = o.site AND s.site_id = ?1";
     let merged = DbVersion::new(ask(engine.connection(), ORIGIN, [site.as_bytes()]));
     let claimed = engine.cursor().expect("a database that can be read").get(&site);
-    claimed.max(merged).max(engine.position(site).expect("a database that can be read").version)
+    let read = engine.position(site).expect("a database that can be read").version;
+    Known { read, written: claimed.max(merged) }
 }
 
 /// Merged clocks without the origin of their version.

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use litemesh::simulation::{Rank, Session};
-use litemesh_engine::proto::{DbVersion, Limits, PeerMessage, Remote, Served, SiteId};
+use litemesh_engine::proto::{Limits, PeerMessage, Remote, Served, SiteId};
 use litemesh_nostr::nostr::{Event as NostrEvent, EventId, Timestamp};
 use litemesh_nostr::simulation::{
     self as rules, Assembler, Chain, Inbound, Outbound, PART_BYTES_MAX, Receipts, Told, UnderWay, WINDOW_MAX,
@@ -20,6 +20,7 @@ use litemesh_nostr::simulation::{
 };
 use litemesh_nostr::{CHANGES_LIFETIME, Envelope, StreamId};
 
+use super::database::Known;
 use super::node::{RunningSession, Side};
 use super::original::Talk;
 use super::{Event, Simulation};
@@ -64,8 +65,9 @@ pub(super) struct Pairing {
     part_bytes_max: usize,
     /// The next request of an end begins another stream.
     is_broken: [bool; 2],
-    /// The stream that the process of an end has asked for last.
+    /// The stream that the process of an end has asked for last, and the last one that it began.
     asked: [Option<StreamId>; 2],
+    begun: [Option<StreamId>; 2],
     /// How many events the relay took at once from the process of an end.
     windows: [Window; 2],
     /// From each end.
@@ -81,8 +83,8 @@ struct Way {
     flying: Vec<NostrEvent>,
     /// What the relay has.
     kept: Vec<Kept>,
-    /// The newest version of the sender in the message of an event.
-    versions: BTreeMap<EventId, DbVersion>,
+    /// What the message of an event says of its sender.
+    known: BTreeMap<EventId, Known>,
     /// What the sender's file keeps.
     outbound: Option<Outbound>,
     /// What the receiver's file keeps.
@@ -107,6 +109,8 @@ pub(super) struct Relayed {
     asked_as: u32,
     number: u64,
     chain: Chain,
+    /// The stream was asked for before the process of this end was there.
+    is_resumed: bool,
     assembler: Assembler,
     /// Events in the chain.
     heard: BTreeSet<EventId>,
@@ -144,6 +148,7 @@ impl Relayed {
             asked_as: 0,
             number: 0,
             chain: Chain::after(None, Timestamp::from_secs(0)),
+            is_resumed: false,
             assembler: Assembler::default(),
             heard: BTreeSet::new(),
             gap: None,
@@ -219,6 +224,7 @@ impl Simulation {
             part_bytes_max,
             is_broken: [false; 2],
             asked: [None, None],
+            begun: [None, None],
             windows: [new_window(is_litemesh), new_window(is_litemesh)],
             ways: Default::default(),
         });
@@ -291,7 +297,7 @@ impl Simulation {
         for pairing in 0..self.pairings.len() {
             for end in [0, 1] {
                 if self.pairings[pairing].nodes[end] == node {
-                    self.pairings[pairing].asked[end] = None;
+                    (self.pairings[pairing].asked[end], self.pairings[pairing].begun[end]) = (None, None);
                     self.pairings[pairing].windows[end] = new_window(self.pairings[pairing].is_litemesh);
                     let delay = self.random_delay(REOPEN_MICROS_MAX);
                     self.relay_after(delay, pairing, end, RelayEvent::Open);
@@ -445,10 +451,10 @@ impl Simulation {
         }
     }
 
-    /// The newest version of a peer that others may still read: on relays, on the way there, in the file of pairings, which no backup
-    /// restores, or in a chain in which an earlier event is missing.
-    pub(super) fn newest_kept(&self, node: usize) -> DbVersion {
-        let mut newest = DbVersion::ZERO;
+    /// What others may still read of a peer: on relays, on the way there, in the file of pairings, which no backup restores, or in a chain in
+    /// which an earlier event is missing.
+    pub(super) fn kept_of(&self, node: usize) -> Known {
+        let mut all = Known::default();
         for pair in &self.pairings {
             for (end, way) in pair.ways.iter().enumerate().filter(|(end, _)| pair.nodes[*end] == node) {
                 let published =
@@ -458,11 +464,11 @@ impl Simulation {
                 let receiver = receiver.zip(pair.current[1 - end]).and_then(|(running, id)| running.sessions.get(&id));
                 let heard = receiver.and_then(|session| session.relayed.as_ref()).map(|relayed| &relayed.heard);
                 let heard = heard.into_iter().flatten().copied();
-                let versions = published.chain(last).chain(heard).filter_map(|id| way.versions.get(&id));
-                newest = versions.copied().chain([newest]).max().unwrap_or_default();
+                let known = published.chain(last).chain(heard).filter_map(|id| way.known.get(&id));
+                all = known.fold(all, |all, known| all.join(*known));
             }
         }
-        newest
+        all
     }
 
     /// A relay forgets an event of each direction, or all.
@@ -504,9 +510,10 @@ fn short(id: EventId) -> String {
     id.to_hex()[..8].to_owned()
 }
 
-/// The newest version of a site that a message brings, or says that it has brought.
-fn newest_of(site: SiteId, message: &PeerMessage) -> DbVersion {
-    let position = message.progress().and_then(|progress| progress.position).unwrap_or_default().version;
-    let written = message.versions().filter(|(author, _)| *author == site).map(|(_, version)| version).max();
-    position.max(written.unwrap_or_default())
+/// What a message tells of a site, its sender.
+fn told_of(site: SiteId, message: &PeerMessage) -> Known {
+    let read = message.progress().and_then(|progress| progress.position).unwrap_or_default().version;
+    let claimed = message.progress().and_then(|progress| progress.cursor.as_ref()).map(|cursor| cursor.get(&site));
+    let written = message.versions().filter(|(author, _)| *author == site).map(|(_, version)| version);
+    Known { read, written: written.chain(claimed).max().unwrap_or_default() }
 }

@@ -5,7 +5,7 @@ use litemesh_engine::Engine;
 use litemesh_engine::proto::{DbVersion, Value};
 use litemesh_engine::rusqlite::{self, ErrorCode};
 
-use super::database::{newest_known, own_changes_since};
+use super::database::{known_of, own_changes_since};
 use super::node::Job;
 use super::{Event, Simulation};
 use crate::history::{Cell, Conflict, KeyColumn, Schema, Statement, schemas};
@@ -153,15 +153,14 @@ impl Simulation {
             }
         }
         let others = self.nodes.iter().filter(|other| !other.is_gone && other.site != site);
-        let known = others.filter_map(|other| other.engine()).map(|engine| newest_known(engine, site)).max();
-        let known = known.max(Some(self.newest_kept(node)));
+        let known = others.filter_map(|other| other.engine()).map(|engine| known_of(engine, site));
+        let known = known.fold(self.kept_of(node), |known, other| known.join(other));
         let own = self.nodes[node].engine().expect("a peer that runs").db_version().expect("a database to read");
-        let known = known.unwrap_or_default();
         // Who merged as many versions since as it forgot has not been told for all that.
         let engine = self.nodes[node].engine().expect("a peer that runs");
-        let has = newest_known(engine, site).max(self.nodes[node].restored_to);
+        let has = known_of(engine, site).newest().max(self.nodes[node].restored_to);
         let told = engine.forgotten_until().expect("a database to read").unwrap_or_default().max(has);
-        if known > own || known > told {
+        if known.newest() > own || known.written > told {
             return false;
         }
         self.nodes[node].restored = None;

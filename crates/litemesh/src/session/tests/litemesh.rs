@@ -381,6 +381,27 @@ fn the_cursor_goes_with_the_end_of_the_answer_and_once() {
     assert!(effects.is_empty(), "{effects:?}");
 }
 
+/// The simulation found it. A file that has forgotten something claims no more of itself until that came back. Then it holds what it wrote
+/// meanwhile, and so does whoever has it: nobody else can tell.
+#[test]
+fn what_a_file_claims_of_itself_alone_is_news() {
+    let mut session = session(true);
+    let generation = order(&session.handle(asked(9))).generation;
+    let read = |session: &mut Session, generation, version: i64| {
+        let complete = cursor(&[(OWN, version), (OTHER, 5)]);
+        let page = local_page(Vec::new(), LocalPlace::after(DbVersion::new(8)), Some(complete));
+        let effects = session.handle(Input::Read(ReadDone { generation, page }));
+        sent(&effects).pop().map(|message| message.progress().unwrap().cursor.clone().unwrap())
+    };
+    assert_eq!(read(&mut session, generation, 3), Some(cursor(&[(OWN, 3), (OTHER, 5)])));
+    session.handle(Input::Sent);
+    let generation = order(&session.handle(Input::Committed)).generation;
+    assert_eq!(read(&mut session, generation, 8), Some(cursor(&[(OWN, 8)])));
+    session.handle(Input::Sent);
+    let generation = order(&session.handle(Input::Committed)).generation;
+    assert_eq!(read(&mut session, generation, 8), None, "it is said once");
+}
+
 /// Parts lead from place to place; a page of which nothing is sent leaves no hole in their chain.
 #[test]
 fn a_transaction_that_is_larger_than_a_page_goes_in_parts() {
@@ -621,6 +642,10 @@ fn who_stands_by_says_how_far_the_other_way_has_brought_the_remote() {
     assert_eq!(notes(&session.handle(standing(false, 9, 10))), [], "now it says so to the remote");
 }
 
+fn resumed(served: Served) -> Resumed {
+    Resumed { served: Some(served), written: Some(DbVersion::new(3)) }
+}
+
 /// What the remote had asked for before we ended, and what it got another way since.
 #[test]
 fn what_is_gone_on_with_later_begins_behind_what_went_another_way() {
@@ -630,9 +655,10 @@ fn what_is_gone_on_with_later_begins_behind_what_went_another_way() {
         SyncRequest { cursor: Cursor::new(), terms: Some(terms) }
     };
     let mut session = session(true);
-    let order = order(&session.handle(Input::Resumed(request(5), served)));
+    let order = order(&session.handle(Input::Resumed(request(5), resumed(served))));
     let ReadWhat::Local { place, claimed, .. } = order.what else { panic!() };
     assert_eq!((place, claimed.elsewhere), (LocalPlace::after(DbVersion::new(75)), Some(served)));
+    assert_eq!(claimed.written, None);
     let place = LocalPlace::after(DbVersion::new(75));
     let page = local_page(vec![], place, Some(cursor(&[(OWN, 75)])));
     let said = sent(&session.handle(Input::Read(ReadDone { generation: order.generation, page })));
@@ -640,11 +666,13 @@ fn what_is_gone_on_with_later_begins_behind_what_went_another_way() {
     assert_eq!((progress.since, progress.position), (Some(at(70)), Some(at(75))));
     // A request that knows of it.
     let mut session = self::session(true);
-    let ReadWhat::Local { place, claimed, .. } = self::order(&session.handle(Input::Resumed(request(75), served))).what
+    let ReadWhat::Local { place, claimed, .. } =
+        self::order(&session.handle(Input::Resumed(request(75), resumed(served)))).what
     else {
         panic!()
     };
     assert_eq!((place, claimed.elsewhere), (LocalPlace::after(DbVersion::new(75)), None));
+    assert_eq!(claimed.written, Some(DbVersion::new(3)), "only what went another way is not known");
 }
 
 /// A file that was restored since, or lost its last commits: it sends everything from where both lives are the same.
@@ -654,7 +682,7 @@ fn what_went_another_way_in_another_life_is_not_gone_on_behind() {
     let mut session = session(true);
     let request =
         SyncRequest { cursor: Cursor::new(), terms: Some(Terms { answer: 1, credit: 16, ..Terms::default() }) };
-    let generation = order(&session.handle(Input::Resumed(request, served))).generation;
+    let generation = order(&session.handle(Input::Resumed(request, resumed(served)))).generation;
     let mut page = page(generation, 60, 60, Some(cursor(&[(OWN, 60)])));
     let Input::Read(ReadDone { page: Page::Local { begin, .. }, .. }) = &mut page else { panic!() };
     *begin = Begin::Elsewhere;

@@ -15,6 +15,9 @@ use super::{AHEAD_MAX, PUBLISH_AGAIN, RelayEvent, Simulation, short};
 /// How long an event may be missing that others refer to.
 const GAP_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How soon the event after the last one that was taken is looked for.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
 /// How long nothing may come until everything stored counts as read.
 const QUIET: Duration = Duration::from_secs(10);
 
@@ -38,14 +41,17 @@ impl Simulation {
         let asked_as = request.terms.as_ref().map_or(1, |terms| terms.answer);
         let inbound = known.and_then(|inbound| inbound.resumed(&request)).unwrap_or_else(|| {
             let asked_at = stored.map_or(Timestamp::from_secs(0), |inbound| inbound.stand.asked_at);
+            pair.begun[end] = Some(new_stream.clone());
             Inbound { stand: Stand::begun(new_stream, request, asked_at), taking: None }
         });
         let Stand { stream, head, head_at, .. } = inbound.stand.clone();
+        let is_resumed = pair.begun[end].as_ref() != Some(&stream);
         pair.ways[1 - end].inbound = Some(inbound);
         let had_asked = pair.asked[end].replace(stream.clone()).is_some();
         let relayed = self.ways_of(node, connection).expect("looked at above");
         (relayed.asked_as, relayed.number, relayed.acknowledged) = (asked_as, 0, head);
         (relayed.chain, relayed.assembler) = (Chain::after(head, head_at), Assembler::default());
+        relayed.is_resumed = is_resumed;
         (relayed.holds_back, relayed.is_publishing, relayed.gap) = (false, true, None);
         relayed.heard.clear();
         relayed.unacknowledged.clear();
@@ -194,12 +200,20 @@ impl Simulation {
     fn take_events(&mut self, pairing: usize, end: usize, connection: u64) {
         let node = self.pairings[pairing].nodes[end];
         let (now, this_moment) = (self.wall_clock(node), self.agenda.now());
+        let mut has_taken = false;
         loop {
             let Some(session) = self.relayed(node, connection).filter(|session| session.receiving.is_none()) else {
                 return;
             };
             let relayed = session.relayed.as_mut().expect("filtered above");
-            let Some(event) = relayed.chain.next(now) else { return self.notice_gap(pairing, end, connection) };
+            let Some(event) = relayed.chain.next(now) else {
+                if has_taken {
+                    // The relay may have brought the next one before, to nobody.
+                    self.relay_after(LOOK_AGAIN, pairing, end, RelayEvent::Look(connection));
+                }
+                return self.notice_gap(pairing, end, connection);
+            };
+            has_taken = true;
             relayed.heard.remove(&event.id);
             relayed.gap = None;
             relayed.quiet_at = relayed.quiet_at.map(|_| this_moment + QUIET);
@@ -243,6 +257,7 @@ impl Simulation {
         relayed.number += 1;
         relayed.unacknowledged.push_back((relayed.number, event.id));
         let message = message.numbered(relayed.asked_as, relayed.number);
+        let message = if relayed.is_resumed { message.resumed() } else { message };
         let holds_back = relayed.holds_back;
         let inbound = self.pairings[pairing].ways[1 - end].inbound.as_mut();
         if let Some(Inbound { stand, taking }) = inbound.filter(|_| !holds_back) {

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use litemesh::simulation;
-use litemesh_engine::proto::{Limits, PeerMessage, Served, SyncRequest, Unverified};
+use litemesh_engine::proto::{Limits, PeerMessage, Resumed, Served, SyncRequest, Unverified};
 use litemesh_nostr::nostr::{Event as NostrEvent, EventId, Timestamp};
 use litemesh_nostr::simulation::{self as rules, Outbound, Stand, Wire, Written};
 use litemesh_nostr::{ChangesTags, CursorContent, StreamId};
 
-use super::{Kept, PUBLISH_AGAIN, RelayEvent, Simulation, newest_of, short};
+use super::{Kept, PUBLISH_AGAIN, RelayEvent, Simulation, short, told_of};
 
 /// Least time between two acknowledgements.
 const ACK_EVERY: Duration = Duration::from_secs(2);
@@ -25,14 +25,16 @@ impl Simulation {
     /// that its file has lost something.
     pub(super) fn go_on_sending(&mut self, pairing: usize, end: usize, connection: u64) {
         let node = self.pairings[pairing].nodes[end];
+        let own = self.nodes[node].site;
         if let Some(Outbound { stand, last, elsewhere, .. }) = self.pairings[pairing].ways[end].outbound.clone() {
             let onwards = stand.reach.onwards(&stand.request, 1);
+            let written = stand.reach.written(&stand.request, own).filter(|_| elsewhere.is_none());
             if let Some(relayed) = self.ways_of(node, connection) {
                 // Nobody knows whether these were published.
                 relayed.under_way.add(last, None);
             }
             self.relay_after(PUBLISH_AGAIN, pairing, end, RelayEvent::Check(connection));
-            self.answer_relayed(node, connection, onwards, elsewhere);
+            self.answer_relayed(node, connection, onwards, Some(Resumed { served: elsewhere, written }));
             self.launch(pairing, end, connection);
         }
         let delay = self.relay_delay(pairing);
@@ -44,15 +46,15 @@ impl Simulation {
         node: usize,
         connection: u64,
         request: SyncRequest,
-        elsewhere: Option<Served>,
+        resumed: Option<Resumed>,
     ) {
         let Some(relayed) = self.ways_of(node, connection) else { return };
         relayed.answers_as += 1;
         relayed.receipts.begin();
         let terms = request.terms.map(|terms| litemesh_engine::proto::Terms { answer: relayed.answers_as, ..terms });
         let request = SyncRequest { terms, ..request };
-        let event = match elsewhere {
-            Some(served) => simulation::Event::Resumed(request, served),
+        let event = match resumed {
+            Some(resumed) => simulation::Event::Resumed(request, resumed),
             None => simulation::Event::Asked(request),
         };
         self.feed(node, connection, event);
@@ -204,9 +206,9 @@ impl Simulation {
         }
         let (stream, head) = (outbound.stand.stream.clone(), outbound.stand.head);
         self.counts.carried.relay_parts += usize::from(events.len() > 1);
-        let (count, newest) = (events.len(), newest_of(self.nodes[node].site, message));
+        let (count, known) = (events.len(), told_of(self.nodes[node].site, message));
         let way = &mut self.pairings[pairing].ways[end];
-        way.versions.extend(events.iter().map(|event| (event.id, newest)));
+        way.known.extend(events.iter().map(|event| (event.id, known)));
         way.outbound = Some(outbound);
         self.note(format_args!(
             "{node} sends {} changes as {count} events of stream {stream}, up to {}",
@@ -386,8 +388,8 @@ impl Simulation {
             self.counts.carried.relay_repeats += missing.len();
             self.note(format_args!("{node} says again what it said up to {}, up to {}", short(head), short(last)));
             let way = &mut self.pairings[pairing].ways[end];
-            let newest = way.versions.get(&head).copied().unwrap_or_default();
-            way.versions.extend(missing.iter().map(|event| (event.id, newest)));
+            let known = way.known.get(&head).copied().unwrap_or_default();
+            way.known.extend(missing.iter().map(|event| (event.id, known)));
             way.outbound = Some(outbound);
             let relayed = self.ways_of(node, connection).expect("looked at above");
             relayed.has_given_up = false;
