@@ -81,7 +81,7 @@ pub const BARS: [Bar; 17] = [
     bar("delete a row of half of them by key", Work::DeleteHalf, None, 35_200.0),
     bar("merge a change, empty database", Work::MergeNew, Some(8_000.0), 8_800.0),
     bar("merge a change already known", Work::MergeKnown, Some(3_500.0), 3_200.0),
-    bar("merge a newer value", Work::MergeNewer, Some(20_000.0), 23_300.0),
+    bar("merge a newer value", Work::MergeNewer, Some(20_000.0), 20_800.0),
     bar("merge a change through crsql_changes", Work::MergeSql, Some(25_000.0), 27_200.0),
     bar("read a change", Work::Read, Some(3_500.0), 3_660.0),
     bar("read a change of small transactions", Work::ReadSmall, None, 4_900.0),

@@ -17,7 +17,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use rusqlite::ffi;
 use rusqlite::types::ValueRef;
 
-use crate::statement::{Bind, Handle, value_of};
+use crate::statement::{Bind, Handle, Passed, passed, value_of};
 
 /// Most values in a row of a batch. Wider rows are written one by one.
 pub(crate) const WIDTH_MAX: usize = 64;
@@ -25,8 +25,13 @@ pub(crate) const WIDTH_MAX: usize = 64;
 /// The column after the pointer.
 const GUESS: usize = WIDTH_MAX + 1;
 
-/// What pointers to batches are called: SQLite hands a pointer only to who knows its name.
-pub(crate) const POINTER: &CStr = c"litemesh_batch";
+/// The table, and pointers to batches: SQLite hands a pointer only to who knows its name.
+const NAME: &CStr = c"litemesh_batch";
+
+// SAFETY: nothing else of ours has this name, whatever a batch borrows.
+unsafe impl Passed for Batch<'_> {
+    const NAME: &'static CStr = NAME;
+}
 
 /// Rows of equal width.
 pub(crate) struct Batch<'a> {
@@ -114,7 +119,7 @@ struct Cursor {
 pub(crate) fn register(db: Handle) -> rusqlite::Result<()> {
     // SAFETY: the connection is open, the name terminated and the module static; there is nothing to drop.
     let code = unsafe {
-        ffi::sqlite3_create_module_v2(db.as_ptr(), POINTER.as_ptr(), &raw const MODULE, std::ptr::null_mut(), None)
+        ffi::sqlite3_create_module_v2(db.as_ptr(), NAME.as_ptr(), &raw const MODULE, std::ptr::null_mut(), None)
     };
     if code != ffi::SQLITE_OK {
         return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
@@ -123,10 +128,10 @@ pub(crate) fn register(db: Handle) -> rusqlite::Result<()> {
     add_function(db, c"litemesh_batch_value", value)
 }
 
-type Called = unsafe extern "C" fn(*mut ffi::sqlite3_context, c_int, *mut *mut ffi::sqlite3_value);
+pub(crate) type Called = unsafe extern "C" fn(*mut ffi::sqlite3_context, c_int, *mut *mut ffi::sqlite3_value);
 
-/// Not for triggers and views: nobody else has a batch.
-fn add_function(db: Handle, name: &CStr, function: Called) -> rusqlite::Result<()> {
+/// Adds a function that is not for triggers and views: nobody else has what it is to be called with.
+pub(crate) fn add_function(db: Handle, name: &CStr, function: Called) -> rusqlite::Result<()> {
     let flags = ffi::SQLITE_UTF8 | ffi::SQLITE_DIRECTONLY;
     let state = std::ptr::null_mut();
     // SAFETY: the connection is open and the name terminated; there is no state.
@@ -149,7 +154,7 @@ unsafe fn asked<'a>(
     // SAFETY: as many values as SQLite says. Pointers of this name are batches that live until the statement is reset.
     unsafe {
         let values = std::slice::from_raw_parts(argv, count);
-        let batch = ffi::sqlite3_value_pointer(values[0], POINTER.as_ptr()).cast::<Batch<'static>>().as_ref()?;
+        let batch = passed::<Batch<'static>>(values[0])?;
         match value_of(values[1]) {
             ValueRef::Integer(place) => Some((batch, place, &values[2..])),
             _ => None,
@@ -342,15 +347,11 @@ unsafe extern "C" fn filter(
     argc: c_int,
     argv: *mut *mut ffi::sqlite3_value,
 ) -> c_int {
-    // SAFETY: the caller's. Only `Statement::query_batch` binds pointers of this name, and those are batches that live until
-    // the statement is reset.
+    // SAFETY: the caller's. The batch lives until the statement is reset.
     unsafe {
         let cursor = &mut *cursor.cast::<Cursor>();
-        cursor.batch = if argc == 1 {
-            ffi::sqlite3_value_pointer(*argv, POINTER.as_ptr()).cast::<Batch<'static>>()
-        } else {
-            std::ptr::null()
-        };
+        let batch = if argc == 1 { passed::<Batch<'static>>(*argv) } else { None };
+        cursor.batch = batch.map_or(std::ptr::null(), std::ptr::from_ref);
         if let Some(batch) = cursor.batch.as_ref() {
             batch.row.set(0);
         }

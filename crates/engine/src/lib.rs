@@ -45,6 +45,7 @@ mod merge_row;
 mod merge_rows;
 mod merge_step;
 mod merged_clocks;
+mod newer_clocks;
 mod notes;
 #[cfg(test)]
 mod panics;

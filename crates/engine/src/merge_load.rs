@@ -2,12 +2,14 @@
 //!
 //! Rows that came together come again together, mostly, and the numbers of their keys follow each other. Then two statements walk
 //! over keys and clocks from one number on, and the primary keys are compared; from the first row on that is another one, rows are
-//! looked for one by one.
+//! looked for one by one. Of newer values the second statement can be the one that writes their clocks ([`crate::newer_clocks`]).
 
 use crate::batch_table::{Batch, WIDTH_MAX};
 use crate::core::Core;
+use crate::merge::Author;
 use crate::merge_row::RowMerge;
 use crate::merge_rows::Gathered;
+use crate::newer_clocks::move_newer;
 use crate::schema::{ClockOf as Of, Table};
 use crate::statement::Bind;
 
@@ -24,13 +26,14 @@ pub(crate) struct Follow {
 const BESIDE_MIN: usize = 4;
 
 /// Reads the clocks of one table's rows, which are indexes of the gathered ones, into `states`.
-pub(crate) fn load_rows(
-    core: &Core,
+pub(crate) fn load_rows<'a>(
+    core: &mut Core,
     table: &Table,
     follow: &mut Follow,
     rows: &[usize],
-    (gathered, about): (&[Gathered<'_>], &[Of]),
-    states: &mut [RowMerge<'_>],
+    (gathered, about): (&[Gathered<'a>], &[Of]),
+    authors: &mut [Author<'a>],
+    states: &mut [RowMerge<'a>],
 ) -> rusqlite::Result<()> {
     if table.keys.len() > WIDTH_MAX {
         for row in rows {
@@ -41,7 +44,10 @@ pub(crate) fn load_rows(
     let mut right = 0;
     if let (true, Some(next)) = (follow.is_likely && rows.len() >= BESIDE_MIN, follow.next) {
         right = count_beside(core, table, next, rows, gathered)?;
-        load_beside(core, table, next, &rows[..right], (gathered, about), states)?;
+        for rest in move_newer(core, table, next, &rows[..right], (gathered, about), authors, states)? {
+            let first = next.saturating_add_unsigned(rest.start as u64);
+            load_beside(core, table, first, &rows[rest], (gathered, about), states)?;
+        }
         follow.next = i64::try_from(right).ok().and_then(|right| next.checked_add(right));
     }
     right += load_apart(core, table, follow, &rows[right..], gathered, states)?;

@@ -21,7 +21,7 @@ use crate::schema::{ClockOf as Of, RowWrite, Table};
 use crate::statement::{Bind, Binds, Rows, merge_cmp};
 
 /// BUG-29, of rows: what came over the wire was checked there, what came by SQL was not.
-fn check_counts(change: &Change, index: usize) -> Result<(), MergeError> {
+pub(crate) fn check_counts(change: &Change, index: usize) -> Result<(), MergeError> {
     let (col_version, cl, seq) = (change.col_version.get(), change.causal_length.get(), change.seq.get());
     if col_version.max(cl).max(seq) <= VERSION_MAX {
         return Ok(());
@@ -142,6 +142,9 @@ pub(crate) struct RowMerge<'a> {
     gone: Vec<(Box<str>, i64)>,
     plan: RowPlan<'a>,
     won: usize,
+    /// Whether its changes were decided before it was loaded, and whether what is planned for its clocks is written.
+    is_decided: bool,
+    is_moved: bool,
 }
 
 impl<'a> RowMerge<'a> {
@@ -169,6 +172,7 @@ impl<'a> RowMerge<'a> {
         self.gone.clear();
         self.plan.clear();
         self.won = 0;
+        (self.is_decided, self.is_moved) = (false, false);
     }
 
     /// Adds the clock at which `rows` stand: key, name, col_version.
@@ -211,6 +215,33 @@ impl<'a> RowMerge<'a> {
         self.was_alive && self.causal_length == length && self.clocks.iter().any(|clock| clock.of == Of::Cell(cell))
     }
 
+    /// Whether it lives as long as a change says, and has an older clock of its cell.
+    pub(crate) fn is_older(&self, change: &Change, cell: usize) -> bool {
+        matches!(self.resolve(change, Of::Cell(cell)), (Decision::Write, Some(_)))
+    }
+
+    /// Decides its only change, of which it is known that the row [is older](Self::is_older); `is_moved` where its clock is written.
+    pub(crate) fn decide_older(&mut self, key: i64, cell: usize, change: &'a Change, is_moved: bool) {
+        let (of, col_version, seq) = (Of::Cell(cell), change.col_version.get(), change.seq.get());
+        self.key = Some(key);
+        (self.causal_length, self.was_alive) = (change.causal_length, true);
+        self.clocks.push(HeldClock { of, col_version, is_stored: true });
+        self.plan.cells.push((cell, &change.value));
+        self.plan.clocks.push(NewClock { of, col_version, seq });
+        self.won = 1;
+        (self.is_decided, self.is_moved) = (true, is_moved);
+    }
+
+    /// Whether its changes are decided.
+    pub(crate) fn is_decided(&self) -> bool {
+        self.is_decided
+    }
+
+    /// Whether its clocks are written.
+    pub(crate) fn is_moved(&self) -> bool {
+        self.is_moved
+    }
+
     /// The number of its key, where there is one.
     pub(crate) fn key(&self) -> Option<i64> {
         self.key
@@ -238,7 +269,7 @@ impl<'a> RowMerge<'a> {
 
     /// Whether a change is one that only the values can decide.
     pub(crate) fn needs_values(&self, change: &Change, of: Of) -> bool {
-        self.resolve(change, of).0 == Decision::CompareValues
+        !self.is_decided && self.resolve(change, of).0 == Decision::CompareValues
     }
 
     /// Decides one change, and plans what it does.
@@ -601,7 +632,8 @@ impl<'a> RowMerge<'a> {
 
     /// Writes the clocks that were planned.
     pub(crate) fn put_clocks(&self, core: &Core, table: &Table, key: i64, stamp: Stamp) -> rusqlite::Result<()> {
-        for clock in &self.plan.clocks {
+        let rest: &[NewClock] = if self.is_moved { &[] } else { &self.plan.clocks };
+        for clock in rest {
             let name = match clock.of {
                 Of::Row => Column::ROW_NAME,
                 Of::Cell(cell) => &table.cells[cell].name,
@@ -641,8 +673,7 @@ impl RowMerge<'_> {
         }
         let key = written.map_or(key, |(key, _)| Some(key));
         let was_alive = causal_length.is_alive();
-        let plan = RowPlan::default();
-        Some(RowMerge { key, new_key: None, causal_length, was_alive, rowid, clocks, stamps, gone, plan, won: 0 })
+        Some(RowMerge { key, causal_length, was_alive, rowid, clocks, stamps, gone, ..RowMerge::default() })
     }
 }
 

@@ -27,7 +27,7 @@ use crate::statement::{Bind, Rows, merge_cmp};
 use crate::triggers_off::TriggersOff;
 
 /// Most rows that are gathered. What a statement costs is spread over them; much more would only take memory.
-const ROWS_MAX: usize = 256;
+pub(crate) const ROWS_MAX: usize = 256;
 
 /// The first rows are fewer: they tell where the others are.
 const FIRST_ROWS_MAX: usize = 16;
@@ -40,7 +40,7 @@ pub(crate) struct Gathered<'a> {
     /// Index of its table among those of the gathered rows.
     table: usize,
     /// Index of its changeset's author.
-    author: usize,
+    pub(crate) author: usize,
     pub(crate) changes: &'a [Change],
     /// Of the first change in the batch.
     index: usize,
@@ -175,14 +175,15 @@ impl<'a> MergeRows<'a> {
         Ok(())
     }
 
-    /// Reads the clocks of every row.
-    fn load(&mut self, core: &Core) -> rusqlite::Result<()> {
+    /// Reads the clocks of every row, and decides those that it can write on the way.
+    fn load(&mut self, core: &mut Core) -> rusqlite::Result<()> {
         self.states.iter_mut().for_each(RowMerge::clear);
         if self.states.len() < self.rows.len() {
             self.states.resize_with(self.rows.len(), RowMerge::default);
         }
         for TableRows { table, rows, follow, .. } in self.tables.iter_mut().filter(|table| !table.rows.is_empty()) {
-            load_rows(core, table, follow, rows, (&self.rows, &self.about), &mut self.states)?;
+            let gathered = (&*self.rows, &*self.about);
+            load_rows(core, table, follow, rows, gathered, &mut self.authors, &mut self.states)?;
         }
         Ok(())
     }
@@ -235,9 +236,13 @@ impl<'a> MergeRows<'a> {
             let alone = HeldRow::new(table, &row.key);
             let mut held =
                 HeldAmong { rows: &mut held_rows[row.table], number, key: state.key(), is_moved: false, alone };
-            for (change, index) in row.changes.iter().zip(row.index..) {
-                state.decide(core, table, &mut held, change, self.about[about], author, index)?;
-                about += 1;
+            if state.is_decided() {
+                about += row.changes.len();
+            } else {
+                for (change, index) in row.changes.iter().zip(row.index..) {
+                    state.decide(core, table, &mut held, change, self.about[about], author, index)?;
+                    about += 1;
+                }
             }
             if state.won() > 0 {
                 won += state.won();
@@ -318,7 +323,13 @@ impl<'a> MergeRows<'a> {
         }
         add_keys(core, table, new, &self.rows)?;
         add_new_clocks(core, table, new, &self.states)?;
-        Ok(put_clocks(core, table, known, &self.states)?)
+        let is_moved = |row: &RowTogether| self.states[row.row].is_moved();
+        for rows in known.chunk_by(|before, after| is_moved(before) == is_moved(after)) {
+            if !rows.first().is_some_and(is_moved) {
+                put_clocks(core, table, rows, &self.states)?;
+            }
+        }
+        Ok(())
     }
 }
 

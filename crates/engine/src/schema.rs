@@ -85,6 +85,7 @@ pub(crate) struct Statements {
     pub(crate) add_clocks_alike: Slot,
     pub(crate) add_clocks_whole: Slot,
     pub(crate) move_clocks_of_run: Slot,
+    pub(crate) move_older_clocks: Slot,
     pub(crate) clocks_of_new_row: Slot,
     pub(crate) clocks_of_new_rows: Slot,
     pub(crate) clocks_of_known_row: Slot,

@@ -417,6 +417,16 @@ impl Table {
         )
     }
 
+    /// The same, of the rows of a run ([`crate::newer_clocks`]), which comes first: only clocks that are older.
+    pub(crate) fn sql_move_older_clocks(&self) -> String {
+        format!(
+            "UPDATE OR FAIL {} SET col_version = ?5, db_version = ?6, site_id = ?7, seq = ?8 + (key - ?2) * ?9
+             WHERE key BETWEEN ?2 AND ?3 AND CASE col_name WHEN ?4 THEN litemesh_is_older(?1, key, col_version)
+             WHEN '-1' THEN litemesh_has_life(?1, key, col_version) END",
+            self.clock()
+        )
+    }
+
     pub(crate) fn sql_drop_cells(&self) -> String {
         format!("DELETE FROM {} WHERE key = ?1 AND col_name <> '-1'", self.clock())
     }

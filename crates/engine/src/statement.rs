@@ -16,7 +16,7 @@ use rusqlite::ffi;
 use rusqlite::types::ValueRef;
 use smallvec::SmallVec;
 
-use crate::batch_table::{Batch, POINTER};
+use crate::batch_table::Batch;
 
 /// A connection as SQLite knows it. Copied freely; valid as long as the engine's state, which SQLite drops on close.
 #[derive(Clone, Copy)]
@@ -253,6 +253,26 @@ impl<'a> From<&'a str> for Bind<'a> {
     }
 }
 
+/// What a statement can pass to functions and tables of ours as a pointer (<https://sqlite.org/bindptr.html>), which plain SQL cannot
+/// make.
+///
+/// # Safety
+///
+/// No other type has this name.
+pub(crate) unsafe trait Passed {
+    const NAME: &'static CStr;
+}
+
+/// What is passed, to who is called with it; `None` of anything else.
+///
+/// # Safety
+///
+/// `value` is an argument of a running call, or of a table's `xFilter`. What it gives lives until the statement is reset.
+pub(crate) unsafe fn passed<'a, P: Passed>(value: *mut ffi::sqlite3_value) -> Option<&'a P> {
+    // SAFETY: the caller's. Only `Statement::query_passing` binds pointers of this name, and to nothing else.
+    unsafe { ffi::sqlite3_value_pointer(value, P::NAME.as_ptr()).cast::<P>().as_ref() }
+}
+
 /// One prepared statement.
 pub(crate) struct Statement {
     raw: *mut ffi::sqlite3_stmt,
@@ -301,10 +321,18 @@ impl Statement {
 
     /// Starts a statement that goes through a batch, which is its first parameter; the others follow.
     pub(crate) fn query_batch<'a>(&'a self, batch: &'a Batch<'a>, binds: &[Bind<'a>]) -> rusqlite::Result<Rows<'a>> {
-        // SAFETY: the rows borrow the batch, and forget it when they are dropped: until then SQLite may read from it.
+        self.query_passing(batch, binds)
+    }
+
+    /// Starts a statement whose functions and tables get something of ours, which is its first parameter; the others follow.
+    pub(crate) fn query_passing<'a, P: Passed>(
+        &'a self,
+        passed: &'a P,
+        binds: &[Bind<'a>],
+    ) -> rusqlite::Result<Rows<'a>> {
+        // SAFETY: the rows borrow what is passed, and forget it when they are dropped: until then SQLite may hand it out.
         let code = unsafe {
-            let batch = ptr::from_ref(batch).cast_mut().cast();
-            ffi::sqlite3_bind_pointer(self.raw, 1, batch, POINTER.as_ptr(), None)
+            ffi::sqlite3_bind_pointer(self.raw, 1, ptr::from_ref(passed).cast_mut().cast(), P::NAME.as_ptr(), None)
         };
         let rows = Rows { statement: self, has_borrowed: true };
         if code != ffi::SQLITE_OK {
