@@ -187,7 +187,7 @@ pub(crate) struct ServeArgs {
     litemesh sync todo.db /media/stick/todo.db --once\n  \
     litemesh sync todo.db nostr:\n\n\
 With --json, each line of standard output is one JSON object with the member `event`, as of `litemesh serve --json`;\n\
-`unreachable` says why no hub was reached yet, its member `kind` in one word; `access` what the hub lets us do, where\n\
+`unreachable` says why no hub or relay was reached yet, its member `kind` in one word; `access` what the hub lets us do, where\n\
 that is not everything; `waiting` which paired devices a run with --once waits for; the last of such a run is `done`.")]
 pub(crate) struct SyncArgs {
     /// The SQLite file, made replicated by `litemesh init`

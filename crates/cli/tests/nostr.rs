@@ -183,10 +183,44 @@ fn the_code_on_the_terminal_is_what_pairs() {
     assert_eq!(listening.end().0.code(), Some(0));
 }
 
+/// Nobody waits for minutes and wonders.
+#[test]
+fn relays_that_cannot_be_reached_are_named() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let dead = format!("ws://{nobody}");
+    let files = Files::new();
+    let (a, b) = (files.database("a.db"), files.database("b.db"));
+    let pairing = Running::start(&["pair", &a, "--relay", &dead, "--json"]);
+    let string = pairing.event("connection_string")["connection_string"].as_str().unwrap().to_owned();
+    litemesh(&["join", &b, &string]).fails(5, &[&dead, "efused", "check the addresses of the relays"]);
+    let told = pairing.event("unreachable");
+    assert!(told["reason"].as_str().unwrap().contains(&dead), "{told}");
+    pairing.stop("-INT");
+
+    let (runtime, relay, url) = relay();
+    pair(&a, &b, &url);
+    relay.shutdown();
+    drop((relay, runtime));
+    let address = url.trim_end_matches('/');
+    litemesh(&["sync", &a, "nostr:", "--once", "--timeout", "4"])
+        .fails(5, &["no relay of phone reached within 4 s", address, "efused"]);
+    let stays = Running::start(&["sync", &a, "nostr:", "--json"]);
+    let told = stays.event("unreachable");
+    assert_eq!((&told["kind"], &told["devices"][0]), (&"relays".into(), &"phone".into()), "{told}");
+    assert_eq!(stays.stop("-TERM").0.code(), Some(0));
+}
+
 #[test]
 fn what_cannot_be_paired_is_told_why() {
     let files = Files::new();
     let a = files.database("a.db");
+    // No point of the curve.
+    let key = "f".repeat(64);
+    let string = format!("nostr+keepai://{key}?relay=ws%3A%2F%2F127.0.0.1%3A1&secret={0}&nonce={0}", "0".repeat(32));
+    litemesh(&["join", &a, &string]).fails(2, &["the key in the connection string", "litemesh pair"]);
+    let text = files.write("text.db", "this is no database");
+    litemesh(&["peers", &text]).fails(3, &["text.db", "not a database"]);
+    litemesh(&["unpair", &text, "phone"]).fails(3, &["text.db", "not a database"]);
     litemesh(&["join", &a, "nostr+keepai://nothing"]).fails(2, &["connection string", "litemesh pair"]);
     litemesh(&["pair", &a, "--relay", "https://example.org/"]).fails(2, &["https://example.org/", "wss://"]);
     assert_eq!(litemesh(&["peers", &a, "--json"]).json(), serde_json::json!([]));

@@ -39,8 +39,14 @@ fn two_files_become_equal() {
     litemesh(&["sync", &a, &b, "--once"]).ok();
     assert_eq!(litemesh(&["diff", &a, &b]).ok(), "equal: 2 tables, 2 rows\n");
     // A file with itself, and with a copy of itself.
-    litemesh(&["sync", &a, &a, "--once"]).fails(6, &["copy of the other", "litemesh fork"]);
-    litemesh(&["sync", &a, &files.path("nowhere.db"), "--once"]).fails(2, &["no such file", "https://"]);
+    litemesh(&["sync", &a, &a, "--once"]).fails(2, &["both sides are", "a.db", "name another"]);
+    let copy = files.path("copy.db");
+    litemesh(&["sql", &a, &format!("VACUUM INTO '{copy}'")]).ok();
+    let refused = litemesh(&["sync", &a, &copy, "--once"]);
+    assert_eq!(refused.stderr.matches("litemesh fork").count(), 1, "{refused:?}");
+    refused.fails(6, &["copy of the other", "litemesh fork"]);
+    litemesh(&["sync", &a, &files.path("nowhere.db"), "--once"])
+        .fails(2, &["is no file", "https://", "ssh://", "nostr:"]);
 }
 
 #[test]
@@ -88,6 +94,27 @@ fn a_file_at_the_other_end_of_ssh_is_synced() {
     for far in [url.as_str(), b.as_str()] {
         litemesh(&["sync", &a, far, "--ca", "ca.pem", "--once"]).fails(2, &["--ca are for hubs", "b.db"]);
     }
+}
+
+/// Nobody looks at the other side, so that says here what it does not take.
+#[test]
+fn changes_of_a_table_that_the_other_file_lacks_are_refused() {
+    let files = Files::new();
+    let more =
+        files.write("more.sql", "CREATE TABLE more (id TEXT PRIMARY KEY NOT NULL); INSERT INTO more VALUES ('a');");
+    let (a, b) = (files.database("a.db"), files.database("b.db"));
+    litemesh(&["init", &a, "--schema", &more]).ok();
+    let (ssh, far) = (fake_ssh(&files), format!("ssh://host{b}"));
+    let refused = ["the remote refused a message", "more"];
+    litemesh(&["sync", &a, &b, "--once"]).fails(6, &refused);
+    let over_ssh = litemesh(&["sync", &a, &far, "--ssh", &ssh, "--once"]);
+    assert_eq!(over_ssh.code, Some(6), "{over_ssh:?}");
+    assert!(refused.iter().all(|part| over_ssh.stderr.contains(part)), "{over_ssh:?}");
+    litemesh(&["sync", &b, &a, "--once"]).fails(6, &["the exchange failed", "more"]);
+    let stays = Running::start(&["sync", &a, &b, "--json"]);
+    let error = stays.event("error");
+    assert!(refused.iter().all(|part| error["message"].as_str().unwrap().contains(part)), "{error}");
+    assert_eq!(stays.stop("-INT").0.code(), Some(0));
 }
 
 /// Any program can stand at the other end of `stdio`, and none can make it fail badly.

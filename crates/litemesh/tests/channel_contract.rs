@@ -23,6 +23,8 @@ struct Recorder {
     reports: Mutex<Vec<String>>,
     remote: Mutex<Option<Remote>>,
     refuses: bool,
+    /// What becomes of messages.
+    verdict: Option<Refusal>,
 }
 
 impl Recorder {
@@ -36,6 +38,17 @@ impl Recorder {
 
     fn remote(&self) -> Remote {
         self.remote.lock().unwrap().unwrap()
+    }
+
+    /// Waits until so much was reported: time stands still, and who has anything to do has done it long before.
+    async fn wait_for(&self, reports: usize) {
+        for _ in 0..100_000 {
+            if self.reports().len() >= reports {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("only {:?} was reported", self.reports());
     }
 }
 
@@ -62,11 +75,17 @@ impl PeerCallbacks for Recorder {
 
     fn receive(&self, _remote: Remote, _message: Unverified) -> BoxFuture<'_, Result<(), Refusal>> {
         self.report("receive");
-        Box::pin(async { Ok(()) })
+        let verdict = self.verdict.clone().map_or(Ok(()), Err);
+        Box::pin(async { verdict })
     }
 
     fn garbled(&self, _remote: Remote, _reason: String) -> BoxFuture<'_, ()> {
         self.report("garbled");
+        Box::pin(async {})
+    }
+
+    fn refused(&self, _remote: Remote, reason: String) -> BoxFuture<'_, ()> {
+        self.report(format!("refused: {reason}"));
         Box::pin(async {})
     }
 
@@ -225,4 +244,49 @@ async fn a_refusal_is_told_and_heard() {
     let _ = channel.send(peer.remote(), ack()).await;
     assert_eq!(accepting.await.unwrap(), ChannelError::Refused { reason: "nor you".to_owned() });
     assert_eq!(peer.reports(), ["connect", "disconnect: nor you"]);
+}
+
+/// Each side learns that a message of its own was not taken, and the connection goes on.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_not_taken_is_told_and_heard() {
+    let message = v2::framed(&v2::message(&ack()));
+    let garbage = v2::framed(&[3, 0, 0xff]);
+    for (verdict, told) in [
+        (Refusal::Invalid("no such table".to_owned()), Some("no such table")),
+        // It may be taken the next time.
+        (Refusal::Unavailable("not now".to_owned()), None),
+    ] {
+        let refusing = Recorder { verdict: Some(verdict), ..Recorder::default() };
+        let (channel, peer, mut theirs, accepting) = accepted(refusing, 1 << 16).await;
+        theirs.write_all(&message).await.unwrap();
+        peer.wait_for(2).await;
+        // What is sent behind it shows that the connection stands.
+        channel.send(peer.remote(), ack()).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        channel.stop().await;
+        assert_eq!(accepting.await.unwrap(), ChannelError::Stopped);
+        let mut all = Vec::new();
+        theirs.read_to_end(&mut all).await.unwrap();
+        let frames = frames(&all);
+        let reasons = frames.iter().filter_map(|frame| match frame {
+            Frame::Error(reason) => Some(reason.as_str()),
+            _ => None,
+        });
+        assert_eq!(reasons.collect::<Vec<_>>(), told.into_iter().collect::<Vec<_>>());
+        assert!(frames.iter().any(|frame| matches!(frame, Frame::Message(_))), "{frames:?}");
+    }
+
+    // What could not even be read, too.
+    let (channel, peer, mut theirs, _accepting) = accepted(Recorder::default(), 1 << 16).await;
+    theirs.write_all(&message).await.unwrap();
+    theirs.write_all(&garbage).await.unwrap();
+    theirs.write_all(&v2::framed(&v2::error("nor yours"))).await.unwrap();
+    theirs.write_all(&message).await.unwrap();
+    peer.wait_for(5).await;
+    assert_eq!(peer.reports(), ["connect", "receive", "garbled", "refused: nor yours", "receive"]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    channel.stop().await;
+    let mut all = Vec::new();
+    theirs.read_to_end(&mut all).await.unwrap();
+    assert!(frames(&all).iter().any(|frame| matches!(frame, Frame::Error(_))));
 }

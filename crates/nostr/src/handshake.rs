@@ -1,6 +1,6 @@
 //! Pairing: two devices meet at a relay by a string that one shows and the other is given (`wire-protocol.md` 7.5).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use litemesh_proto::{SiteId, backoff_from};
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::pauses::Pauses;
-use crate::relays::{Fate, Heard, Relays, Unpublished};
+use crate::relays::{Fate, Heard, RelaySight, Relays, Unpublished};
 use crate::signer::Identity;
 use crate::store::Pairing;
 use crate::{
@@ -37,7 +37,7 @@ pub enum PairError {
     /// Nobody came while the string was valid.
     #[error("nobody joined within {} minutes: make a new connection string", CONNECTION_STRING_VALIDITY.as_secs() / 60)]
     Expired,
-    /// Nobody answers.
+    /// A relay has passed on that we ask, and nobody answers.
     #[error("Connection timeout: no response from peer")]
     Timeout,
     /// The other side does not want it.
@@ -59,7 +59,7 @@ pub enum PairError {
     /// No relay to meet at.
     #[error("no relay can be used: {reason}")]
     Relays {
-        /// What the last one said.
+        /// Why they cannot be reached, or what the last one said.
         reason: String,
     },
     /// A signer has no key for it.
@@ -150,6 +150,11 @@ impl Listener {
     /// What the other device is to be given. It is a secret: who has it within ten minutes is paired.
     pub fn connection_string(&self) -> &ConnectionString {
         &self.string
+    }
+
+    /// Whether its relays can be reached: nobody can join before one is.
+    pub fn relays(&self) -> RelaySight {
+        self.relays.sight()
     }
 
     /// Waits for the other device, and keeps the pairing.
@@ -260,7 +265,7 @@ impl Listener {
 ///
 /// The string is of no use, nobody answers, or the pairing cannot be kept.
 pub async fn join(site: SiteId, device: &str, string: &ConnectionString, store: &Store) -> Result<Pairing, PairError> {
-    join_as(Own::new(), site, device, string, store).await
+    join_as(Own::new(), site, device, string, store, JOIN_TIMEOUT).await
 }
 
 /// The same with a key that a signer has and keeps.
@@ -275,7 +280,7 @@ pub async fn join_with(
     string: &ConnectionString,
     store: &Store,
 ) -> Result<Pairing, PairError> {
-    join_as(Own::of(signer)?, site, device, string, store).await
+    join_as(Own::of(signer)?, site, device, string, store, JOIN_TIMEOUT).await
 }
 
 async fn join_as(
@@ -284,13 +289,15 @@ async fn join_as(
     device: &str,
     string: &ConnectionString,
     store: &Store,
+    patience: Duration,
 ) -> Result<Pairing, PairError> {
     let listener = string.listener().map_err(|error| invalid("the key in the connection string", &error))?;
     let urls = parse_relays(string.relays())?;
     let envelope =
         Envelope::with(own.identity.clone(), listener).map_err(|error| invalid("the key in the string", &error))?;
     let (relays, mut heard) = connect(&own, &urls, filter::connect_replies(listener)).await?;
-    let asking = ask(&relays, &envelope, site, device, string);
+    let unheard = Mutex::new(None);
+    let asking = ask(&relays, &envelope, site, device, string, &unheard);
     let answered = async {
         loop {
             let event = hear(&mut heard).await;
@@ -308,7 +315,11 @@ async fn join_as(
             never = asking => Err(never),
         }
     };
-    let reply = tokio::time::timeout(JOIN_TIMEOUT, answered).await.unwrap_or(Err(PairError::Timeout));
+    let reply = tokio::time::timeout(patience, answered).await.unwrap_or_else(|_| {
+        let unheard = unheard.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let reason = relays.sight().unreached().or(unheard);
+        Err(reason.map_or(PairError::Timeout, |reason| PairError::Relays { reason }))
+    });
     relays.close().await;
     let reply = reply?;
     let pairing = Pairing {
@@ -325,8 +336,15 @@ async fn join_as(
     Ok(pairing)
 }
 
-/// Asks again and again. Returns only where that is of no use.
-async fn ask(relays: &Relays, envelope: &Envelope, site: SiteId, device: &str, string: &ConnectionString) -> PairError {
+/// Asks again and again. Returns only where that is of no use. `unheard` is why no relay took what was asked last.
+async fn ask(
+    relays: &Relays,
+    envelope: &Envelope,
+    site: SiteId,
+    device: &str,
+    string: &ConnectionString,
+    unheard: &Mutex<Option<String>>,
+) -> PairError {
     let request = ConnectRequest {
         secret: string.secret().to_owned(),
         peer_id: site,
@@ -337,7 +355,7 @@ async fn ask(relays: &Relays, envelope: &Envelope, site: SiteId, device: &str, s
     loop {
         // Another event each time: relays pass one on only once.
         match envelope.connect_request(&request, string.nonce(), Timestamp::now()) {
-            Ok(event) => publish(relays, &event).await,
+            Ok(event) => publish(relays, &event, unheard).await,
             Err(error) => return invalid("the request", &error),
         }
         tokio::time::sleep(backoff_from(ASK_AGAIN, attempts, 0.0).min(ASK_EVERY)).await;
@@ -345,11 +363,14 @@ async fn ask(relays: &Relays, envelope: &Envelope, site: SiteId, device: &str, s
     }
 }
 
-async fn publish(relays: &Relays, event: &Event) {
+async fn publish(relays: &Relays, event: &Event, unheard: &Mutex<Option<String>>) {
+    let set_unheard = |reason| *unheard.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     while let Err(unpublished) = relays.publish(event).await {
         debug!(reason = unpublished.reason, "pairing");
+        set_unheard(Some(unpublished.reason));
         tokio::time::sleep(PUBLISH_AGAIN).await;
     }
+    set_unheard(None);
 }
 
 /// The next event.

@@ -88,6 +88,7 @@ pub use nip44v3::{
 };
 /// Keys, events and filters. Its version is part of this crate's.
 pub use nostr;
+pub use relays::RelaySight;
 pub use signer::{Signer, SignerError};
 pub use store::{Pairing, Store, StoreError};
 pub use stream_id::{ParseStreamIdError, StreamId};

@@ -138,6 +138,8 @@ async fn serve(
     let envelope = Envelope::with(identity.clone(), pairing.peer_key).map_err(|error| error.to_string())?;
     let cursors = (CURSORS, filter::cursors(pairing.peer_key).limit(1));
     let (relays, mut heard) = Relays::connect(identity, &pairing.relays, cursors, shared.pauses).await?;
+    let remote = pairing.peer;
+    shared.sights().insert(remote, relays.sight());
     let window_max = if pairing.is_litemesh { WINDOW_MAX } else { WINDOW_MAX_V1 };
     let ends = Ends {
         pairing,
@@ -174,6 +176,7 @@ async fn serve(
             None => break None,
         }
     };
+    shared.sights().remove(&remote);
     ends.relays.close().await;
     Ok(changed)
 }

@@ -6,6 +6,7 @@
 mod ear;
 mod gate;
 mod questions;
+mod sight;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
@@ -28,6 +29,7 @@ use tracing::debug;
 use self::ear::{Ear, ask};
 use self::gate::{Gate, Gated};
 use self::questions::{Answer, Questions, Verdict};
+pub use self::sight::RelaySight;
 use crate::PAYLOAD_CHARS_MAX;
 use crate::looks::at;
 use crate::pauses::Pauses;
@@ -131,6 +133,7 @@ pub(crate) enum Fate {
 
 struct Line {
     relay: Relay,
+    gate: Arc<Gate>,
     questions: Arc<Questions>,
     jobs: mpsc::Sender<Job>,
 }
@@ -177,7 +180,7 @@ impl Relays {
             writers.spawn(write(pen, jobs_taken, pauses, cancel.clone()));
             let ear = Ear {
                 relay: relay.clone(),
-                gate,
+                gate: gate.clone(),
                 questions: questions.clone(),
                 subscriptions: subscriptions.subscribe(),
                 heard: heard_sender.clone(),
@@ -191,7 +194,7 @@ impl Relays {
             let notifications = relay.notifications();
             ears.spawn(ear.listen(notifications));
             ears.spawn(dialler);
-            lines.push(Line { relay, questions, jobs });
+            lines.push(Line { relay, gate, questions, jobs });
         }
         Ok((Self { client, lines, subscriptions, missed, cancel, writers, ears }, heard))
     }
@@ -265,6 +268,11 @@ impl Relays {
     /// Whether one of them is there.
     pub(crate) fn is_connected(&self) -> bool {
         self.lines.iter().any(|line| line.relay.is_connected())
+    }
+
+    /// For people who wait for one of them.
+    pub(crate) fn sight(&self) -> RelaySight {
+        RelaySight::new(self.lines.iter().map(|line| (line.relay.clone(), line.gate.clone())).collect())
     }
 
     /// Something that came had to be dropped.

@@ -1,11 +1,13 @@
 //! [`NostrTransport`]: a connection for each pairing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use litemesh_proto::{BoxFuture, PeerCallbacks, PeerMessage, Remote, Served, SyncRequest, Transport, TransportError};
+use litemesh_proto::{
+    BoxFuture, PeerCallbacks, PeerMessage, Remote, Served, SiteId, SyncRequest, Transport, TransportError,
+};
 use nostr::PublicKey;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +18,7 @@ use crate::link::{self, Handle};
 use crate::pauses::Pauses;
 use crate::signer::Identity;
 use crate::store::Pairing;
-use crate::{CHANGES_LIFETIME, Signer, Store, StoreError};
+use crate::{CHANGES_LIFETIME, RelaySight, Signer, Store, StoreError};
 
 /// Stands in logs and events.
 pub(crate) const NAME: &str = "nostr";
@@ -50,6 +52,8 @@ pub(crate) struct Shared {
     /// Keeps other transports away from the pairings while this one runs.
     claim: Mutex<Option<File>>,
     handles: Mutex<HashMap<u64, Handle>>,
+    /// The relays of each paired device.
+    sights: Mutex<BTreeMap<SiteId, RelaySight>>,
     last_error: Mutex<Option<String>>,
     tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
@@ -77,6 +81,12 @@ impl NostrTransport {
     /// Why something failed last, such as a stream that broke or a file that cannot be read.
     pub fn last_error(&self) -> Option<String> {
         self.shared.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The paired devices of which no relay can be reached now, and why. What is written meanwhile waits here.
+    pub fn unreached(&self) -> BTreeMap<SiteId, String> {
+        let sights = self.shared.sights();
+        sights.iter().filter_map(|(peer, sight)| Some((*peer, sight.unreached()?))).collect()
     }
 }
 
@@ -143,6 +153,7 @@ impl NostrTransportBuilder {
             phase: watch::Sender::new(Phase::Waiting),
             claim: Mutex::default(),
             handles: Mutex::default(),
+            sights: Mutex::default(),
             last_error: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -154,6 +165,10 @@ impl NostrTransportBuilder {
 impl Shared {
     pub(crate) fn handles(&self) -> MutexGuard<'_, HashMap<u64, Handle>> {
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn sights(&self) -> MutexGuard<'_, BTreeMap<SiteId, RelaySight>> {
+        self.sights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn report(&self, reason: String) {

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
 
 use litemesh::SiteId;
 use litemesh::engine::StorageError;
@@ -18,8 +19,17 @@ use crate::failure::Failure;
 use crate::output::{Output, printable, table};
 use crate::shutdown::Shutdown;
 
+/// What to do about a connection string that is of no use.
+const STRING_ADVICE: &str = "copy the whole line that `litemesh pair` printed";
+
 /// Bytes of standard input that are read for a connection string; one with ten relays has about 600.
 const STRING_BYTES_MAX: u64 = 16 * 1024;
+
+/// How long people wait for a relay until they are told why none is reached. Dialling one takes much less.
+pub(crate) const RELAYS_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What to do about relays that cannot be reached.
+pub(crate) const RELAYS_ADVICE: &str = "check the addresses of the relays, and that this machine is online";
 
 /// Opens the pairings of a file, and makes their file where there is none.
 pub(crate) fn open(file: &Path) -> Result<Store, Failure> {
@@ -50,12 +60,33 @@ pub(crate) async fn pair(args: &PairArgs) -> Result<ExitCode, Failure> {
         }
         output.line("give it to `litemesh join FILE STRING` on the other device within ten minutes; it is a secret")?;
     }
+    let relays = listener.relays();
+    let paired = listener.paired(&store);
+    tokio::pin!(paired);
+    let mut has_told_relays = false;
     // Losing a branch loses nothing: what is stored is stored.
-    let paired = tokio::select! {
-        paired = listener.paired(&store) => paired.map_err(|error| failure(&error))?,
-        () = shutdown.requested() => return Err(Failure::network("interrupted before anybody joined", "")),
+    let paired = loop {
+        tokio::select! {
+            paired = &mut paired => break paired.map_err(|error| failure(&error))?,
+            () = shutdown.requested() => return Err(Failure::network("interrupted before anybody joined", "")),
+            () = tokio::time::sleep(RELAYS_PATIENCE), if !has_told_relays => {
+                if let Some(reason) = relays.unreached() {
+                    has_told_relays = true;
+                    tell_relays(&mut output, &reason, args.json)?;
+                }
+            }
+        }
     };
     tell(&mut output, &args.file, &paired, args.json)
+}
+
+fn tell_relays(output: &mut Output, reason: &str, as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        return output.json(&json!({
+            "event": "unreachable", "kind": "relays", "reason": reason, "advice": RELAYS_ADVICE,
+        }));
+    }
+    output.line(printable(&format!("no relay is reached yet: {reason}: {RELAYS_ADVICE}; dialling on")))
 }
 
 /// A code as block characters. In colors of its own, since cameras do not read one that is light on dark, as most terminals are.
@@ -72,7 +103,11 @@ pub(crate) async fn join(args: &JoinArgs) -> Result<ExitCode, Failure> {
     let device = device_name(args.name.as_deref());
     let joining = litemesh_nostr::join(site, &device, &string, &store);
     let paired = tokio::select! {
-        paired = joining => paired.map_err(|error| failure(&error))?,
+        paired = joining => paired.map_err(|error| match error {
+            // Of the string, whatever it is.
+            PairError::Invalid { .. } => Failure::usage(error.to_string(), STRING_ADVICE),
+            _ => failure(&error),
+        })?,
         () = shutdown.requested() => return Err(Failure::network("interrupted before the other device answered", "")),
     };
     tell(&mut Output::new(), &args.file, &paired, args.json)
@@ -132,13 +167,14 @@ fn site(file: &Path) -> Result<SiteId, Failure> {
 
 /// The pairings of a file, where it has any: to look for them makes no file.
 fn known(file: &Path) -> Result<Option<Store>, Failure> {
-    database_file::require(file)?;
+    // Of what is no database nothing is known either.
+    drop(database_file::open_read_only(file)?);
     let path = Store::path_beside(file);
     if path.exists() { Store::open(&path).map(Some).map_err(|error| store(&error)) } else { Ok(None) }
 }
 
 fn read_string(given: &str) -> Result<ConnectionString, Failure> {
-    let wrong = |what: String| Failure::usage(what, "copy the whole line that `litemesh pair` printed");
+    let wrong = |what: String| Failure::usage(what, STRING_ADVICE);
     let mut read = String::new();
     let text = if given == "-" {
         let result = std::io::stdin().take(STRING_BYTES_MAX).read_to_string(&mut read);
@@ -198,6 +234,7 @@ pub(crate) fn failure(error: &PairError) -> Failure {
             ),
         ),
         PairError::Rejected | PairError::SameSite => Failure::refused(what, ""),
+        PairError::Relays { .. } => Failure::network(what, RELAYS_ADVICE),
         _ => Failure::network(what, "check the relays, and that both devices are online"),
     }
 }

@@ -38,6 +38,9 @@ pub(super) enum Side {
     Dialler,
 }
 
+/// Refusals that wait to be told. Another one meanwhile goes unsaid: what was refused is asked for again anyway.
+const REFUSALS_MAX: usize = 1;
+
 /// Runs a connection to its end, or until nobody waits for it any more. `stood` is called when our peer took a first message.
 pub(super) async fn run(
     shared: &Shared,
@@ -109,14 +112,15 @@ async fn exchange(
 ) -> ChannelError {
     let remote = link.remote;
     let ending = {
+        let (refusals, refused) = mpsc::channel(REFUSALS_MAX);
         // What the peer sends from within `connect` is written meanwhile.
-        let writing = write_all(&mut write, outbox, shared.ping_interval());
+        let writing = write_all(&mut write, outbox, refused, shared.ping_interval());
         let talking = async {
             if let Err(refusal) = peer.connect(remote, access).await {
                 return Ending::Refused(refusal.to_string());
             }
             info!(remote = %remote.site.fmt_short(), transport = shared.name, "connected");
-            receive_all(shared, peer, link, &mut frames, abandoned, stood).await
+            receive_all(shared, peer, link, &mut frames, &refusals, (abandoned, stood)).await
         };
         tokio::pin!(writing, talking);
         tokio::select! {
@@ -180,8 +184,8 @@ async fn receive_all(
     peer: &dyn PeerCallbacks,
     link: &Link,
     frames: &mut FrameReader<impl AsyncRead + Send + Unpin>,
-    abandoned: &CancellationToken,
-    stood: impl FnOnce(),
+    refusals: &mpsc::Sender<String>,
+    (abandoned, stood): (&CancellationToken, impl FnOnce()),
 ) -> Ending {
     let mut stood = Some(stood);
     let silence_max = shared.ping_interval().saturating_mul(SILENT_PINGS_MAX);
@@ -203,11 +207,15 @@ async fn receive_all(
             Ok(Frame::Sync(request)) => peer.sync(link.remote, request).await,
             Ok(Frame::Message(message)) => peer.receive(link.remote, message).await,
             Ok(Frame::Error(reason)) if stood.is_some() => return Ending::Rejected(reason),
-            Ok(Frame::Error(reason)) => return Ending::Lost(format!("the other end gave up: {reason}")),
+            // Whether to go on is for the other end to say.
+            Ok(Frame::Error(reason)) => {
+                peer.refused(link.remote, reason).await;
+                continue;
+            }
             Ok(Frame::Hello(_) | Frame::Ping | Frame::Unknown) => continue,
             Err(reason) => {
-                peer.garbled(link.remote, reason).await;
-                continue;
+                peer.garbled(link.remote, reason.clone()).await;
+                Err(Refusal::Invalid(reason))
             }
         };
         match result {
@@ -217,8 +225,9 @@ async fn receive_all(
                 }
             }
             Err(Refusal::UnknownRemote) => return Ending::Closed,
-            // The session has taken note of it.
-            Err(_) => {}
+            // The session has taken note of it. Sent again it may be taken.
+            Err(Refusal::Unavailable(_)) => {}
+            Err(refusal) => drop(refusals.try_send(refusal.to_string())),
         }
     }
 }
@@ -236,10 +245,18 @@ async fn decode(frame: Vec<u8>, limits: &Limits) -> Result<Frame, String> {
 async fn write_all(
     write: &mut (impl AsyncWrite + Unpin),
     mut outbox: mpsc::Receiver<Vec<u8>>,
+    mut refused: mpsc::Receiver<String>,
     ping_interval: Duration,
 ) -> String {
     loop {
-        let frame = match tokio::time::timeout(ping_interval, outbox.recv()).await {
+        // Losing a branch loses nothing: what was not taken waits.
+        let next = async {
+            tokio::select! {
+                Some(reason) = refused.recv() => Some(v2::error(&reason)),
+                frame = outbox.recv() => frame,
+            }
+        };
+        let frame = match tokio::time::timeout(ping_interval, next).await {
             Ok(Some(frame)) => frame,
             // The other sender belongs to who awaits this, so it cannot come to that.
             Ok(None) => return "closed".to_owned(),

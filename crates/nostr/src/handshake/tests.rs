@@ -1,5 +1,9 @@
 //! Pairings that must not come about. Those that do are in `tests/sync.rs` and `tests/original.rs`.
 
+use std::net::SocketAddr;
+
+use nostr::util::BoxedFuture;
+use nostr_relay_builder::builder::{PolicyResult, WritePolicy};
 use nostr_relay_builder::{LocalRelay, RelayBuilder};
 
 use super::*;
@@ -92,4 +96,66 @@ async fn without_a_relay_nobody_is_paired() {
     let none: [&str; 0] = [];
     assert!(matches!(Listener::start(SITE, "one", &none).await, Err(PairError::Relays { .. })));
     assert!(matches!(Listener::start(SITE, "one", &["no address"]).await, Err(PairError::Invalid { .. })));
+}
+
+/// Nobody waits for ten minutes, or thirty seconds, and wonders.
+#[tokio::test]
+async fn why_no_relay_is_reached_is_said() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let urls = [format!("ws://{nobody}")];
+    let listener = Listener::start(SITE, "one", &urls).await.unwrap();
+    let sight = listener.relays();
+    // Not dialled yet, or refused.
+    assert!(sight.unreached().unwrap().contains(&nobody));
+    while !sight.unreached().unwrap().contains("efused") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let store = Store::open_in_memory().unwrap();
+    let string = listener.connection_string();
+    let joined = join_as(Own::new(), OTHER, "other", string, &store, Duration::from_millis(300)).await;
+    assert!(matches!(&joined, Err(PairError::Relays { reason }) if reason.contains(&nobody)), "{joined:?}");
+
+    // One is enough.
+    let (relay, url) = relay().await;
+    let listener = Listener::start(SITE, "one", &[url.as_str(), urls[0].as_str()]).await.unwrap();
+    let sight = listener.relays();
+    while sight.unreached().is_some() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    relay.shutdown();
+    while !sight.unreached().is_some_and(|reason| reason.contains("hung up") || reason.contains("efused")) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[derive(Debug)]
+struct Wary;
+
+impl WritePolicy for Wary {
+    fn admit_event<'a>(&'a self, _: &'a Event, _: &'a SocketAddr) -> BoxedFuture<'a, PolicyResult> {
+        Box::pin(async { PolicyResult::Reject("members only".to_owned()) })
+    }
+}
+
+/// Then it is not the other device that does not answer.
+#[tokio::test]
+async fn why_no_relay_passes_on_the_question_is_said() {
+    let relay = LocalRelay::new(RelayBuilder::default().write_policy(Wary));
+    relay.run().await.unwrap();
+    let url = relay.url().await.to_string();
+    let string = Listener::start(SITE, "one", &[&url]).await.unwrap().connection_string().clone();
+    let (own, listener) = (Own::new(), string.listener().unwrap());
+    let envelope = Envelope::with(own.identity.clone(), listener).unwrap();
+    let urls = parse_relays(string.relays()).unwrap();
+    let (relays, _heard) = connect(&own, &urls, filter::connect_replies(listener)).await.unwrap();
+    let unheard = Mutex::new(None);
+    let is_said = async {
+        while !unheard.lock().unwrap().as_ref().is_some_and(|reason: &String| reason.contains("members only")) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        never = ask(&relays, &envelope, OTHER, "other", &string, &unheard) => panic!("{never}"),
+        () = is_said => {}
+    }
 }

@@ -5,8 +5,8 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ pub(super) struct Gate {
     waiting: AtomicUsize,
     reader: AtomicWaker,
     shut: Notify,
+    /// How the last dial ended.
+    dialled: Mutex<Option<Result<(), String>>>,
 }
 
 impl Gate {
@@ -47,6 +49,19 @@ impl Gate {
     /// The gate is shut: the ear is to count.
     pub(super) async fn shut(&self) {
         self.shut.notified().await;
+    }
+
+    /// Why the relay is not there, where it is not.
+    pub(super) fn dialled(&self) -> String {
+        match &*self.dialled.lock().unwrap_or_else(PoisonError::into_inner) {
+            None => "it does not answer".to_owned(),
+            Some(Ok(())) => "it has hung up".to_owned(),
+            Some(Err(reason)) => reason.clone(),
+        }
+    }
+
+    fn set_dialled(&self, dialled: Result<(), String>) {
+        *self.dialled.lock().unwrap_or_else(PoisonError::into_inner) = Some(dialled);
     }
 
     fn is_shut(&self) -> bool {
@@ -78,12 +93,11 @@ impl WebSocketTransport for Gated {
         timeout: Duration,
     ) -> BoxedFuture<'a, Result<(WebSocketSink, WebSocketStream), TransportError>> {
         Box::pin(async move {
-            let (sink, stream) = DefaultWebsocketTransport.connect(url, mode, timeout).await?;
-            let stream = match self.gates.get(url) {
-                Some(gate) => Box::pin(Passing { stream, gate: gate.clone() }),
-                None => stream,
-            };
-            Ok((sink, stream))
+            let connected = DefaultWebsocketTransport.connect(url, mode, timeout).await;
+            let Some(gate) = self.gates.get(url) else { return connected };
+            gate.set_dialled(connected.as_ref().map(drop).map_err(ToString::to_string));
+            let (sink, stream) = connected?;
+            Ok((sink, Box::pin(Passing { stream, gate: gate.clone() })))
         })
     }
 }

@@ -14,6 +14,7 @@ use litemesh::{Event, EventError, Peer, PeerBuilder, SiteId};
 use serde_json::json;
 
 use crate::args::SyncArgs;
+use crate::commands::pairings::{RELAYS_ADVICE, RELAYS_PATIENCE};
 use crate::commands::serve::{ended, tell, warn_of_nothing_to_sync};
 use crate::commands::token::rights;
 use crate::database_file;
@@ -33,7 +34,7 @@ const BAR_DELAY: Duration = Duration::from_secs(1);
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long a run that stays waits for a connection before it says why there is none, and one with `--once` for a paired device before
-/// it says for which.
+/// it says for which, and for anything more where something was refused.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
 
 pub(crate) async fn run(args: &SyncArgs) -> Result<ExitCode, Failure> {
@@ -70,6 +71,8 @@ struct Run<'a> {
     offline: Option<Instant>,
     /// Which paired devices are waited for was told.
     has_told_devices: bool,
+    /// Since when some of them have no relay that is reached, and whether that was told.
+    without_relays: Option<(Instant, bool)>,
     /// The connections that are caught up with, and how far that came. More than one over Nostr alone.
     rounds: BTreeMap<SiteId, Round>,
     /// Why the last connection came to nothing; dialling again would end the same way.
@@ -110,6 +113,7 @@ impl<'a> Run<'a> {
             told: now,
             offline: Some(now),
             has_told_devices: false,
+            without_relays: None,
             rounds: BTreeMap::new(),
             refused: None,
             said: None,
@@ -144,6 +148,7 @@ impl<'a> Run<'a> {
             if self.args.once && self.is_over()? {
                 return self.summary();
             }
+            self.look_for_relays()?;
             if self.args.once && !self.has_told_devices && self.moved.elapsed() >= SILENCE_MAX {
                 self.tell_devices()?;
             }
@@ -284,9 +289,10 @@ impl<'a> Run<'a> {
         if let Some(unreached) = self.way.unreached().filter(|unreached| unreached.is_final) {
             return Err(unreached.failure(&self.args.far, ""));
         }
-        if let Some(round) = self.rounds.values_mut().find(|round| round.has_sent_all && round.refusal.is_some())
-            && let Some(refusal) = round.refusal.take()
-        {
+        // Who has refused something says of nothing behind it that it is there.
+        let is_still = self.moved.elapsed() >= SILENCE_MAX;
+        let mut ending = self.rounds.values_mut().filter(|round| round.has_sent_all || is_still);
+        if let Some(refusal) = ending.find_map(|round| round.refusal.take()) {
             return Err(refusal);
         }
         let is_caught_up = |round: &Round| round.is_caught_up() && round.refusal.is_none();
@@ -310,6 +316,26 @@ impl<'a> Run<'a> {
         }
         let (devices, seconds) = (devices.join(", "), self.args.timeout);
         self.output.line(printable(&format!("waiting for {devices}, up to {seconds} s")))
+    }
+
+    /// Says of which paired devices no relay is reached, once each time: to the peer they are connected all the same.
+    fn look_for_relays(&mut self) -> Result<(), Failure> {
+        let Some((devices, reasons)) = self.way.without_relays() else {
+            self.without_relays = None;
+            return Ok(());
+        };
+        let (since, is_told) = self.without_relays.get_or_insert((Instant::now(), false));
+        if since.elapsed() < RELAYS_PATIENCE || std::mem::replace(is_told, true) {
+            return Ok(());
+        }
+        if self.args.json {
+            return self.output.json(&json!({
+                "event": "unreachable", "url": self.args.far, "kind": "relays", "devices": devices, "reason": reasons,
+                "advice": RELAYS_ADVICE,
+            }));
+        }
+        let what = format!("no relay of {} is reached: {reasons}: {RELAYS_ADVICE}; dialling on", devices.join(", "));
+        self.output.line(printable(&what))
     }
 
     /// Says how a catch-up went, in a run that stays.
@@ -370,8 +396,8 @@ impl<'a> Run<'a> {
             }
             return self.output.json(&line);
         }
-        let what = unreached.what(far, " yet");
-        self.output.line(printable(&format!("{what}: {}; dialling on", unreached.advice)))
+        let what = unreached.failure(far, " yet");
+        self.output.line(printable(&format!("{what}; dialling on")))
     }
 
     /// Why a run with `--once` gave up.
@@ -386,6 +412,10 @@ impl<'a> Run<'a> {
         if self.rounds.is_empty() {
             let unreached = self.way.unreached().unwrap_or_else(|| self.way.silence());
             return unreached.failure(far, &format!(" within {seconds} s"));
+        }
+        if let Some((devices, reasons)) = self.way.without_relays() {
+            let what = format!("no relay of {} reached within {seconds} s: {reasons}", devices.join(", "));
+            return Failure::network(printable(&what), RELAYS_ADVICE);
         }
         let advice = self.way.patience();
         let devices = self.devices().join(", ");

@@ -49,10 +49,8 @@ impl Unreached {
     pub(super) fn of_stream(error: &ChannelError) -> Self {
         let is_refusal = matches!(error, ChannelError::Refused { .. });
         let (advice, kind) = match error {
-            ChannelError::Refused { .. } => {
-                let advice = "one file may be a copy of the other, which needs a site id of its own: `litemesh fork COPY` gives it one";
-                (advice, "refused")
-            }
+            // It is a peer's sentence for people, and says what to do.
+            ChannelError::Refused { .. } => ("", "refused"),
             ChannelError::NoStream { .. } => {
                 ("check that `ssh` is installed, or name another program with --ssh", "no_stream")
             }

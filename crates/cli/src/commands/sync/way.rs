@@ -51,7 +51,7 @@ impl Way {
             return Ok(Self::Ssh(SshTarget::parse(&args.far)?.channel(args.ssh.clone())));
         }
         if !is_hub {
-            return Self::file(Path::new(&args.far)).await;
+            return Self::file(&args.file, Path::new(&args.far)).await;
         }
         let client = client(args)?;
         if client.exposes_token() {
@@ -71,11 +71,16 @@ impl Way {
         Ok(Self::Paired { transport: NostrTransport::new(store.into()), devices })
     }
 
-    async fn file(path: &Path) -> Result<Self, Failure> {
+    async fn file(own: &Path, path: &Path) -> Result<Self, Failure> {
         if !path.exists() {
-            let advice =
-                "name a SQLite file, or a hub as `litemesh serve` prints it, with http:// or https:// before it";
-            return Err(Failure::usage(format!("{}: there is no such file", path.display()), advice));
+            let advice = "name a SQLite file, ssh://HOST/PATH, nostr: for all paired devices, or a hub as `litemesh serve` prints it, \
+                          with http:// or https:// before it";
+            return Err(Failure::usage(format!("{:?} is no file", path.display().to_string()), advice));
+        }
+        if let (Ok(own), Ok(path)) = (own.canonicalize(), path.canonicalize())
+            && own == path
+        {
+            return Err(Failure::usage(format!("both sides are {}", path.display()), "name another file"));
         }
         let database = database_file::open(path)?;
         if database_file::replicated_tables(path, &database.lock())?.is_empty() {
@@ -133,11 +138,23 @@ impl Way {
         }
     }
 
+    /// The paired devices of which no relay can be reached now, and why of each.
+    pub(super) fn without_relays(&self) -> Option<(Vec<&str>, String)> {
+        let Self::Paired { transport, devices } = self else { return None };
+        let unreached = transport.unreached();
+        let of_each =
+            devices.iter().filter_map(|(site, device)| Some((device.as_str(), unreached.get(site)?.as_str())));
+        let (devices, mut reasons): (Vec<&str>, Vec<&str>) = of_each.unzip();
+        // Devices that share their relays lack them for the same reasons.
+        reasons.dedup();
+        (!devices.is_empty()).then(|| (devices, reasons.join("; ")))
+    }
+
     /// What to do where a run with `--once` comes to no end.
     pub(super) fn patience(&self) -> &'static str {
         match self {
             Self::Hub(_) | Self::Ssh(_) | Self::File { .. } => {
-                "sync again, it goes on from there; --timeout gives the hub more time"
+                "sync again, it goes on from there; --timeout gives the other side more time"
             }
             Self::Paired { .. } => {
                 "a device that is not there cannot say that it has everything; what was sent is kept by the relays, and --timeout \
