@@ -5,7 +5,7 @@ use litemesh_engine::Engine;
 use litemesh_engine::proto::{DbVersion, Value};
 use litemesh_engine::rusqlite::{self, ErrorCode};
 
-use super::database::{known_of, own_changes_since};
+use super::database::{Known, known_of, own_changes_since};
 use super::node::Job;
 use super::{Event, Simulation};
 use crate::history::{Cell, Conflict, KeyColumn, Schema, Statement, schemas};
@@ -154,7 +154,7 @@ impl Simulation {
         }
         let others = self.nodes.iter().filter(|other| !other.is_gone && other.site != site);
         let known = others.filter_map(|other| other.engine()).map(|engine| known_of(engine, site));
-        let known = known.fold(self.kept_of(node), |known, other| known.join(other));
+        let known = known.fold(self.kept_of(node), Known::join);
         let own = self.nodes[node].engine().expect("a peer that runs").db_version().expect("a database to read");
         // Who merged as many versions since as it forgot has not been told for all that.
         let engine = self.nodes[node].engine().expect("a peer that runs");
