@@ -19,7 +19,7 @@ use crate::fork::{self, Forked};
 use crate::heal::heal;
 use crate::incarnation::{self, Claim};
 use crate::load::load_shared;
-use crate::merge::{MergeProgress, Merged, OpenChangeset, merge_batch};
+use crate::merge::{MergeProgress, Merged, OpenChangeset, forget_own_origins, merge_batch};
 use crate::read::{LocalFilter, LocalPage, LocalPlace, PageLimits, SharedPage, SiteBounds, SitePlan};
 use crate::staged::{Reach, Staged};
 use crate::statement::Handle;
@@ -323,7 +323,8 @@ impl Engine {
             let last = merge_batch(shared, core, changes, &mut open)?;
             history::keep(core, changes, &last)?;
             merged.add(last);
-            if let (true, Some((_, last))) = (progress.is_provisional, merged.local_versions) {
+            if let (true, Some((first, last))) = (progress.is_provisional, merged.local_versions) {
+                forget_own_origins(core, first.get(), last.get())?;
                 cursor::store_provisional(core, last.get())?;
             }
             cursor::record_merged(core, merged.local_versions)?;

@@ -196,13 +196,14 @@ pub(crate) fn record_own_origin(core: &mut Core, local: i64, version: i64) -> ru
     core.statement(RECORD)?.run(&[local.into(), version.into()])
 }
 
-/// What lies under a local version counts as written under it, too, where it was given another of our own before.
-pub(crate) fn forget_own_origin(core: &mut Core, local: i64) -> rusqlite::Result<()> {
+/// What of our own lies under these local versions counts as written under them, whatever was said of it: a number that is too low could be
+/// taken as covered by a cursor that does not hold it.
+pub(crate) fn forget_own_origins(core: &mut Core, first: i64, last: i64) -> rusqlite::Result<()> {
     if !core.has_litemesh_tables {
         return Ok(());
     }
-    const FORGET: &str = "DELETE FROM litemesh_origin WHERE local_version = ?1 AND site = 0";
-    core.statement(FORGET)?.run(&[local.into()])
+    const FORGET: &str = "DELETE FROM litemesh_origin WHERE local_version BETWEEN ?1 AND ?2 AND site = 0";
+    core.statement(FORGET)?.run(&[first.into(), last.into()])
 }
 
 /// Remembers whose version a local one is. Where several author versions share a stamp the highest is kept: a label that is

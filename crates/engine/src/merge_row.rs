@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use crate::core::{Core, Shared};
 use crate::cursor::provisional_until;
 use crate::error::MergeError;
-use crate::merge::{Author, Stamp, forget_own_origin, record_origin};
+use crate::merge::{Author, Stamp, forget_own_origins, record_origin};
 use crate::notes::MergedClock;
 use crate::read::origin;
 use crate::record::add_or_find_key;
@@ -529,7 +529,7 @@ impl<'a> RowMerge<'a> {
                 continue;
             }
             if ordinal == 0 {
-                forget_own_origin(core, stamp.local)?;
+                forget_own_origins(core, stamp.local, stamp.local)?;
                 continue;
             }
             let version = origin(core, local, ordinal)?;

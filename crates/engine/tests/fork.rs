@@ -244,6 +244,26 @@ fn what_comes_back_to_its_author_keeps_its_version() {
     no_findings(&restored);
 }
 
+/// Who passes it on over wire v1 may have given it an earlier number than it had.
+#[test]
+fn what_comes_back_under_a_number_that_may_be_too_low_counts_as_written_anew() {
+    let folder = Folder::new();
+    let original = folder.create("a.db");
+    let mut restored = folder.copy(&original, "restored.db");
+    write(&original, "INSERT INTO tag VALUES (1)");
+    write(&original, "INSERT INTO tag VALUES (2)");
+    let mut other = folder.create("b.db");
+    let mut changes = send(&original, &mut other);
+    for change in &mut changes {
+        change.db_version = DbVersion::new(1);
+    }
+    let seen = DbVersion::new(2);
+    let witness = Witness { remote: other.site().unwrap(), seen, written: seen, newest: seen };
+    assert!(restored.raise_version(witness).unwrap());
+    restored.merge(&changes, &MergeProgress { is_provisional: true, ..MergeProgress::default() }).unwrap();
+    assert_eq!(versions_of(&restored, original.site().unwrap()), [("1", 3), ("2", 3)].map(named));
+}
+
 fn named((key, version): (&str, i64)) -> (String, i64) {
     (key.to_owned(), version)
 }

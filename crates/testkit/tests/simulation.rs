@@ -118,6 +118,8 @@ fn what_was_acknowledged_outlives_power_cuts() {
     let faults = Faults { restores: false, copies: false, twins: false, originals: false, v1: false, ..Faults::ALL };
     let faults = Faults { power: true, relays: false, ..faults };
     check(&Options { faults, ..Options::default() }, 12_500_001, 100);
+    // Over wire v1 nothing is acknowledged, and what a file writes comes all the same that waits for what it has forgotten.
+    check(&Options { faults: Faults { v1: true, ..faults }, ..Options::default() }, 12_800_001, 50);
     // With relays, which outlive what is lost with the power, and keep what was sent in another life of their peers.
     let relayed = Options { faults: Faults { relays: true, ..faults }, ..Options::default() };
     check(&relayed, 12_600_001, 100);

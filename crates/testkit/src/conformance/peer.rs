@@ -5,11 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use litemesh_proto::limits::VERSION_MAX;
 use litemesh_proto::{
     Access, BoxFuture, Cursor, DbVersion, Limits, PeerCallbacks, PeerMessage, Refusal, Remote, SiteId, SyncRequest,
     Terms, Transport, TransportError, Unverified,
 };
 use tokio::sync::{Semaphore, mpsc};
+
+use super::scene::FAR;
 
 /// Bound of every wait. Far above what is ever needed, so that a slow machine fails nothing.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -177,9 +180,9 @@ impl PeerCallbacks for Recorder {
 /// The number of every request.
 pub(super) const ANSWER: u32 = 3;
 
-/// What a peer of this site asks for.
+/// What a peer of this site asks for. It holds whatever it sends: one that holds less has lost it.
 pub(super) fn request(site: SiteId, remote: Remote) -> SyncRequest {
-    let cursor: Cursor = [(site, DbVersion::new(7))].into_iter().collect();
+    let cursor: Cursor = [(site, DbVersion::new(7)), (FAR, DbVersion::new(VERSION_MAX))].into_iter().collect();
     SyncRequest { cursor, terms: remote.is_litemesh.then(|| Terms { answer: ANSWER, credit: 5, ..Terms::default() }) }
 }
 

@@ -48,8 +48,7 @@ pub struct Faults {
     /// The wall clocks of machines jump by minutes to days, forward and back. Only with `relays`: nothing else reads them.
     pub clocks: bool,
     /// Machines lose their power, and with it all commits that are not on the disk yet. What a peer has acknowledged is to survive that,
-    /// and the loss of who sent it. Not together with `restores`, `copies`, `twins` and `originals`, which break that promise themselves, nor with `v1`:
-    /// wire v1 acknowledges nothing, and its remotes are not sent what a file writes that has forgotten something nobody has any more.
+    /// and the loss of who sent it. Not together with `restores`, `copies`, `twins` and `originals`, which break that promise themselves.
     pub power: bool,
 }
 

@@ -126,7 +126,9 @@ impl Simulation {
     /// Something happened to a remote.
     pub(super) fn talk_over(&mut self, node: usize, connection: u64, event: simulation::Event) {
         match event {
-            simulation::Event::Asked(request) => self.answer(node, connection, request.cursor),
+            simulation::Event::Asked(request) | simulation::Event::Resumed(request, _) => {
+                self.answer(node, connection, request.cursor)
+            }
             simulation::Event::Received(message) => {
                 let result = self.take(node, connection, message);
                 if self.relayed(node, connection).is_some() {
