@@ -259,7 +259,7 @@ pub(crate) struct StdioArgs {
     litemesh pair todo.db --relay wss://relay.example.org --relay wss://relay.example.net\n  \
     litemesh join todo.db 'nostr+keepai://...'      on the other device\n  \
     litemesh sync todo.db nostr:                    on both\n\n\
-With --json, each line of standard output is one JSON object: first `connection_string`, then `paired`.")]
+With --json, each line of standard output is one JSON object: first `connection_string`, then `paired`;\nin between `unreachable` where no relay is reached, with the reason.")]
 pub(crate) struct PairArgs {
     /// The SQLite file, made replicated by `litemesh init`
     pub(crate) file: PathBuf,

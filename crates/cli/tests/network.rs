@@ -335,7 +335,7 @@ fn a_hub_with_a_newer_schema_is_refused_and_still_gets_our_rows() {
     litemesh(&["sql", &copy, "INSERT INTO todo (id) VALUES ('old')"]).ok();
     let hub = Hub::start(&hub_file, &[]);
     let done = litemesh(&["sync", &copy, &hub.url, "--once"]);
-    done.fails(6, &["the hub's schema version is 2, ours 0", "user_version"]);
+    done.fails(6, &["the other side's schema version is 2, ours 0", "user_version"]);
     assert_eq!(rows(&hub_file, "SELECT count(*) AS n FROM todo"), json!([{ "n": 2 }]));
     assert_eq!(rows(&copy, "SELECT count(*) AS n FROM todo"), json!([{ "n": 1 }]));
     // After the upgrade what waited comes.

@@ -183,7 +183,7 @@ fn the_code_on_the_terminal_is_what_pairs() {
     assert_eq!(listening.end().0.code(), Some(0));
 }
 
-/// Nobody waits for minutes and wonders.
+/// Nobody waits for minutes and wonders (`known-failures.md` E2).
 #[test]
 fn relays_that_cannot_be_reached_are_named() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -325,6 +325,26 @@ async fn a_failed_post_ends_the_connection_once() {
     assert_ne!(all.reports.connect().await.connection, remote.connection);
 }
 
+/// `known-failures.md` B19: a burst that is never taken would be sent with every second.
+#[tokio::test]
+async fn who_is_refused_again_and_again_waits_longer_and_longer() {
+    let mut all = connected(CONNECT).await;
+    for refusals in 0..6_u32 {
+        let (client, remote) = (all.client.clone(), all.remote);
+        let sending = tokio::spawn(async move { client.send(remote, eose()).await });
+        let asked = all.server.expect("POST /api/data").await;
+        let refused_at = Instant::now();
+        asked.respond("400 Bad Request", r#"{"type":"error","error":"no such table"}"#).await;
+        soon(sending).await.unwrap().unwrap_err();
+        all.reports.disconnect().await;
+        (all.stream, _) = all.server.welcome(CONNECT).await;
+        let (waited, expected) = (refused_at.elapsed(), FIRST_DELAY * 2_u32.pow(refusals));
+        assert!(waited >= expected, "after {refusals} refusals: {waited:?}");
+        all.remote = all.reports.connect().await;
+        assert_eq!(all.client.reconnect_attempts(), 0);
+    }
+}
+
 #[tokio::test]
 async fn an_answer_that_breaks_off_ends_the_connection() {
     let mut all = connected(CONNECT).await;

@@ -5,7 +5,7 @@ mod support;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -430,22 +430,27 @@ async fn our_client_ends_a_connection_over_which_a_message_was_refused() {
     for builder in [HttpClient::builder(format!("ws://{}", server.address)), {
         HttpClient::builder(format!("ws://{}", server.address)).announce(false)
     }] {
-        let client = builder.reconnect_delay_min(FIRST_DELAY).build();
+        let client = builder.reconnect_delay_min(FIRST_DELAY).jitter(false).build();
         let (peer, mut reports) = RecordingPeer::new(CLIENT);
         peer.start(Arc::new(client.clone())).await;
-        let remote = greeted(&mut reports).await;
+        let mut remote = greeted(&mut reports).await;
         greeted(&mut server_reports).await;
-        server_peer.answer_next(Refusal::Invalid("there is no such table".to_owned()));
-        soon(client.send(remote, changes(vec![change(1, "x")]))).await.unwrap();
-        server_reports.message().await;
-        match reports.next().await {
-            Report::Refused(by, reason) => assert!(by == remote && reason.contains("no such table"), "{reason}"),
-            other => panic!("{other:?}"),
+        // Each time it waits longer.
+        for refusals in 0..5 {
+            server_peer.answer_next(Refusal::Invalid("there is no such table".to_owned()));
+            soon(client.send(remote, changes(vec![change(1, "x")]))).await.unwrap();
+            server_reports.message().await;
+            let refused_at = Instant::now();
+            match reports.next().await {
+                Report::Refused(by, reason) => assert!(by == remote && reason.contains("no such table"), "{reason}"),
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(reports.disconnect().await.0, remote);
+            server_reports.disconnect().await;
+            remote = greeted(&mut reports).await;
+            greeted(&mut server_reports).await;
+            assert!(refused_at.elapsed() >= FIRST_DELAY * 2_u32.pow(refusals), "{refusals}");
         }
-        assert_eq!(reports.disconnect().await.0, remote);
-        server_reports.disconnect().await;
-        greeted(&mut reports).await;
-        greeted(&mut server_reports).await;
         client.stop().await;
         server_reports.disconnect().await;
     }

@@ -277,14 +277,21 @@ async fn a_message_that_is_not_taken_is_told_and_heard() {
     }
 
     // What could not even be read, too.
-    let (channel, peer, mut theirs, _accepting) = accepted(Recorder::default(), 1 << 16).await;
+    let (channel, peer, mut theirs, accepting) = accepted(Recorder::default(), 1 << 16).await;
     theirs.write_all(&message).await.unwrap();
     theirs.write_all(&garbage).await.unwrap();
     theirs.write_all(&v2::framed(&v2::error("nor yours"))).await.unwrap();
     theirs.write_all(&message).await.unwrap();
     peer.wait_for(5).await;
     assert_eq!(peer.reports(), ["connect", "receive", "garbled", "refused: nor yours", "receive"]);
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // Not without end.
+    for _ in 0..100 {
+        theirs.write_all(&v2::framed(&v2::error("nor yours"))).await.unwrap();
+    }
+    let ended = accepting.await.unwrap();
+    assert_eq!(ended, ChannelError::Ended { reason: "the other end refuses too much".to_owned() });
+    let heard = peer.reports().iter().filter(|report| report.starts_with("refused")).count();
+    assert_eq!(heard, 64);
     channel.stop().await;
     let mut all = Vec::new();
     theirs.read_to_end(&mut all).await.unwrap();

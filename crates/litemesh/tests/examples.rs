@@ -37,3 +37,10 @@ fn every_example_is_listed_here() {
     found.sort();
     assert_eq!(found, LISTED);
 }
+
+/// docs/transports.md says so: a transport of one's own is no large thing.
+#[test]
+fn the_transport_of_ones_own_is_short() {
+    let lines = include_str!("../examples/custom_transport.rs").lines().count();
+    assert!(lines < 120, "{lines} lines");
+}

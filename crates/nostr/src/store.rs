@@ -132,9 +132,7 @@ pub enum StoreError {
 impl Store {
     /// Where the file of a database lies.
     pub fn path_beside(database: &Path) -> PathBuf {
-        let mut name = database.as_os_str().to_owned();
-        name.push(SUFFIX);
-        name.into()
+        with_suffix(database, SUFFIX)
     }
 
     /// Opens the file, or makes it, so that only its owner can read it.
@@ -144,6 +142,11 @@ impl Store {
     /// It cannot be opened, or is of a later version.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         own(path).map_err(|source| StoreError::File { path: path.to_owned(), source })?;
+        // What a process left there that was killed has the keys, too. A new one gets the permissions of the file.
+        for suffix in ["-wal", "-shm"] {
+            let path = with_suffix(path, suffix);
+            narrow(&path).map_err(|source| StoreError::File { path, source })?;
+        }
         Self::new(Connection::open(path)?, Some(path.to_owned()))
     }
 
@@ -164,6 +167,8 @@ impl Store {
         }
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
+        // Keys that are forgotten are gone.
+        connection.pragma_update(None, "secure_delete", true)?;
         connection.execute_batch(SCHEMA)?;
         add_columns(&mut connection)?;
         Ok(Self { connection: Mutex::new(connection), changed: watch::Sender::default(), path })
@@ -173,9 +178,7 @@ impl Store {
     /// two of them would break each other's streams.
     pub(crate) fn claim(&self) -> Result<Option<File>, StoreError> {
         let Some(path) = &self.path else { return Ok(None) };
-        let mut name = path.as_os_str().to_owned();
-        name.push(LOCK_SUFFIX);
-        let path = PathBuf::from(name);
+        let path = with_suffix(path, LOCK_SUFFIX);
         let failed = |source| StoreError::File { path: path.clone(), source };
         let file = own(&path).map_err(failed)?;
         match file.try_lock() {
@@ -312,6 +315,24 @@ fn own(path: &Path) -> std::io::Result<File> {
     #[cfg(unix)]
     file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     Ok(file)
+}
+
+/// Lets nobody but its owner read a file, if it is there.
+fn narrow(path: &Path) -> std::io::Result<()> {
+    #[cfg(unix)]
+    match std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    #[cfg(not(unix))]
+    let _ = path;
+    Ok(())
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 fn forget(connection: &Connection, site: SiteId, peer: SiteId) -> Result<bool, StoreError> {

@@ -4,15 +4,18 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use litemesh::{Event, Peer};
-use litemesh_nostr::nostr::Keys;
-use litemesh_nostr::{CHANGES_KIND, Listener, NostrTransport, Signer, join_with};
+use litemesh_nostr::nostr::{Keys, Tag};
+use litemesh_nostr::{CHANGES_KIND, CONNECT_KIND, CURSOR_KIND, Listener, NostrTransport, Signer, join_with};
 use nostr_relay_builder::builder::{PolicyResult, QueryPolicy, RelayBuilderNip42, RelayBuilderNip42Mode};
 use nostr_relay_builder::prelude::{Alphabet, BoxedFuture, Filter, MemoryDatabase, NostrDatabase, SingleLetterTag};
+use support::hostile_relay::{HostileRelay, Verdict};
 use support::{Device, PATIENCE, Running, builder, memory, pair, relay, run, streams, wait_until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -42,6 +45,51 @@ async fn two_devices_are_paired_by_a_string_and_sync_both_ways() {
     one.wait_for_rows(&rows).await;
     one.stop().await;
     other.stop().await;
+}
+
+/// What relays learn is in docs/nostr.md: keys, times, sizes, and that both talk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relays_see_only_ciphertext() {
+    const TITLE: &str = "a Title of 40 Letters, which no one reads";
+    const VERSION: u8 = 3;
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (Device::new(folder.path(), "one"), Device::new(folder.path(), "other"));
+    let relay = HostileRelay::start().await;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let seeing = seen.clone();
+    relay.judge(move |event| {
+        seeing.lock().unwrap().push(event.clone());
+        Verdict::Store
+    });
+    let (at_one, at_other) = pair(&one, &other, &[relay.url()]).await;
+    let keys = [at_one.local_key, at_other.local_key];
+    let sites = [one.site(), other.site()].map(|site| (site.to_string(), *site.as_bytes()));
+    one.execute(&format!("INSERT INTO todo VALUES (1, '{TITLE}', NULL)"));
+    let (one, mut other) = (one.start().await, other.start().await);
+    other.wait_for_rows(&[format!("1 '{TITLE}' ")]).await;
+    one.stop().await;
+    other.stop().await;
+
+    let events = seen.lock().unwrap();
+    for kind in [CONNECT_KIND, CURSOR_KIND, CHANGES_KIND] {
+        assert!(events.iter().any(|event| event.kind == kind), "{kind}");
+    }
+    let mut secrets: Vec<&[u8]> = vec![TITLE.as_bytes(), b"peer_id", b"device_info", b"stream_id"];
+    for (text, bytes) in &sites {
+        secrets.extend([text.as_bytes(), bytes]);
+    }
+    for event in events.iter() {
+        assert!(keys.contains(&event.pubkey), "another key: {event:?}");
+        let is_known = |name: &str| ["n", "r", "e", "expiration"].contains(&name);
+        assert!(event.tags.iter().all(|tag| is_known(tag.as_slice()[0].as_str())), "{event:?}");
+        let content = STANDARD.decode(&event.content).unwrap();
+        assert_eq!(content[0], VERSION);
+        let tags = event.tags.iter().flat_map(Tag::as_slice).map(String::as_bytes);
+        for seen in tags.chain([event.content.as_bytes(), &content]) {
+            let secret = secrets.iter().find(|secret| seen.windows(secret.len()).any(|window| window == **secret));
+            assert_eq!(secret, None, "{event:?}");
+        }
+    }
 }
 
 /// The original throws the stream away at each start (`known-failures.md` B8).

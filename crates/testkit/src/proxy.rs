@@ -136,6 +136,8 @@ struct Shared {
     /// Whether a connection waits to be overtaken, and how often one of them has said something meanwhile.
     waits: AtomicBool,
     said: watch::Sender<u64>,
+    /// What was [slipped in](Proxy::slip_in) last, and where.
+    slipped_in: watch::Sender<(Option<Way>, Arc<[u8]>)>,
 }
 
 /// A proxy. Its connections end when it is dropped.
@@ -177,6 +179,7 @@ impl Proxy {
             recorded: Mutex::default(),
             waits: AtomicBool::new(false),
             said: watch::Sender::new(0),
+            slipped_in: watch::Sender::new((None, Arc::default())),
         });
         runtime.spawn(accept(listener, shared.clone()));
         Self { address, shared, runtime: Some(runtime) }
@@ -265,6 +268,11 @@ impl Proxy {
         for (_to_hub, answers) in repeated {
             answers.await.unwrap();
         }
+    }
+
+    /// Says this over all connections that stand, between what comes.
+    pub fn slip_in(&self, way: Way, bytes: &[u8]) {
+        self.shared.slipped_in.send_replace((Some(way), bytes.into()));
     }
 
     /// How long it took from each connection to the next.
@@ -465,13 +473,25 @@ async fn pump(
     kept: &mut Vec<u8>,
 ) -> io::Result<()> {
     let mut piece = vec![0; PIECE_BYTES];
+    let mut slipped_in = shared.slipped_in.subscribe();
     loop {
         let state = *shared.state.borrow();
         let room = match state.line {
             Line::Slow { bytes_per_second } => (bytes_per_second / (1000 / TICK.as_millis() as usize)).max(1),
             _ => PIECE_BYTES,
         };
-        let read = from.read(&mut piece[..room.min(PIECE_BYTES)]).await;
+        // Losing a branch loses nothing: what was not read waits.
+        let read = tokio::select! {
+            biased;
+            Ok(()) = slipped_in.changed() => {
+                let (where_to, bytes) = slipped_in.borrow_and_update().clone();
+                if where_to == Some(way) {
+                    to.write_all(&bytes).await?;
+                }
+                continue;
+            }
+            read = from.read(&mut piece[..room.min(PIECE_BYTES)]) => read,
+        };
         // Again: it may have come long after.
         let state = *shared.state.borrow();
         if state.is_silent(number) {

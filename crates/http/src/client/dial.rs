@@ -54,7 +54,8 @@ pub(super) async fn run(shared: Arc<Shared>, clients: Clients, peer: Arc<dyn Pee
             return;
         }
         let attempts = shared.attempts.load(Relaxed);
-        let delay = shared.options.delay(attempts, fastrand::f64());
+        let refusals = shared.refusals.load(Relaxed);
+        let delay = shared.options.delay(attempts.max(refusals.saturating_sub(1)), fastrand::f64());
         debug!(endpoint = shared.endpoint, reason, attempts, ?delay, "not connected, dialling again later");
         // Nothing is lost with a dropped branch.
         tokio::select! {
@@ -142,6 +143,8 @@ impl Dialer {
         self.read(&link, &mut source).await;
         let reason = self.report_end(&link).await;
         source.part(writer).await;
+        let refusals = if link.was_refused() { self.shared.refusals.load(Relaxed).saturating_add(1) } else { 0 };
+        self.shared.refusals.store(refusals, Relaxed);
         match &source {
             Source::Socket(reader) => self.judge_socket(&link, reader),
             Source::Stream(stream) => self.judge_stream(&link, stream),
@@ -432,6 +435,7 @@ impl Dialer {
         if link.outbox.is_none() {
             return ControlFlow::Continue(());
         }
+        link.refuse();
         self.peer.refused(link.remote, code.to_owned()).await;
         ControlFlow::Break(format!("the server refused a message: {code}"))
     }

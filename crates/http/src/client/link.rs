@@ -1,6 +1,6 @@
 //! One connection to the server.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use litemesh_proto::{Remote, SiteId, TransportError};
@@ -20,6 +20,7 @@ pub(super) struct Link {
     pub(super) sent_bytes_max: AtomicUsize,
     /// Largest message that we accept ourselves, and so expect a Litemesh server to accept.
     pub(super) message_bytes_max: usize,
+    was_refused: AtomicBool,
     /// Held while a message is sent: one after another, in order.
     pub(super) turn: Mutex<()>,
     /// Cancelled when the connection is over, whatever ended it.
@@ -62,10 +63,20 @@ impl Link {
             outbox,
             sent_bytes_max: AtomicUsize::new(0),
             message_bytes_max,
+            was_refused: AtomicBool::new(false),
             turn: Mutex::default(),
             end: stop.child_token(),
             ending: OnceLock::new(),
         }
+    }
+
+    /// The server does not take what it was sent, and would not the next time either.
+    pub(super) fn refuse(&self) {
+        self.was_refused.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn was_refused(&self) -> bool {
+        self.was_refused.load(Ordering::Relaxed)
     }
 
     /// Ends the connection, so that `disconnect` is reported.

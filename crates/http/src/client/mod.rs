@@ -230,6 +230,7 @@ impl HttpClientBuilder {
                 ca: self.ca,
                 options: self.options,
                 attempts: AtomicU32::new(0),
+                refusals: AtomicU32::new(0),
                 litemesh_body_bytes_max: AtomicUsize::new(usize::MAX),
                 way: Mutex::default(),
                 way_of_frames: Mutex::default(),
@@ -261,6 +262,8 @@ struct Shared {
     options: Options,
     /// Dials since the last connection.
     attempts: AtomicU32,
+    /// Connections one after another that ended because the server did not take what it was sent.
+    refusals: AtomicU32,
     /// What a Litemesh server turned out to take at most, if it takes less than we would send.
     litemesh_body_bytes_max: AtomicUsize,
     /// Of WebSockets.

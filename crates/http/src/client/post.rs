@@ -119,6 +119,9 @@ impl Shared {
         if status == StatusCode::PAYLOAD_TOO_LARGE && link.remote.is_litemesh {
             self.send_less(bytes);
         }
+        if matches!(status, StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN) {
+            link.refuse();
+        }
         let answer = answer.unwrap_or_default();
         let reason = Envelope::parse(&answer).ok().and_then(|envelope| envelope.error().map(str::to_owned));
         let reason = reason.unwrap_or_else(|| String::from_utf8_lossy(&answer).into_owned());

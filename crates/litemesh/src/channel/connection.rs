@@ -41,6 +41,10 @@ pub(super) enum Side {
 /// Refusals that wait to be told. Another one meanwhile goes unsaid: what was refused is asked for again anyway.
 const REFUSALS_MAX: usize = 1;
 
+/// Refusals that are heard over one connection: the application hears of each. An honest end refuses a few, and then asks anew over another
+/// connection.
+const REFUSALS_HEARD_MAX: usize = 64;
+
 /// Runs a connection to its end, or until nobody waits for it any more. `stood` is called when our peer took a first message.
 pub(super) async fn run(
     shared: &Shared,
@@ -187,7 +191,7 @@ async fn receive_all(
     refusals: &mpsc::Sender<String>,
     (abandoned, stood): (&CancellationToken, impl FnOnce()),
 ) -> Ending {
-    let mut stood = Some(stood);
+    let (mut stood, mut refusals_heard) = (Some(stood), 0);
     let silence_max = shared.ping_interval().saturating_mul(SILENT_PINGS_MAX);
     loop {
         // Losing a branch loses nothing but the connection, which has ended then.
@@ -207,11 +211,13 @@ async fn receive_all(
             Ok(Frame::Sync(request)) => peer.sync(link.remote, request).await,
             Ok(Frame::Message(message)) => peer.receive(link.remote, message).await,
             Ok(Frame::Error(reason)) if stood.is_some() => return Ending::Rejected(reason),
-            // Whether to go on is for the other end to say.
-            Ok(Frame::Error(reason)) => {
+            Ok(Frame::Error(reason)) if refusals_heard < REFUSALS_HEARD_MAX => {
+                refusals_heard += 1;
+                // Whether to go on is for the other end to say.
                 peer.refused(link.remote, reason).await;
                 continue;
             }
+            Ok(Frame::Error(_)) => return Ending::Lost("the other end refuses too much".to_owned()),
             Ok(Frame::Hello(_) | Frame::Ping | Frame::Unknown) => continue,
             Err(reason) => {
                 peer.garbled(link.remote, reason.clone()).await;

@@ -98,6 +98,15 @@ async fn without_a_relay_nobody_is_paired() {
     assert!(matches!(Listener::start(SITE, "one", &["no address"]).await, Err(PairError::Invalid { .. })));
 }
 
+async fn wait_until(is_so: impl Fn() -> bool) {
+    let wait = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap();
+}
+
 /// Nobody waits for ten minutes, or thirty seconds, and wonders.
 #[tokio::test]
 async fn why_no_relay_is_reached_is_said() {
@@ -107,9 +116,7 @@ async fn why_no_relay_is_reached_is_said() {
     let sight = listener.relays();
     // Not dialled yet, or refused.
     assert!(sight.unreached().unwrap().contains(&nobody));
-    while !sight.unreached().unwrap().contains("efused") {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    wait_until(|| sight.unreached().unwrap().contains("efused")).await;
     let store = Store::open_in_memory().unwrap();
     let string = listener.connection_string();
     let joined = join_as(Own::new(), OTHER, "other", string, &store, Duration::from_millis(300)).await;
@@ -119,13 +126,10 @@ async fn why_no_relay_is_reached_is_said() {
     let (relay, url) = relay().await;
     let listener = Listener::start(SITE, "one", &[url.as_str(), urls[0].as_str()]).await.unwrap();
     let sight = listener.relays();
-    while sight.unreached().is_some() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    wait_until(|| sight.unreached().is_none()).await;
     relay.shutdown();
-    while !sight.unreached().is_some_and(|reason| reason.contains("hung up") || reason.contains("efused")) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let is_gone = |reason: String| reason.contains("hung up") || reason.contains("efused");
+    wait_until(|| sight.unreached().is_some_and(is_gone)).await;
 }
 
 #[derive(Debug)]
@@ -149,11 +153,8 @@ async fn why_no_relay_passes_on_the_question_is_said() {
     let urls = parse_relays(string.relays()).unwrap();
     let (relays, _heard) = connect(&own, &urls, filter::connect_replies(listener)).await.unwrap();
     let unheard = Mutex::new(None);
-    let is_said = async {
-        while !unheard.lock().unwrap().as_ref().is_some_and(|reason: &String| reason.contains("members only")) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
+    let is_said =
+        wait_until(|| unheard.lock().unwrap().as_ref().is_some_and(|reason: &String| reason.contains("members only")));
     tokio::select! {
         never = ask(&relays, &envelope, OTHER, "other", &string, &unheard) => panic!("{never}"),
         () = is_said => {}

@@ -184,6 +184,50 @@ fn only_the_owner_reads_the_file_and_those_beside_it() {
     }
 }
 
+/// Also those that a process has left that was killed.
+#[cfg(unix)]
+#[test]
+fn files_that_others_could_read_are_closed_to_them() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db-nostr");
+    let store = Store::open(&path).unwrap();
+    let (pairing, keys) = pairing(2);
+    store.pair(&pairing, Some(keys.secret_key())).unwrap();
+    let of_all = ["", "-wal", "-shm"].map(|suffix| with_suffix(&path, suffix));
+    for file in &of_all {
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o666)).unwrap();
+    }
+    // It does not clean up behind itself.
+    std::mem::forget(store);
+    let store = Store::open(&path).unwrap();
+    for file in &of_all {
+        assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600, "{}", file.display());
+    }
+    assert_eq!(store.pairings(pairing.site).unwrap().len(), 1);
+}
+
+#[test]
+fn a_key_that_is_forgotten_is_gone_from_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db-nostr");
+    let (pairing, keys) = pairing(2);
+    let secret = keys.secret_key().to_secret_hex();
+    let has_secret = || {
+        let bytes = std::fs::read(&path).unwrap();
+        bytes.windows(secret.len()).any(|window| window == secret.as_bytes())
+    };
+    let store = Store::open(&path).unwrap();
+    store.pair(&pairing, Some(keys.secret_key())).unwrap();
+    drop(store);
+    assert!(has_secret());
+    let store = Store::open(&path).unwrap();
+    assert!(store.unpair(pairing.site, pairing.peer).unwrap());
+    drop(store);
+    assert!(!has_secret() && !with_suffix(&path, "-wal").exists());
+}
+
 #[test]
 fn a_file_of_a_later_version_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();

@@ -283,24 +283,7 @@ pub(super) async fn is_repeated(kind: &dyn Kind) {
     }
     scene.proxy.repeat().await;
     // Who says what the near end has said may have taken its place, for as long as that dials again.
-    let mut number = MESSAGES;
-    loop {
-        if let Some(back) = goes_there(&mut scene, to_far, number).await {
-            to_near = back;
-            let sent = message(to_near, number, 1_000);
-            let goes = scene.far.sender().send(to_near, sent.clone()).await.is_ok();
-            let wanted = scene.near.as_taken(sent);
-            if goes && scene.near.message_or_end(to_far, &wanted).await {
-                break;
-            }
-            if !goes {
-                scene.near.disconnect(to_far).await;
-            }
-        }
-        number += 1;
-        assert!(number < 100, "no connection lasts");
-        to_far = scene.near.connect().await;
-    }
+    let number = find_each_other(&mut scene, &mut to_far, &mut to_near, MESSAGES).await;
     // What comes twice comes in the order in which it was sent.
     for (side, remote) in [(&scene.far, to_far), (&scene.near, to_near)] {
         let sent: Vec<PeerMessage> = (0..=number).map(|number| side.as_taken(message(remote, number, 1_000))).collect();
@@ -309,6 +292,27 @@ pub(super) async fn is_repeated(kind: &dyn Kind) {
         }
     }
     scene.end().await;
+}
+
+/// Sends messages from this number on until one has gone each way over one connection, this one or a later one. Gives its number.
+async fn find_each_other(scene: &mut Scene, to_far: &mut Remote, to_near: &mut Remote, first: usize) -> usize {
+    const TRIES_MAX: usize = 100;
+    for number in first..first + TRIES_MAX {
+        if let Some(back) = goes_there(scene, *to_far, number).await {
+            *to_near = back;
+            let sent = message(back, number, 1_000);
+            let goes = scene.far.sender().send(back, sent.clone()).await.is_ok();
+            let wanted = scene.near.as_taken(sent);
+            if goes && scene.near.message_or_end(*to_far, &wanted).await {
+                return number;
+            }
+            if !goes {
+                scene.near.disconnect(*to_far).await;
+            }
+        }
+        *to_far = scene.near.connect().await;
+    }
+    panic!("no connection lasts")
 }
 
 /// Sends a message up, and tells over which connection it came; none where its own has ended before.
@@ -470,6 +474,42 @@ pub(super) async fn survives_strangers(kind: &dyn Kind) {
     carry_one(&scene.near, &mut scene.far, (to_far, to_near), 0, 1_000).await;
     carry_one(&scene.far, &mut scene.near, (to_near, to_far), 0, 1_000).await;
     assert!(scene.far.is_silent(), "a stranger is no peer");
+    scene.end().await;
+}
+
+/// Who has introduced itself may be anybody all the same, and a line anything.
+pub(super) async fn survives_nonsense(kind: &dyn Kind) {
+    const BESIDE: SiteId = SiteId::from_bytes([0x33; 16]);
+    // Numbers that no message of the others has.
+    const OF_BESIDE: usize = 10_000;
+    let (mut scene, mut to_far, mut to_near) = Scene::connected(kind).await;
+    kind.pair(BESIDE, FAR);
+    let mut beside = Side::new(BESIDE, kind.dial(scene.address));
+    beside.start().await;
+    let (from_beside, to_beside) = (beside.connect().await, scene.far.connect().await);
+    scene.far.write_down();
+    scene.near.write_down();
+    let noise = noise(2, 100_000).into_bytes();
+    let mut number = 0;
+    for way in [Way::Up, Way::Down] {
+        for nonsense in [&[0xff; 64][..], b"GET / HTTP/1.1\r\n\r\n", &[0; 4096], &noise] {
+            scene.proxy.slip_in(way, nonsense);
+            number = find_each_other(&mut scene, &mut to_far, &mut to_near, number).await + 1;
+            carry_one(&beside, &mut scene.far, (from_beside, to_beside), OF_BESIDE + number, 1_000).await;
+            carry_one(&scene.far, &mut beside, (to_beside, from_beside), OF_BESIDE + number, 1_000).await;
+        }
+    }
+    let mut at_far = scene.far.written_down();
+    at_far.remove(&to_beside.connection);
+    for (side, taken, remote) in [(&scene.far, at_far, to_far), (&scene.near, scene.near.written_down(), to_near)] {
+        let sent: Vec<PeerMessage> = (0..number).map(|number| side.as_taken(message(remote, number, 1_000))).collect();
+        for taken in taken.values() {
+            check_order(taken, &sent);
+        }
+    }
+    assert!(beside.stands(from_beside) && scene.far.stands(to_beside), "who is beside it was disturbed");
+    beside.check();
+    beside.stop().await;
     scene.end().await;
 }
 

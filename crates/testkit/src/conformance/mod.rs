@@ -68,13 +68,16 @@ pub trait Kind: Sync {
 type Check = for<'a> fn(&'a dyn Kind) -> BoxFuture<'a, ()>;
 
 /// What holds of every kind.
-const OF_ALL: [(&str, Check); 8] = [
+const OF_ALL: [(&str, Check); 9] = [
     ("both ends know who the other is, and ask", |kind| Box::pin(checks::introduces(kind))),
     ("messages of any size come whole and in order", |kind| Box::pin(checks::carries(kind))),
     ("the next message waits until the last was taken", |kind| Box::pin(checks::waits(kind))),
     ("slow and late lines lose nothing", |kind| Box::pin(checks::is_patient(kind))),
     ("one end serves many", |kind| Box::pin(checks::serves_many(kind))),
     ("strangers disturb nobody", |kind| Box::pin(checks::survives_strangers(kind))),
+    ("who goes on with nonsense is not believed, and disturbs nobody else", |kind| {
+        Box::pin(checks::survives_nonsense(kind))
+    }),
     ("what is said twice does no harm", |kind| Box::pin(checks::is_repeated(kind))),
     ("who finds nobody waits longer and longer, and not as long as others", |kind| Box::pin(checks::backs_off(kind))),
 ];

@@ -180,7 +180,7 @@ impl<'a> Run<'a> {
             Ok(Event::Served { peer, .. }) => self.with_round(peer, |round| round.has_sent_all = true),
             Ok(Event::Outdated { peer, schema_version, .. }) => {
                 let refusal = Failure::refused(
-                    format!("the hub's schema version is {schema_version}, ours {}", self.peer.schema_version()),
+                    format!("the other side's schema version is {schema_version}, ours {}", self.peer.schema_version()),
                     "upgrade the tables of this file and set PRAGMA user_version, then sync again",
                 );
                 self.with_round(peer, |round| round.refusal = Some(refusal));

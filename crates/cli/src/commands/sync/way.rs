@@ -154,7 +154,8 @@ impl Way {
     pub(super) fn patience(&self) -> &'static str {
         match self {
             Self::Hub(_) | Self::Ssh(_) | Self::File { .. } => {
-                "sync again, it goes on from there; --timeout gives the other side more time"
+                "sync again, it goes on from there; --timeout gives the other side more time. Where its schema version is older than ours \
+                 (`litemesh status`), it takes nothing newer before its upgrade"
             }
             Self::Paired { .. } => {
                 "a device that is not there cannot say that it has everything; what was sent is kept by the relays, and --timeout \

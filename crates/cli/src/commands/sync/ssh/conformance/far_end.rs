@@ -74,6 +74,8 @@ struct Line {
 
 impl Line {
     fn new(stream: TcpStream) -> (Arc<Self>, OwnedReadHalf) {
+        // A call has several parts, and is answered by itself: each would wait for what the other process has to say.
+        stream.set_nodelay(true).unwrap();
         let (read, write) = stream.into_split();
         let line = Self {
             write: tokio::sync::Mutex::new(write),
