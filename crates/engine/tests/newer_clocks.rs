@@ -256,6 +256,25 @@ fn a_clock_that_a_trigger_kept_is_written_all_the_same() {
     assert_eq!(state(&native), state(&by_sql));
 }
 
+/// Keys that were given out without gaps, and of which some are gone.
+#[test]
+fn rows_that_follow_each_other_with_a_key_missing_in_between() {
+    let prepare = |engine: &Engine| {
+        let held: Vec<_> = (1..=300).flat_map(|n| ["b", "c"].map(|column| change(n, column, 1, 1, n))).collect();
+        merge_by_sql(engine.connection(), &held);
+        let gone = "SELECT crsql_internal_sync_bit(1);
+             DELETE FROM t WHERE a IN (SELECT a FROM t__crsql_pks WHERE __crsql_key % 50 = 40);
+             DELETE FROM t__crsql_clock WHERE key % 50 = 40; DELETE FROM t__crsql_pks WHERE __crsql_key % 50 = 40;
+             SELECT crsql_internal_sync_bit(0)";
+        engine.connection().execute_batch(gone).unwrap();
+    };
+    for col_version in [1, 2] {
+        let mut newer = changes(1..301, "c", col_version, 2);
+        newer.retain(|other| (1..=300).all(|n| n % 50 != 40 || other.key != change(n, "c", 1, 1, 0).key));
+        check(&["b", "c"], prepare, &newer);
+    }
+}
+
 /// A value that the table refuses comes after its clock is written: nothing stays.
 #[test]
 fn a_refused_value_leaves_no_clock() {
