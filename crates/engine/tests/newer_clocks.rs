@@ -236,6 +236,15 @@ fn the_order_in_which_sqlite_walks_makes_no_difference() {
         engine.connection().execute_batch("PRAGMA reverse_unordered_selects = ON").unwrap();
     };
     assert_eq!(check(&columns, prepare, &changes(0..200, "c", 2, 5)), 0);
+    // Also where it began to after a merge.
+    let mut engine = filled(&columns, 0..200);
+    let walks = watch(&mut engine);
+    for (order, col_version) in [("OFF", 2), ("ON", 3), ("OFF", 4)] {
+        engine.connection().execute_batch(&format!("PRAGMA reverse_unordered_selects = {order}")).unwrap();
+        let before = walks.load(Ordering::Relaxed);
+        assert_eq!(merge(&mut engine, &changes(0..200, "c", col_version, col_version)), 200);
+        assert_eq!(walks.load(Ordering::Relaxed) - before, usize::from(order == "OFF"), "{order}");
+    }
 }
 
 /// Somebody's trigger on the clock table, which leaves a clock as it is once.
