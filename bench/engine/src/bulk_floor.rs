@@ -53,8 +53,10 @@ pub fn prepare(task: Task, connection: &Connection, rows: &[Vec<SqlValue>], noti
         }
     }
     #[cfg(feature = "preupdate-hook")]
-    if notices == Notices::ByHook {
-        crate::preupdate::install(connection, 1);
+    match notices {
+        Notices::ByHook => crate::preupdate::install(connection, 1),
+        Notices::ByIdleHook => crate::preupdate::install_idle(connection),
+        Notices::Nothing | Notices::ByTriggers => {}
     }
     Ok(())
 }

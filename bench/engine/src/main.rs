@@ -126,7 +126,7 @@ fn main() -> Result<(), Error> {
                 subjects.push(Subject::Floor);
                 subjects.extend([Notices::Nothing, Notices::ByTriggers].map(Subject::BulkFloor));
                 if cfg!(feature = "preupdate-hook") {
-                    subjects.push(Subject::BulkFloor(Notices::ByHook));
+                    subjects.extend([Notices::ByHook, Notices::ByIdleHook].map(Subject::BulkFloor));
                 }
             }
             subjects.push(Subject::Litemesh);

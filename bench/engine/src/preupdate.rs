@@ -16,6 +16,12 @@ pub fn install(connection: &Connection, keys: c_int) {
     unsafe { ffi::sqlite3_preupdate_hook(connection.handle(), Some(note), Box::into_raw(notes).cast()) };
 }
 
+/// Reads all values and notes nothing.
+pub fn install_idle(connection: &Connection) {
+    // SAFETY: the connection is open; there are no notes.
+    unsafe { ffi::sqlite3_preupdate_hook(connection.handle(), Some(read), ptr::null_mut()) };
+}
+
 pub fn remove(connection: &Connection) {
     // SAFETY: the connection is open, and what it gives back is what `install` gave it, or nothing.
     unsafe {
@@ -64,6 +70,34 @@ unsafe extern "C" fn note(
                 notes.push(kind as u8);
                 notes.extend_from_slice(&integer.to_ne_bytes());
                 notes.extend_from_slice(text);
+            }
+        }
+    }
+}
+
+/// # Safety
+///
+/// SQLite calls it for a row that is about to change.
+unsafe extern "C" fn read(
+    _: *mut c_void,
+    db: *mut ffi::sqlite3,
+    kind: c_int,
+    _: *const c_char,
+    _: *const c_char,
+    _: ffi::sqlite3_int64,
+    _: ffi::sqlite3_int64,
+) {
+    let mut value = ptr::null_mut();
+    // SAFETY: the caller's; values live until the hook returns.
+    unsafe {
+        for column in 0..ffi::sqlite3_preupdate_count(db) {
+            if kind != ffi::SQLITE_INSERT {
+                ffi::sqlite3_preupdate_old(db, column, &raw mut value);
+                std::hint::black_box(bytes(value));
+            }
+            if kind != ffi::SQLITE_DELETE {
+                ffi::sqlite3_preupdate_new(db, column, &raw mut value);
+                std::hint::black_box(bytes(value));
             }
         }
     }

@@ -15,6 +15,8 @@ pub enum Notices {
     ByTriggers,
     /// By SQLite's pre-update hook, with notes of keys.
     ByHook,
+    /// By the same, which reads all values before and after, and notes nothing.
+    ByIdleHook,
 }
 
 /// An engine under test.
@@ -38,6 +40,7 @@ impl Subject {
             "bulk_floor" => Self::BulkFloor(Notices::Nothing),
             "bulk_floor_with_triggers" => Self::BulkFloor(Notices::ByTriggers),
             "bulk_floor_with_hook" => Self::BulkFloor(Notices::ByHook),
+            "bulk_floor_with_idle_hook" => Self::BulkFloor(Notices::ByIdleHook),
             path => Self::Extension(path.into()),
         }
     }
@@ -50,6 +53,7 @@ impl Subject {
             Self::BulkFloor(Notices::Nothing) => "bulk_floor".to_owned(),
             Self::BulkFloor(Notices::ByTriggers) => "bulk_floor_with_triggers".to_owned(),
             Self::BulkFloor(Notices::ByHook) => "bulk_floor_with_hook".to_owned(),
+            Self::BulkFloor(Notices::ByIdleHook) => "bulk_floor_with_idle_hook".to_owned(),
             Self::Extension(path) => path.display().to_string(),
         }
     }

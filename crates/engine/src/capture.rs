@@ -90,10 +90,10 @@ pub(crate) fn after_update(shared: &Shared, passed: Arguments<'_>) -> rusqlite::
     let table = begin(&mut core, passed)?;
     let (keys, cells) = (table.keys.len(), table.passed_cells());
     expect_arguments(passed, &table, 2 * (keys + cells))?;
-    let new = |i: usize| if i < keys { 1 + i } else { 1 + keys + i };
-    let old = |i: usize| new(i) + if i < keys { keys } else { cells };
-    let differs = |i: usize| !passed.are_same(new(i), old(i));
-    note_update(&mut core, &table, differs, |i| passed.get(new(i)), |i| passed.get(old(i)))
+    let differ = |new: usize, apart: usize| !passed.are_same(new, new + apart);
+    let key_differs = |i: usize| differ(1 + i, keys);
+    let cell_differs = |i: usize| differ(1 + 2 * keys + i, cells);
+    note_update(&mut core, &table, (key_differs, cell_differs), |i| passed.get(1 + i), |i| passed.get(1 + keys + i))
 }
 
 /// `litemesh_after_update(table, packed…)`, of tables too wide for an argument for each value (CRR-7): all new values, keys
@@ -116,20 +116,21 @@ pub(crate) fn after_update_packed(shared: &Shared, passed: Arguments<'_>) -> rus
         return Err(wrong_count(&table, 2 * expected, new.len() + old.len()));
     }
     let differs = |i: usize| !same(value_ref(&new[i]), value_ref(&old[i]));
-    note_update(&mut core, &table, differs, |i| value_ref(&new[i]), |i| value_ref(&old[i]))
+    let cell_differs = |i: usize| differs(table.keys.len() + i);
+    note_update(&mut core, &table, (differs, cell_differs), |i| value_ref(&new[i]), |i| value_ref(&old[i]))
 }
 
-/// `new` and `old` give the values that the trigger passed: keys, then cells. `differs` tells which of them changed.
+/// Which of the keys and cells that the trigger passed changed is told by the first two; `new` and `old` give the values of the keys.
 fn note_update<'a>(
     core: &mut Core,
     table: &Arc<Table>,
-    differs: impl Fn(usize) -> bool,
+    (key_differs, cell_differs): (impl Fn(usize) -> bool, impl Fn(usize) -> bool),
     new: impl Fn(usize) -> ValueRef<'a>,
     old: impl Fn(usize) -> ValueRef<'a>,
 ) -> rusqlite::Result<i64> {
     let keys = table.keys.len();
-    let key_changed = (0..keys).any(&differs);
-    let passed = (keys..keys + table.passed_cells()).filter(|i| differs(*i)).map(|i| table.passed_cell(i - keys));
+    let key_changed = (0..keys).any(key_differs);
+    let passed = (0..table.passed_cells()).filter(|cell| cell_differs(*cell)).map(|cell| table.passed_cell(cell));
     let mut changed = core.notes.keep_cells(passed);
     // FN-8, the FIX: the trigger may know fewer columns than there are by now.
     if let Some(unpassed) = table.unpassed(core.db)? {

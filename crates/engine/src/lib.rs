@@ -38,6 +38,7 @@ mod heal;
 mod history;
 mod in_place;
 mod incarnation;
+mod key_walk;
 mod load;
 mod merge;
 mod merge_load;

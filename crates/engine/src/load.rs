@@ -14,8 +14,8 @@ use crate::functions::VERSION_FUNCTION;
 use crate::statement::Handle;
 use crate::transaction::TransactionFlags;
 use crate::{
-    batch_table, changes_table, check, clset_table, functions, newer_clocks, scratch, transaction, trigger_functions,
-    unpack_table,
+    batch_table, changes_table, check, clset_table, functions, key_walk, newer_clocks, scratch, transaction,
+    trigger_functions, unpack_table,
 };
 
 /// Loads the engine into a connection that stays the caller's. Does nothing where it is loaded already.
@@ -63,6 +63,7 @@ pub(crate) fn load_shared(connection: &Connection) -> Result<(Arc<Shared>, Boots
     let shared = Arc::new(Shared::new(core, flags));
     transaction::register(db, &shared)?;
     batch_table::register(db)?;
+    key_walk::register(db)?;
     newer_clocks::register(db)?;
     functions::register(connection, &shared)?;
     trigger_functions::register(db, &shared)?;

@@ -6,6 +6,7 @@
 
 use crate::batch_table::{Batch, WIDTH_MAX};
 use crate::core::Core;
+use crate::key_walk::{PrimaryKey, walk_keys};
 use crate::merge::Author;
 use crate::merge_row::RowMerge;
 use crate::merge_rows::Gathered;
@@ -64,17 +65,9 @@ fn count_beside(
     rows: &[usize],
     gathered: &[Gathered<'_>],
 ) -> rusqlite::Result<usize> {
-    let keys = table.statement(core.db, |s| &s.beside_keys, Table::sql_beside_keys)?;
-    let held = keys.query(&[next.into(), last_of(next, rows.len()).into()])?;
-    for ((row, key), index) in rows.iter().zip(next..).zip(0..) {
-        let is_it = held.next()?
-            && held.integer(0) == key
-            && gathered[*row].key.values().zip(1..).all(|(value, column)| value.is(held.value_ref(column)));
-        if !is_it {
-            return Ok(index);
-        }
-    }
-    Ok(rows.len())
+    let is_row = |row: usize, held: PrimaryKey<'_>| held.is(gathered[rows[row]].key.values());
+    let keys = walk_keys(core, table, next, (rows.len(), 0), &is_row)?;
+    Ok(keys.iter().zip(next..).take_while(|(held, key)| *held == key).count())
 }
 
 fn last_of(first: i64, count: usize) -> i64 {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::batch_table::{Batch, WIDTH_MAX};
 use crate::core::Core;
+use crate::key_walk::{PrimaryKey, walk_keys};
 use crate::notes::{Note, Notes, Write};
 use crate::record::{CLOCKS_MAX, NewRows, count_cell, find_key, find_or_add_key, is_beside, record_known_insert};
 use crate::schema::Table;
@@ -148,7 +149,7 @@ fn count_run(core: &Core, table: &Table, notes: &Notes, run: &[Updated], version
 
 /// The keys of rows, added where they are not known.
 pub(crate) fn find_keys(core: &Core, notes: &Notes, alike: &[Note]) -> rusqlite::Result<Vec<i64>> {
-    let mut keys = walk_keys(core, notes, alike)?;
+    let mut keys = keys_beside(core, notes, alike)?;
     if keys.len() < alike.len() {
         search_keys(core, notes, &alike[keys.len()..], &mut keys)?;
     }
@@ -158,30 +159,15 @@ pub(crate) fn find_keys(core: &Core, notes: &Notes, alike: &[Note]) -> rusqlite:
 /// How many rows in between the walk passes over. Each costs a third of what a search does.
 const PASSED_MAX: usize = 3;
 
-/// The keys of the first rows, as far as they follow each other as the rows do: rows that were written one after another mostly
-/// have keys that were given out one after another. One statement steps from key to key, and the primary keys are compared.
-fn walk_keys(core: &Core, notes: &Notes, alike: &[Note]) -> rusqlite::Result<Vec<i64>> {
+/// The keys of the first rows, as far as they follow each other as the rows do.
+fn keys_beside(core: &Core, notes: &Notes, alike: &[Note]) -> rusqlite::Result<Vec<i64>> {
     let [first, rest @ ..] = alike else { return Ok(Vec::new()) };
     let table = &*first.table;
-    let mut keys = Vec::with_capacity(alike.len());
     let binds: Binds<'_> = notes.keys_of(first).collect();
     let key = find_or_add_key(core, table, &binds)?;
-    keys.push(key);
-    let beside = table.statement(core.db, |s| &s.beside_keys, Table::sql_beside_keys)?;
-    let held = beside.query(&[key.saturating_add(1).into(), i64::MAX.into()])?;
-    for note in rest {
-        let mut passed = 0;
-        loop {
-            if passed > PASSED_MAX || !held.next()? {
-                return Ok(keys);
-            }
-            if notes.keys_of(note).zip(1..).all(|(value, column)| value.is(held.value_ref(column))) {
-                break;
-            }
-            passed += 1;
-        }
-        keys.push(held.integer(0));
-    }
+    let is_row = |row: usize, held: PrimaryKey<'_>| held.is(notes.keys_of(&rest[row]));
+    let mut keys = walk_keys(core, table, key.saturating_add(1), (rest.len(), PASSED_MAX), &is_row)?;
+    keys.insert(0, key);
     Ok(keys)
 }
 

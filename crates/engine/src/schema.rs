@@ -74,7 +74,7 @@ pub(crate) struct Statements {
     pub(crate) base_row: Slot,
     pub(crate) row_states: Slot,
     pub(crate) row_states_near: Slot,
-    pub(crate) beside_keys: Slot,
+    pub(crate) walk_keys: Slot,
     pub(crate) beside_clocks: Slot,
     pub(crate) beside_clocks_of_cell: Slot,
     pub(crate) base_rowid: Slot,

@@ -143,12 +143,12 @@ impl Table {
         )
     }
 
-    /// The rows of the keys table from ?1 up to ?2: key, primary key.
-    pub(crate) fn sql_beside_keys(&self) -> String {
+    /// Steps over keys from ?2 on, in their order, until the walk ([`crate::key_walk`]), which comes first, says where it ends.
+    pub(crate) fn sql_walk_keys(&self) -> String {
         format!(
-            "SELECT {KEY_COLUMN}, {} FROM {} WHERE {KEY_COLUMN} BETWEEN ?1 AND ?2 ORDER BY {KEY_COLUMN}",
-            self.key_names(),
-            self.keys_table()
+            "SELECT 1 FROM {} WHERE {KEY_COLUMN} >= ?2 AND litemesh_ends_walk(?1, {KEY_COLUMN}, {}) ORDER BY {KEY_COLUMN}",
+            self.keys_table(),
+            self.key_names()
         )
     }
 

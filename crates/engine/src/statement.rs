@@ -494,7 +494,7 @@ pub(crate) unsafe fn value_of<'a>(value: *mut ffi::sqlite3_value) -> ValueRef<'a
 /// # Safety
 ///
 /// `value` must be valid, and neither stepped away nor converted while the bytes are used.
-unsafe fn bytes_of<'a>(value: *mut ffi::sqlite3_value) -> &'a [u8] {
+pub(crate) unsafe fn bytes_of<'a>(value: *mut ffi::sqlite3_value) -> &'a [u8] {
     // SAFETY: `_blob` converts no text, so the length fits the address.
     unsafe {
         let start = ffi::sqlite3_value_blob(value);

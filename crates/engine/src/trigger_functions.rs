@@ -11,7 +11,7 @@ use rusqlite::types::ValueRef;
 
 use crate::capture;
 use crate::core::Shared;
-use crate::statement::Handle;
+use crate::statement::{Handle, bytes_of, value_of};
 
 /// What a function was called with.
 #[derive(Clone, Copy)]
@@ -25,40 +25,25 @@ impl<'a> Arguments<'a> {
     /// The value at this place. NULL past the end.
     pub(crate) fn get(self, index: usize) -> ValueRef<'a> {
         let Some(value) = self.0.get(index).copied() else { return ValueRef::Null };
-        // SAFETY: SQLite's values live as long as the call, and nothing converts them meanwhile: what is asked for is what
-        // the type says.
-        unsafe {
-            let bytes = |start: *const u8| match usize::try_from(ffi::sqlite3_value_bytes(value)) {
-                Ok(length) if !start.is_null() => std::slice::from_raw_parts(start, length),
-                _ => &[],
-            };
-            match ffi::sqlite3_value_type(value) {
-                ffi::SQLITE_INTEGER => ValueRef::Integer(ffi::sqlite3_value_int64(value)),
-                ffi::SQLITE_FLOAT => ValueRef::Real(ffi::sqlite3_value_double(value)),
-                ffi::SQLITE_TEXT => ValueRef::Text(bytes(ffi::sqlite3_value_text(value))),
-                ffi::SQLITE_BLOB => ValueRef::Blob(bytes(ffi::sqlite3_value_blob(value).cast())),
-                _ => ValueRef::Null,
-            }
-        }
+        // SAFETY: SQLite's values live as long as the call, and nothing converts them meanwhile.
+        unsafe { value_of(value) }
     }
 }
 
 impl Arguments<'_> {
     /// Whether two values are the same, as [`capture::same`] has it. Most are numbers, or of different types.
     pub(crate) fn are_same(self, a: usize, b: usize) -> bool {
-        if let (Some(a), Some(b)) = (self.0.get(a).copied(), self.0.get(b).copied()) {
-            // SAFETY: as for `get`.
-            unsafe {
-                let kind = ffi::sqlite3_value_type(a);
-                if kind != ffi::sqlite3_value_type(b) {
-                    return false;
+        let (Some(a), Some(b)) = (self.0.get(a).copied(), self.0.get(b).copied()) else { return false };
+        // SAFETY: as for `get`.
+        unsafe {
+            let kind = ffi::sqlite3_value_type(a);
+            kind == ffi::sqlite3_value_type(b)
+                && match kind {
+                    ffi::SQLITE_INTEGER => ffi::sqlite3_value_int64(a) == ffi::sqlite3_value_int64(b),
+                    ffi::SQLITE_TEXT | ffi::SQLITE_BLOB => bytes_of(a) == bytes_of(b),
+                    _ => capture::same(value_of(a), value_of(b)),
                 }
-                if kind == ffi::SQLITE_INTEGER {
-                    return ffi::sqlite3_value_int64(a) == ffi::sqlite3_value_int64(b);
-                }
-            }
         }
-        capture::same(self.get(a), self.get(b))
     }
 }
 

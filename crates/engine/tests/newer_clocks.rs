@@ -236,6 +236,15 @@ fn the_order_in_which_sqlite_walks_makes_no_difference() {
         engine.connection().execute_batch("PRAGMA reverse_unordered_selects = ON").unwrap();
     };
     assert_eq!(check(&columns, prepare, &changes(0..200, "c", 2, 5)), 0);
+    // Also where it began to after a merge.
+    let mut engine = filled(&columns, 0..200);
+    let walks = watch(&mut engine);
+    for (order, col_version) in [("OFF", 2), ("ON", 3), ("OFF", 4)] {
+        engine.connection().execute_batch(&format!("PRAGMA reverse_unordered_selects = {order}")).unwrap();
+        let before = walks.load(Ordering::Relaxed);
+        assert_eq!(merge(&mut engine, &changes(0..200, "c", col_version, col_version)), 200);
+        assert_eq!(walks.load(Ordering::Relaxed) - before, usize::from(order == "OFF"), "{order}");
+    }
 }
 
 /// Somebody's trigger on the clock table, which leaves a clock as it is once.
@@ -254,6 +263,25 @@ fn a_clock_that_a_trigger_kept_is_written_all_the_same() {
     by_sql.connection().execute_batch("DROP TRIGGER kept").unwrap();
     merge_by_sql(by_sql.connection(), &changes(0..100, "c", 2, 5));
     assert_eq!(state(&native), state(&by_sql));
+}
+
+/// Keys that were given out without gaps, and of which some are gone.
+#[test]
+fn rows_that_follow_each_other_with_a_key_missing_in_between() {
+    let prepare = |engine: &Engine| {
+        let held: Vec<_> = (1..=300).flat_map(|n| ["b", "c"].map(|column| change(n, column, 1, 1, n))).collect();
+        merge_by_sql(engine.connection(), &held);
+        let gone = "SELECT crsql_internal_sync_bit(1);
+             DELETE FROM t WHERE a IN (SELECT a FROM t__crsql_pks WHERE __crsql_key % 50 = 40);
+             DELETE FROM t__crsql_clock WHERE key % 50 = 40; DELETE FROM t__crsql_pks WHERE __crsql_key % 50 = 40;
+             SELECT crsql_internal_sync_bit(0)";
+        engine.connection().execute_batch(gone).unwrap();
+    };
+    for col_version in [1, 2] {
+        let mut newer = changes(1..301, "c", col_version, 2);
+        newer.retain(|other| (1..=300).all(|n| n % 50 != 40 || other.key != change(n, "c", 1, 1, 0).key));
+        check(&["b", "c"], prepare, &newer);
+    }
 }
 
 /// A value that the table refuses comes after its clock is written: nothing stays.

@@ -48,6 +48,7 @@ const FUNCTIONS: &[(&str, i64, i64)] = &[
     ("litemesh_after_update", -1, I),
     ("litemesh_batch_at", -1, O),
     ("litemesh_batch_value", -1, O),
+    ("litemesh_ends_walk", -1, O),
     ("litemesh_has_life", -1, O),
     ("litemesh_is_older", -1, O),
     ("litemesh_pack", -1, I),
