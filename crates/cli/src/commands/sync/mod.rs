@@ -65,8 +65,8 @@ struct Run<'a> {
     started: Instant,
     /// When something last happened.
     moved: Instant,
-    /// When progress was last told in a line.
-    told: Instant,
+    /// When progress was last told in a line, and how many changes that were.
+    told: (Instant, u64),
     /// Since when there has been no connection, until that was told.
     offline: Option<Instant>,
     /// Which paired devices are waited for was told.
@@ -110,7 +110,7 @@ impl<'a> Run<'a> {
             traffic: Traffic::default(),
             started: now,
             moved: now,
-            told: now,
+            told: (now, 0),
             offline: Some(now),
             has_told_devices: false,
             without_relays: None,
@@ -273,8 +273,9 @@ impl<'a> Run<'a> {
             }
             self.bar.set_message(format!("{} changes/s", thousands((changes as f64 / took.as_secs_f64()) as u64)));
             self.bar.set_position(changes);
-        } else if self.told.elapsed() >= LINE_INTERVAL {
-            self.told = Instant::now();
+        } else if self.told.0.elapsed() >= LINE_INTERVAL && self.told.1 != changes {
+            // Without news there is no progress: a paired device may be away for days.
+            self.told = (Instant::now(), changes);
             self.output.line(format_args!("catching up: {} changes {}", thousands(changes), pace(changes, took)))?;
         }
         Ok(())
