@@ -127,7 +127,7 @@ impl Simulation {
     pub(super) fn talk_over(&mut self, node: usize, connection: u64, event: simulation::Event) {
         match event {
             simulation::Event::Asked(request) | simulation::Event::Resumed(request, _) => {
-                self.answer(node, connection, request.cursor)
+                self.answer(node, connection, request.cursor);
             }
             simulation::Event::Received(message) => {
                 let result = self.take(node, connection, message);
