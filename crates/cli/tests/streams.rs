@@ -81,13 +81,24 @@ fn a_file_at_the_other_end_of_ssh_is_synced() {
 
     // What is wrong at the other end is said there, and here.
     let nowhere = format!("ssh://host{}", files.path("nowhere.db"));
-    let failed = litemesh(&["sync", &a, &nowhere, "--ssh", &ssh, "--once", "--timeout", "2"]);
+    let failed = litemesh(&["sync", &a, &nowhere, "--ssh", &ssh, "--once"]);
     assert_eq!(failed.code, Some(5), "{failed:?}");
-    assert!(
-        failed.stderr.contains("nowhere.db does not exist") && failed.stderr.contains("no peer reached"),
-        "{failed:?}"
-    );
-    let missing = litemesh(&["sync", &a, &url, "--ssh", "/nowhere/ssh", "--once", "--timeout", "2"]);
+    // Once: to start it again would help nothing.
+    assert_eq!(failed.stderr.matches("nowhere.db does not exist").count(), 1, "{failed:?}");
+    assert!(failed.stderr.contains("no peer reached") && failed.stderr.contains("status 3"), "{failed:?}");
+    let without = files.write("bare", "#!/bin/sh\nexec sh -c 'no-such-litemesh'\n");
+    std::fs::set_permissions(&without, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let failed = litemesh(&["sync", &a, &url, "--ssh", &without, "--once"]);
+    assert_eq!(failed.code, Some(5), "{failed:?}");
+    assert_eq!(failed.stderr.matches("no-such-litemesh").count(), 1, "{failed:?}");
+    assert!(failed.stderr.contains("status 127") && failed.stderr.contains("in the PATH there"), "{failed:?}");
+    // A host may come back: that is waited for.
+    let away = files.write("away", "#!/bin/sh\necho nobody >&2; exit 255\n");
+    std::fs::set_permissions(&away, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let failed = litemesh(&["sync", &a, &url, "--ssh", &away, "--once", "--timeout", "3"]);
+    assert_eq!(failed.code, Some(5), "{failed:?}");
+    assert!(failed.stderr.matches("nobody").count() > 1, "{failed:?}");
+    let missing = litemesh(&["sync", &a, &url, "--ssh", "/nowhere/ssh", "--once"]);
     missing.fails(5, &["no peer reached", "/nowhere/ssh", "--ssh"]);
     litemesh(&["sync", &a, "ssh://host", "--once"]).fails(2, &["no path", "ssh://[USER@]HOST"]);
     // What would have no effect is said.

@@ -2,12 +2,14 @@
 
 use std::pin::Pin;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use litemesh::channel::Channel;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
+use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 
 #[cfg(all(test, unix))] // a shell
@@ -56,15 +58,18 @@ impl SshTarget {
         format!("litemesh stdio '{}'", self.path.replace('\'', r"'\''"))
     }
 
-    /// A channel that starts `ssh` for each connection: a program, and options of it.
-    pub(super) fn channel(self, ssh: String) -> Channel {
-        Channel::dialling("ssh", move || {
-            let child = self.start(&ssh);
+    /// A channel that starts `ssh` for each connection: a program, and options of it. And how that ended last.
+    pub(super) fn channel(self, ssh: String) -> (Channel, Ending) {
+        let ending = Ending::default();
+        let told = ending.clone();
+        let channel = Channel::dialling("ssh", move || {
+            let child = self.start(&ssh, &ending);
             async move { child }
-        })
+        });
+        (channel, told)
     }
 
-    fn start(&self, ssh: &str) -> std::io::Result<(ProgramOutput, ChildStdin)> {
+    fn start(&self, ssh: &str, ending: &Ending) -> std::io::Result<(ProgramOutput, ChildStdin)> {
         let mut words = ssh.split_whitespace();
         let program = words.next().unwrap_or("ssh");
         let mut command = Command::new(program);
@@ -77,16 +82,44 @@ impl SshTarget {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(|error| std::io::Error::other(format!("{program}: {error}")))?;
         match (child.stdout.take(), child.stdin.take()) {
-            (Some(output), Some(input)) => Ok((ProgramOutput { output, _program: child }, input)),
+            (Some(output), Some(input)) => {
+                ending.set(None);
+                Ok((ProgramOutput { output, program: Some(child), has_spoken: false, ending: ending.clone() }, input))
+            }
             _ => Err(std::io::Error::other(format!("{program} has no input and output"))),
         }
+    }
+}
+
+/// With which status the program ended that was started last, where it had said nothing.
+#[derive(Clone, Default)]
+pub(super) struct Ending(Arc<Mutex<Option<i32>>>);
+
+/// What shells end with where a command cannot be executed, or is not found.
+const SHELL_FOUND_NONE: [i32; 2] = [126, 127];
+
+impl Ending {
+    fn set(&self, status: Option<i32>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+
+    /// The status, where the next program would end with the same: there is no `litemesh`, it is too old, or it cannot open the file. `ssh`
+    /// itself ends with 255.
+    pub(super) fn lasting(&self) -> Option<i32> {
+        let is_lasting = |status: &i32| {
+            let own = [ExitCode::Usage, ExitCode::Database].map(|code| code as i32);
+            own.contains(status) || SHELL_FOUND_NONE.contains(status)
+        };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).filter(is_lasting)
     }
 }
 
 /// What a program writes.
 struct ProgramOutput {
     output: ChildStdout,
-    _program: Child,
+    program: Option<Child>,
+    has_spoken: bool,
+    ending: Ending,
 }
 
 impl AsyncRead for ProgramOutput {
@@ -95,7 +128,19 @@ impl AsyncRead for ProgramOutput {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.output).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.output).poll_read(context, buffer);
+        let is_read = matches!(polled, Poll::Ready(Ok(())));
+        let is_end = is_read && buffer.filled().len() == before && buffer.remaining() > 0;
+        self.has_spoken |= is_read && !is_end;
+        if is_end
+            && !self.has_spoken
+            && let Some(mut program) = self.program.take()
+        {
+            let ending = self.ending.clone();
+            tokio::spawn(async move { ending.set(program.wait().await.ok().and_then(|status| status.code())) });
+        }
+        polled
     }
 }
 

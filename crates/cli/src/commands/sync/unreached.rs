@@ -61,7 +61,20 @@ impl Unreached {
             }
         };
         let (reason, status) = (error.to_string(), None);
-        Self { reason, advice, kind, status, is_refusal, is_final: is_refusal, sought: "peer" }
+        let is_final = is_refusal || matches!(error, ChannelError::NoStream { .. });
+        Self { reason, advice, kind, status, is_refusal, is_final, sought: "peer" }
+    }
+
+    /// The same, of one that is started for each stream. `lasting`: with which status it ended, where the next one would do so, too.
+    pub(super) fn of_program(error: &ChannelError, lasting: Option<i32>) -> Self {
+        let stream = Self::of_stream(error);
+        match lasting {
+            Some(status) => {
+                let reason = format!("the command there ended with status {status} and had said nothing");
+                Self { reason, is_final: true, ..stream }
+            }
+            None => stream,
+        }
     }
 
     /// Of paired devices.

@@ -8,7 +8,7 @@ use litemesh::{Peer, PeerBuilder, SiteId};
 use litemesh_http::{DialError, HttpClient};
 use litemesh_nostr::NostrTransport;
 
-use super::ssh::SshTarget;
+use super::ssh::{Ending, SshTarget};
 use super::unreached::Unreached;
 use crate::args::SyncArgs;
 use crate::commands::pairings;
@@ -20,7 +20,10 @@ use crate::failure::Failure;
 pub(super) enum Way {
     Hub(HttpClient),
     /// `litemesh stdio` at the other end of `ssh`.
-    Ssh(Channel),
+    Ssh {
+        near: Channel,
+        ending: Ending,
+    },
     /// A file beside, with a peer of its own in this process.
     File {
         near: Channel,
@@ -48,7 +51,8 @@ impl Way {
             return Self::paired(&args.file);
         }
         if args.far.starts_with("ssh://") {
-            return Ok(Self::Ssh(SshTarget::parse(&args.far)?.channel(args.ssh.clone())));
+            let (near, ending) = SshTarget::parse(&args.far)?.channel(args.ssh.clone());
+            return Ok(Self::Ssh { near, ending });
         }
         if !is_hub {
             return Self::file(&args.file, Path::new(&args.far)).await;
@@ -95,7 +99,7 @@ impl Way {
     pub(super) fn join(&self, builder: PeerBuilder) -> PeerBuilder {
         match self {
             Self::Hub(client) => builder.transport(client.clone()),
-            Self::Ssh(near) | Self::File { near, .. } => builder.transport(near.clone()),
+            Self::Ssh { near, .. } | Self::File { near, .. } => builder.transport(near.clone()),
             Self::Paired { transport, .. } => builder.transport(transport.clone()),
         }
     }
@@ -104,7 +108,10 @@ impl Way {
     pub(super) fn unreached(&self) -> Option<Unreached> {
         match self {
             Self::Hub(client) => client.last_error().as_ref().map(Unreached::of_hub),
-            Self::Ssh(near) | Self::File { near, .. } => near.last_error().as_ref().map(Unreached::of_stream),
+            Self::Ssh { near, ending } => {
+                near.last_error().as_ref().map(|error| Unreached::of_program(error, ending.lasting()))
+            }
+            Self::File { near, .. } => near.last_error().as_ref().map(Unreached::of_stream),
             Self::Paired { transport, .. } => transport.last_error().map(Unreached::of_pairings),
         }
     }
@@ -113,7 +120,7 @@ impl Way {
     pub(super) fn silence(&self) -> Unreached {
         match self {
             Self::Hub(_) => Unreached::of_hub(&DialError::TimedOut),
-            Self::Ssh(_) | Self::File { .. } => {
+            Self::Ssh { .. } | Self::File { .. } => {
                 Unreached::of_stream(&ChannelError::NoPeer { reason: "it has said nothing yet".to_owned() })
             }
             Self::Paired { .. } => Unreached::of_pairings("no relay has been dialled yet".to_owned()),
@@ -123,7 +130,7 @@ impl Way {
     /// How many remotes there are.
     pub(super) fn remotes(&self) -> usize {
         match self {
-            Self::Hub(_) | Self::Ssh(_) | Self::File { .. } => 1,
+            Self::Hub(_) | Self::Ssh { .. } | Self::File { .. } => 1,
             Self::Paired { devices, .. } => devices.len(),
         }
     }
@@ -131,7 +138,7 @@ impl Way {
     /// The paired devices of which this is not so.
     pub(super) fn devices_but(&self, is_so: impl Fn(&SiteId) -> bool) -> Vec<&str> {
         match self {
-            Self::Hub(_) | Self::Ssh(_) | Self::File { .. } => Vec::new(),
+            Self::Hub(_) | Self::Ssh { .. } | Self::File { .. } => Vec::new(),
             Self::Paired { devices, .. } => {
                 devices.iter().filter(|(site, _)| !is_so(site)).map(|(_, device)| device.as_str()).collect()
             }
@@ -153,7 +160,7 @@ impl Way {
     /// What to do where a run with `--once` comes to no end.
     pub(super) fn patience(&self) -> &'static str {
         match self {
-            Self::Hub(_) | Self::Ssh(_) | Self::File { .. } => {
+            Self::Hub(_) | Self::Ssh { .. } | Self::File { .. } => {
                 "sync again, it goes on from there; --timeout gives the other side more time. Where its schema version is older than ours \
                  (`litemesh status`), it takes nothing newer before its upgrade"
             }

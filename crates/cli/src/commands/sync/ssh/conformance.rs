@@ -54,7 +54,7 @@ impl Kind for OverSsh {
         let lines = format!("export {LINE_VARIABLE}={address}\n{}", run_test(module_path!(), "stands_in_for_ssh"));
         std::fs::write(&script, lines).unwrap();
         let target = SshTarget::parse("ssh://me@far.example/todo.db").unwrap();
-        Arc::new(impatient(target.channel(format!("sh {}", script.display()))))
+        Arc::new(impatient(target.channel(format!("sh {}", script.display())).0))
     }
 }
 
