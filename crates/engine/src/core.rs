@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 
 use crate::alter::Window;
 use crate::bootstrap::own_site;
+use crate::cursor_moves::RecentMoves;
 use crate::discovery::{Discovery, Repair, discover};
 use crate::history::OriginalTables;
 use crate::incarnation;
@@ -181,6 +182,8 @@ pub(crate) struct Core {
     pub(crate) merge_equal_values: i64,
     /// See [`crate::cursor::provisional_until`]; `None` before it is looked up in this transaction.
     pub(crate) provisional_until: Option<i64>,
+    /// Which entries of our cursor moved lately.
+    pub(crate) cursor_moves: RecentMoves,
     /// Whether the temporary schema has triggers: they can be on any table, and no version tells when they change.
     pub(crate) has_temporary_triggers: bool,
     /// Tables between `crsql_begin_alter` and `crsql_commit_alter`, the innermost last.
@@ -239,6 +242,7 @@ impl Core {
             last_origin: None,
             merge_equal_values,
             provisional_until: None,
+            cursor_moves: RecentMoves::default(),
             has_temporary_triggers: false,
             windows: Vec::new(),
             statements: HashMap::new(),
@@ -289,6 +293,7 @@ impl Core {
         self.flags.set_pending(None);
         self.data_version = -1;
         self.forget_sites();
+        self.cursor_moves.forget();
     }
 
     /// The same after a panic, which may have come in the middle of a transaction. What this one goes by stays: the version below it
@@ -319,6 +324,7 @@ impl Core {
     pub(crate) fn follow_transaction(&mut self) {
         if self.flags.take_savepoint_rolled_back() {
             self.forget_sites();
+            self.cursor_moves.forget();
             self.last_row = None;
             self.is_pending_doubtful = true;
             (self.is_incarnation_recorded, self.is_writing_recorded) = (false, false);
@@ -354,6 +360,7 @@ impl Core {
                 self.windows.clear();
                 self.promised = 0;
                 self.forget_sites();
+                self.cursor_moves.forget();
             }
         }
     }

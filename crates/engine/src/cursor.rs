@@ -4,6 +4,7 @@ use litemesh_proto::limits::{CURSOR_SITES_MAX, VERSION_MAX};
 use litemesh_proto::{Cursor, DbVersion, Incarnation, Position, SiteId};
 
 use crate::core::Core;
+use crate::cursor_moves::{Moves, moved_after, record_moves};
 use crate::merge::MergeProgress;
 use crate::schema::Table;
 use crate::staged;
@@ -13,10 +14,31 @@ use crate::statement::Bind;
 /// that merges took claim nothing: what others hold of us there was written before the file was restored from a backup.
 pub(crate) fn read_cursor(core: &mut Core) -> rusqlite::Result<Cursor> {
     let _held = core.hold_state()?;
+    Ok(read_news(core, Moves::NONE)?.cursor)
+}
+
+/// What there is to tell of our cursor.
+pub(crate) struct CursorNews {
+    /// What moved, and our own version in any case.
+    pub(crate) cursor: Cursor,
+    /// All entries that moved after this one are there: each that there is, where it is zero.
+    pub(crate) after: Moves,
+    pub(crate) now: Moves,
+}
+
+/// What of our cursor moved since somebody was `told` it, in one state of the database.
+pub(crate) fn read_news(core: &mut Core, told: Moves) -> rusqlite::Result<CursorNews> {
+    const ALL: &str = "SELECT site_id, version FROM litemesh_cursor";
     let version = core.version()?;
     let mut cursor = Cursor::new();
-    if core.has_litemesh_tables {
-        let statement = core.statement("SELECT site_id, version FROM litemesh_cursor")?;
+    let (now, moved) = moved_after(core, told)?;
+    let after = if moved.is_some() { told } else { Moves::NONE };
+    if let Some(moved) = moved {
+        for site in moved {
+            cursor.advance(site, held_version(core, site)?);
+        }
+    } else if core.has_litemesh_tables {
+        let statement = core.statement(ALL)?;
         let rows = statement.query(&[])?;
         while rows.next()? {
             if let Some(site) = SiteId::from_slice(rows.bytes(0)) {
@@ -29,7 +51,17 @@ pub(crate) fn read_cursor(core: &mut Core) -> rusqlite::Result<Cursor> {
     if held > DbVersion::ZERO {
         cursor.advance(core.site, held);
     }
-    Ok(cursor)
+    Ok(CursorNews { cursor, after, now })
+}
+
+/// The entry of another site.
+pub(crate) fn held_version(core: &mut Core, site: SiteId) -> rusqlite::Result<DbVersion> {
+    const HELD: &str = "SELECT version FROM litemesh_cursor WHERE site_id = ?1";
+    if !core.has_litemesh_tables {
+        return Ok(DbVersion::ZERO);
+    }
+    let version = core.statement(HELD)?.query_integer(&[Bind::Blob(site.as_bytes())])?;
+    Ok(DbVersion::new(version.unwrap_or_default()))
 }
 
 /// Up to where we may have written something, in a database at `version`.
@@ -255,6 +287,7 @@ fn store_cursor(core: &mut Core, cursor: &Cursor, sites_max: usize) -> rusqlite:
          ON CONFLICT (site_id) DO UPDATE SET version = excluded.version WHERE excluded.version > version";
     // How many new ones there is room for: counted once a message, and only where one is new.
     let mut room = None;
+    let mut moved = Vec::new();
     for (site, version) in cursor.iter().filter(|(site, _)| **site != core.site).collect::<Vec<_>>() {
         let key = Bind::Blob(site.as_bytes());
         if core.statement(KNOWN)?.query_integer(&[key])?.is_none() {
@@ -271,8 +304,11 @@ fn store_cursor(core: &mut Core, cursor: &Cursor, sites_max: usize) -> rusqlite:
             }
         }
         core.statement(STORE)?.run(&[Bind::Blob(site.as_bytes()), version.get().into()])?;
+        if core.db.changes() > 0 {
+            moved.push(*site);
+        }
     }
-    Ok(())
+    record_moves(core, &moved)
 }
 
 /// Local versions up to this one may have an origin that is lower than the author's version, because a wire v1 peer sent what they

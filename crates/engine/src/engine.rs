@@ -14,6 +14,7 @@ use crate::check::repair::{self, Repaired};
 use crate::check::{Checker, Finding};
 use crate::core::{Core, Shared};
 use crate::cursor::Witness;
+use crate::cursor_moves::Moves;
 use crate::error::{AlterError, MergeError, OpenError, ReplicateError, StageError, StorageError};
 use crate::fork::{self, Forked};
 use crate::heal::heal;
@@ -490,14 +491,19 @@ impl Engine {
     }
 
     /// Reads the next page for all Litemesh peers that are at this place or further; what each of them lacks of it,
-    /// [`SharedPage::for_reader`] says. `None` where it has to be read for each: where CRSqlite itself merged, and noted no
+    /// [`SharedPage::for_reader`] says, and who was told our cursor when it had moved so often. `None` where it has to be read for each: where CRSqlite itself merged, and noted no
     /// origins.
     ///
     /// # Errors
     ///
     /// SQLite fails.
-    pub fn read_shared(&self, place: &LocalPlace, limits: PageLimits) -> Result<Option<SharedPage>, StorageError> {
-        self.snapshot(|core| read::read_shared(core, place, limits))
+    pub fn read_shared(
+        &self,
+        place: &LocalPlace,
+        told: Moves,
+        limits: PageLimits,
+    ) -> Result<Option<SharedPage>, StorageError> {
+        self.snapshot(|core| read::read_shared(core, place, told, limits))
     }
 
     /// Decides what a wire v1 peer is to be sent.

@@ -8,6 +8,7 @@ use litemesh_proto::{DbVersion, SiteId};
 
 use crate::bootstrap::new_site_id;
 use crate::core::Core;
+use crate::cursor_moves::record_moves;
 use crate::schema::CLOCK_SUFFIX;
 use crate::sql::quote;
 use crate::statement::{Bind, Handle};
@@ -69,6 +70,7 @@ pub(crate) fn fork(core: &mut Core, copied_at: Option<DbVersion>) -> rusqlite::R
     ] {
         db.prepare(upsert)?.run(&[Bind::Blob(before.as_bytes()), version.into()])?;
     }
+    record_moves(core, &[before])?;
     core.forget_everything();
     Ok(Forked { before, after, version: DbVersion::new(version) })
 }

@@ -27,6 +27,7 @@ mod check;
 mod clset_table;
 mod core;
 mod cursor;
+mod cursor_moves;
 mod discovery;
 mod engine;
 mod error;
@@ -74,6 +75,7 @@ mod virtual_table;
 
 pub use check::{Finding, FindingKind, Repair, Repaired, Severity};
 pub use cursor::Witness;
+pub use cursor_moves::Moves;
 pub use engine::{Changesets, Engine, Findings};
 pub use error::{AlterError, MergeError, MigrateError, OpenError, ReplicateError, StageError, StorageError};
 pub use fork::Forked;

@@ -20,6 +20,8 @@ use litemesh_proto::{
 
 use crate::base_rows::as_column;
 use crate::core::Core;
+use crate::cursor::read_news;
+use crate::cursor_moves::Moves;
 use crate::incarnation;
 use crate::row_run::{ROWS_BEFORE_A_RUN, Reached, RowRun, RunClock, is_worth_a_run};
 use crate::schema::{ClockOf, Table};
@@ -96,8 +98,11 @@ pub struct LocalPage {
     pub newest: DbVersion,
     /// Whether versions of the changes may be provisional: see [`MergeProgress::is_provisional`](crate::MergeProgress::is_provisional).
     pub is_provisional: bool,
-    /// Our cursor, where this page brings its reader to everything that we hold.
+    /// Our cursor, where this page brings its reader to everything that we hold; of entries that its reader was
+    /// [told](LocalFilter::told), maybe only those that moved since.
     pub complete: Option<Cursor>,
+    /// How often the cursor has moved, where the page has it.
+    pub moves: Moves,
 }
 
 impl LocalPage {
@@ -117,6 +122,8 @@ impl LocalPage {
 pub struct SharedPage {
     page: LocalPage,
     versions: Vec<VersionEnd>,
+    /// Of our cursor it has what moved after this.
+    after: Moves,
 }
 
 /// Where the changes of a local version end in a page.
@@ -132,53 +139,90 @@ impl SharedPage {
         self.page.place.position()
     }
 
-    /// Whether it brings a reader on that has read everything up to `after`, no earlier than where it begins.
-    pub fn goes_on_after(&self, after: DbVersion) -> bool {
+    /// How often our cursor had moved when it was read, where it has that.
+    pub fn moves(&self) -> Moves {
+        self.page.moves
+    }
+
+    /// Whether it brings a reader on that has read everything up to `after`, no earlier than where it begins, and was told our cursor
+    /// when that had moved so often.
+    pub fn goes_on_after(&self, after: DbVersion, told: Moves) -> bool {
         let LocalPage { place, complete, .. } = &self.page;
-        after < place.position() || (after == place.position() && (complete.is_some() || place.inside.is_some()))
+        let goes_on =
+            after < place.position() || (complete.is_some() || place.inside.is_some()) && after == place.position();
+        goes_on && self.after <= told
     }
 
     /// What such a reader is sent of it: the same as if it had been read for this reader alone, but that of our cursor only
     /// what it is not known to hold is there.
-    pub fn for_reader(&self, after: DbVersion, covered: &Cursor, echoes: &[(DbVersion, DbVersion)]) -> LocalPage {
-        let LocalPage { changes, place, incarnation, newest, is_provisional, complete } = &self.page;
+    pub fn for_reader(&self, after: DbVersion, filter: &LocalFilter<'_>) -> LocalPage {
+        let LocalPage { changes, place, incarnation, newest, is_provisional, complete, moves } = &self.page;
         let mut wanted = Vec::new();
         let mut start = 0;
         for VersionEnd { version, end } in &self.versions {
             let of_version = changes.get(start..*end).filter(|_| *version > after.get()).unwrap_or_default();
-            let is_echo = is_within(echoes, *version);
+            let is_echo = filter.is_echo(*version);
             let is_wanted =
-                |change: &Change| wants(covered, is_echo, change.col_version.get(), &change.site, change.db_version);
+                |change: &Change| filter.wants(is_echo, change.col_version.get(), &change.site, change.db_version);
             wanted.extend(of_version.iter().filter(|change| is_wanted(change)).cloned());
             start = *end;
         }
-        let complete = complete.as_ref().map(|cursor| cursor.beyond(covered));
+        let complete = complete.as_ref().map(|cursor| cursor.beyond(filter.covered));
         let (place, incarnation, newest, is_provisional) = (place.clone(), *incarnation, *newest, *is_provisional);
-        LocalPage { changes: wanted, place, incarnation, newest, is_provisional, complete }
+        LocalPage { changes: wanted, place, incarnation, newest, is_provisional, complete, moves: *moves }
     }
 }
 
 /// What a page leaves out.
-#[derive(Clone, Debug, Default)]
+///
+/// ```
+/// use litemesh_engine::LocalFilter;
+/// use litemesh_proto::{Cursor, DbVersion, SiteId};
+///
+/// let held = Cursor::from_iter([(SiteId::from_bytes([7; 16]), DbVersion::new(5))]);
+/// let filter = LocalFilter { covered: &held, ..LocalFilter::default() };
+/// assert!(filter.echoes.is_empty());
+/// ```
+#[derive(Clone, Copy, Debug)]
 pub struct LocalFilter<'a> {
     /// What the reader is known to hold.
-    pub covered: Cursor,
+    pub covered: &'a Cursor,
+    /// Of this site nothing counts of that.
+    pub doubted: Option<SiteId>,
     /// Local versions that came from the reader itself, as ranges.
     pub echoes: &'a [(DbVersion, DbVersion)],
+    /// How often our cursor had moved when the reader was told it.
+    pub told: Moves,
+}
+
+impl Default for LocalFilter<'_> {
+    fn default() -> Self {
+        static NOTHING: Cursor = Cursor::NOTHING;
+        Self { covered: &NOTHING, doubted: None, echoes: &[], told: Moves::NONE }
+    }
 }
 
 impl LocalFilter<'_> {
     fn is_echo(&self, version: i64) -> bool {
         is_within(self.echoes, version)
     }
-}
 
-/// Whether a reader is to have a clock of a known author.
-///
-/// A cell that was held when its row came back in a new life (MRG-9) is neither an echo nor covered by what its author was read up
-/// to: the reader may hold the new life without any value of that cell. Its column version is zero.
-fn wants(covered: &Cursor, is_echo: bool, col_version: i64, author: &SiteId, version: DbVersion) -> bool {
-    col_version == 0 || (!is_echo && !covered.covers(author, version))
+    /// Up to where the reader is taken to hold what this site wrote.
+    pub fn held(&self, site: &SiteId) -> DbVersion {
+        if self.doubted.as_ref() == Some(site) { DbVersion::ZERO } else { self.covered.get(site) }
+    }
+
+    fn covers(&self, site: &SiteId, version: DbVersion) -> bool {
+        self.doubted.as_ref() != Some(site) && self.covered.covers(site, version)
+    }
+
+    /// Whether the reader is to have a clock of a known author.
+    ///
+    /// A cell that was held when its row came back in a new life (MRG-9) is neither an echo nor covered by what its author was read up
+    /// to: the reader may hold the new life without any value of that cell. Its column version is zero.
+    fn wants(&self, is_echo: bool, col_version: i64, author: &SiteId, version: DbVersion) -> bool {
+        col_version == 0 || (!is_echo && !self.covers(author, version))
+    }
 }
 
 fn is_within(ranges: &[(DbVersion, DbVersion)], version: i64) -> bool {
@@ -199,14 +243,15 @@ pub(crate) fn read_local(
 pub(crate) fn read_shared(
     core: &mut Core,
     place: &LocalPlace,
+    told: Moves,
     limits: PageLimits,
 ) -> rusqlite::Result<Option<SharedPage>> {
     let mut noted = Noted::default();
-    let page = read_noting(core, place, &LocalFilter::default(), limits, &mut noted)?;
+    let page = read_noting(core, place, &LocalFilter { told, ..LocalFilter::default() }, limits, &mut noted)?;
     let mut versions = noted.versions;
     // The last version was perhaps too much for the page.
     versions.iter_mut().for_each(|version| version.end = version.end.min(page.changes.len()));
-    Ok((!noted.has_unknown).then_some(SharedPage { page, versions }))
+    Ok((!noted.has_unknown).then_some(SharedPage { page, versions, after: noted.after }))
 }
 
 /// What a page says of its changes that they do not say themselves.
@@ -215,6 +260,8 @@ struct Noted {
     versions: Vec<VersionEnd>,
     /// Something is of an author whose version is not known, which no filter leaves out.
     has_unknown: bool,
+    /// Of our cursor there is what moved after this.
+    after: Moves,
 }
 
 fn read_noting(
@@ -244,15 +291,17 @@ fn read_noting(
         let Some(next) =
             (0..scans.len()).filter(|i| scans[*i].head.is_some()).min_by_key(|i| (scans[*i].version(), *i))
         else {
-            let complete = crate::cursor::read_cursor(core)?;
-            let place = LocalPlace { version: until, inside: None };
-            return Ok(page.ends_at(place, Some(complete)));
+            let news = read_news(core, filter.told)?;
+            noted.after = news.after;
+            let mut page = page.ends_at(LocalPlace { version: until, inside: None });
+            (page.complete, page.moves) = (Some(news.cursor), news.now);
+            return Ok(page);
         };
         let scan = &mut scans[next];
         let (version, key) = (scan.version(), scan.key());
         if version != of {
             if page.is_full(1) {
-                return Ok(page.ends_at(LocalPlace { version: of, inside: None }, None));
+                return Ok(page.ends_at(LocalPlace { version: of, inside: None }));
             }
             (of, whole) = (version, page.changes.len());
         }
@@ -263,8 +312,7 @@ fn read_noting(
             }
             let Some((site, label)) = labels.of(core, version, clock.ordinal)? else { return Ok(None) };
             noted.has_unknown |= label.is_unknown;
-            let is_wanted =
-                label.is_unknown || wants(&filter.covered, is_echo, clock.col_version, &site, label.version);
+            let is_wanted = label.is_unknown || filter.wants(is_echo, clock.col_version, &site, label.version);
             Ok(is_wanted.then_some((site, label.version)))
         })?;
         match noted.versions.last_mut() {
@@ -275,10 +323,10 @@ fn read_noting(
             if whole > 0 && limits.stretch > 1 {
                 page.changes.truncate(whole);
                 let place = LocalPlace { version: version - 1, inside: None };
-                return Ok(page.ends_at(place, None));
+                return Ok(page.ends_at(place));
             }
             let inside = Some((version, scans[next].table.name.clone(), key));
-            return Ok(page.ends_at(LocalPlace { version: version - 1, inside }, None));
+            return Ok(page.ends_at(LocalPlace { version: version - 1, inside }));
         }
     }
 }
@@ -286,7 +334,7 @@ fn read_noting(
 /// Skips local versions that cannot hold anything for the reader: those before our own first version that it lacks, as far
 /// as their origins are covered. Looks at one small row a changeset instead of at their cells.
 fn first_wanted(core: &mut Core, after: i64, filter: &LocalFilter<'_>) -> rusqlite::Result<i64> {
-    let own = filter.covered.get(&core.site.clone()).get();
+    let own = filter.held(&core.site.clone()).get();
     if own <= after || !core.has_litemesh_tables {
         return Ok(after);
     }
@@ -297,7 +345,7 @@ fn first_wanted(core: &mut Core, after: i64, filter: &LocalFilter<'_>) -> rusqli
     while rows.next()? {
         let (local, ordinal, version) = (rows.integer(0), rows.integer(1), rows.integer(2));
         let site = core.site_of(ordinal)?;
-        let is_covered = site.is_none_or(|site| version > 0 && filter.covered.covers(&site, DbVersion::new(version)));
+        let is_covered = site.is_none_or(|site| version > 0 && filter.covers(&site, DbVersion::new(version)));
         if !is_covered && !filter.is_echo(local) {
             return Ok(local - 1);
         }
@@ -535,15 +583,6 @@ pub(crate) fn origin(core: &mut Core, local: i64, ordinal: i64) -> rusqlite::Res
     Ok(core.statement(ORIGIN)?.query_integer(&[local.into(), ordinal.into()])?.unwrap_or_default())
 }
 
-fn held_version(core: &mut Core, site: SiteId) -> rusqlite::Result<DbVersion> {
-    if !core.has_litemesh_tables {
-        return Ok(DbVersion::ZERO);
-    }
-    let statement = core.statement("SELECT version FROM litemesh_cursor WHERE site_id = ?1")?;
-    let version = statement.query_integer(&[crate::statement::Bind::Blob(site.as_bytes())])?;
-    Ok(DbVersion::new(version.unwrap_or_default()))
-}
-
 /// Collects changes up to the limits.
 struct PageBuilder {
     changes: Vec<Change>,
@@ -575,9 +614,10 @@ impl PageBuilder {
         }
     }
 
-    fn ends_at(self, place: LocalPlace, complete: Option<Cursor>) -> LocalPage {
+    fn ends_at(self, place: LocalPlace) -> LocalPage {
         let Self { changes, incarnation, newest, is_provisional, .. } = self;
-        LocalPage { changes, place, incarnation, newest, is_provisional, complete }
+        let (complete, moves) = (None, Moves::NONE);
+        LocalPage { changes, place, incarnation, newest, is_provisional, complete, moves }
     }
 
     /// Whether the limits, so many times, are reached.

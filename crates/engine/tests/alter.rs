@@ -4,13 +4,10 @@
 
 mod support;
 
-use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicUsize, Ordering};
-
+use litemesh_engine::rusqlite::Connection;
 use litemesh_engine::rusqlite::types::Value;
-use litemesh_engine::rusqlite::{Connection, ffi};
 use litemesh_engine::{AlterError, Engine, ReplicateError};
-use support::{ask, dump, merge, refusal};
+use support::{ask, count_steps, dump, merge, refusal};
 
 fn open(sql: &str) -> Engine {
     let engine = Engine::open_in_memory().unwrap();
@@ -328,24 +325,6 @@ fn writes_inside_are_noticed_whatever_they_are() {
     }
 }
 
-/// How many steps SQLite takes for this.
-fn count_steps(engine: &mut Engine, work: impl FnOnce(&mut Engine)) -> usize {
-    unsafe extern "C" fn count(counter: *mut c_void) -> c_int {
-        // SAFETY: the counter below, which outlives the handler.
-        unsafe { &*counter.cast::<AtomicUsize>() }.fetch_add(1, Ordering::Relaxed);
-        0
-    }
-    let counter = AtomicUsize::new(0);
-    // SAFETY: the connection is open, and the handler is taken away before the counter goes.
-    unsafe {
-        let db = engine.connection().handle();
-        ffi::sqlite3_progress_handler(db, 1, Some(count), (&raw const counter).cast_mut().cast());
-        work(engine);
-        ffi::sqlite3_progress_handler(db, 0, None, std::ptr::null_mut());
-    }
-    counter.into_inner()
-}
-
 /// ALT-6: a column that is added is seen by reading the schema alone. The limit is what SQLite's steps may be, not a time.
 #[test]
 fn adding_a_column_reads_no_rows() {
@@ -355,7 +334,7 @@ fn adding_a_column_reads_no_rows() {
     ));
     let mut check = |sql: &str, is_expected: fn(usize) -> bool| {
         let work = |engine: &mut Engine| engine.alter("foo", |connection| connection.execute_batch(sql)).unwrap();
-        let count = count_steps(&mut engine, work);
+        let ((), count) = count_steps(&mut engine, work);
         assert!(is_expected(count), "{sql}: {count} steps");
     };
     check("ALTER TABLE foo ADD COLUMN d", |count| count < 10_000);

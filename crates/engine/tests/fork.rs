@@ -49,7 +49,8 @@ fn write(engine: &Engine, sql: &str) {
 fn send(from: &Engine, to: &mut Engine) -> Vec<Change> {
     let (site, limits) =
         (from.site().unwrap(), PageLimits { changes_max: usize::MAX, bytes_max: usize::MAX, stretch: 1 });
-    let filter = LocalFilter { covered: to.cursor().unwrap(), echoes: &[] };
+    let covered = to.cursor().unwrap();
+    let filter = LocalFilter { covered: &covered, ..LocalFilter::default() };
     let page = from.read_local(&LocalPlace::after(to.position(site).unwrap().version), &filter, limits).unwrap();
     let position = Some((site, page.position()));
     let progress = MergeProgress { cursor: page.complete.unwrap(), position, ..MergeProgress::default() };

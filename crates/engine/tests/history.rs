@@ -209,7 +209,7 @@ fn what_the_original_merged_is_read_under_its_authors_versions() {
     let covered = author.cursor().unwrap();
     let all = PageLimits { changes_max: usize::MAX, bytes_max: usize::MAX, stretch: 1 };
     let read = |filter: &LocalFilter<'_>| engine.read_local(&LocalPlace::default(), filter, all).unwrap().changes;
-    assert_eq!(of_author(read(&LocalFilter { covered, echoes: &[] })), []);
+    assert_eq!(of_author(read(&LocalFilter { covered: &covered, ..LocalFilter::default() })), []);
     assert_eq!(set(&of_author(read(&LocalFilter::default()))), set(&dump(&author)));
 }
 

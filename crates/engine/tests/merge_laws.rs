@@ -365,7 +365,7 @@ impl<'a> Network<'a> {
             }
         };
         let link = self.links.entry((sender, receiver)).or_insert_with(|| open(&self.peers[receiver]));
-        let filter = LocalFilter { covered: link.covered.clone(), echoes: &link.echoes };
+        let filter = LocalFilter { covered: &link.covered, echoes: &link.echoes, ..LocalFilter::default() };
         let page = self.peers[sender].engine.read_local(&link.place, &filter, limits).unwrap();
         link.place = page.place.clone();
         let part = link.part.take();

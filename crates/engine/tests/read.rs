@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use fastrand::Rng;
 use litemesh_engine::proto::{Change, Column, Cursor, DbVersion, SiteId};
 use litemesh_engine::rusqlite::params_from_iter;
-use litemesh_engine::{Engine, LocalFilter, LocalPlace, MergeProgress, PageLimits, SiteBounds, Witness};
+use litemesh_engine::{Engine, LocalFilter, LocalPlace, MergeProgress, Moves, PageLimits, SiteBounds, Witness};
 use litemesh_testkit::{Schema, Statement, quote, schemas};
 use support::{
     ask, assert_origins_complete, assert_same, dump, engine, execute, for_seeds, identity, merge, merge_by_sql,
@@ -211,10 +211,11 @@ fn covered_changes_and_echoes_are_left_out() {
     let echoes = [from_b];
     assert_eq!(authors(&LocalFilter { echoes: &echoes, ..Default::default() }), [&hubs[..], &as_].concat());
     let covered = |entries: &[(SiteId, DbVersion)]| entries.iter().copied().collect::<Cursor>();
-    let filter = LocalFilter { covered: covered(&[(site(&a), one)]), echoes: &echoes };
+    let filter = LocalFilter { covered: &covered(&[(site(&a), one)]), echoes: &echoes, ..LocalFilter::default() };
     assert_eq!(authors(&filter), [&hubs[..], &as_[2..]].concat());
     // Our own versions are covered up to the newest: what was merged before it is looked up, not assumed.
-    let filter = LocalFilter { covered: covered(&[(site(&hub), hub.db_version().unwrap())]), echoes: &[] };
+    let filter =
+        LocalFilter { covered: &covered(&[(site(&hub), hub.db_version().unwrap())]), ..LocalFilter::default() };
     assert_eq!(authors(&filter), [&as_[..], &bs].concat());
 }
 
@@ -417,7 +418,8 @@ fn what_comes_again_under_its_own_version_is_sent_to_who_lacks_it() {
         let mut relay = engine(&schemas);
         let first = if is_provisional { &provisional } else { &MergeProgress::default() };
         relay.merge(&under(1), first).unwrap();
-        let filter = LocalFilter { covered: [(site, DbVersion::new(1))].into_iter().collect(), echoes: &[] };
+        let covered = [(site, DbVersion::new(1))].into_iter().collect();
+        let filter = LocalFilter { covered: &covered, ..LocalFilter::default() };
         assert_eq!(set(&read_all(&relay, &filter)), BTreeSet::new());
         // Who reads it here is to look, too.
         let page = relay.read_local(&LocalPlace::default(), &LocalFilter::default(), ALL).unwrap();
@@ -541,7 +543,7 @@ fn changes_of_unknown_origin_are_sent_to_everybody() {
     assert_origins_complete(&engine);
     let covered: Cursor =
         [(author, DbVersion::new(1 << 40)), (engine.site().unwrap(), DbVersion::new(1))].into_iter().collect();
-    let filter = LocalFilter { covered, echoes: &[] };
+    let filter = LocalFilter { covered: &covered, ..LocalFilter::default() };
     let sent = read_all(&engine, &filter);
     assert_eq!(sent.len(), 2, "{sent:?}");
     for change in &sent {
@@ -589,7 +591,8 @@ fn cells_of_a_past_life_are_sent_also_where_their_version_is_covered() {
     let from_b = a.merge(&read_all(&b, &LocalFilter::default()), &MergeProgress::default()).unwrap();
 
     let echoes = [from_b.local_versions.unwrap()];
-    let filter = LocalFilter { covered: b.cursor().unwrap(), echoes: &echoes };
+    let covered = b.cursor().unwrap();
+    let filter = LocalFilter { covered: &covered, echoes: &echoes, ..LocalFilter::default() };
     merge(&mut b, &read_all(&a, &filter));
     assert_same(&state(&b, &schemas), &state(&a, &schemas), "after both read each other");
 }
@@ -631,14 +634,15 @@ fn a_shared_page_gives_each_reader_what_its_own_would() {
                 .collect();
             let first = rng.i64(0..=versions);
             let echoes = [(DbVersion::new(first), DbVersion::new(rng.i64(first..=versions)))];
-            let filter = LocalFilter { covered, echoes: &echoes[..rng.usize(0..2)] };
+            let echoes = &echoes[..rng.usize(0..2)];
+            let filter = LocalFilter { covered: &covered, echoes, ..LocalFilter::default() };
             let start = rng.i64(0..=versions);
             let after = DbVersion::new(rng.i64(start..=versions));
             let alone = read_pages(&engine, LocalPlace::after(after), &filter, || ALL).concat();
             let (mut place, mut shared) = (LocalPlace::after(DbVersion::new(start)), Vec::new());
             let limits = PageLimits { stretch: 4, ..few(rng.usize(1..20)) };
-            while let Some(page) = engine.read_shared(&place, limits).unwrap() {
-                let page = page.for_reader(after, &filter.covered, filter.echoes);
+            while let Some(page) = engine.read_shared(&place, Moves::NONE, limits).unwrap() {
+                let page = page.for_reader(after, &filter);
                 shared.extend(page.changes);
                 place = page.place;
                 if page.complete.is_some() {

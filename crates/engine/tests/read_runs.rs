@@ -321,7 +321,7 @@ fn echoes_and_covered_changes_are_left_out_of_a_run() {
     let echo = hub.merge(&read_all(&other), &MergeProgress::default()).unwrap().local_versions.unwrap();
     hub.connection().execute_batch("INSERT INTO by_number VALUES (1, 1)").unwrap();
     let count = |covered: &[(SiteId, DbVersion)], echoes: &[(DbVersion, DbVersion)]| {
-        let filter = LocalFilter { covered: covered.iter().copied().collect(), echoes };
+        let filter = LocalFilter { covered: &covered.iter().copied().collect(), echoes, ..LocalFilter::default() };
         let page = hub.read_local(&LocalPlace::default(), &filter, few(usize::MAX)).unwrap();
         page.changes.len()
     };

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use litemesh_engine::{Engine, LocalPage, LocalPlace, PageLimits, SharedPage, StorageError};
-use litemesh_proto::{Cursor, DbVersion};
+use litemesh_engine::{Engine, LocalFilter, LocalPage, LocalPlace, Moves, PageLimits, SharedPage, StorageError};
+use litemesh_proto::DbVersion;
 use tokio::sync::watch;
 
 use crate::beat::Beat;
@@ -38,8 +38,8 @@ pub(crate) struct SharedPages {
 struct State {
     /// The newest first.
     kept: VecDeque<Kept>,
-    /// Where the last pages ended.
-    ends: VecDeque<DbVersion>,
+    /// Where the last pages ended, and how often our cursor had moved.
+    ends: VecDeque<(DbVersion, Moves)>,
     /// How many pages were read, shared or not.
     reads: u64,
 }
@@ -56,6 +56,8 @@ pub(crate) struct Wanted {
 #[derive(Debug)]
 struct Kept {
     after: DbVersion,
+    /// How often our cursor had moved when those were told it for whom the page was read.
+    told: Moves,
     bytes_max: usize,
     /// The beat after which it was read: everything that was announced with it is there.
     beat: u64,
@@ -65,8 +67,8 @@ struct Kept {
 }
 
 impl Kept {
-    fn serves(&self, after: DbVersion) -> bool {
-        self.after <= after && self.page.goes_on_after(after)
+    fn serves(&self, after: DbVersion, told: Moves) -> bool {
+        self.after <= after && self.page.goes_on_after(after, told)
     }
 }
 
@@ -92,8 +94,7 @@ impl SharedPages {
         &self,
         engine: &Engine,
         place: &LocalPlace,
-        covered: &Cursor,
-        echoes: &[(DbVersion, DbVersion)],
+        filter: &LocalFilter<'_>,
         limits: PageLimits,
         wanted: Wanted,
     ) -> Result<Option<(LocalPage, u64)>, StorageError> {
@@ -106,18 +107,18 @@ impl SharedPages {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let serves = |kept: &&Kept| {
             let is_new = kept.beat >= wanted.beat && kept.read_at >= wanted.read_at;
-            is_new && kept.serves(after) && kept.bytes_max == limits.bytes_max
+            is_new && kept.serves(after, filter.told) && kept.bytes_max == limits.bytes_max
         };
         if let Some(kept) = state.kept.iter().find(serves) {
-            return Ok(Some((kept.page.for_reader(after, covered, echoes), kept.read_at)));
+            return Ok(Some((kept.page.for_reader(after, filter), kept.read_at)));
         }
-        for start in [state.start(after), after] {
+        for (start, told) in [state.start(after, filter.told), (after, filter.told)] {
             let read_at = state.count_read();
-            let Some(page) = engine.read_shared(&LocalPlace::after(start), limits)? else { return Ok(None) };
-            let kept = Kept { after: start, bytes_max: limits.bytes_max, beat: beat.number, read_at, page };
+            let Some(page) = engine.read_shared(&LocalPlace::after(start), told, limits)? else { return Ok(None) };
+            let kept = Kept { after: start, told, bytes_max: limits.bytes_max, beat: beat.number, read_at, page };
             // A page that began early may be full before it comes to who needs it.
-            if kept.serves(after) {
-                let wanted = kept.page.for_reader(after, covered, echoes);
+            if kept.serves(after, filter.told) {
+                let wanted = kept.page.for_reader(after, filter);
                 state.keep(kept);
                 return Ok(Some((wanted, read_at)));
             }
@@ -132,14 +133,17 @@ impl State {
         self.reads
     }
 
-    /// Where a page for a session at `after` begins.
-    fn start(&self, after: DbVersion) -> DbVersion {
-        let not_far = |end: &&DbVersion| after.get().saturating_sub(end.get()) <= VERSIONS_BACK_MAX;
-        self.ends.iter().filter(not_far).min().map_or(after, |end| after.min(*end))
+    /// Where a page for a session at `after`, which was `told` our cursor, begins.
+    fn start(&self, after: DbVersion, told: Moves) -> (DbVersion, Moves) {
+        let not_far = |(end, _): &&(DbVersion, Moves)| after.get().saturating_sub(end.get()) <= VERSIONS_BACK_MAX;
+        self.ends
+            .iter()
+            .filter(not_far)
+            .fold((after, told), |earliest, end| (earliest.0.min(end.0), earliest.1.min(end.1)))
     }
 
     fn keep(&mut self, kept: Kept) {
-        let end = kept.page.position();
+        let end = (kept.page.position(), kept.page.moves().max(kept.told));
         if self.ends.front() != Some(&end) {
             self.ends.truncate(ENDS_MAX - 1);
             self.ends.push_front(end);

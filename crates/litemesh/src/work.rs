@@ -223,15 +223,15 @@ pub(crate) fn read(
 ) -> Result<Page, PeerError> {
     let recent = recent.lock().unwrap_or_else(PoisonError::into_inner).clone();
     match what {
-        ReadWhat::Local { place, covered, claimed, mut echoes, read_at } => {
+        ReadWhat::Local { place, covered, told, claimed, mut echoes, read_at } => {
             echoes.extend(recent);
             let own = engine.site()?;
-            let covered = gate.believe(own, covered);
+            let filter = LocalFilter { covered: &covered, doubted: gate.doubts(own), echoes: &echoes, told };
             let is_lost = lost(engine, claimed.as_of)?;
             let acknowledged = claimed.elsewhere.map(|served| served.acknowledged);
             let further = acknowledged.filter(|position| position.version > claimed.position.version);
             let position = further.unwrap_or(claimed.position);
-            let parted = heed(engine, remote, position, (covered.get(&own), claimed.written), gate)?;
+            let parted = heed(engine, remote, position, (filter.held(&own), claimed.written), gate)?;
             // What came from the remote itself, or was known to it, as far as this file went on from there.
             let is_reached = match claimed.elsewhere {
                 Some(Served { reached, .. }) => engine.judge(reached, reached.version)? == Claim::Held,
@@ -246,14 +246,13 @@ pub(crate) fn read(
             let page = match shared {
                 Some((pages, wanted)) => {
                     let wanted = Wanted { beat: wanted, read_at };
-                    pages.read(engine, &place, &covered, &echoes, limits, wanted)?
+                    pages.read(engine, &place, &filter, limits, wanted)?
                 }
                 None => None,
             };
             let (page, read_at) = match page {
                 Some(page) => page,
                 None => {
-                    let filter = LocalFilter { covered: Arc::unwrap_or_clone(covered), echoes: &echoes };
                     // Before the read: what is committed meanwhile may be in the page.
                     let read_at = shared.map_or(0, |(pages, _)| pages.count_read());
                     (engine.read_local(&place, &filter, limits)?, read_at)
@@ -345,6 +344,7 @@ fn heed(
 
 #[cfg(test)]
 mod tests {
+    use litemesh_engine::Moves;
     use litemesh_proto::Access;
 
     use super::*;
@@ -381,6 +381,7 @@ mod tests {
             let what = ReadWhat::Local {
                 place: LocalPlace::after(claimed.position.version),
                 covered: Arc::default(),
+                told: Moves::NONE,
                 claimed,
                 echoes: Vec::new(),
                 read_at: 0,
@@ -456,6 +457,7 @@ mod tests {
             let what = ReadWhat::Local {
                 place: LocalPlace::after(served.reached.version),
                 covered: Arc::default(),
+                told: Moves::NONE,
                 claimed: Claimed { elsewhere: Some(served), ..Claimed::default() },
                 echoes: Vec::new(),
                 read_at: 0,

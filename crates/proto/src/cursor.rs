@@ -32,6 +32,11 @@ impl<S> Default for Cursor<S> {
     }
 }
 
+impl<S> Cursor<S> {
+    /// Holds nothing.
+    pub const NOTHING: Self = Self { versions: BTreeMap::new() };
+}
+
 impl<S: Ord + Clone> Cursor<S> {
     /// Holds nothing.
     pub fn new() -> Self {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use litemesh_proto::{Change, Cursor, DbVersion, SiteId};
 
-use super::{LocalPlace, PageBuilder, PageLimits, Scan, held_version, is_within, open_scans};
+use super::{LocalPlace, PageBuilder, PageLimits, Scan, is_within, open_scans};
 use crate::core::Core;
+use crate::cursor::held_version;
 
 /// What a wire v1 peer is to be sent, and how far that is.
 #[derive(Clone, Debug, Default)]

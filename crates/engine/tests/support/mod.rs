@@ -2,13 +2,15 @@
 #![allow(dead_code)] // each test file uses its part
 
 use std::cell::RefCell;
+use std::ffi::{c_int, c_void};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fastrand::Rng;
 use litemesh_engine::proto::{
     CausalLength, Change, ColVersion, Column, Cursor, DbVersion, PackedKey, Seq, SiteId, Value,
 };
 use litemesh_engine::rusqlite::types::{ToSqlOutput, Value as SqlValue, ValueRef};
-use litemesh_engine::rusqlite::{self, Connection, ToSql};
+use litemesh_engine::rusqlite::{self, Connection, ToSql, ffi};
 use litemesh_engine::{Engine, MergeProgress};
 use litemesh_testkit::{Schema, State, Statement, quote};
 
@@ -55,6 +57,25 @@ pub(crate) fn execute(engine: &Engine, schemas: &[Schema], statement: &Statement
         Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) => false,
         Err(error) => panic!("{sql}: {error}"),
     }
+}
+
+/// Does something; gives how many steps SQLite's virtual machine takes for it, too.
+pub(crate) fn count_steps<T>(engine: &mut Engine, work: impl FnOnce(&mut Engine) -> T) -> (T, usize) {
+    unsafe extern "C" fn count(counter: *mut c_void) -> c_int {
+        // SAFETY: the counter below, which outlives the handler.
+        unsafe { &*counter.cast::<AtomicUsize>() }.fetch_add(1, Ordering::Relaxed);
+        0
+    }
+    let counter = AtomicUsize::new(0);
+    // SAFETY: the connection is open, and the handler is taken away before the counter goes.
+    let done = unsafe {
+        let db = engine.connection().handle();
+        ffi::sqlite3_progress_handler(db, 1, Some(count), (&raw const counter).cast_mut().cast());
+        let done = work(engine);
+        ffi::sqlite3_progress_handler(db, 0, None, std::ptr::null_mut());
+        done
+    };
+    (done, counter.into_inner())
 }
 
 /// One number or text.

@@ -16,7 +16,7 @@ mod window;
 use std::sync::Arc;
 use std::time::Duration;
 
-use litemesh_engine::{LocalPage, LocalPlace, MergeProgress, Reach, SiteBounds, SitePlan, Staged};
+use litemesh_engine::{LocalPage, LocalPlace, MergeProgress, Moves, Reach, SiteBounds, SitePlan, Staged};
 use litemesh_proto::{
     Access, Change, Cursor, DbVersion, Limits, PeerMessage, Position, Refusal, Remote, Resumed, Served, SiteId,
     SyncRequest, Unverified,
@@ -116,6 +116,8 @@ pub(crate) enum ReadWhat {
     Local {
         place: LocalPlace,
         covered: Arc<Cursor>,
+        /// When the remote was told our cursor last.
+        told: Moves,
         /// How far in our versions the remote says that it is, before the first page.
         claimed: Claimed,
         echoes: Vec<(DbVersion, DbVersion)>,

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use litemesh_engine::{LocalPage, LocalPlace, SiteBounds, SitePlan};
+use litemesh_engine::{LocalPage, LocalPlace, Moves, SiteBounds, SitePlan};
 use litemesh_proto::limits::SILENCE_LOOK;
 use litemesh_proto::{
     Ack, Change, Cursor, DbVersion, Incarnation, Part, PeerMessage, Place, Position, Progress, Remote, Resumed, Served,
@@ -40,6 +40,8 @@ pub(crate) struct Outgoing {
     remote: Remote,
     /// What is kept of what the remote says that it holds.
     claims: Claims,
+    /// What it said while a page was read.
+    heard: Cursor,
     schema_version: i64,
     /// Counts requests; a page read for an older one is dropped.
     generation: u64,
@@ -91,6 +93,8 @@ enum Order {
         incarnation: Incarnation,
         /// Shared with the read that is under way.
         covered: Arc<Cursor>,
+        /// How often our cursor had moved when the remote was told it last.
+        told_cursor: Moves,
         /// What the remote said of its position, until the first page is read.
         claimed: Claimed,
         window: Window,
@@ -118,6 +122,7 @@ impl Outgoing {
         Self {
             remote,
             claims: Claims::new(room),
+            heard: Cursor::new(),
             schema_version,
             generation: 0,
             order: None,
@@ -165,6 +170,7 @@ impl Outgoing {
         // A page that is being read for the last request comes first: however often a remote asks, one is read at a time.
         self.generation += 1;
         self.is_behind = true;
+        self.heard = Cursor::new();
         self.queue.clear();
         self.eose = Eose::Ahead;
         (self.since, self.elsewhere, self.reached) = (None, Position::default(), Position::default());
@@ -251,6 +257,8 @@ impl Outgoing {
     /// The remote said by a message of its own that it holds this much.
     pub(crate) fn remote_holds(&mut self, cursor: &Cursor) {
         match &mut self.order {
+            // The read has all of it: a copy would cost as much as there are sites.
+            Some(Order::Local { .. }) if self.is_reading => drop(self.heard.join(cursor)),
             Some(Order::Local { covered, .. }) => self.claims.add(Arc::make_mut(covered), cursor),
             Some(Order::Sites { sent, .. }) => self.claims.add(sent, cursor),
             None => {}
@@ -355,6 +363,8 @@ impl Outgoing {
 
     pub(crate) fn read(&mut self, done: ReadDone, effects: &mut Vec<Effect>) {
         self.is_reading = false;
+        let heard = std::mem::take(&mut self.heard);
+        self.remote_holds(&heard);
         if done.generation != self.generation {
             self.pump(effects);
             return;
@@ -367,8 +377,18 @@ impl Outgoing {
     }
 
     fn take_local(&mut self, page: LocalPage, begin: Begin, now: u64) {
-        let Some(Order::Local { place, incarnation, covered, claimed, window, part, owes_more, told, read_at }) =
-            &mut self.order
+        let Some(Order::Local {
+            place,
+            incarnation,
+            covered,
+            told_cursor,
+            claimed,
+            window,
+            part,
+            owes_more,
+            told,
+            read_at,
+        }) = &mut self.order
         else {
             return;
         };
@@ -386,6 +406,9 @@ impl Outgoing {
         *claimed = Claimed::default();
         let is_live = self.eose != Eose::Ahead;
         let is_complete = page.complete.is_some();
+        if is_complete {
+            *told_cursor = page.moves;
+        }
         let provisional = page.is_provisional && !page.changes.is_empty();
         // The remote takes over our cursor where it then holds everything that we hold, and learns each entry once.
         let news = page.complete.map(|cursor| cursor.beyond(covered)).unwrap_or_default();
@@ -500,9 +523,9 @@ impl Outgoing {
         let echoes = Vec::from(self.echoes.clone());
         let what = match &self.order {
             None => return,
-            Some(Order::Local { place, covered, claimed, read_at, .. }) => {
+            Some(Order::Local { place, covered, told_cursor, claimed, read_at, .. }) => {
                 let (place, covered) = (place.clone(), covered.clone());
-                ReadWhat::Local { place, covered, claimed: *claimed, echoes, read_at: *read_at }
+                ReadWhat::Local { place, covered, told: *told_cursor, claimed: *claimed, echoes, read_at: *read_at }
             }
             Some(Order::Sites { plan: Some((plan, ..)), .. }) => ReadWhat::Sites(plan.clone()),
             Some(Order::Sites { sent, since_local, is_first, .. }) => ReadWhat::PlanSites(SiteBounds {
@@ -543,5 +566,16 @@ fn local_order(covered: Cursor, terms: &Terms, written: Option<DbVersion>) -> Or
     let claimed = Claimed { position: terms.position, as_of: terms.as_of, elsewhere: None, written };
     let window = Window::new(terms);
     let incarnation = terms.position.incarnation;
-    Order::Local { place, incarnation, covered, claimed, window, part, owes_more: false, told: position, read_at: 0 }
+    Order::Local {
+        place,
+        incarnation,
+        covered,
+        told_cursor: Moves::NONE,
+        claimed,
+        window,
+        part,
+        owes_more: false,
+        told: position,
+        read_at: 0,
+    }
 }

@@ -4,7 +4,7 @@ mod access;
 mod litemesh;
 mod v1;
 
-use litemesh_engine::{LocalPage, LocalPlace, Reach, SitePlan, Staged};
+use litemesh_engine::{LocalPage, LocalPlace, Moves, Reach, SitePlan, Staged};
 use litemesh_proto::{
     Access, Ack, CausalLength, Change, ColVersion, Column, Cursor, DbVersion, Incarnation, Limits, PackedKey, Part,
     PeerMessage, Place, Position, Progress, Refusal, Remote, Resumed, Rights, Seq, Served, SiteId, SyncRequest, Terms,
@@ -101,7 +101,8 @@ fn sent(effects: &[Effect]) -> Vec<PeerMessage> {
 
 fn local_page(changes: Vec<Change>, place: LocalPlace, complete: Option<Cursor>) -> Page {
     let newest = DbVersion::new(100);
-    let page = LocalPage { changes, place, incarnation: Incarnation(7), newest, is_provisional: false, complete };
+    let (incarnation, moves) = (Incarnation(7), Moves::NONE);
+    let page = LocalPage { changes, place, incarnation, newest, is_provisional: false, complete, moves };
     Page::Local { page, begin: Begin::There, read_at: 0 }
 }
 

@@ -1,5 +1,6 @@
 //! With a Litemesh peer: numbered messages, acknowledgements, transactions in parts.
 
+use litemesh_engine::{Engine, LocalFilter, MergeProgress, PageLimits};
 use litemesh_proto::limits::{CATCH_UP_BYTES_MAX, CATCH_UP_MESSAGES_MAX, CREDIT_MAX};
 
 use super::*;
@@ -483,6 +484,35 @@ fn changes_claim_nothing_for_the_remote_also_when_frozen() {
     let progress = Progress { cursor: Some(cursor(&[(OTHER, 5)])), ..numbered(3) };
     take(&mut session, changes(&[], 1, Some(progress)));
     assert!(covered(&mut session).covers(&OTHER, DbVersion::new(5)));
+}
+
+/// `known-failures.md` D12: who was told our cursor is told what moved since, and nothing is copied for it.
+#[test]
+fn a_read_says_when_the_remote_was_told_the_cursor_last() {
+    let mut engine = Engine::open_in_memory().unwrap();
+    let told = MergeProgress { cursor: cursor(&[(OTHER, 5)]), ..MergeProgress::default() };
+    engine.merge(&[], &told).unwrap();
+    let limits = PageLimits { changes_max: 9, bytes_max: usize::MAX, stretch: 1 };
+    let complete = engine.read_local(&LocalPlace::default(), &LocalFilter::default(), limits).unwrap();
+    let mut session = session(true);
+    let first = order(&session.handle(asked(9)));
+    let ReadWhat::Local { told, covered, .. } = first.what else { panic!("{first:?}") };
+    assert_eq!(told, Moves::NONE);
+    // While the engine has what is known of the remote.
+    take(
+        &mut session,
+        changes(&[(REMOTE, 5)], 1, Some(Progress { cursor: Some(cursor(&[(REMOTE, 5)])), ..numbered(1) })),
+    );
+    assert_eq!(std::sync::Arc::strong_count(&covered), 2, "no copy");
+    drop(covered);
+    let moves = complete.moves;
+    let page = Page::Local { page: complete, begin: Begin::There, read_at: 0 };
+    session.handle(Input::Read(ReadDone { generation: first.generation, page }));
+    session.handle(Input::Sent);
+    let second = order(&session.handle(Input::Committed));
+    let ReadWhat::Local { told, covered, .. } = second.what else { panic!("{second:?}") };
+    assert_eq!((told, &*covered), (moves, &cursor(&[(OTHER, 5), (REMOTE, 5)])));
+    assert!(told > Moves::NONE);
 }
 
 /// Without what could not be read, the rest would show half of a transaction that was overwritten in part.
