@@ -35,6 +35,9 @@ pub struct Arguments {
     /// Rows that the hub and its peers have before, and that stalled readers ask for.
     #[arg(long, default_value_t = 10_000)]
     rows: usize,
+    /// Sites that the hub knows besides, which are not there any more.
+    #[arg(long, default_value_t = 0)]
+    sites: usize,
     /// Peers with a database, beside the others.
     #[arg(long, default_value_t = 1)]
     real: usize,
@@ -49,6 +52,7 @@ pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
     let db = Database::open(&file)?;
     hub::create(&db)?;
     hub::fill(&db, "before", arguments.rows, 100)?;
+    hub::know_sites(&db, arguments.sites)?;
     let hub = Hub::start(&file, "127.0.0.1:0").await?;
     let mut herd = Herd::new();
     herd.streams = arguments.streams;
@@ -112,6 +116,7 @@ pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
         "scenario": "load fan-out", "streams": arguments.streams,
         "peers": herd.peers.len(),
         "stalled": arguments.stalled,
+        "sites": arguments.sites,
         "transactions": writes,
         "posts": seen.posts.load(Relaxed),
         "arrived": seen.timed_changes.load(Relaxed),

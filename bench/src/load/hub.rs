@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::Stdio;
 
 use litemesh::Database;
+use litemesh::engine::MergeProgress;
+use litemesh::proto::{DbVersion, SiteId};
 use litemesh::rusqlite::params;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -97,6 +99,14 @@ pub fn fill(db: &Database, name: &str, rows: usize, batch: usize) -> Result<(), 
         transaction.commit()?;
         row += batch;
     }
+    Ok(())
+}
+
+/// Makes the database know so many sites that are not there any more.
+pub fn know_sites(db: &Database, sites: usize) -> Result<(), Error> {
+    let site = |number: usize| SiteId::from_bytes((number as u128 + (0x5173 << 112)).to_be_bytes());
+    let cursor = (0..sites).map(|number| (site(number), DbVersion::new(1))).collect();
+    db.lock().merge(&[], &MergeProgress { cursor, ..MergeProgress::default() })?;
     Ok(())
 }
 

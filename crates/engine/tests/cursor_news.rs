@@ -1,5 +1,4 @@
-//! What a reader is told of our cursor: what moved since it was told last, whoever moved it, and nothing else
-//! (`known-failures.md` D12).
+//! What a reader is told of our cursor: what moved since it was told last, whoever moved it, and nothing else.
 
 mod support;
 
@@ -63,6 +62,7 @@ fn ask_before_commits(engine: &Engine, refuses: &AtomicBool) {
     }
 }
 
+/// `known-failures.md` D12.
 #[test]
 fn each_reader_learns_every_entry_whoever_moves_it() {
     let mut parts = 0;
@@ -117,6 +117,7 @@ fn each_reader_learns_every_entry_whoever_moves_it() {
     assert!(parts > 500, "only {parts} times a part of the cursor was told");
 }
 
+/// `known-failures.md` D12.
 #[test]
 fn a_reader_for_whom_little_is_new_costs_the_same_however_many_sites_there_are() {
     let mut costs = Vec::new();
