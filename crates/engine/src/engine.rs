@@ -21,6 +21,7 @@ use crate::heal::heal;
 use crate::incarnation::{self, Claim};
 use crate::load::load_shared;
 use crate::merge::{MergeProgress, Merged, OpenChangeset, forget_own_origins, merge_batch};
+use crate::merge_cache::LargerCache;
 use crate::read::{LocalFilter, LocalPage, LocalPlace, PageLimits, SharedPage, SiteBounds, SitePlan};
 use crate::staged::{Reach, Staged};
 use crate::statement::Handle;
@@ -123,7 +124,7 @@ impl Engine {
         Ok(engine)
     }
 
-    fn core(&self) -> rusqlite::Result<MutexGuard<'_, Core>> {
+    pub(crate) fn core(&self) -> rusqlite::Result<MutexGuard<'_, Core>> {
         self.shared.lock()
     }
 
@@ -311,6 +312,10 @@ impl Engine {
         if changes.is_empty() && progress.is_empty() {
             return Ok(Merged::default());
         }
+        let _cache = match &progress.completes {
+            Some((sender, _)) => LargerCache::for_staged(&mut *self.shared.lock()?, *sender)?,
+            None => None,
+        };
         let (merged, has_moved) = self.in_merge(|shared, core| {
             let (mut merged, mut open) = (Merged::default(), OpenChangeset::default());
             if let Some((sender, since)) = progress.since
@@ -410,6 +415,7 @@ impl Engine {
     ///
     /// SQLite fails, or what is staged cannot be read.
     pub fn merge_staged(&mut self, sender: SiteId) -> Result<usize, MergeError> {
+        let _cache = LargerCache::for_staged(&mut *self.shared.lock()?, sender)?;
         let all = self.in_merge(|shared, core| {
             let Some(&(end, position)) = staged::boundaries(core, sender)?.last() else { return Ok(0) };
             merge_group(shared, core, sender, (0, end), Some(position))

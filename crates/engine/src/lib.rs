@@ -42,6 +42,7 @@ mod incarnation;
 mod key_walk;
 mod load;
 mod merge;
+mod merge_cache;
 mod merge_load;
 mod merge_row;
 mod merge_rows;

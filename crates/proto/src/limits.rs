@@ -170,8 +170,9 @@ pub struct Limits {
     /// Changes of a catch-up that wait for each other; with the message that would be more, all are merged, in one transaction.
     ///
     /// A catch-up becomes visible as a whole, so that nobody sees half of a transaction of which somebody has overwritten the
-    /// rest. While it is merged the application's own writes wait, at 400,000 changes a second a good second for this many; a
-    /// longer catch-up becomes visible in steps. Zero: message by message.
+    /// rest. While it is merged the application's own writes wait, at 400,000 changes a second a good second for this many, with
+    /// keys that lie anywhere four; a longer catch-up becomes visible in steps. With more, it is whole up to that, and writers
+    /// have to wait longer. Zero: message by message.
     pub catch_up_changes_max: u64,
     /// Most connections that a server keeps open at once.
     pub connections_max: usize,
