@@ -30,6 +30,9 @@ pub struct Arguments {
     /// Readers that take nothing of what they ask for, which is all rows.
     #[arg(long, default_value_t = 0)]
     stalled: usize,
+    /// Sites that the hub knows besides, and each peer when it has asked.
+    #[arg(long, default_value_t = 0)]
+    sites: usize,
     /// Over streams and POSTs in place of WebSockets.
     #[arg(long)]
     streams: bool,
@@ -41,6 +44,7 @@ pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
     let db = Database::open(&file)?;
     hub::create(&db)?;
     hub::fill(&db, "before", arguments.rows, 1)?;
+    hub::know_sites(&db, arguments.sites)?;
     let hub = Hub::start(&file, "127.0.0.1:0").await?;
     let mut herd = Herd::new();
     herd.streams = arguments.streams;
@@ -84,6 +88,7 @@ pub async fn run(arguments: &Arguments) -> Result<Value, Error> {
         "scenario": "load idle", "streams": arguments.streams,
         "peers": added,
         "stalled": arguments.stalled,
+        "sites": arguments.sites,
         "in_sync": in_sync,
         "hub_mib_before": before / 1024,
         "hub_mib": after / 1024,

@@ -100,8 +100,8 @@ pub(crate) fn create_tables(db: Handle) -> rusqlite::Result<()> {
         "CREATE TABLE IF NOT EXISTS litemesh_origin (local_version INTEGER NOT NULL, site INTEGER NOT NULL,
          version INTEGER NOT NULL, PRIMARY KEY (local_version, site)) WITHOUT ROWID, STRICT",
         "CREATE INDEX IF NOT EXISTS litemesh_origin_site ON litemesh_origin (site, version)",
-        "CREATE TABLE IF NOT EXISTS litemesh_cursor (site_id BLOB NOT NULL PRIMARY KEY, version INTEGER NOT NULL)
-         WITHOUT ROWID, STRICT",
+        "CREATE TABLE IF NOT EXISTS litemesh_cursor (site_id BLOB NOT NULL PRIMARY KEY, version INTEGER NOT NULL,
+         moved INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID, STRICT",
         "CREATE TABLE IF NOT EXISTS litemesh_position (site_id BLOB NOT NULL PRIMARY KEY, position INTEGER NOT NULL,
          incarnation INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID, STRICT",
         "CREATE TABLE IF NOT EXISTS litemesh_incarnation (number INTEGER PRIMARY KEY NOT NULL,
@@ -115,11 +115,12 @@ pub(crate) fn create_tables(db: Handle) -> rusqlite::Result<()> {
     ] {
         db.execute(sql)?;
     }
-    const HAS_INCARNATION: &str =
-        "SELECT count(*) FROM pragma_table_info('litemesh_position') WHERE name = 'incarnation'";
-    if db.query_integer(HAS_INCARNATION, &[])? == Some(0) {
-        // A file of before incarnations were.
-        db.execute("ALTER TABLE litemesh_position ADD COLUMN incarnation INTEGER NOT NULL DEFAULT 0")?;
+    // A file may be of before these were.
+    for (table, column) in [("litemesh_position", "incarnation"), ("litemesh_cursor", "moved")] {
+        const HAS_COLUMN: &str = "SELECT count(*) FROM pragma_table_info(?1) WHERE name = ?2";
+        if db.query_integer(HAS_COLUMN, &[table.into(), column.into()])? == Some(0) {
+            db.execute(&format!("ALTER TABLE {table} ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0"))?;
+        }
     }
     let stamp = "INSERT INTO crsql_master (key, value) VALUES ('crsqlite_version', ?1)
                  ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)";

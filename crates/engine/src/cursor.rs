@@ -4,7 +4,7 @@ use litemesh_proto::limits::{CURSOR_SITES_MAX, VERSION_MAX};
 use litemesh_proto::{Cursor, DbVersion, Incarnation, Position, SiteId};
 
 use crate::core::Core;
-use crate::cursor_moves::{Moves, moved_after, record_moves};
+use crate::cursor_moves::{self, Moves};
 use crate::merge::MergeProgress;
 use crate::schema::Table;
 use crate::staged;
@@ -14,44 +14,63 @@ use crate::statement::Bind;
 /// that merges took claim nothing: what others hold of us there was written before the file was restored from a backup.
 pub(crate) fn read_cursor(core: &mut Core) -> rusqlite::Result<Cursor> {
     let _held = core.hold_state()?;
-    Ok(read_news(core, Moves::NONE)?.cursor)
+    Ok(read_news(core, Moves::NONE)?.for_reader(Moves::NONE))
 }
 
 /// What there is to tell of our cursor.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct CursorNews {
-    /// What moved, and our own version in any case.
-    pub(crate) cursor: Cursor,
-    /// All entries that moved after this one are there: each that there is, where it is zero.
-    pub(crate) after: Moves,
+    /// Our own version, which is told anew each time, unless we claim nothing of ourselves.
+    own: Option<(SiteId, DbVersion)>,
+    /// Entries of others, and when they moved.
+    others: Vec<(SiteId, DbVersion, Moves)>,
+    /// All that moved after this are there: each that there is, where it is zero.
+    after: Moves,
     pub(crate) now: Moves,
+}
+
+impl CursorNews {
+    /// Whether it has all that is news for who was `told` the cursor.
+    pub(crate) fn serves(&self, told: Moves) -> bool {
+        self.after <= told
+    }
+
+    /// What is news for who was `told` the cursor, and our own version.
+    pub(crate) fn for_reader(&self, told: Moves) -> Cursor {
+        // Later than now is of another file.
+        let is_told = told != Moves::NONE && told <= self.now;
+        let moved = self.others.iter().filter(|(_, _, moved)| !is_told || *moved > told);
+        moved.map(|(site, version, _)| (*site, *version)).chain(self.own).collect()
+    }
 }
 
 /// What of our cursor moved since somebody was `told` it, in one state of the database.
 pub(crate) fn read_news(core: &mut Core, told: Moves) -> rusqlite::Result<CursorNews> {
-    const ALL: &str = "SELECT site_id, version FROM litemesh_cursor";
+    const ALL: &str = "SELECT site_id, version, moved FROM litemesh_cursor";
+    const MOVED: &str = "SELECT site_id, version, moved FROM litemesh_cursor WHERE moved > ?1";
     let version = core.version()?;
-    let mut cursor = Cursor::new();
-    let (now, moved) = moved_after(core, told)?;
-    let after = if moved.is_some() { told } else { Moves::NONE };
-    if let Some(moved) = moved {
-        for site in moved {
-            cursor.advance(site, held_version(core, site)?);
+    let now = cursor_moves::count(core)?;
+    // Of another file, where it is later than anything here.
+    let after = if told <= now { told } else { Moves::NONE };
+    let mut news = CursorNews { after, now, ..CursorNews::default() };
+    if let Some(moved) = cursor_moves::remembered(core, after, now) {
+        for (site, number) in moved {
+            news.others.push((site, held_version(core, site)?, number));
         }
     } else if core.has_litemesh_tables {
-        let statement = core.statement(ALL)?;
-        let rows = statement.query(&[])?;
+        let (sql, binds) = if after == Moves::NONE { (ALL, None) } else { (MOVED, Some(after.get().into())) };
+        let statement = core.statement(sql)?;
+        let rows = statement.query(binds.as_slice())?;
         while rows.next()? {
             if let Some(site) = SiteId::from_slice(rows.bytes(0)) {
-                cursor.advance(site, DbVersion::new(rows.integer(1)));
+                news.others.push((site, DbVersion::new(rows.integer(1)), Moves::new(rows.integer(2))));
             }
         }
     }
     let version = own_written(core, version)?;
     let held = own_held(core)?.map_or(version, |held| held.min(version));
-    if held > DbVersion::ZERO {
-        cursor.advance(core.site, held);
-    }
-    Ok(CursorNews { cursor, after, now })
+    news.own = (held > DbVersion::ZERO).then_some((core.site, held));
+    Ok(news)
 }
 
 /// The entry of another site.
@@ -283,8 +302,13 @@ pub(crate) fn store_position(core: &mut Core, sender: SiteId, position: Position
 /// Stores claims. Sites beyond the limit are left out: we then claim less than we hold, and are sent some of it again.
 fn store_cursor(core: &mut Core, cursor: &Cursor, sites_max: usize) -> rusqlite::Result<()> {
     const KNOWN: &str = "SELECT 1 FROM litemesh_cursor WHERE site_id = ?1";
-    const STORE: &str = "INSERT INTO litemesh_cursor (site_id, version) VALUES (?1, ?2)
-         ON CONFLICT (site_id) DO UPDATE SET version = excluded.version WHERE excluded.version > version";
+    const STORE: &str = "INSERT INTO litemesh_cursor (site_id, version, moved) VALUES (?1, ?2, ?3)
+         ON CONFLICT (site_id) DO UPDATE SET version = excluded.version, moved = excluded.moved
+         WHERE excluded.version > version";
+    if cursor.is_empty() {
+        return Ok(());
+    }
+    let number = cursor_moves::count(core)?.next();
     // How many new ones there is room for: counted once a message, and only where one is new.
     let mut room = None;
     let mut moved = Vec::new();
@@ -303,12 +327,12 @@ fn store_cursor(core: &mut Core, cursor: &Cursor, sites_max: usize) -> rusqlite:
                 continue;
             }
         }
-        core.statement(STORE)?.run(&[Bind::Blob(site.as_bytes()), version.get().into()])?;
+        core.statement(STORE)?.run(&[Bind::Blob(site.as_bytes()), version.get().into(), number.get().into()])?;
         if core.db.changes() > 0 {
             moved.push(*site);
         }
     }
-    record_moves(core, &moved)
+    cursor_moves::record(core, number, &moved)
 }
 
 /// Local versions up to this one may have an origin that is lower than the author's version, because a wire v1 peer sent what they

@@ -2,16 +2,16 @@
 //!
 //! A cursor names every site that there ever was. If all of it were read and compared for each write, each write would cost more,
 //! the more sites there are (`known-failures.md` D12). So a merge that moves entries counts as one more move, in the database and in the
-//! transaction of the merge; which entries it moved is kept in memory, of the last merges. What another process moved shows by
-//! the count alone: then everybody is told the whole cursor once more.
+//! transaction of the merge, and each entry says with which it moved. Those of the last merges are kept in memory, too, so that
+//! nobody has to look for them; where another process moved any, which shows by the count, the table is gone through.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use litemesh_proto::SiteId;
 
 use crate::core::Core;
 
-/// Most entries that are remembered to have moved, at 24 bytes each. Whoever was told the cursor before these is told all of it.
+/// Most entries that are remembered to have moved, at 24 bytes each. For who was told the cursor before these the table is gone through.
 const MOVES_MAX: usize = 4096;
 
 /// How often the cursor of a database has moved. Zero: before anybody was told it.
@@ -21,6 +21,19 @@ pub struct Moves(i64);
 impl Moves {
     /// Never told.
     pub const NONE: Self = Self(0);
+
+    pub(crate) fn new(count: i64) -> Self {
+        Self(count)
+    }
+
+    pub(crate) fn get(self) -> i64 {
+        self.0
+    }
+
+    /// With one more.
+    pub(crate) fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
 }
 
 /// The moves of this connection that followed each other without one of another process in between.
@@ -57,37 +70,41 @@ impl RecentMoves {
         }
     }
 
-    /// The entries that moved after this one, each once; `None` where that is not known.
-    fn after(&self, told: Moves) -> Option<BTreeSet<SiteId>> {
+    /// The entries that moved after this one, and when last; `None` where that is not known.
+    fn after(&self, told: Moves) -> Option<BTreeMap<SiteId, Moves>> {
         let is_known = told != Moves::NONE && (self.since..=self.until).contains(&told);
         is_known.then(|| {
-            let newest_first = self.moved.iter().rev();
-            newest_first.take_while(|(number, _)| *number > told).map(|(_, site)| *site).collect()
+            let first = self.moved.partition_point(|(number, _)| *number <= told);
+            self.moved.range(first..).map(|(number, site)| (*site, *number)).collect()
         })
     }
 }
 
-/// How often the cursor has moved, and which entries did after `told`, where that is known.
-pub(crate) fn moved_after(core: &mut Core, told: Moves) -> rusqlite::Result<(Moves, Option<BTreeSet<SiteId>>)> {
+/// How often the cursor has moved.
+pub(crate) fn count(core: &mut Core) -> rusqlite::Result<Moves> {
     const COUNT: &str = "SELECT value FROM litemesh_meta WHERE key = 'cursor_moves'";
     if !core.has_litemesh_tables {
-        return Ok((Moves::NONE, None));
+        return Ok(Moves::NONE);
     }
-    let now = Moves(core.statement(COUNT)?.query_integer(&[])?.unwrap_or_default());
-    core.cursor_moves.follow(now);
-    Ok((now, core.cursor_moves.after(told)))
+    Ok(Moves(core.statement(COUNT)?.query_integer(&[])?.unwrap_or_default()))
 }
 
-/// Counts that the running transaction moved these entries.
-pub(crate) fn record_moves(core: &mut Core, sites: &[SiteId]) -> rusqlite::Result<()> {
-    const ONE_MORE: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('cursor_moves', 1)
-         ON CONFLICT (key) DO UPDATE SET value = value + 1 RETURNING value";
-    if sites.is_empty() || !core.has_litemesh_tables {
+/// The entries that moved after `told`, of `now` moves, where that is remembered.
+pub(crate) fn remembered(core: &mut Core, told: Moves, now: Moves) -> Option<BTreeMap<SiteId, Moves>> {
+    core.cursor_moves.follow(now);
+    core.cursor_moves.after(told)
+}
+
+/// Counts one more: the running transaction moved these entries.
+pub(crate) fn record(core: &mut Core, number: Moves, sites: &[SiteId]) -> rusqlite::Result<()> {
+    const COUNT: &str = "INSERT INTO litemesh_meta (key, value) VALUES ('cursor_moves', ?1)
+         ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    if sites.is_empty() {
         return Ok(());
     }
-    let number = core.statement(ONE_MORE)?.query_integer(&[])?.unwrap_or_default();
-    core.cursor_moves.follow(Moves(number - 1));
-    core.cursor_moves.add(Moves(number), sites);
+    core.statement(COUNT)?.run(&[number.get().into()])?;
+    core.cursor_moves.follow(Moves(number.0 - 1));
+    core.cursor_moves.add(number, sites);
     Ok(())
 }
 
@@ -102,7 +119,7 @@ mod tests {
     }
 
     fn after(recent: &RecentMoves, told: i64) -> Option<Vec<SiteId>> {
-        recent.after(Moves(told)).map(Vec::from_iter)
+        recent.after(Moves(told)).map(|moved| moved.into_keys().collect())
     }
 
     #[test]
@@ -113,6 +130,7 @@ mod tests {
         recent.add(Moves(8), &[site(1)]);
         assert_eq!(after(&recent, 6), Some(vec![site(1), site(2)]));
         assert_eq!(after(&recent, 7), Some(vec![site(1)]));
+        assert_eq!(recent.after(Moves(6)).unwrap()[&site(1)], Moves(8), "when it moved last");
         assert_eq!(after(&recent, 8), Some(vec![]));
         assert_eq!(after(&recent, 5), None, "moved by somebody else");
         assert_eq!(after(&recent, 9), None, "of another file");

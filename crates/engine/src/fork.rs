@@ -8,7 +8,7 @@ use litemesh_proto::{DbVersion, SiteId};
 
 use crate::bootstrap::new_site_id;
 use crate::core::Core;
-use crate::cursor_moves::record_moves;
+use crate::cursor_moves;
 use crate::schema::CLOCK_SUFFIX;
 use crate::sql::quote;
 use crate::statement::{Bind, Handle};
@@ -62,15 +62,14 @@ pub(crate) fn fork(core: &mut Core, copied_at: Option<DbVersion>) -> rusqlite::R
          OR key BETWEEN 'own_doubted_by:' AND 'own_doubted_by:g'",
     )?;
     // We hold all that the original had, in its own order of versions, too: an exchange with it begins after that.
-    for upsert in [
-        "INSERT INTO litemesh_cursor (site_id, version) VALUES (?1, ?2)
-         ON CONFLICT (site_id) DO UPDATE SET version = max(version, excluded.version)",
-        "INSERT INTO litemesh_position (site_id, position) VALUES (?1, ?2)
-         ON CONFLICT (site_id) DO UPDATE SET position = max(position, excluded.position)",
-    ] {
-        db.prepare(upsert)?.run(&[Bind::Blob(before.as_bytes()), version.into()])?;
-    }
-    record_moves(core, &[before])?;
+    let (original, moves) = (Bind::Blob(before.as_bytes()), cursor_moves::count(core)?.next());
+    let held = "INSERT INTO litemesh_cursor (site_id, version, moved) VALUES (?1, ?2, ?3)
+                ON CONFLICT (site_id) DO UPDATE SET version = max(version, excluded.version), moved = excluded.moved";
+    db.prepare(held)?.run(&[original, version.into(), moves.get().into()])?;
+    cursor_moves::record(core, moves, &[before])?;
+    let read = "INSERT INTO litemesh_position (site_id, position) VALUES (?1, ?2)
+                ON CONFLICT (site_id) DO UPDATE SET position = max(position, excluded.position)";
+    db.prepare(read)?.run(&[original, version.into()])?;
     core.forget_everything();
     Ok(Forked { before, after, version: DbVersion::new(version) })
 }

@@ -20,7 +20,7 @@ use litemesh_proto::{
 
 use crate::base_rows::as_column;
 use crate::core::Core;
-use crate::cursor::read_news;
+use crate::cursor::{CursorNews, read_news};
 use crate::cursor_moves::Moves;
 use crate::incarnation;
 use crate::row_run::{ROWS_BEFORE_A_RUN, Reached, RowRun, RunClock, is_worth_a_run};
@@ -88,6 +88,8 @@ impl LocalPlace {
 /// A page in local order.
 #[derive(Clone, Debug)]
 pub struct LocalPage {
+    /// The database that was read.
+    pub site: SiteId,
     /// The changes, whole rows together.
     pub changes: Vec<Change>,
     /// Where to go on; inside a local version only if that is too large for a page.
@@ -122,8 +124,8 @@ impl LocalPage {
 pub struct SharedPage {
     page: LocalPage,
     versions: Vec<VersionEnd>,
-    /// Of our cursor it has what moved after this.
-    after: Moves,
+    /// Where it brings its readers to everything that we hold.
+    news: Option<CursorNews>,
 }
 
 /// Where the changes of a local version end in a page.
@@ -150,13 +152,12 @@ impl SharedPage {
         let LocalPage { place, complete, .. } = &self.page;
         let goes_on =
             after < place.position() || (complete.is_some() || place.inside.is_some()) && after == place.position();
-        goes_on && self.after <= told
+        goes_on && self.news.as_ref().is_none_or(|news| news.serves(told))
     }
 
-    /// What such a reader is sent of it: the same as if it had been read for this reader alone, but that of our cursor only
-    /// what it is not known to hold is there.
+    /// What such a reader is sent of it: the same as if it had been read for this reader alone.
     pub fn for_reader(&self, after: DbVersion, filter: &LocalFilter<'_>) -> LocalPage {
-        let LocalPage { changes, place, incarnation, newest, is_provisional, complete, moves } = &self.page;
+        let LocalPage { site, changes, place, incarnation, newest, is_provisional, complete: _, moves } = &self.page;
         let mut wanted = Vec::new();
         let mut start = 0;
         for VersionEnd { version, end } in &self.versions {
@@ -167,9 +168,10 @@ impl SharedPage {
             wanted.extend(of_version.iter().filter(|change| is_wanted(change)).cloned());
             start = *end;
         }
-        let complete = complete.as_ref().map(|cursor| cursor.beyond(filter.covered));
+        let complete = self.news.as_ref().map(|news| news.for_reader(filter.told));
         let (place, incarnation, newest, is_provisional) = (place.clone(), *incarnation, *newest, *is_provisional);
-        LocalPage { changes: wanted, place, incarnation, newest, is_provisional, complete, moves: *moves }
+        let (site, moves) = (*site, *moves);
+        LocalPage { site, changes: wanted, place, incarnation, newest, is_provisional, complete, moves }
     }
 }
 
@@ -251,7 +253,7 @@ pub(crate) fn read_shared(
     let mut versions = noted.versions;
     // The last version was perhaps too much for the page.
     versions.iter_mut().for_each(|version| version.end = version.end.min(page.changes.len()));
-    Ok((!noted.has_unknown).then_some(SharedPage { page, versions, after: noted.after }))
+    Ok((!noted.has_unknown).then_some(SharedPage { page, versions, news: noted.news }))
 }
 
 /// What a page says of its changes that they do not say themselves.
@@ -260,8 +262,8 @@ struct Noted {
     versions: Vec<VersionEnd>,
     /// Something is of an author whose version is not known, which no filter leaves out.
     has_unknown: bool,
-    /// Of our cursor there is what moved after this.
-    after: Moves,
+    /// What there is to tell of our cursor, where the page is the last one.
+    news: Option<CursorNews>,
 }
 
 fn read_noting(
@@ -272,7 +274,7 @@ fn read_noting(
     noted: &mut Noted,
 ) -> rusqlite::Result<LocalPage> {
     let until = core.db_version()?;
-    let mut page = PageBuilder::new(limits);
+    let mut page = PageBuilder::new(core.site, limits);
     (page.incarnation, page.newest) = (incarnation::newest(core)?, DbVersion::new(until));
     // Another process may have merged since.
     core.provisional_until = None;
@@ -292,9 +294,9 @@ fn read_noting(
             (0..scans.len()).filter(|i| scans[*i].head.is_some()).min_by_key(|i| (scans[*i].version(), *i))
         else {
             let news = read_news(core, filter.told)?;
-            noted.after = news.after;
             let mut page = page.ends_at(LocalPlace { version: until, inside: None });
-            (page.complete, page.moves) = (Some(news.cursor), news.now);
+            (page.complete, page.moves) = (Some(news.for_reader(filter.told)), news.now);
+            noted.news = Some(news);
             return Ok(page);
         };
         let scan = &mut scans[next];
@@ -589,7 +591,8 @@ struct PageBuilder {
     bytes: usize,
     scanned: usize,
     limits: PageLimits,
-    /// Of a page in local order, as the next one.
+    /// Of a page in local order, as the next ones.
+    site: SiteId,
     incarnation: Incarnation,
     newest: DbVersion,
     is_provisional: bool,
@@ -600,8 +603,9 @@ struct PageBuilder {
 }
 
 impl PageBuilder {
-    fn new(limits: PageLimits) -> Self {
+    fn new(site: SiteId, limits: PageLimits) -> Self {
         Self {
+            site,
             changes: Vec::new(),
             bytes: 0,
             scanned: 0,
@@ -615,9 +619,9 @@ impl PageBuilder {
     }
 
     fn ends_at(self, place: LocalPlace) -> LocalPage {
-        let Self { changes, incarnation, newest, is_provisional, .. } = self;
+        let Self { site, changes, incarnation, newest, is_provisional, .. } = self;
         let (complete, moves) = (None, Moves::NONE);
-        LocalPage { changes, place, incarnation, newest, is_provisional, complete, moves }
+        LocalPage { site, changes, place, incarnation, newest, is_provisional, complete, moves }
     }
 
     /// Whether the limits, so many times, are reached.

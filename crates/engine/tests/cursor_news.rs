@@ -104,11 +104,18 @@ fn each_reader_learns_every_entry_whoever_moves_it() {
                     continue;
                 }
                 let engine = &engines[usize::from(rng.u8(..8) == 0)];
-                let (before, news) = (reader.covered.clone(), reader.read(engine));
-                let held = engine.cursor().unwrap();
+                let (before, was_told) = (reader.covered.clone(), reader.told > Moves::NONE);
+                let (news, held, own) = (reader.read(engine), engine.cursor().unwrap(), engine.site().unwrap());
                 assert_eq!(reader.covered, held);
                 assert!(news.iter().all(|(site, version)| held.get(site) == version));
-                parts += usize::from(news.len() < held.len() && !held.beyond(&before).is_empty());
+                if was_told {
+                    let mut others = news.iter().filter(|(site, _)| **site != own);
+                    assert!(
+                        others.all(|(site, version)| version > before.get(site)),
+                        "what did not move is told again"
+                    );
+                    parts += usize::from(news.len() < held.len() && !held.beyond(&before).is_empty());
+                }
             }
         }
         // Before the flag goes.

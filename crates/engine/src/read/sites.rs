@@ -178,7 +178,7 @@ pub(crate) fn read_sites(
     limits: PageLimits,
 ) -> rusqlite::Result<(Vec<Change>, bool)> {
     core.refresh()?;
-    let mut page = PageBuilder::new(limits);
+    let mut page = PageBuilder::new(core.site, limits);
     while let Some(range) = plan.ranges.get(plan.range).cloned() {
         let is_done = if range.ordinal == 0 {
             read_own_range(core, &range, &mut plan.inside, &mut page)?

@@ -192,6 +192,7 @@ mod tests {
             let (place, incarnation) = (LocalPlace::after(DbVersion::new(8)), Incarnation(1));
             Page::Local {
                 page: LocalPage {
+                    site: SITE,
                     changes,
                     place,
                     incarnation,

@@ -61,6 +61,15 @@ impl Claims {
         }
     }
 
+    /// What of the claims lies beyond what the remote was told: of the rest it need not be kept that the remote holds it.
+    pub(crate) fn beyond(&mut self, claims: &Cursor, told: &Cursor) -> Cursor {
+        let beyond = claims.beyond(told);
+        let freed = self.taken.saturating_sub(beyond.len());
+        self.taken -= freed;
+        self.room.0.fetch_add(freed, Relaxed);
+        beyond
+    }
+
     fn give_back(&mut self) {
         self.room.0.fetch_add(std::mem::take(&mut self.taken), Relaxed);
     }
@@ -97,6 +106,21 @@ mod tests {
         assert_eq!(others.len(), 9);
         assert_eq!(other.begin(cursor(0..2, 1)).len(), 2);
         drop(other);
+        assert_eq!(room.0.load(Relaxed), 10);
+    }
+
+    #[test]
+    fn what_the_remote_was_told_takes_no_room() {
+        let room = Room(Arc::new(AtomicUsize::new(10)));
+        let mut claims = Claims::new(room.clone());
+        let held = claims.begin(cursor(0..8, 2));
+        let mut told = cursor(2..9, 2);
+        told.advance(SiteId::from_bytes([0; 16]), DbVersion::new(1));
+        let mut held = claims.beyond(&held, &told);
+        assert_eq!((&held, room.0.load(Relaxed)), (&cursor(0..2, 2), 8));
+        claims.add(&mut held, &cursor(3..5, 3));
+        assert_eq!((held.len(), room.0.load(Relaxed)), (4, 6));
+        drop(claims);
         assert_eq!(room.0.load(Relaxed), 10);
     }
 }

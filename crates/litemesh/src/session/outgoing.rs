@@ -91,7 +91,7 @@ enum Order {
         place: LocalPlace,
         /// In which of our lives that is a version.
         incarnation: Incarnation,
-        /// Shared with the read that is under way.
+        /// What the remote is known to hold beyond what it was told. Shared with the read that is under way.
         covered: Arc<Cursor>,
         /// How often our cursor had moved when the remote was told it last.
         told_cursor: Moves,
@@ -406,12 +406,23 @@ impl Outgoing {
         *claimed = Claimed::default();
         let is_live = self.eose != Eose::Ahead;
         let is_complete = page.complete.is_some();
-        if is_complete {
-            *told_cursor = page.moves;
-        }
         let provisional = page.is_provisional && !page.changes.is_empty();
         // The remote takes over our cursor where it then holds everything that we hold, and learns each entry once.
-        let news = page.complete.map(|cursor| cursor.beyond(covered)).unwrap_or_default();
+        let news = page.complete.as_ref().map(|cursor| cursor.beyond(covered)).unwrap_or_default();
+        if let Some(cursor) = &page.complete {
+            *told_cursor = page.moves;
+            if page.moves == Moves::NONE {
+                // The next page has all of it again.
+                Arc::make_mut(covered).join(&news);
+            } else {
+                let mut beyond = self.claims.beyond(covered, cursor);
+                // Our own version is in each page.
+                if cursor.contains(&page.site) {
+                    beyond.advance(page.site, cursor.get(&page.site));
+                }
+                *covered = Arc::new(beyond);
+            }
+        }
         self.is_behind |= !is_complete;
         let is_owed = is_complete && *owes_more;
         let is_far = is_complete && position.version.get().saturating_sub(told.get()) >= POSITION_NEWS_EVERY;
@@ -422,7 +433,6 @@ impl Outgoing {
             return;
         }
         *told = position.version;
-        Arc::make_mut(covered).join(&news);
         let news = Some(news).filter(|news| !news.is_empty());
         let mut since = self.since.take();
         let mut progress = |part: Part, cursor: Option<Cursor>| {

@@ -101,8 +101,8 @@ fn sent(effects: &[Effect]) -> Vec<PeerMessage> {
 
 fn local_page(changes: Vec<Change>, place: LocalPlace, complete: Option<Cursor>) -> Page {
     let newest = DbVersion::new(100);
-    let (incarnation, moves) = (Incarnation(7), Moves::NONE);
-    let page = LocalPage { changes, place, incarnation, newest, is_provisional: false, complete, moves };
+    let (site, incarnation, moves) = (OWN, Incarnation(7), Moves::NONE);
+    let page = LocalPage { site, changes, place, incarnation, newest, is_provisional: false, complete, moves };
     Page::Local { page, begin: Begin::There, read_at: 0 }
 }
 
