@@ -378,7 +378,7 @@ fn claims_of_more_sites_than_a_cursor_may_name_are_left_out() {
     let mut engine = foo();
     let fill = format!(
         "WITH RECURSIVE n(i) AS (VALUES (2) UNION ALL SELECT i + 1 FROM n WHERE i < {CURSOR_SITES_MAX})
-         INSERT INTO litemesh_cursor SELECT randomblob(16), 1 FROM n"
+         INSERT INTO litemesh_cursor (site_id, version) SELECT randomblob(16), 1 FROM n"
     );
     engine.connection().execute_batch(&fill).unwrap();
     let mut claim = |sites: &[u8], version: i64| {

@@ -46,6 +46,8 @@ pub(crate) struct Incoming {
     has_all_kept: bool,
     /// v1: requests of ours whose answer has not ended.
     unanswered: u32,
+    /// The remote has read everything of ours that is older than this process.
+    has_read: bool,
     /// v1: the newest version of each site that came, perhaps in part.
     open: Cursor,
     /// v1: our own site, and up to where the remote said that it holds what it wrote.
@@ -94,6 +96,7 @@ impl Incoming {
             eose: false,
             has_all_kept: false,
             unanswered: 0,
+            has_read: true,
             open: Cursor::new(),
             us: remote.site,
             holds_of_us: Cursor::new(),
@@ -184,8 +187,10 @@ impl Incoming {
         }
     }
 
-    /// Takes a message. Gives what the remote thereby says that it holds.
-    pub(crate) fn receive(&mut self, message: Unverified, effects: &mut Vec<Effect>) -> Option<Cursor> {
+    /// Takes a message. Gives what the remote thereby says that it holds. `has_read`: the remote may have nothing of ours to read any more
+    /// that is older than this process.
+    pub(crate) fn receive(&mut self, message: Unverified, has_read: bool, effects: &mut Vec<Effect>) -> Option<Cursor> {
+        self.has_read = has_read;
         if let Some(order) = message.order()
             && self.remote.is_litemesh
         {
@@ -319,7 +324,8 @@ impl Incoming {
             since: progress.since.map(|since| (key, since)),
             as_of: until.as_of,
             is_provisional: progress.provisional,
-            ends_answer: is_eose,
+            // What it has to read may be what this file has forgotten, and the answer is older.
+            ends_answer: is_eose && self.has_read,
         };
         let echoes = !(is_early || is_staged && self.has_old_chain);
         effects.push(Effect::Merge { changes, progress, reached: Cursor::new(), echoes, is_resumed });

@@ -288,7 +288,8 @@ impl Session {
             }
             Input::Received(message) => match self.gate.admit(message) {
                 Ok(Some(message)) => {
-                    if let Some(cursor) = self.incoming.receive(message, &mut effects) {
+                    let counts_end = self.outgoing.has_read_former();
+                    if let Some(cursor) = self.incoming.receive(message, counts_end, &mut effects) {
                         self.outgoing.remote_holds(&cursor);
                     }
                 }

@@ -71,6 +71,8 @@ pub(crate) struct Outgoing {
     reached: Position,
     /// Litemesh: the remote was up to date over this connection once.
     is_served: bool,
+    /// The answer goes on with what was sent before this process was there, all of which the remote may have to read still.
+    is_resumed: bool,
 }
 
 /// The end of the answer.
@@ -141,7 +143,14 @@ impl Outgoing {
             elsewhere: Position::default(),
             reached: Position::default(),
             is_served: false,
+            is_resumed: false,
         }
+    }
+
+    /// Whether the remote has read what was sent to it before this process was there. What is behind that in its carrier comes later.
+    pub(crate) fn has_read_former(&self) -> bool {
+        let has_begun = matches!(&self.order, Some(Order::Local { window, .. }) if window.has_begun());
+        !self.is_resumed || has_begun
     }
 
     pub(crate) fn is_caught_up(&self) -> bool {
@@ -175,6 +184,7 @@ impl Outgoing {
         self.eose = Eose::Ahead;
         (self.since, self.elsewhere, self.reached) = (None, Position::default(), Position::default());
         self.noted = Served::default();
+        self.is_resumed = resumed.written.is_some();
         let claimed = self.claims.begin(request.cursor);
         self.order = Some(match request.terms {
             Some(terms) if self.remote.is_litemesh => local_order(claimed, &terms, resumed.written),

@@ -79,6 +79,11 @@ impl Window {
         }
     }
 
+    /// Whether anything of this answer is acknowledged.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.acknowledged > 0
+    }
+
     /// To be called now and then while messages are on their way. Says whether nothing was acknowledged since the last call.
     pub(crate) fn look(&mut self) -> bool {
         self.at_last_look.replace(self.acknowledged) == Some(self.acknowledged)

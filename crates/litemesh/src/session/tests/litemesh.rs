@@ -516,6 +516,31 @@ fn a_read_says_when_the_remote_was_told_the_cursor_last() {
     assert!(told > Moves::NONE);
 }
 
+/// The simulation found it: with the power a file loses what a carrier has of it still. Whose answer is older than when it reads that does
+/// not know of it, and so does not tell that everything came back.
+#[test]
+fn an_answer_ends_nothing_while_the_remote_has_to_read_what_is_older() {
+    let written = Some(DbVersion::new(9));
+    for (written, acknowledges, ends) in [(None, false, true), (written, false, false), (written, true, true)] {
+        let mut session = session(true);
+        let request =
+            SyncRequest { cursor: Cursor::new(), terms: Some(Terms { answer: 1, credit: 9, ..Terms::default() }) };
+        let resumed = Resumed { written, ..Resumed::default() };
+        let generation = order(&session.handle(Input::Resumed(request, resumed))).generation;
+        assert_eq!(sent(&session.handle(page(generation, 1, 1, Some(Cursor::new())))).len(), 1);
+        if acknowledges {
+            session.handle(acknowledged(1, 9));
+        }
+        let eose = PeerMessage::Eose { progress: Some(Progress { position: Some(at(1)), ..numbered(1) }) };
+        let effects = session.handle(Input::Received(Unverified::new(eose)));
+        let merged = effects.iter().find_map(|effect| match effect {
+            Effect::Merge { progress, .. } => Some(progress.ends_answer),
+            _ => None,
+        });
+        assert_eq!(merged, Some(ends), "{written:?} {acknowledges}");
+    }
+}
+
 /// Without what could not be read, the rest would show half of a transaction that was overwritten in part.
 #[test]
 fn after_a_message_that_cannot_be_read_nothing_more_is_taken() {
