@@ -51,7 +51,20 @@ fn exists(db: Handle, table: &str) -> rusqlite::Result<bool> {
     Ok(db.query_integer(sql, &[table.into()])?.unwrap_or_default() > 0)
 }
 
+/// Columns of ours that came later than their tables.
+const LATER_COLUMNS: [(&str, &str); 2] = [("litemesh_position", "incarnation"), ("litemesh_cursor", "moved")];
+
+fn has_column(db: Handle, table: &str, column: &str) -> rusqlite::Result<bool> {
+    const FIND: &str = "SELECT count(*) FROM pragma_table_info(?1) WHERE name = ?2";
+    Ok(db.query_integer(FIND, &[table.into(), column.into()])? == Some(1))
+}
+
 fn is_complete(db: Handle) -> rusqlite::Result<bool> {
+    for (table, column) in LATER_COLUMNS {
+        if !has_column(db, table, column)? {
+            return Ok(false);
+        }
+    }
     let tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('crsql_tracked_peers',
         'crsql_master', 'crsql_site_id', 'litemesh_origin', 'litemesh_cursor', 'litemesh_position', 'litemesh_stage',
         'litemesh_incarnation', 'litemesh_meta')";
@@ -116,9 +129,8 @@ pub(crate) fn create_tables(db: Handle) -> rusqlite::Result<()> {
         db.execute(sql)?;
     }
     // A file may be of before these were.
-    for (table, column) in [("litemesh_position", "incarnation"), ("litemesh_cursor", "moved")] {
-        const HAS_COLUMN: &str = "SELECT count(*) FROM pragma_table_info(?1) WHERE name = ?2";
-        if db.query_integer(HAS_COLUMN, &[table.into(), column.into()])? == Some(0) {
+    for (table, column) in LATER_COLUMNS {
+        if !has_column(db, table, column)? {
             db.execute(&format!("ALTER TABLE {table} ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0"))?;
         }
     }

@@ -177,3 +177,25 @@ fn a_shared_page_has_all_that_moved_for_who_may_read_it() {
         }
     }
 }
+
+/// A file that an earlier version of ours made, with every table and without the column, is opened as any other.
+#[test]
+fn a_file_of_before_moves_were_counted_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db");
+    let mut engine = replicated(Connection::open(&path).unwrap());
+    engine.merge(&[], &progress([(site(1), DbVersion::new(1))])).unwrap();
+    drop(engine);
+    let former = "ALTER TABLE litemesh_cursor DROP COLUMN moved; DELETE FROM litemesh_meta WHERE key = 'cursor_moves'";
+    Connection::open(&path).unwrap().execute_batch(former).unwrap();
+    let read_only = Connection::open_with_flags(&path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    let engine = Engine::attach(read_only).unwrap();
+    engine.cursor().unwrap();
+    Reader::default().read(&engine);
+    drop(engine);
+    let (mut engine, mut reader) = (Engine::open(&path).unwrap(), Reader::default());
+    assert_eq!(reader.read(&engine).get(&site(1)), DbVersion::new(1));
+    engine.merge(&[], &progress([(site(2), DbVersion::new(2))])).unwrap();
+    reader.read(&engine);
+    assert_eq!(reader.covered, engine.cursor().unwrap());
+}
