@@ -496,9 +496,9 @@ impl Engine {
         self.snapshot(|core| read::read_local(core, place, filter, limits))
     }
 
-    /// Reads the next page for all Litemesh peers that are at this place or further; what each of them lacks of it,
-    /// [`SharedPage::for_reader`] says, and who was told our cursor when it had moved so often. `None` where it has to be read for each: where CRSqlite itself merged, and noted no
-    /// origins.
+    /// Reads the next page for all Litemesh peers that are at this place or further, and were told our cursor when it had moved as often as
+    /// `told` says, or later; what each of them lacks of it, [`SharedPage::for_reader`] says. `None` where it has to be read for each: where
+    /// CRSqlite itself merged, and noted no origins.
     ///
     /// # Errors
     ///

@@ -4,10 +4,11 @@
 //! SQLite writes a page out and reads another one for each row. What is staged of a catch-up is merged in one transaction, so the
 //! cache can be larger for that long, and its memory is given back afterwards.
 
+use litemesh_proto::SiteId;
+
 use crate::core::Core;
 use crate::staged;
 use crate::statement::Handle;
-use litemesh_proto::SiteId;
 
 /// Fewest staged changes that are worth it: fewer hardly fill the usual cache.
 const CHANGES_MIN: u64 = 100_000;

@@ -95,7 +95,8 @@ enum Order {
         incarnation: Incarnation,
         /// What the remote is known to hold beyond what it was told. Shared with the read that is under way.
         covered: Arc<Cursor>,
-        /// How often our cursor had moved when the remote was told it last.
+        /// How often our cursor had moved when the remote was told it last. No entry is told twice: its own would mean to it that what it
+        /// has forgotten came back.
         told_cursor: Moves,
         /// What the remote said of its position, until the first page is read.
         claimed: Claimed,
